@@ -1,0 +1,97 @@
+"""backtest-kit-mongo: production persistence for trading strategies.
+
+    import backtest_kit_mongo as bk
+    bk.setup()                                        # once; see `bk.get_config()` for the settings
+    bk.PersistSignalAdapter.write_signal_data(row, "BTCUSDT", "my-strategy", "binance")
+
+When a write returns, it is durable in MongoDB, cached in Redis and published as a change event. Before `setup()` the
+adapters keep files below ./dump. What else there is: `errors` (whose fault, and whether the write may have happened),
+`contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded` (private servers for a laptop).
+"""
+
+from backtest_kit_mongo.adapters import (
+    PersistBreakevenAdapter,
+    PersistCandleAdapter,
+    PersistDictionaryAdapter,
+    PersistIntervalAdapter,
+    PersistLogAdapter,
+    PersistMeasureAdapter,
+    PersistMemoryAdapter,
+    PersistNotificationAdapter,
+    PersistPartialAdapter,
+    PersistRecentAdapter,
+    PersistRiskAdapter,
+    PersistScheduleAdapter,
+    PersistSessionAdapter,
+    PersistSignalAdapter,
+    PersistStateAdapter,
+    PersistStorageAdapter,
+    PersistStrategyAdapter,
+)
+from backtest_kit_mongo.crud import BaseCRUD
+from backtest_kit_mongo.errors import (
+    AlreadySetUp,
+    BacktestKitError,
+    CallerError,
+    CorruptData,
+    EnvironmentFault,
+    InvalidKey,
+    InvalidPayload,
+    InvalidSetting,
+    InvariantViolation,
+    LegacyIndex,
+    NotFound,
+    NotSetUp,
+    ReadFailed,
+    ServerUnreachable,
+    UnsafeServer,
+    WriteOutcomeUnknown,
+    WriteRefused,
+)
+from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, set_logger, setup, shutdown
+
+__all__ = [
+    "AlreadySetUp",
+    "BacktestKitError",
+    "BaseCRUD",
+    "CallerError",
+    "CorruptData",
+    "EnvironmentFault",
+    "InvalidKey",
+    "InvalidPayload",
+    "InvalidSetting",
+    "InvariantViolation",
+    "LegacyIndex",
+    "NotFound",
+    "NotSetUp",
+    "PersistBreakevenAdapter",
+    "PersistCandleAdapter",
+    "PersistDictionaryAdapter",
+    "PersistIntervalAdapter",
+    "PersistLogAdapter",
+    "PersistMeasureAdapter",
+    "PersistMemoryAdapter",
+    "PersistNotificationAdapter",
+    "PersistPartialAdapter",
+    "PersistRecentAdapter",
+    "PersistRiskAdapter",
+    "PersistScheduleAdapter",
+    "PersistSessionAdapter",
+    "PersistSignalAdapter",
+    "PersistStateAdapter",
+    "PersistStorageAdapter",
+    "PersistStrategyAdapter",
+    "ReadFailed",
+    "ServerUnreachable",
+    "UnsafeServer",
+    "WriteOutcomeUnknown",
+    "WriteRefused",
+    "get_config",
+    "get_mongo",
+    "get_redis",
+    "install",
+    "set_config",
+    "set_logger",
+    "setup",
+    "shutdown",
+]

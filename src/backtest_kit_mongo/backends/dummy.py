@@ -1,0 +1,43 @@
+"""The backend that forgets everything: for runs that must leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from backtest_kit_mongo.coherence.effects import Append, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import Key, Part, Record
+
+
+class DummyTruth:
+    """Reads find nothing, writes do nothing."""
+
+    def open(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def find(self, effect: Find) -> Record:
+        return Record(effect.key)
+
+    def upsert(self, effect: Upsert) -> Record:
+        return Record(effect.change.key)
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        return None
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        return {}
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        return ()
+
+    def append(self, effect: Append) -> tuple[int, ...]:
+        return ()
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        return iter(())
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        return []

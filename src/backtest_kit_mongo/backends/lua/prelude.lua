@@ -1,0 +1,32 @@
+-- Shared by all scripts: prepended to each of them. Rules and invariants: coherence/__init__.py; key names: coherence/keys.py.
+
+-- The identity of this Redis memory. master_replid is fresh after a restart and after a failover, unlike run_id, which an old master would
+-- bring back when it is promoted a second time. Read here, so that it is the identity of the server that executes the script.
+local function incarnation()
+  local info = redis.call('INFO', 'replication')
+  if string.find(info, 'role:slave', 1, true) then
+    error('BKREPLICA this server is a replica; its entries may be old')
+  end
+  return string.match(info, 'master_replid:(%x+)')
+end
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Record when this incarnation was first seen; open once a full lease time has passed since (I3, I9).
+local function see_open(born_key, i, now, lease_ms)
+  local b = redis.call('GET', born_key)
+  if b and string.sub(b, 1, 40) == i then
+    return now - tonumber(string.sub(b, 41)) > lease_ms
+  end
+  redis.call('SET', born_key, i .. string.format('%.0f', now))
+  return false
+end
+
+-- Drop leases whose deadline has passed; say whether any is left.
+local function leased(leases_key, now)
+  redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', '(' .. string.format('%.0f', now))
+  return redis.call('EXISTS', leases_key) == 1
+end

@@ -1,0 +1,95 @@
+"""Documents in this process:
+
+a product for tests and throw-away runs, and the model that other backends are compared with.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.effects import Append, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+
+
+class MemoryTruth:
+    """Thread-safe; payloads are kept as bytes, so nothing that a caller holds is ever shared."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._documents: dict[Key, tuple[Record, bytes]] = {}
+        """In order of the last change."""
+        self._series: dict[Key, dict[int, dict[str, Any]]] = {}
+
+    def open(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def find(self, effect: Find) -> Record:
+        with self._lock:
+            return self._load(effect.key)
+
+    def _load(self, key: Key) -> Record:
+        kept = self._documents.get(key)
+        return Record(key) if kept is None else replace(kept[0], payload=unpack(kept[1]))
+
+    def upsert(self, effect: Upsert) -> Record:
+        with self._lock:
+            return self._store(effect.change)
+
+    def _store(self, change: Change) -> Record:
+        key = change.key
+        kept = self._documents.pop(key, None)
+        rev = 1 if kept is None else kept[0].rev + 1
+        record = Record(key, rev, None, change.when, change.removed, kept[0].id if kept else str(key))
+        self._documents[key] = (record, change.body)
+        return replace(record, payload=change.payload)
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        with self._lock:
+            record = self._load(effect.key)
+            if not record.exists or record.removed:
+                return None
+            payload = {**record.payload, "removed": True}
+            return self._store(Change(effect.key, payload, pack(payload), record.when, removed=True))
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        with self._lock:
+            found = (self._load(effect.scope.child(item)) for item in effect.items)
+            return {record.key.item: record for record in found if record.exists}
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        keep = effect.scope.domain.on_conflict is OnConflict.KEEP
+        with self._lock:
+            return tuple(
+                Published(self._store(row.change), "upsert", row.change.body)
+                for row in effect.rows
+                if not (keep and row.change.key in self._documents)
+            )
+
+    def append(self, effect: Append) -> tuple[int, ...]:
+        with self._lock:
+            series = self._series.setdefault(effect.scope, {})
+            new = sorted({row["timestamp"] for row in effect.rows} - series.keys())
+            for row in effect.rows:
+                series.setdefault(row["timestamp"], dict(row))
+            return tuple(new)
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        with self._lock:
+            found = [
+                replace(record, payload=unpack(body))
+                for key, (record, body) in self._documents.items()
+                if key.scope == scope and record.visible(when)
+            ]
+        return iter(found if limit is None else found[max(0, len(found) - limit) :])
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        with self._lock:
+            series = self._series.get(scope, {})
+            return [dict(series[moment]) for moment in sorted(series) if since <= moment < until]

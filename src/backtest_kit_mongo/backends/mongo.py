@@ -1,0 +1,352 @@
+"""MongoDB, the truth: one atomic operation per document, `rev` raised by the write itself, every operation bounded in
+time.
+
+Documents are the npm package's, plus `rev`. Writes are acknowledged by a majority with their journal on disk, reads go
+to the primary.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pymongo
+from bson import ObjectId
+from bson.int64 import Int64
+from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from backtest_kit_mongo.backends import mongo_indexes
+from backtest_kit_mongo.backends.mongo_errors import DUPLICATE_KEY, reading, writing
+from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.effects import Append, Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.restoring import restoration, restore
+from backtest_kit_mongo.errors import CorruptData, LegacyIndex, WriteOutcomeUnknown, WriteRefused
+
+logger = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+_ONE = Int64(1)
+
+
+class MongoTruth:
+    """Records in one MongoDB database.
+
+    Args:
+        connection_string: a MongoDB URI; a write concern in it is respected, and reported once if it is weaker than
+        majority with journal.
+        database: database name.
+        domains: the collections to prepare.
+        timeout_ms: bound on each operation, retries included.
+    """
+
+    def __init__(self, connection_string: str, database: str, domains: tuple[Domain, ...], timeout_ms: int) -> None:
+        self._uri = connection_string
+        self._database_name = database
+        self._domains = domains
+        self._timeout_s = timeout_ms / 1000
+        self._lock = threading.Lock()
+        self._client: MongoClient[Document] | None = None
+        self._collections: dict[Domain, Collection[Document]] = {}
+        self._find_collections: dict[Domain, Collection[Document]] = {}
+
+    @property
+    def client(self) -> MongoClient[Document]:
+        """The driver's client, made on first use. It connects by itself and survives restarts of the servers."""
+        with self._lock:
+            if self._client is None:
+                self._client = MongoClient(
+                    self._uri,
+                    tz_aware=True,
+                    serverSelectionTimeoutMS=int(self._timeout_s * 1000),
+                    appname="backtest-kit-mongo",
+                )
+            return self._client
+
+    def open(self) -> None:
+        """Connect, settle the concerns, build the indexes.
+
+        Raises:
+            ServerUnreachable, LegacyIndex, WriteRefused: nothing was stored; the next call tries again.
+        """
+        client = self.client
+        with reading("connecting"), pymongo.timeout(self._timeout_s):
+            hello = client.admin.command("hello")
+        database = client.get_database(
+            self._database_name,
+            write_concern=self._write_concern(client.write_concern.document),
+            read_concern=ReadConcern("majority" if "setName" in hello else None),
+            read_preference=ReadPreference.PRIMARY,
+        )
+        if "setName" not in hello:
+            logger.warning(
+                "MongoDB at %s is not a replica set: no change streams, no retried writes",
+                hello.get("me", self._database_name),
+            )
+        # What a reader installs in the cache must be current even if this primary was deposed a moment ago and does not
+        # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
+        one_member = len(hello.get("hosts", ())) <= 1
+        fill_concern = database.read_concern if one_member else ReadConcern("linearizable")
+        for domain in self._domains:
+            collection = database[domain.collection]
+            with writing(f"building the indexes of {collection.full_name}"):
+                mongo_indexes.ensure(collection, domain)
+            self._collections[domain] = collection
+            self._find_collections[domain] = collection.with_options(read_concern=fill_concern)
+
+    @staticmethod
+    def _write_concern(given: Mapping[str, Any]) -> WriteConcern:
+        concern = WriteConcern(given.get("w", "majority"), given.get("wtimeout"), given.get("j", True))
+        if concern.document.get("w") != "majority" or not concern.document.get("j"):
+            logger.warning(
+                "the connection string weakens the write concern to %s: a write that returned can be lost",
+                concern.document,
+            )
+        return concern
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        self._collections.clear()
+        if client is not None:
+            client.close()
+
+    @contextmanager
+    def _bounded(self, what: object, deadline_s: float | None) -> Iterator[None]:
+        """A write that cannot commit after its lease has ended (I1, I5b, I7)."""
+        remaining_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.monotonic())
+        if remaining_s <= 0:
+            raise WriteRefused(
+                f"{what}: this process was held up until its lease was nearly over, nothing was written. Try again."
+            )
+        with writing(what), pymongo.timeout(remaining_s):
+            yield
+
+    # -- single documents
+
+    def find(self, effect: Find) -> Record:
+        key = effect.key
+        with reading(key), pymongo.timeout(self._timeout_s):
+            document = self._find_collections[key.domain].find_one(key.query(), _fields(key.domain))
+        return Record(key) if document is None else _record(key, document)
+
+    def upsert(self, effect: Upsert) -> Record:
+        change = effect.change
+        with self._bounded(change.key, effect.deadline_s):
+            document: Document | None = self._collections[change.key.domain].find_one_and_update(
+                change.key.query(),
+                _replacement(change, datetime.now(UTC)),
+                projection={"rev": 1},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        assert document is not None  # An upsert that returns the document after it always has one.
+        return Record(
+            change.key, int(document["rev"]), change.payload, change.when, change.removed, str(document["_id"])
+        )
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        key = effect.key
+        column = key.domain.payload
+        with self._bounded(key, effect.deadline_s):
+            document: Document | None = self._collections[key.domain].find_one_and_update(
+                {**key.query(), "removed": {"$ne": True}},
+                {
+                    "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
+                    "$inc": {"rev": _ONE},
+                },
+                projection=_fields(key.domain),
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if document is None else _record(key, document)
+
+    # -- ledgers
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        domain = effect.scope.domain
+        column = domain.columns[-1]
+        query: Document = {**effect.scope.query(), column: {"$in": list(effect.items)}}
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            documents = list(self._collections[domain].find(query, {**_fields(domain), column: 1}))
+        return {document[column]: _record(effect.scope.child(document[column]), document) for document in documents}
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        """One bulk. Each row is written only over the revision that the caller saw; the server then names the rows that
+        were not, because their upsert collides with the unique key. Those few are written one by one, so every row's
+        new revision is known exactly.
+        """
+        keep = effect.scope.domain.on_conflict is OnConflict.KEEP
+        now = datetime.now(UTC)
+        operations = [_merge_operation(row, now) for row in effect.rows]
+        with self._bounded(effect.scope, effect.deadline_s):
+            clashes, inserted = self._bulk(effect.scope.domain, operations)
+        written = []
+        for index, (row, operation) in enumerate(zip(effect.rows, operations, strict=True)):
+            if index in clashes:
+                if not keep:
+                    record = self.upsert(Upsert(row.change, effect.deadline_s))
+                    written.append(Published(record, "upsert", row.change.body))
+                continue
+            new = operation._doc["_id"] if isinstance(operation, InsertOne) else inserted.get(index, row.id)
+            record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, None, False, str(new))
+            written.append(Published(record, "upsert", row.change.body))
+        return tuple(written)
+
+    def _bulk(self, domain: Domain, operations: list[Any]) -> tuple[set[int], dict[int, Any]]:
+        """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""
+        try:
+            result = self._collections[domain].bulk_write(operations, ordered=False)
+            return set(), dict(result.upserted_ids or {})
+        except BulkWriteError as cause:
+            details = cause.details or {}
+            errors = details.get("writeErrors", [])
+            if details.get("writeConcernErrors") or not errors:
+                raise WriteOutcomeUnknown(
+                    f"{domain.name}: the rows may not be on a majority of the servers; repeat the write"
+                ) from cause
+            for error in errors:
+                self._require_own_duplicate(domain, error, cause)
+            upserted = {entry["index"]: entry["_id"] for entry in details.get("upserted", [])}
+            return {error["index"] for error in errors}, upserted
+
+    @staticmethod
+    def _require_own_duplicate(domain: Domain, error: Mapping[str, Any], cause: BulkWriteError) -> None:
+        if error.get("code") != DUPLICATE_KEY:
+            raise WriteOutcomeUnknown(
+                f"{domain.name}: some rows were written, some refused: {error.get('errmsg', '')!s:.300}"
+            ) from cause
+        if "keyPattern" in error and tuple(error["keyPattern"]) != domain.columns:
+            raise LegacyIndex(
+                f"{domain.name}: a unique index on {', '.join(error['keyPattern'])} forbids valid documents; some rows were written. "
+                f"Drop that index of {domain.collection}, then repeat the write."
+            ) from cause
+
+    # -- lists and series
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        domain = scope.domain
+        column = domain.columns[-1]
+        query: Document = dict(scope.query())
+        if domain.has_removed:
+            query["removed"] = {"$ne": True}
+        if when is not None and domain.has_when:
+            query["$or"] = [{"when": {"$lte": when}}, {"when": None}]
+        if limit == 0:
+            return
+        fields = {"when": 1, "rev": 1, column: 1} if keys_only else {**_fields(domain), column: 1}
+        with reading(scope):
+            cursor = self._collections[domain].find(query, fields)
+            if limit is None:
+                cursor = cursor.sort([("createDate", 1), ("_id", 1)])
+            else:
+                cursor = cursor.sort([("updatedDate", -1), ("_id", -1)]).limit(limit)
+            for document in cursor:
+                yield _record(scope.child(document[column]), document)
+
+    def append(self, effect: Append) -> tuple[int, ...]:
+        """Insert the rows that are not stored yet. Asking first keeps a re-fetch from costing an error a row; what another
+        writer inserts in between meets the unique key and is told apart there.
+        """
+        domain = effect.scope.domain
+        now = datetime.now(UTC)
+        times = [row["timestamp"] for row in effect.rows]
+        # Not a range: a batch of two candles years apart must not read the years between.
+        query = {**effect.scope.query(), "timestamp": {"$in": times}}
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            stored = {row["timestamp"] for row in self._collections[domain].find(query, {"_id": 0, "timestamp": 1})}
+        rows = [row for row in effect.rows if row["timestamp"] not in stored]
+        if not rows:
+            return ()
+        shared = {**effect.scope.query(), "createDate": now, "updatedDate": now, "__v": 0, "rev": _ONE}
+        operations = [
+            InsertOne({"_id": ObjectId(), **shared, **row, "timestamp": Int64(row["timestamp"])}) for row in rows
+        ]
+        with self._bounded(effect.scope, None):
+            clashes, _ = self._bulk(domain, operations)
+        return tuple(sorted(row["timestamp"] for index, row in enumerate(rows) if index not in clashes))
+
+    def window(self, scope: Key, since: int, until: int) -> list[Document]:
+        domain = scope.domain
+        query: Document = {**scope.query(), "timestamp": {"$gte": since, "$lt": until}}
+        fields = {"_id": 0, "timestamp": 1, **dict.fromkeys(domain.fields, 1)}
+        with reading(scope), pymongo.timeout(self._timeout_s):
+            rows = self._collections[domain].find(query, fields, sort=[("timestamp", 1)]).to_list()
+        for row in rows:
+            row["timestamp"] = int(row["timestamp"])  # The npm package stores doubles.
+        return rows
+
+
+def _fields(domain: Domain) -> dict[str, int]:
+    return {domain.payload: 1, "rev": 1, "when": 1, "removed": 1}
+
+
+def _record(key: Key, document: Mapping[str, Any]) -> Record:
+    """A document as a record of plain data:
+
+    BSON's own number and date types and the npm package's doubles become Python's.
+    """
+    domain = key.domain
+    when = document.get("when")
+    payload = document.get(domain.payload)
+    try:
+        payload = restore(unpack(pack(payload)), restoration(domain.model, "integer"))
+    except (TypeError, ValueError) as cause:
+        raise CorruptData(f"{key}: the stored document holds what this package never stores: {cause}") from cause
+    return Record(
+        key,
+        int(document.get("rev") or 0),
+        payload,
+        None if when is None else int(when),
+        document.get("removed") is True,
+        str(document["_id"]),
+    )
+
+
+def _stored(change: Change) -> Document:
+    """The columns that a write replaces."""
+    domain = change.key.domain
+    columns: Document = {domain.payload: change.payload}
+    if domain.has_when:
+        columns["when"] = None if change.when is None else Int64(change.when)
+    if domain.has_removed:
+        columns["removed"] = change.removed
+    return columns
+
+
+def _replacement(change: Change, now: datetime) -> Document:
+    return {
+        "$set": {**_stored(change), "updatedDate": now},
+        "$inc": {"rev": _ONE},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+    }
+
+
+def _merge_operation(row: Expected, now: datetime) -> InsertOne[Document] | UpdateOne:
+    change = row.change
+    if row.rev is None:
+        document = {
+            "_id": ObjectId(),
+            **change.key.query(),
+            **_stored(change),
+            "createDate": now,
+            "updatedDate": now,
+            "__v": 0,
+            "rev": _ONE,
+        }
+        return InsertOne(document)
+    seen = {**change.key.query(), "rev": row.rev or None}  # A foreign document has no revision; None matches that.
+    update = {
+        "$set": {**_stored(change), "updatedDate": now, "rev": Int64(row.rev + 1)},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+    }
+    return UpdateOne(seen, update, upsert=True)

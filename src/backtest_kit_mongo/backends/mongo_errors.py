@@ -1,0 +1,78 @@
+"""The one place where pymongo's exceptions become ours, and where it is decided whether a write may have happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import bson.errors
+import pymongo.errors as pe
+
+from backtest_kit_mongo.errors import (
+    InvalidPayload,
+    LegacyIndex,
+    ReadFailed,
+    ServerUnreachable,
+    WriteOutcomeUnknown,
+    WriteRefused,
+)
+
+DUPLICATE_KEY = 11_000
+_TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_107, 13_435, 13_436})
+"""Server errors after which the write may still have been applied or may be retried by the driver:
+
+time limits, shutdown, elections.
+"""
+
+
+@contextmanager
+def reading(what: object) -> Iterator[None]:
+    """Translate the errors of a query.
+
+    Raises:
+        ServerUnreachable, ReadFailed: nothing was written.
+    """
+    try:
+        yield
+    except (pe.ConnectionFailure, pe.ConfigurationError) as cause:
+        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was read: {_brief(cause)}") from cause
+    except pe.PyMongoError as cause:
+        raise ReadFailed(f"{what}: MongoDB could not answer the read: {_brief(cause)}") from cause
+
+
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Translate the errors of a write.
+
+    Raises:
+        InvalidPayload, ServerUnreachable, WriteRefused: the write did not happen and will not.
+        WriteOutcomeUnknown: it may have happened.
+    """
+    try:
+        yield
+    except (pe.DocumentTooLarge, bson.errors.BSONError, OverflowError) as cause:
+        raise InvalidPayload(f"{what}: MongoDB cannot store this: {_brief(cause)}. Nothing was written.") from cause
+    except (pe.ServerSelectionTimeoutError, pe.ConfigurationError) as cause:
+        # The driver raises the first attempt's error if there was one, so no attempt was made.
+        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was written: {_brief(cause)}") from cause
+    except pe.DuplicateKeyError as cause:
+        raise LegacyIndex(
+            f"{what}: a unique index forbids this document, nothing was written: {_brief(cause)}"
+        ) from cause
+    except pe.WriteConcernError as cause:
+        raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+    except pe.OperationFailure as cause:
+        if cause.code in _TIMED_OUT_CODES or cause.timeout:
+            raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+        raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {_brief(cause)}") from cause
+    except pe.PyMongoError as cause:
+        raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+
+
+def _unknown(what: object, cause: Exception) -> str:
+    return f"{what}: the write may or may not have happened; read the value to learn which, or repeat the write: {_brief(cause)}"
+
+
+def _brief(cause: Exception) -> str:
+    """The first line of pymongo's message, without its dump of the topology."""
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0].split(', Topology Description')[0]:.300}"

@@ -1,0 +1,122 @@
+"""What a backend must offer. A *truth* stores documents; a *cache* keeps copies and tells the change feed.
+
+A store is one of each: files and memory have no cache (`NoCache`), production is `MongoTruth` with `RedisCache`. Adding
+a backend costs one class here and one line in the conformance tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from backtest_kit_mongo.coherence.effects import (
+    Abort,
+    Append,
+    CacheRead,
+    Commit,
+    Defer,
+    Fill,
+    Find,
+    Lease,
+    Leased,
+    Merge,
+    Publish,
+    Published,
+    Right,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
+from backtest_kit_mongo.coherence.record import Key, Part, Record
+
+
+class Truth(Protocol):
+    """Durable storage of records. Each method performs one effect or one query; all are thread-safe.
+
+    Errors: `ServerUnreachable` and `WriteRefused` promise that nothing was and will be written; `WriteOutcomeUnknown`
+    promises nothing.
+    """
+
+    def open(self) -> None:
+        """Connect and prepare (indexes, directories). Called before each first use; a failed call may be repeated."""
+
+    def close(self) -> None: ...
+
+    def find(self, effect: Find) -> Record: ...
+
+    def upsert(self, effect: Upsert) -> Record: ...
+
+    def remove(self, effect: SoftRemove) -> Record | None: ...
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]: ...
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]: ...
+
+    def append(self, effect: Append) -> tuple[int, ...]: ...
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        """Records of a scope that are visible at `when`; all of them, or the `limit` most recently changed.
+
+        With `keys_only` the payloads need not be loaded: listing names must not cost their contents.
+        """
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        """Rows of a series with since <= timestamp < until, ascending, as plain dicts with integer timestamps."""
+
+
+class Cache(Protocol):
+    """Shared copies and the change feed.
+
+    A method that cannot reach its server raises `CacheDown`, except where it says otherwise.
+    """
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def lease(self, effect: Lease) -> Leased | None:
+        """None instead of `CacheDown` where the settings allow to go on without a cache."""
+
+    def abort(self, effect: Abort) -> None: ...
+
+    def commit(self, effect: Commit) -> None: ...
+
+    def publish(self, effect: Publish) -> None: ...
+
+    def defer(self, effect: Defer) -> None: ...
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        """An empty right instead of `CacheDown`: a read goes on at the truth."""
+
+    def fill(self, effect: Fill) -> None: ...
+
+
+class NoCache:
+    """The cache of stores that need none."""
+
+    def open(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def lease(self, effect: Lease) -> Leased | None:
+        return None
+
+    def abort(self, effect: Abort) -> None:
+        return
+
+    def commit(self, effect: Commit) -> None:
+        return
+
+    def publish(self, effect: Publish) -> None:
+        return
+
+    def defer(self, effect: Defer) -> None:
+        return
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        return Right("")
+
+    def fill(self, effect: Fill) -> None:
+        return

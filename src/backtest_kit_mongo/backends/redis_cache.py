@@ -1,0 +1,414 @@
+"""Redis as the coherent cache and the change feed. The scripts in `lua/` are the protocol's steps; this file sends
+them.
+
+`RedisCache` holds whole documents (cache mode `document`). `RedisIdCache` keeps the npm package's `_id` keys up to date
+and answers no read (cache mode `id`): Node processes write such a database without leases, so nothing but MongoDB can
+be believed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from backtest_kit_mongo.backends.redis_link import REPLICA_MARK, UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.effects import (
+    Abort,
+    CacheDown,
+    CacheRead,
+    Commit,
+    Defer,
+    Fill,
+    Lease,
+    Leased,
+    Publish,
+    Published,
+    Right,
+)
+from backtest_kit_mongo.coherence.events import Event, Origin
+from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
+from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.domains.checks import stored
+from backtest_kit_mongo.errors import ServerUnreachable, UnsafeServer
+
+logger = logging.getLogger(__name__)
+
+INCARNATION_CHARS = 40
+DEFERRED_EVENTS_MAX = 100_000
+"""Events kept for a Redis that is away.
+
+Beyond it the oldest are left to the recovery from MongoDB's own change stream.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """What the cache needs to know of the settings. Times are milliseconds."""
+
+    database: str
+    partitions: int
+    lease_ms: int
+    write_ms: int
+    ttl_ms: int
+    retry_ms: int
+    bypass: bool
+    origin: Origin
+
+
+def record_header(record: Record) -> bytes:
+    """The part of an entry between the incarnation and the payload: revision, `when`, removed, `_id`."""
+    when = "-" * 16 if record.when is None else f"{record.when & (2**64 - 1):016x}"
+    return f"{record.rev:016x}{when}{int(record.removed)}{len(record.id):02x}{record.id}".encode()
+
+
+def parse_entry(key: Key, entry: bytes) -> Record:
+    """Read an entry, incarnation included."""
+    when = entry[56:72]
+    end = 75 + int(entry[73:75], 16)
+    moment = None if when[:1] == b"-" else int(when, 16)
+    if moment is not None and moment >= 2**63:
+        moment -= 2**64
+    payload = stored(key, entry[end:])
+    return Record(key, int(entry[40:56], 16), payload, moment, entry[72:73] == b"1", entry[75:end].decode())
+
+
+class Tokens:
+    """Tokens that no other attempt of any process ever uses."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._renew()
+
+    def _renew(self) -> None:
+        self._process = os.getpid()
+        self._prefix = os.urandom(12).hex()
+        self._count = 0
+
+    def fresh(self) -> str:
+        with self._lock:
+            if self._process != os.getpid():
+                self._renew()
+            self._count += 1
+            return f"{self._prefix}{self._count:x}"
+
+
+class RedisCache:
+    """The coherent cache of documents, and the feed. Thread-safe.
+
+    While Redis cannot be reached it is bypassed: reads and writes go to MongoDB, and what the cache missed is kept.
+    Before it is used again the entries of every key written meanwhile are deleted and the kept events are appended.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        options: CacheOptions,
+        *,
+        script: Callable[[str], Script] = Script,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link = link
+        self._options = options
+        self._wall_ms = wall_ms
+        self._monotonic_s = monotonic_s
+        self._tokens = Tokens()
+        self._read, self._lease, self._commit, self._fill = (
+            script(name) for name in ("read", "lease", "commit", "fill")
+        )
+        self._lock = threading.Lock()
+        self._retry_at_s: float | None = None
+        self._missed_keys: dict[Key, None] = {}
+        self._missed_events: list[tuple[str, Event]] = []
+        self.counts = {"hit": 0, "miss": 0, "bypass": 0}
+
+    # -- availability
+
+    def open(self) -> None:
+        """Check that Redis answers and may be trusted with leases.
+
+        Raises:
+            UnsafeServer: its eviction policy may drop leases.
+            ServerUnreachable: it cannot be reached and `on_redis_down` is `fail`.
+        """
+        try:
+            memory = self._link.execute("INFO", "memory")
+        except redis.AuthenticationError as cause:
+            raise ServerUnreachable(f"Redis refused the credentials: {cause}") from cause
+        except UNREACHABLE as cause:
+            if not self._options.bypass:
+                raise ServerUnreachable(
+                    f"Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written: {cause}"
+                ) from cause
+            self._went_down(cause)
+            return
+        policy = _info_field(memory, "maxmemory_policy")
+        if policy.startswith("allkeys") and _info_field(memory, "maxmemory") != "0":
+            raise UnsafeServer(
+                f"Redis has maxmemory-policy {policy}: it may evict leases and change events, which must never happen. "
+                "Set it to noeviction or a volatile-* policy (CONFIG SET maxmemory-policy volatile-lru); entries carry a TTL for that."
+            )
+
+    def close(self) -> None:
+        if self._missed_keys or self._missed_events:
+            try:
+                self._require_up()
+            except CacheDown:
+                logger.error(
+                    "closing while Redis is away: %d changes were not announced; they are in MongoDB, and other hosts may serve older "
+                    "entries of %d documents until those are written again or recovered",
+                    len(self._missed_events), len(self._missed_keys),
+                )  # fmt: skip
+        self._link.drop_idle()
+
+    @property
+    def _is_down(self) -> bool:
+        return self._retry_at_s is not None
+
+    def _require_up(self) -> None:
+        """Return if Redis may be used; otherwise try to come back, at most every `retry_ms`."""
+        if not self._is_down:
+            return
+        with self._lock:
+            retry_at_s = self._retry_at_s
+            if retry_at_s is None:
+                return
+            if self._monotonic_s() < retry_at_s:
+                raise CacheDown
+            try:
+                self._catch_up()
+            except (*UNREACHABLE, redis.ResponseError) as cause:
+                self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
+                raise CacheDown from cause
+            self._retry_at_s = None
+            logger.warning("Redis is back; everything it missed was delivered")
+
+    def _went_down(self, cause: Exception) -> None:
+        with self._lock:
+            if self._retry_at_s is None:
+                logger.warning("Redis cannot be reached, going on with MongoDB alone (slower, never wrong): %s", cause)
+            self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
+            self._link.drop_idle()
+
+    def _catch_up(self) -> None:
+        """Deliver what was missed, under the lock:
+
+        an entry that survived a bypassed write must go before any entry is read again.
+        """
+        while self._missed_keys or self._missed_events:
+            keys, events = list(self._missed_keys)[:500], self._missed_events[:500]
+            commands: list[list[Argument]] = []
+            for key in keys:
+                found = self._names(key)
+                commands.append(["DEL", found.entry, found.right])
+            commands.extend(["XADD", stream, "*", "e", event.header(), "p", event.body] for stream, event in events)
+            self._link.execute_many(commands)
+            for key in keys:
+                del self._missed_keys[key]
+            del self._missed_events[: len(events)]
+        self._link.execute("PING")
+
+    def _attempt(self, build: Callable[[], tuple[Script, Names, Iterable[Argument]]]) -> Any:
+        """Run a script; once more on a new connection if the first was dead. Each attempt is built anew, with a fresh
+        token.
+
+        Raises:
+            CacheDown: Redis cannot be reached; the script may or may not have been executed.
+        """
+        self._require_up()
+        last: Exception | None = None
+        for _ in range(2):
+            script, keys, arguments = build()
+            try:
+                return self._link.run(script, keys, list(arguments))
+            except UNREACHABLE as cause:
+                last = cause
+                self._link.drop_idle()
+                if isinstance(cause, redis.TimeoutError):
+                    break
+            except redis.ResponseError as cause:
+                if REPLICA_MARK not in str(cause) and not isinstance(
+                    cause, redis.ReadOnlyError | redis.OutOfMemoryError
+                ):
+                    raise
+                last = cause
+                break
+        assert last is not None
+        self._went_down(last)
+        raise CacheDown from last
+
+    def _names(self, key: Key) -> Names:
+        return names(self._options.database, self._options.partitions, key.domain.name, key.parts)
+
+    # -- writers
+
+    def lease(self, effect: Lease) -> Leased | None:
+        token, deadline_s = "", 0.0
+
+        def build() -> tuple[Script, Names, Iterable[Argument]]:
+            nonlocal token, deadline_s
+            token = self._tokens.fresh()
+            # Counted from before LEASE is sent, so it lies before the lease's own end on any clock.
+            deadline_s = self._monotonic_s() + self._options.write_ms / 1000
+            return (
+                self._lease,
+                self._names(effect.key),
+                (token, self._options.lease_ms, self._options.ttl_ms, int(effect.want_prior)),
+            )
+
+        try:
+            prior = self._attempt(build)
+        except CacheDown as cause:
+            return self._without_lease(cause)
+        return Leased(token, deadline_s, None if prior is None else parse_entry(effect.key, prior))
+
+    def _without_lease(self, cause: CacheDown) -> Leased | None:
+        if not self._options.bypass:
+            raise ServerUnreachable(
+                "Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written"
+            ) from cause
+        self.counts["bypass"] += 1
+        return None
+
+    def abort(self, effect: Abort) -> None:
+        self._require_up()
+        try:
+            self._link.execute("ZREM", self._names(effect.key).leases, effect.token)
+        except UNREACHABLE as cause:
+            self._went_down(cause)
+            raise CacheDown from cause
+
+    def commit(self, effect: Commit) -> None:
+        def build() -> tuple[Script, Names, Iterable[Argument]]:
+            head = (effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
+            return self._commit, self._names(effect.key), (*head, *self._event_arguments(effect.published, effect.body))
+
+        self._attempt(build)
+
+    def _event_arguments(self, published: Iterable[Published], shared: bytes) -> Iterator[bytes]:
+        for change in published:
+            event = self._event(change)
+            yield event.header()
+            yield b"" if event.body == shared else event.body
+
+    def _event(self, change: Published) -> Event:
+        record = change.record
+        return Event(
+            domain=record.key.domain.name,
+            key=record.key.parts,
+            document=record.id,
+            rev=record.rev,
+            operation=change.operation,
+            when=record.when,
+            written_ms=self._wall_ms(),
+            origin=self._options.origin,
+            body=change.body,
+        )
+
+    def publish(self, effect: Publish) -> None:
+        self._send([self._append_command(self._names(effect.scope).stream, change) for change in effect.published])
+
+    def _append_command(self, stream: str, change: Published) -> list[Argument]:
+        event = self._event(change)
+        return ["XADD", stream, "*", "e", event.header(), "p", event.body]
+
+    def _send(self, commands: list[list[Argument]]) -> None:
+        self._require_up()
+        try:
+            self._link.execute_many(commands)
+        except UNREACHABLE as cause:
+            self._went_down(cause)
+            raise CacheDown from cause
+
+    def defer(self, effect: Defer) -> None:
+        events = [(self._names(change.record.key).stream, self._event(change)) for change in effect.published]
+        with self._lock:
+            self._missed_keys.update(dict.fromkeys(effect.keys))
+            self._missed_events.extend(events)
+            if len(self._missed_events) > DEFERRED_EVENTS_MAX:
+                logger.error(
+                    "Redis has been away too long: the oldest of %d kept change events are dropped",
+                    len(self._missed_events),
+                )
+                del self._missed_events[:-DEFERRED_EVENTS_MAX]
+            if self._retry_at_s is None:
+                # Redis came back, or failed only this once: the entry must be gone before this write returns.
+                try:
+                    self._catch_up()
+                except (*UNREACHABLE, redis.ResponseError):
+                    self._retry_at_s = self._monotonic_s()
+
+    # -- readers
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        options = self._options
+
+        def build() -> tuple[Script, Names, Iterable[Argument]]:
+            return self._read, self._names(effect.key), (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+
+        try:
+            answer = self._attempt(build)
+        except CacheDown:
+            self.counts["bypass"] += 1
+            return Right("")
+        if isinstance(answer, bytes):
+            self.counts["hit"] += 1
+            return parse_entry(effect.key, answer)
+        self.counts["miss"] += 1
+        return Right(answer[0].decode())
+
+    def fill(self, effect: Fill) -> None:
+        record = effect.record
+        body = pack(record.payload)
+
+        def build() -> tuple[Script, Names, Iterable[Argument]]:
+            return (
+                self._fill,
+                self._names(record.key),
+                (effect.token, self._options.ttl_ms, record_header(record), body),
+            )
+
+        self._attempt(build)
+
+
+class RedisIdCache(RedisCache):
+    """The npm package's own cache keys, written for its sake, and the feed."""
+
+    def lease(self, effect: Lease) -> Leased | None:
+        try:
+            self._require_up()
+        except CacheDown as cause:
+            return self._without_lease(cause)
+        return Leased("", self._monotonic_s() + self._options.write_ms / 1000)
+
+    def abort(self, effect: Abort) -> None:
+        return
+
+    def commit(self, effect: Commit) -> None:
+        stream = self._names(effect.key).stream
+        commands = [self._append_command(stream, change) for change in effect.published]
+        if effect.key.domain.cached:
+            commands.append(["SET", id_cache_name(effect.key), effect.entry.id])
+        if commands:
+            self._send(commands)
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        return Right("")
+
+    def fill(self, effect: Fill) -> None:
+        return
+
+
+def _info_field(info: bytes, name: str) -> str:
+    for line in info.decode().splitlines():
+        if line.startswith(f"{name}:"):
+            return line.partition(":")[2]
+    return ""

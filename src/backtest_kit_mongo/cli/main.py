@@ -1,0 +1,24 @@
+"""The console script `bkm` (also `backtest-kit-mongo`): one typer application, each command a plain function."""
+
+import typer
+
+from . import servers
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="bkm",
+    help="Durable, shared persistence for trading strategies: MongoDB, Redis and the tools around them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    # Values of local variables in a traceback could be connection strings with passwords.
+    pretty_exceptions_show_locals=False,
+)
+app.command()(servers.up)
+app.command()(servers.down)
+app.command()(servers.status)
+
+
+def main() -> None:
+    """Entry point of the console scripts."""
+    app()

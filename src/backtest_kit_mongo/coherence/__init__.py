@@ -1,0 +1,31 @@
+"""The sans-IO core: what a document is, the steps that keep its shared cache equal to MongoDB, and the names of all
+Redis keys.
+
+Theory of operation
+===================
+One *key* is one document of one domain. MongoDB is the truth: every write raises the document's revision (`rev`) in the
+same atomic operation. Redis holds at most one *entry* per key. The rules below make a read that begins after a write
+returned see that write or a newer one, on any host, with no timing assumption except that a write cannot reach MongoDB
+after its lease has ended.
+
+    write   LEASE    delete the entry, register (token, deadline); take the *install right* if this writer is alone
+            TRUTH    one find_one_and_update, bounded by a deadline before the lease's
+            COMMIT   one script: release the lease; install the entry if the install right is still ours; append the event
+    read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right
+            FIND     MongoDB primary
+            FILL     install what was found if the install right is still ours
+
+*Why a right and not a revision check:* two overlapping writers can commit to the cache in the opposite order of their
+commits to MongoDB; when the slot is empty there is no revision to compare with. A right that every later writer revokes
+has no such hole.
+
+*Incarnation:* an identity of Redis' memory that changes whenever operations may have been lost (restart, failover). It
+is read inside the script that uses it. Entries and rights of another incarnation do not exist. A new incarnation is
+*open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
+flight.
+
+Files: `record.py` (what is stored), `effects.py` (everything a plan may ask for), `plans.py` (the steps), `keys.py`
+(Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the named invariants). A change in `plans.py` or in
+a Lua script must be made in both and re-proved. Nothing here does I/O, reads a clock or draws a random number: a test
+greps for it.
+"""

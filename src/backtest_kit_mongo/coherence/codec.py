@@ -1,0 +1,61 @@
+"""Payload bytes: msgpack with dates, and nothing that MongoDB could not hold as well.
+
+`pack` is also how a caller's value becomes plain data: packing and unpacking gives dicts, lists, str, int, float, bool,
+None, bytes and UTC datetimes with millisecond precision, whatever models, tuples or NumPy scalars went in, and shares
+no object with the caller.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgpack
+from pydantic import BaseModel
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+TIMESTAMP_EXT = -1
+"""msgpack's own extension number for timestamps."""
+
+
+def millis(moment: datetime) -> int:
+    """Epoch milliseconds; a datetime without a zone is UTC, as in pymongo."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    delta = aware - EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """Exactly the fields that were given, under their stored names:
+
+    the original tells an absent field from a null one.
+    """
+    # serialize_as_any: a field typed with a base row may hold a derived one, whose own fields must not be dropped.
+    return model.model_dump(by_alias=True, exclude_unset=True, serialize_as_any=True)
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return dump(value)
+    if isinstance(value, datetime):
+        # BSON dates carry milliseconds. Cut here, or the cached copy would differ from the stored one.
+        seconds, ms = divmod(millis(value), 1000)
+        return msgpack.Timestamp(seconds, ms * 1_000_000)
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+def pack(value: Any) -> bytes:
+    """Encode plain data, pydantic models and datetimes.
+
+    Raises:
+        TypeError, ValueError, OverflowError: the value holds something that cannot be stored.
+    """
+    packed: bytes = msgpack.packb(value, default=_default)
+    return packed
+
+
+def unpack(body: bytes | memoryview) -> Any:
+    """Decode what `pack` made; always a fresh object."""
+    return msgpack.unpackb(body, timestamp=3)

@@ -1,0 +1,181 @@
+"""Everything a plan may ask for. `ask` holds the only bare `yield`, so a plan's steps are exactly the effects it names.
+
+Effects of the truth are performed by a `Truth`, the others by a `Cache` (see `backends/ports.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from backtest_kit_mongo.coherence.events import Operation
+from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
+
+R = TypeVar("R")
+Plan: TypeAlias = Generator["Effect[Any]", Any, R]
+
+
+class Effect(Generic[R]):
+    """A frozen request; R is the type of its answer."""
+
+    __slots__ = ()
+
+
+def ask(effect: Effect[R]) -> Plan[R]:
+    """Yield one effect and return its answer."""
+    reply: R = yield effect
+    return reply
+
+
+class CacheDown(Exception):
+    """The cache could not be reached. The step may or may not have been executed; the protocol allows for both."""
+
+
+class Leased(NamedTuple):
+    """A writer's lease.
+
+    Attributes:
+        token: never used before, not even by a retry of the same write.
+        deadline_s: on the driver's monotonic clock, counted from before LEASE was sent: MongoDB may not commit after
+        it.
+        prior: the entry that LEASE deleted, if it was asked for and valid.
+    """
+
+    token: str
+    deadline_s: float
+    prior: Record | None = None
+
+
+class Right(NamedTuple):
+    """The answer to a miss: the install right to share, or an empty token, which installs nothing."""
+
+    token: str
+
+
+class Published(NamedTuple):
+    """A change to be told to the feed: the record it made, what was done, and the packed payload."""
+
+    record: Record
+    operation: Operation
+    body: bytes
+
+
+class Expected(NamedTuple):
+    """A row to write, and the stored row that it replaces as far as is known (None: none is stored)."""
+
+    change: Change
+    rev: int | None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease(Effect["Leased | None"]):
+    """None: the cache cannot be reached and the settings say to go on without it."""
+
+    key: Key
+    want_prior: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Effect[None]):
+    """Release a lease. Only after a write that certainly did not and will not commit."""
+
+    key: Key
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Effect[None]):
+    """Release the lease, install `entry` if the right is held, append the events: one atomic step."""
+
+    key: Key
+    token: str
+    entry: Record
+    body: bytes
+    published: tuple[Published, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Effect[None]):
+    """Append events that belong to no cached document."""
+
+    scope: Key
+    published: tuple[Published, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Defer(Effect[None]):
+    """Keep what the cache missed.
+
+    Before it is used again, the entries and rights of `keys` are deleted and the events appended.
+    """
+
+    keys: tuple[Key, ...]
+    published: tuple[Published, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRead(Effect["Record | Right"]):
+    """One hop: the entry, or what a miss may do."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Fill(Effect[None]):
+    """Install what was found, if the right is still the one that was given."""
+
+    token: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Find(Effect[Record]):
+    """The document at MongoDB's primary; a record that does not `exist` if there is none."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert(Effect[Record]):
+    """Store one document and raise its revision, atomically; the answer carries the new revision."""
+
+    change: Change
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SoftRemove(Effect["Record | None"]):
+    """Mark one document as removed and raise its revision. None: there was nothing to remove, nothing was written."""
+
+    key: Key
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Effect[Mapping[Part, Record]]):
+    """The named rows of a scope, those that exist."""
+
+    scope: Key
+    items: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Effect["tuple[Published, ...]"]):
+    """Write many rows of one ledger in bulk.
+
+    The answer has the rows that were written, each with the revision that this write made.
+    """
+
+    scope: Key
+    rows: tuple[Expected, ...]
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Append(Effect["tuple[int, ...]"]):
+    """Insert rows into a series, first write wins. The answer has the times in ms that were new, ascending."""
+
+    scope: Key
+    rows: tuple[dict[str, Any], ...]

@@ -1,0 +1,35 @@
+"""The named invariants. Tests and run-time checks use these names; the proof shows that every step preserves them.
+
+V(E): an entry of the current incarnation. V(F): a right of the current incarnation. In flight: leased in the protocol's
+sense and not yet known to be committed or refused.
+"""
+
+from __future__ import annotations
+
+from backtest_kit_mongo.errors import InvariantViolation
+
+INVARIANTS = {
+    "I1": "an entry of the current incarnation equals MongoDB",
+    "I2": "beside an entry of the current incarnation no write is in flight",
+    "I3": "once open, every write in flight holds a lease",
+    "I3b": "once born, a write in flight holds a lease or is older than the birth",
+    "I4": "while a right is valid only its owner can be in flight",
+    "I5a": "a live fill right means that nothing is in flight",
+    "I5b": "the value read under a live fill right is current",
+    "I6": "a right belongs to an operation that was started",
+    "I7": "a live writer's right means that its revision is current and nothing is in flight",
+    "I8": "no stored incarnation exceeds the current one",
+    "I9": "open implies born",
+    "I10": "entries and rights of this incarnation exist only when open",
+    "I11": "an operation is in one phase",
+}
+
+
+def require(name: str, holds: bool, detail: str) -> None:
+    """Raise if a named invariant does not hold.
+
+    Raises:
+        InvariantViolation: a bug in this package; the message names the invariant.
+    """
+    if not holds:
+        raise InvariantViolation(f"{name} ({INVARIANTS[name]}) does not hold: {detail}")

@@ -1,0 +1,72 @@
+"""Every name in Redis. p is the partition, db the MongoDB database; parts are escaped, so contexts never collide.
+
+| name                       | type   | written by            | deleted by                 | evictable | meaning |
+|----------------------------|--------|-----------------------|----------------------------|-----------|---------|
+| {bk:p}:db:e:domain:parts   | string | COMMIT, FILL          | LEASE, RELAY, its TTL      | yes       | E, the entry: incarnation, record header, payload |
+| {bk:p}:db:f:domain:parts   | string | LEASE, MISS           | LEASE, RELAY, its TTL      | yes       | F, the one right to install: incarnation, token |
+| {bk:p}:db:l:domain:parts   | zset   | LEASE                 | COMMIT, ABORT, any purge   | never     | L, leases: token -> deadline in Redis' own ms. No TTL, so no `volatile-*` policy takes it |
+| {bk:p}:db:b                | string | LEASE, MISS           | FLUSH                      | never     | B, the incarnation and when it was first seen |
+| {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
+| <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
+
+All keys of one script carry the same hash tag, so Redis Cluster keeps them on one node.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import quote
+from zlib import crc32
+
+from backtest_kit_mongo.coherence.record import Key, Part
+
+LIVE, BACKTEST = "live", "backtest"
+
+
+class Names(NamedTuple):
+    """The Redis keys of one document or scope, in the order in which scripts take them."""
+
+    entry: str
+    right: str
+    leases: str
+    born: str
+    stream: str
+
+
+def text(part: Part) -> str:
+    """A key part as text. Columns have one type each, so texts of different values differ."""
+    if isinstance(part, bool):
+        return BACKTEST if part else LIVE
+    return part if isinstance(part, str) else str(part)
+
+
+@lru_cache(maxsize=65_536)
+def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) -> Names:
+    """Redis keys of a document. Cached, because the hot read would spend more on escaping than on decoding."""
+    label = ":".join((domain, escaped(parts)))
+    prefix = f"{{bk:{partition(label, partitions)}}}:{quote(database, safe='')}"
+    return Names(f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s")
+
+
+def escaped(parts: tuple[Part, ...]) -> str:
+    """Key parts as one text, from which they could be told apart again."""
+    return ":".join(quote(text(part), safe="") for part in parts)
+
+
+def partition(label: str, partitions: int) -> int:
+    """Stable over processes, machines and releases: changing it would orphan leases that are still live."""
+    return crc32(label.encode()) % partitions
+
+
+def streams(database: str, partitions: int) -> tuple[str, ...]:
+    """The change feed's streams, one a partition."""
+    return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
+
+
+def id_cache_name(key: Key) -> str:
+    """The npm package's own Redis key of a document (unescaped, as there:
+
+    only `_id` is kept under it, and only written).
+    """
+    return key.domain.id_cache.format(**{name: text(part) for name, part in key.query().items()})

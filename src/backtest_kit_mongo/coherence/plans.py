@@ -1,0 +1,229 @@
+"""The steps of every operation, as generators of effects. No I/O, no clock, no randomness: the simulator runs exactly
+this code.
+
+A plan never knows which backend performs it. Without a cache, `Lease` answers None and `CacheRead` gives no right: the
+same plans then are plain reads and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.effects import (
+    Abort,
+    Append,
+    CacheDown,
+    CacheRead,
+    Commit,
+    Defer,
+    Expected,
+    Fill,
+    Find,
+    Lease,
+    Leased,
+    Merge,
+    Plan,
+    Publish,
+    Published,
+    Rows,
+    SoftRemove,
+    Upsert,
+    ask,
+)
+from backtest_kit_mongo.coherence.keys import escaped
+from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.errors import CallerError, ServerUnreachable, WriteRefused
+
+CERTAINLY_NOT_WRITTEN = (CallerError, WriteRefused, ServerUnreachable)
+"""After these the lease may be released.
+
+After anything else, cancellation included, it is left to its deadline (I3).
+"""
+
+
+def read(key: Key) -> Plan[Record]:
+    """One hop on a hit; otherwise MongoDB, and the entry is installed if nobody wrote meanwhile (I5)."""
+    answer = yield from ask(CacheRead(key))
+    if isinstance(answer, Record):
+        return answer
+    record = yield from ask(Find(key))
+    if answer.token:
+        try:
+            yield from ask(Fill(answer.token, record))
+        except CacheDown:
+            # The value is right; only the next reader pays.
+            return record
+    return record
+
+
+def write(change: Change) -> Plan[Record]:
+    """Store one document; durable and visible to every later read when the plan returns."""
+    leased = yield from ask(Lease(change.key))
+    try:
+        record = yield from ask(Upsert(change, leased.deadline_s if leased else None))
+    except BaseException as error:
+        yield from _give_up(change.key, leased, error)
+        raise
+    yield from _announce(change.key, leased, record, change.body, (Published(record, "upsert", change.body),))
+    return record
+
+
+def remove(key: Key) -> Plan[Record | None]:
+    """Remove one document softly. None, and no trace, if there is nothing to remove."""
+    leased = yield from ask(Lease(key))
+    try:
+        record = yield from ask(SoftRemove(key, leased.deadline_s if leased else None))
+    except BaseException as error:
+        yield from _give_up(key, leased, error)
+        raise
+    if record is None:
+        yield from _release(key, leased)
+        return None
+    body = pack(record.payload)
+    yield from _announce(key, leased, record, body, (Published(record, "remove", body),))
+    return record
+
+
+def _give_up(key: Key, leased: Leased | None, error: BaseException) -> Plan[None]:
+    """Clean up after a write that raised."""
+    if isinstance(error, GeneratorExit):
+        return  # The client is gone; a plan that is being closed may not ask for anything.
+    if isinstance(error, CERTAINLY_NOT_WRITTEN):
+        yield from _release(key, leased)
+    elif leased is None:
+        # A write without a lease that may have happened: an old entry may have survived it.
+        yield from ask(Defer((key,)))
+
+
+def _release(key: Key, leased: Leased | None) -> Plan[None]:
+    if leased is None:
+        return
+    try:
+        yield from ask(Abort(key, leased.token))
+    except CacheDown:
+        # The lease ends by itself at its deadline; until then reads of this key go to MongoDB.
+        return
+
+
+def _announce(
+    key: Key, leased: Leased | None, entry: Record, body: bytes, published: tuple[Published, ...]
+) -> Plan[None]:
+    """Tell cache and feed of a write that MongoDB has acknowledged. Cannot fail: the write has happened."""
+    if leased is None:
+        yield from ask(Defer((key,), published))
+        return
+    try:
+        yield from ask(Commit(key, leased.token, entry, body, published))
+    except CacheDown:
+        yield from ask(Defer((key,), published))
+
+
+class Seen(NamedTuple):
+    """A ledger row as this process last saw it."""
+
+    rev: int
+    id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What this process knows of a ledger, true as long as the scope's entry in the cache still carries `stamp`."""
+
+    stamp: str
+    rows: Mapping[Part, Seen]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Answer of `merge`: the snapshot for next time (None:
+
+    nothing may be assumed then), and how many rows were written.
+    """
+
+    snapshot: Snapshot | None
+    written: int
+
+
+def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> Plan[Merged]:
+    """Write the rows that differ from what is stored, in bulk.
+
+    The scope has one lease and one entry for all its rows; the entry holds no rows, only the stamp of the last writer.
+    If the entry that LEASE deleted carries our stamp, nobody has written the ledger since (I1, I2), and our snapshot
+    says what is stored without asking MongoDB. Rows that do not differ are thereby confirmed as of LEASE, which lies
+    inside this call.
+    """
+    leased = yield from ask(Lease(scope, want_prior=True))
+    try:
+        if (
+            snapshot is not None
+            and leased is not None
+            and leased.prior is not None
+            and leased.prior.id == snapshot.stamp
+        ):
+            seen = snapshot.rows
+        else:
+            stored = yield from ask(Rows(scope, tuple(change.key.item for change in changes)))
+            seen = {item: Seen(row.rev, row.id, pack(row.payload)) for item, row in stored.items()}
+        rows = tuple(_differing(changes, seen))
+        written: tuple[Published, ...] = ()
+        if rows:
+            written = yield from ask(Merge(scope, rows, leased.deadline_s if leased else None))
+    except BaseException as error:
+        yield from _give_up(scope, leased, error)
+        raise
+    if leased is None:
+        yield from ask(Defer((scope,), written))
+        return Merged(None, len(written))
+    stamp = Record(scope, id=leased.token)
+    yield from _announce(scope, leased, stamp, pack(None), written)
+    now = dict(seen)
+    now.update((p.record.key.item, Seen(p.record.rev, p.record.id, p.body)) for p in written)
+    named = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
+    return Merged(Snapshot(leased.token, named), len(written))
+
+
+def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:
+    for change in changes:
+        row = seen.get(change.key.item)
+        if row is None:
+            yield Expected(change, None)
+        elif change.key.domain.on_conflict is OnConflict.REPLACE and row.body != change.body:
+            yield Expected(change, row.rev, row.id)
+
+
+def append(scope: Key, rows: tuple[dict[str, object], ...], step_ms: int) -> Plan[tuple[int, ...]]:
+    """Insert rows into a series and tell the feed once, as ranges.
+
+    Rows are never replaced, so no lease is needed: nothing can become stale.
+    """
+    new = yield from ask(Append(scope, rows))
+    if not new:
+        return new
+    ranges = list(_ranges(new, step_ms))
+    payload = {"ranges": ranges, "count": len(new)}
+    # Rows are inserted once and for all, so the first new time belongs to this batch alone and names it.
+    document = escaped((*scope.parts, new[0]))
+    batch = Published(Record(scope, rev=1, payload=payload, id=document), "batch", pack(payload))
+    try:
+        yield from ask(Publish(scope, (batch,)))
+    except CacheDown:
+        yield from ask(Defer((), (batch,)))
+    return new
+
+
+def _ranges(times: Sequence[int], step_ms: int) -> Iterator[list[int]]:
+    """Runs of neighbours as [first, last, count]."""
+    first = previous = times[0]
+    count = 1
+    for moment in times[1:]:
+        if moment == previous + step_ms:
+            previous, count = moment, count + 1
+            continue
+        yield [first, previous, count]
+        first = previous = moment
+        count = 1
+    yield [first, previous, count]

@@ -1,0 +1,184 @@
+"""The narrow waist: a `Domain` is a row of a table, a `Key` names one document, a `Record` is what a backend stores and
+returns.
+
+Backends know these and nothing else about the 17 domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, TypeAlias
+
+Part: TypeAlias = str | bool | int
+"""One key field. Never anything else:
+
+an operator document such as {"$ne": null} in a query would match other contexts.
+"""
+
+
+class Shape(Enum):
+    """How a domain is addressed."""
+
+    SLOT = "slot"
+    """One document per context."""
+    KEYED = "keyed"
+    """Many documents per context, read one at a time, some listed."""
+    LEDGER = "ledger"
+    """Many rows per context, written and read as a list."""
+    SERIES = "series"
+    """Many rows per context, ordered by time, read as a window, first write wins."""
+
+
+class OnConflict(Enum):
+    """What a write does to a document that exists."""
+
+    REPLACE = "replace"
+    KEEP = "keep"
+    """First write wins."""
+
+
+class Column(NamedTuple):
+    """A key column: its stored name, its type and, for an enumeration, the allowed values."""
+
+    name: str
+    type: type[str] | type[bool] | type[int] = str
+    choices: frozenset[str] | None = None
+
+
+class Index(NamedTuple):
+    """A MongoDB index as (field, direction) pairs."""
+
+    fields: tuple[tuple[str, int], ...]
+    unique: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One level of a file path:
+
+    literal text, or columns joined with `_`. Columns in `optional` are left out when empty.
+    """
+
+    columns: tuple[str, ...] = ()
+    literal: str = ""
+    optional: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Domain:
+    """One row of the domain table. Two domains are equal only if they are the same row.
+
+    Attributes:
+        name: the domain's name in events, cache keys and the command line.
+        collection: the MongoDB collection, shared with the npm package.
+        key: the columns of the unique index, in index order; all but the last are the context unless the shape is SLOT.
+        payload: the column that holds the payload; for SERIES, empty: the columns of `fields` hold it.
+        fields: SERIES only, the payload's own columns.
+        empty: makes the value that a read returns when nothing is stored.
+        has_when: the simulation time of a write is stored and guards reads against look-ahead.
+        has_removed: documents are deleted softly.
+        id_cache: the npm package's Redis key, as a format string over key columns.
+        path: directories of the original's dump; `file` names the file.
+        row_id: LEDGER only, the payload field that is the last key column.
+        indexes: what is needed besides the unique index.
+        legacy_unique: unique indexes of older releases that forbid valid documents.
+        model: the payload's pydantic type, used to check writes and to restore foreign numbers.
+    """
+
+    name: str
+    collection: str
+    shape: Shape
+    key: tuple[Column, ...]
+    empty: Callable[[], Any]
+    model: Any
+    id_cache: str
+    path: tuple[Level, ...]
+    file: Level
+    payload: str = "payload"
+    fields: tuple[str, ...] = ()
+    has_when: bool = False
+    has_removed: bool = False
+    on_conflict: OnConflict = OnConflict.REPLACE
+    row_id: str = ""
+    indexes: tuple[Index, ...] = ()
+    legacy_unique: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.key)
+
+    @property
+    def cached(self) -> bool:
+        """Whether single documents are read by key, and so have cache entries.
+
+        Lists and windows are one query to MongoDB.
+        """
+        return self.shape in (Shape.SLOT, Shape.KEYED)
+
+    def __repr__(self) -> str:
+        return f"<domain {self.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A document (as many parts as the domain has key columns) or a scope (all but the last)."""
+
+    domain: Domain
+    parts: tuple[Part, ...]
+
+    def child(self, item: Part) -> Key:
+        return Key(self.domain, (*self.parts, item))
+
+    @property
+    def scope(self) -> Key:
+        return Key(self.domain, self.parts[:-1])
+
+    @property
+    def item(self) -> Part:
+        return self.parts[-1]
+
+    def query(self) -> dict[str, Part]:
+        """Key columns by stored name: the exact filter of this document or scope."""
+        return {column.name: part for column, part in zip(self.domain.key, self.parts, strict=False)}
+
+    def __str__(self) -> str:
+        return "/".join((self.domain.name, *map(str, self.parts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored document, or the fact that there is none (`exists` is false).
+
+    Attributes:
+        rev: how often the document was written; 0 if a foreign writer made it and nobody wrote it since.
+        when: simulation time of the last write in ms, None where the domain stores none.
+        id: the MongoDB `_id` as text; empty if there is no document.
+    """
+
+    key: Key
+    rev: int = 0
+    payload: Any = None
+    when: int | None = None
+    removed: bool = False
+    id: str = ""
+
+    @property
+    def exists(self) -> bool:
+        return self.id != ""
+
+    def visible(self, when: int | None) -> bool:
+        """Whether a read at simulation time `when` (ms; None: no guard) may see this record."""
+        return self.exists and not self.removed and (when is None or self.when is None or self.when <= when)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a write wants to store under a key. `body` is the encoded `payload`, so that it is encoded once."""
+
+    key: Key
+    payload: Any
+    body: bytes
+    when: int | None = None
+    removed: bool = False

@@ -1,0 +1,174 @@
+"""What an implementation must offer: one protocol a domain, with the original's methods and parameter order in
+snake_case.
+
+Engine authors implement these to plug in their own backend:
+`PersistSignalAdapter.use_persist_signal_adapter(MyInstance)`. The registry constructs one instance a context (the
+constructor's parameters stand in each docstring), calls `wait_for_init(initial)` before each operation, where `initial`
+is true until it succeeded once, and then the method.
+
+`When` is simulation time: epoch milliseconds or a datetime. `Payload` is a dict or a model of
+`backtest_kit_mongo.domains.payloads`; what is read is plain data. A read with `when` does not see what was written at a
+later simulation time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+
+from pydantic import BaseModel
+
+When: TypeAlias = int | datetime
+Payload: TypeAlias = Mapping[str, Any] | BaseModel
+Row: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CandleReport:
+    """What became of written candles:
+
+    `inserted` are new, `known` were stored before and kept, `unclosed` were refused (open times in ms).
+    """
+
+    inserted: int
+    known: int
+    unclosed: tuple[int, ...] = ()
+
+
+class PersistInstance(Protocol):
+    """Common to all domains."""
+
+    def wait_for_init(self, initial: bool) -> None:
+        """Be ready for the next operation; `initial` is true until a call succeeded."""
+
+
+class PersistSignalInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name)."""
+
+    def read_signal_data(self) -> Row | None: ...
+    def write_signal_data(self, row: Payload | None) -> None: ...
+
+
+class PersistScheduleInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name)."""
+
+    def read_schedule_data(self) -> Row | None: ...
+    def write_schedule_data(self, row: Payload | None) -> None: ...
+
+
+class PersistStrategyInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name)."""
+
+    def read_strategy_data(self) -> Row | None: ...
+    def write_strategy_data(self, row: Payload | None) -> None: ...
+
+
+class PersistRiskInstance(PersistInstance, Protocol):
+    """Constructor: (risk_name, exchange_name)."""
+
+    def read_position_data(self, when: When | None = None) -> list[Any]: ...
+    def write_position_data(self, positions: Sequence[Any], when: When) -> None: ...
+
+
+class PersistPartialInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name)."""
+
+    def read_partial_data(self, signal_id: str, when: When | None = None) -> Row: ...
+    def write_partial_data(self, data: Payload, signal_id: str, when: When) -> None: ...
+
+
+class PersistBreakevenInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name)."""
+
+    def read_breakeven_data(self, signal_id: str, when: When | None = None) -> Row: ...
+    def write_breakeven_data(self, data: Payload, signal_id: str, when: When) -> None: ...
+
+
+class PersistCandleInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, interval, exchange_name)."""
+
+    def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None: ...
+    def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport | None: ...
+
+
+class PersistStorageInstance(PersistInstance, Protocol):
+    """Constructor: (backtest)."""
+
+    def read_storage_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def write_storage_data(self, rows: Sequence[Payload]) -> None: ...
+
+
+class PersistNotificationInstance(PersistInstance, Protocol):
+    """Constructor: (backtest)."""
+
+    def read_notification_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def write_notification_data(self, rows: Sequence[Payload]) -> None: ...
+
+
+class PersistLogInstance(PersistInstance, Protocol):
+    """Constructor: ()."""
+
+    def read_log_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def write_log_data(self, rows: Sequence[Payload]) -> None: ...
+
+
+class PersistMeasureInstance(PersistInstance, Protocol):
+    """Constructor: (bucket)."""
+
+    def read_measure_data(self, key: str) -> Row | None: ...
+    def write_measure_data(self, data: Payload, key: str, when: When) -> None: ...
+    def remove_measure_data(self, key: str) -> None: ...
+    def list_measure_data(self, *, limit: int | None = None) -> Iterator[str]: ...
+
+
+class PersistIntervalInstance(PersistInstance, Protocol):
+    """Constructor: (bucket)."""
+
+    def read_interval_data(self, key: str, *, when: When | None = None) -> Row | None: ...
+    def write_interval_data(self, data: Payload, key: str, when: When) -> None: ...
+    def remove_interval_data(self, key: str) -> None: ...
+    def list_interval_data(self, *, when: When | None = None, limit: int | None = None) -> Iterator[str]: ...
+
+
+class PersistMemoryInstance(PersistInstance, Protocol):
+    """Constructor: (signal_id, bucket_name)."""
+
+    def read_memory_data(self, memory_id: str, *, when: When | None = None) -> Row | None: ...
+    def has_memory_data(self, memory_id: str) -> bool: ...
+    def write_memory_data(self, data: Payload, memory_id: str, when: When) -> None: ...
+    def remove_memory_data(self, memory_id: str) -> None: ...
+    def list_memory_data(self, *, when: When | None = None, limit: int | None = None) -> Iterator[Row]: ...
+    def dispose(self) -> None: ...
+
+
+class PersistRecentInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, strategy_name, exchange_name, frame_name, backtest)."""
+
+    def read_recent_data(self, *, when: When | None = None) -> Row | None: ...
+    def write_recent_data(self, row: Payload | None, when: When) -> None: ...
+
+
+class PersistStateInstance(PersistInstance, Protocol):
+    """Constructor: (signal_id, bucket_name)."""
+
+    def read_state_data(self, *, when: When | None = None) -> Row | None: ...
+    def write_state_data(self, data: Payload | None, when: When) -> None: ...
+    def dispose(self) -> None: ...
+
+
+class PersistDictionaryInstance(PersistInstance, Protocol):
+    """Constructor: (signal_id, dictionary_name)."""
+
+    def read_dictionary_data(self, *, when: When | None = None) -> Row | None: ...
+    def write_dictionary_data(self, data: Payload | None, when: When) -> None: ...
+    def dispose(self) -> None: ...
+
+
+class PersistSessionInstance(PersistInstance, Protocol):
+    """Constructor: (strategy_name, exchange_name, frame_name, symbol, backtest)."""
+
+    def read_session_data(self, *, when: When | None = None) -> Row | None: ...
+    def write_session_data(self, data: Payload | None, when: When) -> None: ...
+    def dispose(self) -> None: ...

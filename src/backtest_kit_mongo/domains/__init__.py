@@ -1,0 +1,3 @@
+"""The 17 domains: what each stores (`table.py`), what its payloads are (`payloads/`), and the checks before a write
+(`checks.py`).
+"""

@@ -1,0 +1,168 @@
+"""What is checked before anything is written:
+
+key parts, payloads, simulation times. All errors here mean that nothing happened yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import bson
+from bson.errors import BSONError
+from pydantic import BaseModel, ValidationError
+
+from backtest_kit_mongo.coherence.codec import dump, millis, pack, unpack
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, Part
+from backtest_kit_mongo.domains import payloads
+from backtest_kit_mongo.errors import CorruptData, InvalidKey, InvalidPayload
+
+INT64_MAX = 2**63 - 1
+DOCUMENT_MAX_BYTES = 16 * 1024 * 1024
+OVERHEAD_BYTES = 64 * 1024
+"""Room for key columns and bookkeeping beside the payload."""
+BSON_CHECK_FROM_BYTES = 1024 * 1024
+"""BSON takes at most 13 times the room of msgpack (an array of small integers), so smaller payloads always fit."""
+
+
+def make_key(domain: Domain, parts: tuple[Part, ...]) -> Key:
+    """A checked key or scope.
+
+    Raises:
+        InvalidKey: a part is not exactly of its column's type or not among its choices.
+    """
+    for column, part in zip(domain.key, parts, strict=False):
+        if type(part) is not column.type:
+            raise InvalidKey(
+                f"{domain.name}: {column.name} must be {column.type.__name__}, not {type(part).__name__} ({part!r:.80})"
+            )
+        if column.choices is not None and part not in column.choices:
+            raise InvalidKey(f"{domain.name}: {column.name} must be one of {sorted(column.choices)}, not {part!r:.80}")
+        if type(part) is str:
+            try:
+                part.encode()
+            except UnicodeEncodeError as cause:
+                raise InvalidKey(f"{domain.name}: {column.name} is not valid Unicode text: {part!r:.80}") from cause
+        elif type(part) is int and not -INT64_MAX <= part <= INT64_MAX:
+            raise InvalidKey(f"{domain.name}: {column.name} does not fit 64 bits: {part!r:.80}")
+    return Key(domain, parts)
+
+
+def make_when(domain: Domain, when: int | datetime | None, *, required: bool = True) -> int | None:
+    """Simulation time in epoch milliseconds.
+
+    Raises:
+        InvalidKey: it is missing or neither an integer nor a datetime.
+    """
+    if when is None and not required:
+        return None
+    if isinstance(when, datetime):
+        return millis(when)
+    if type(when) is not int or not -INT64_MAX <= when <= INT64_MAX:
+        raise InvalidKey(f"{domain.name}: `when` must be epoch milliseconds (int) or a datetime, not {when!r:.80}")
+    return when
+
+
+def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
+    """Check and encode one payload.
+
+    Raises:
+        InvalidPayload: it does not fit the domain's model, holds something that cannot be stored, or is too large.
+    """
+    body, plain = encode(key, payload)
+    check(key, plain)
+    if len(body) > BSON_CHECK_FROM_BYTES:
+        _require_fits(key, plain)
+    removed = key.domain.has_removed and isinstance(plain, dict) and plain.get("removed") is True
+    return Change(key, plain, body, when, removed)
+
+
+def encode(key: Key, payload: Any) -> tuple[bytes, Any]:
+    """The payload's bytes, and the plain data that they mean (nothing of it shared with the caller).
+
+    Raises:
+        InvalidPayload: it holds something that cannot be stored; the message says where.
+    """
+    try:
+        body = pack(payload)
+        return body, unpack(body)
+    except (TypeError, ValueError, OverflowError) as cause:
+        where = next(_unstorable(payload, ""), "")
+        raise InvalidPayload(f"{key}: {where or cause}. Nothing was written.") from cause
+
+
+def check(key: Key, plain: Any) -> None:
+    """Validate plain data against the domain's model.
+
+    Raises:
+        InvalidPayload: with every field that does not fit.
+    """
+    try:
+        payloads.check(key.domain.model, plain)
+    except ValidationError as cause:
+        errors = cause.errors(include_url=False, include_input=False)
+        shown = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'value'}: {error['msg']}" for error in errors[:5])
+        raise InvalidPayload(f"{key}: {shown}. Nothing was written.") from cause
+
+
+def _require_fits(key: Key, plain: Any) -> None:
+    try:
+        size = len(bson.encode({"payload": plain}))
+    except (BSONError, OverflowError) as cause:
+        raise InvalidPayload(f"{key}: {cause}. Nothing was written.") from cause
+    if size > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
+        raise InvalidPayload(
+            f"{key}: the payload takes {size:,} bytes; MongoDB's limit for a document is {DOCUMENT_MAX_BYTES:,}. "
+            "Nothing was written. Split it over several keys."
+        )
+
+
+def _unstorable(value: Any, path: str) -> Iterator[str]:
+    """The first place that `pack` cannot encode, found only after it failed."""
+    if isinstance(value, BaseModel):
+        value = dump(value)
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if not isinstance(name, str):
+                yield f"{path or 'value'} has the key {name!r}; keys must be text"
+            yield from _unstorable(member, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, member in enumerate(value):
+            yield from _unstorable(member, f"{path}[{index}]")
+    else:
+        try:
+            pack(value)
+        except (TypeError, ValueError, OverflowError) as cause:
+            yield f"{path or 'value'}: {cause}"
+
+
+def row_item(domain: Domain, payload: Any) -> Part:
+    """The row's own id, which is the last key column of a ledger.
+
+    Raises:
+        InvalidPayload: the row has none, or it is not a non-empty text.
+    """
+    if isinstance(payload, BaseModel):
+        item = getattr(payload, domain.row_id, None)
+    elif isinstance(payload, dict):
+        item = payload.get(domain.row_id)
+    else:
+        item = None
+    if type(item) is not str or not item:
+        raise InvalidPayload(
+            f"{domain.name}: each row needs a non-empty text `{domain.row_id}`, not {item!r:.80}. Nothing was written."
+        )
+    return item
+
+
+def stored(key: Key, body: bytes | memoryview) -> Any:
+    """Decode stored bytes.
+
+    Raises:
+        CorruptData: they cannot be decoded; they are left as they are.
+    """
+    try:
+        return unpack(body)
+    except Exception as cause:
+        raise CorruptData(f"{key}: the stored value cannot be decoded: {cause!r}") from cause

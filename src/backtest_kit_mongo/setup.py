@@ -1,0 +1,260 @@
+"""The only wiring place: settings -> backend -> store -> registries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+import pymongo
+import redis
+from pydantic import SecretStr
+from pymongo import MongoClient
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.adapters import REGISTRIES
+from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache, RedisIdCache
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, RedisLink
+from backtest_kit_mongo.coherence.events import Origin
+from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp, ServerUnreachable
+from backtest_kit_mongo.settings import Settings, load
+
+logger = logging.getLogger(__name__)
+
+WAYS_OUT = (
+    "Two ways out: `bkm up` starts private servers on this machine and prints the settings for them (or call setup(embedded=True)); "
+    "`docker compose up -d --wait` starts the ones of the compose file. Otherwise check CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and "
+    "CC_REDIS_PORT."
+)
+_lock = threading.RLock()
+_config: dict[str, Any] = {}
+"""What `set_config` and `setup` were given."""
+_settings: Settings | None = None
+"""The settings in use; None until `install` or `setup`."""
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client that never retries by itself: a retry needs a fresh token, so it is made where tokens are."""
+    return redis.Redis(
+        host=settings.redis_host,
+        port=settings.redis_port,
+        username=settings.redis_user or None,
+        password=settings.redis_password.get_secret_value() or None,
+        socket_timeout=settings.redis_timeout_ms / 1000,
+        socket_connect_timeout=settings.redis_timeout_ms / 1000,
+        retry=Retry(NoBackoff(), 0),
+        client_name="backtest-kit-mongo",
+    )
+
+
+def make_store(settings: Settings) -> Store:
+    """A store over MongoDB and Redis; connects on first use."""
+    truth = MongoTruth(
+        settings.mongo_connection_string.get_secret_value(),
+        settings.database,
+        DOMAINS,
+        timeout_ms=settings.mongo_bound_ms,
+    )
+    options = CacheOptions(
+        database=settings.database,
+        partitions=settings.partitions,
+        lease_ms=settings.lease_ms,
+        write_ms=settings.mongo_bound_ms,
+        ttl_ms=settings.cache_ttl_ms,
+        retry_ms=settings.redis_retry_ms,
+        bypass=settings.on_redis_down == "bypass",
+        origin=Origin(socket.gethostname(), os.getpid()),
+    )
+    kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
+    return Store(f"mongodb ({settings.cache_mode} cache)", truth, kind(RedisLink(redis_client(settings)), options))
+
+
+def set_config(**config: Any) -> None:
+    """Choose settings without connecting; later calls of this and of `setup()` add to them. Names as in `settings.load`.
+
+    Raises:
+        InvalidSetting: a name is unknown or a value does not fit.
+        AlreadySetUp: other settings are in use.
+    """
+    with _lock:
+        wanted = {**_config, **config}
+        settings = resolve(load(**wanted)) if _settings is not None else load(**wanted)
+        if _settings is not None and settings != _settings:
+            raise AlreadySetUp(
+                "setup() was called before with other settings, and they are in use. Call shutdown() first to change them."
+            )
+        _config.update(config)
+
+
+def get_config() -> Settings:
+    """The settings in force; before `setup()` those that it would use."""
+    return _settings or load(**_config)
+
+
+def install() -> None:
+    """Point all 17 registries at MongoDB and Redis. Connects on first use; `setup()` does so at once."""
+    with _lock:
+        if _settings is None:
+            _install(resolve(get_config()))
+
+
+def _install(settings: Settings) -> None:
+    global _settings
+    used = sum(registry.context_count for registry in REGISTRIES)
+    if used:
+        logger.warning(
+            "%d contexts were used before setup(); what they wrote stays where it is and is not copied", used
+        )
+    stores.configure_live(lambda: make_store(settings))
+    for registry in REGISTRIES:
+        registry.use_store(stores.live_store)
+    _settings = settings
+
+
+def setup(**config: Any) -> Settings:
+    """Make everything the strategy remembers durable in MongoDB, cached in Redis and published. Returns the settings in
+    force.
+
+    Calling it again with the same settings does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
+    this machine.
+
+    Raises:
+        InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
+        AlreadySetUp: other settings are in use.
+        ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Registries are
+        unchanged.
+        LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
+        it.
+    """
+    with _lock:
+        set_config(**config)
+        if _settings is not None:
+            stores.live_store().open()
+            return _settings
+        settings = resolve(get_config())
+        _require_servers(settings)
+        _install(settings)
+        try:
+            stores.live_store().open()
+        except BaseException:
+            shutdown()
+            raise
+        return settings
+
+
+def resolve(settings: Settings) -> Settings:
+    """With `embedded`, start or find the private servers and name them; otherwise the settings as they are."""
+    if not settings.embedded:
+        return settings
+    from backtest_kit_mongo import embedded
+
+    running = embedded.up(settings.embedded_dir)
+    return settings.model_copy(
+        update={
+            "mongo_connection_string": SecretStr(running.mongo_connection_string(settings.database)),
+            "redis_host": running.redis_host,
+            "redis_port": running.redis_port,
+        }
+    )
+
+
+def _require_servers(settings: Settings) -> None:
+    """Say at once, and for both servers, what cannot be reached.
+
+    Raises:
+        ServerUnreachable: MongoDB, or Redis under CC_ON_REDIS_DOWN=fail. Otherwise a missing Redis is only reported: a
+        bot that restarts
+            while the cache is away must come up.
+    """
+    missing = []
+    bound_ms = min(settings.mongo_bound_ms, 5_000)
+    probe: MongoClient[dict[str, Any]] = MongoClient(
+        settings.mongo_connection_string.get_secret_value(), serverSelectionTimeoutMS=bound_ms
+    )
+    try:
+        with pymongo.timeout(bound_ms / 1000):
+            probe.admin.command("ping")
+    except pymongo.errors.ConnectionFailure:
+        missing.append(f"MongoDB at {settings.mongo_address} did not answer within {bound_ms} ms.")
+    except pymongo.errors.OperationFailure as cause:
+        missing.append(
+            f"MongoDB at {settings.mongo_address} refused: {(cause.details or {}).get('errmsg', 'unauthorized')}."
+        )
+    finally:
+        probe.close()
+    client = redis_client(settings)
+    redis_missing = ""
+    try:
+        client.ping()
+    except (*UNREACHABLE, redis.ResponseError) as cause:
+        redis_missing = f"Redis at {settings.redis_address} did not answer: {cause}."
+    finally:
+        client.close()
+    if redis_missing and (missing or settings.on_redis_down == "fail"):
+        missing.append(redis_missing)
+    if missing:
+        raise ServerUnreachable(f"{' '.join(missing)} Nothing was written. {WAYS_OUT}")
+    if redis_missing:
+        logger.error(
+            "%s Going on without the cache, slower but never wrong; change events are kept for later. %s",
+            redis_missing,
+            WAYS_OUT,
+        )
+
+
+def shutdown() -> None:
+    """Close the connections and point the registries back at files. For tests and for changing settings."""
+    global _settings
+    with _lock:
+        _settings = None
+        _config.clear()
+        stores.configure_live(None)
+        for registry in REGISTRIES:
+            registry.use_json()
+
+
+def _live() -> Store:
+    if _settings is None:
+        raise NotSetUp("call setup() first")
+    return stores.live_store()
+
+
+def get_mongo() -> MongoClient[dict[str, Any]]:
+    """The MongoClient in use, for a user's own collections.
+
+    Raises:
+        NotSetUp: `setup()` or `install()` was not called.
+    """
+    truth = _live().truth
+    assert isinstance(truth, MongoTruth)
+    return truth.client
+
+
+def get_redis() -> redis.Redis:
+    """A new Redis client with the settings in force; close it after use.
+
+    Raises:
+        NotSetUp: `setup()` or `install()` was not called.
+    """
+    if _settings is None:
+        raise NotSetUp("call setup() first")
+    return redis_client(get_config())
+
+
+def set_logger(target: logging.Logger | logging.Handler) -> None:
+    """Send this package's log to a handler, or to another logger's handlers.
+
+    Silent by default beyond warnings, as logging is.
+    """
+    package = logging.getLogger("backtest_kit_mongo")
+    handlers = target.handlers if isinstance(target, logging.Logger) else [target]
+    package.handlers = list(handlers)
+    package.setLevel(target.level or logging.INFO)
+    package.propagate = False

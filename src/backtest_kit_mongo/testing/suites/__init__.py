@@ -1,0 +1,1 @@
+"""The chapters of the conformance suite. `conformance.py` binds them together."""

@@ -1,0 +1,239 @@
+"""Lists are complete, limits are explicit, and a ledger writes only the rows that differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import pytest
+
+from backtest_kit_mongo.coherence.effects import Upsert
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Shape
+from backtest_kit_mongo.domains.checks import make_change
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.testing.calls import calls
+from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
+from backtest_kit_mongo.testing.spots import LEDGERS, Spot, difference, items, parts, spot
+from backtest_kit_mongo.testing.suites.documents import by_name
+
+MANY: Final = 1_500
+"""Above every limit of the original (1000 and 200)."""
+
+LISTED = tuple(BY_NAME[name] for name in ("storage", "notification", "log", "measure", "interval", "memory"))
+SCANNED = tuple(domain for domain in DOMAINS if domain.shape in (Shape.KEYED, Shape.LEDGER))
+
+
+def change(key: Key, **extra: Any) -> Change:
+    """An example for this key, with more fields."""
+    payload = extended(key.domain, key.item, **extra)
+    return make_change(key, payload, BASE_MS if key.domain.has_when else None)
+
+
+def list_method(store: Store, domain: Domain, tag: str) -> Callable[..., Any]:
+    """The domain's own list, as `call(limit=...)`, as keys."""
+    registry = calls(domain).over(store)
+    verb = "read" if domain.shape is Shape.LEDGER else "list"
+    context = parts(domain, tag)[:-1]
+
+    def call(**options: Any) -> list[str]:
+        rows = getattr(registry, f"{verb}_{domain.name}_data")(*context, **options)
+        names = (row if isinstance(row, str) else row.get("memoryId") or row["id"] for row in rows)
+        return sorted(names)
+
+    return call
+
+
+@pytest.mark.parametrize("domain", SCANNED, ids=by_name)
+class TestLists:
+    def test_a_list_has_every_document_of_its_scope_and_of_no_other(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        first, other = spot(store, domain, f"{tag}1"), spot(store, domain, f"{tag}2")
+        names = [f"{first.key.item}{number}" for number in range(3)]
+        for name in names:
+            Spot(store, first.key.scope.child(name)).write_example()
+        other.write_example()
+        same_scope = [other.key.item] if other.key.scope == first.key.scope else []
+        for reader in (store, twin):
+            assert items(reader, first.key.scope, tag) == sorted([*names, *same_scope])
+
+    def test_a_listed_record_is_the_one_that_a_read_gives(self, store: Store, domain: Domain, tag: str) -> None:
+        here = spot(store, domain, tag)
+        written = here.write_example()
+        (found,) = [record for record in store.scan(here.key.scope) if record.key == here.key]
+        assert difference(found.payload, written.payload) is None
+        assert (found.rev, found.when, found.id, found.removed) == (1, written.when, written.id, False)
+
+    def test_a_limit_gives_that_many_of_the_most_recently_changed(self, store: Store, domain: Domain, tag: str) -> None:
+        here = spot(store, domain, tag)
+        for number in range(4):
+            Spot(store, here.key.scope.child(f"{here.key.item}{number}")).write_example()
+        assert items(store, here.key.scope, limit=0) == []
+        assert len(items(store, here.key.scope, limit=3)) == 3
+        assert len(items(store, here.key.scope, tag, limit=10**6)) == 4
+        # Change times may be coarse, so several writes can share one; a later one is newer than them all.
+        deadline_s = time.monotonic() + 5
+        for number in range(100_000):
+            fresh = f"{here.key.item}-fresh{number if domain.on_conflict is OnConflict.KEEP else ''}"
+            Spot(store, here.key.scope.child(fresh)).write(extended(domain, fresh, count=number))
+            if items(store, here.key.scope, limit=1) == [fresh] or time.monotonic() > deadline_s:
+                break
+        assert items(store, here.key.scope, limit=1) == [fresh]
+
+
+@pytest.mark.parametrize("domain", LISTED, ids=by_name)
+class TestListMethods:
+    def test_fifteen_hundred_documents_are_all_listed(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        here = spot(store, domain, tag)
+        keys = [here.key.scope.child(f"{tag}{number:04}") for number in range(MANY)]
+        changes = tuple(change(key) for key in keys)
+        if domain.shape is Shape.LEDGER:
+            assert store.merge(here.key.scope, changes) == MANY
+        else:
+            for each in changes:
+                store.truth.upsert(Upsert(each, None))
+        expected = sorted(str(key.item) for key in keys)
+        for reader in (store, twin):
+            assert [name for name in list_method(reader, domain, tag)() if name.startswith(tag)] == expected
+        assert len(list_method(store, domain, tag)(limit=1_200)) == 1_200
+
+    def test_a_limit_is_checked(self, store: Store, domain: Domain, tag: str) -> None:
+        listing = list_method(store, domain, tag)
+        for wrong in (-1, 1.0, "1", True):
+            with pytest.raises(InvalidKey):
+                listing(limit=wrong)
+
+    def test_a_limit_is_optional_and_may_be_larger_than_the_list(self, store: Store, domain: Domain, tag: str) -> None:
+        here = spot(store, domain, tag)
+        here.write_example()
+        listing = list_method(store, domain, tag)
+        assert here.key.item in listing()
+        assert here.key.item in listing(limit=None)
+        assert here.key.item in listing(limit=10**6)
+        assert listing(limit=0) == []
+
+
+def ledger(store: Store, domain: Domain, tag: str, count: int) -> tuple[Key, list[Key]]:
+    """A ledger's scope and the keys of `count` rows."""
+    scope = spot(store, domain, tag).key.scope
+    return scope, [scope.child(f"{tag}{number}") for number in range(count)]
+
+
+def revisions(store: Store, keys: list[Key]) -> list[int]:
+    return [Spot(store, key).read().rev for key in keys]
+
+
+@pytest.mark.parametrize("domain", [d for d in LEDGERS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
+class TestLedgers:
+    def test_only_rows_that_differ_are_written(self, store: Store, domain: Domain, tag: str) -> None:
+        scope, keys = ledger(store, domain, tag, 5)
+        assert store.merge(scope, tuple(change(key) for key in keys)) == 5
+        again = [change(key, new=1) if index == 2 else change(key) for index, key in enumerate(keys)]
+        assert store.merge(scope, again) == 1
+        assert store.merge(scope, again) == 0
+        assert revisions(store, keys) == [1, 1, 2, 1, 1]
+
+    def test_another_store_of_the_same_data_writes_only_rows_that_differ(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        # Whatever was stored must encode to the same bytes again, or a restart would rewrite every row.
+        scope, keys = ledger(store, domain, tag, 3)
+        odd = {"nan": float("nan"), "one": 1.0, "int": 2**40, "empty": {}, "zero": -0.0}
+        store.merge(scope, tuple(change(key, odd=odd) for key in keys))
+        twin.open()
+        assert twin.merge(scope, tuple(change(key, odd=odd) for key in keys)) == 0
+        assert revisions(twin, keys) == [1, 1, 1]
+
+    def test_a_row_that_another_store_changed_is_written_again(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        scope, keys = ledger(store, domain, tag, 2)
+        store.merge(scope, tuple(change(key) for key in keys))
+        twin.open()
+        assert twin.merge(scope, (change(keys[0], by="twin"),)) == 1
+        assert store.merge(scope, tuple(change(key) for key in keys)) == 1
+        assert difference(Spot(twin, keys[0]).read().payload, example(domain, keys[0].item)) is None
+        assert revisions(store, keys) == [3, 1]
+
+    def test_a_value_of_another_type_is_a_difference(self, store: Store, domain: Domain, tag: str) -> None:
+        scope, (key,) = ledger(store, domain, tag, 1)
+        for rev, value in enumerate((1, 1.0, True, None, "1"), start=1):
+            assert store.merge(scope, (change(key, value=value),)) == 1
+            assert (Spot(store, key).read().rev, Spot(store, key).read().payload["value"]) == (rev, value)
+
+    def test_rows_that_are_not_in_the_list_stay(self, store: Store, domain: Domain, tag: str) -> None:
+        scope, keys = ledger(store, domain, tag, 3)
+        store.merge(scope, tuple(change(key) for key in keys))
+        store.merge(scope, (change(keys[1], new=1),))
+        store.merge(scope, (change(keys[0]),))
+        assert items(store, scope, tag) == [str(key.item) for key in keys]
+        assert revisions(store, keys) == [1, 2, 1]
+
+    def test_the_last_of_two_rows_with_one_id_wins(self, store: Store, domain: Domain, tag: str) -> None:
+        registry, key = calls(domain).over(store), parts(domain, tag)
+        write = getattr(registry, f"write_{domain.name}_data")
+        write([extended(domain, key[-1], n=1), extended(domain, key[-1], n=2)], *key[:-1])
+        assert spot(store, domain, tag).read().payload["n"] == 2
+
+    def test_a_rewritten_list_of_a_registry_writes_what_changed(self, store: Store, domain: Domain, tag: str) -> None:
+        registry, (_, keys) = calls(domain).over(store), ledger(store, domain, tag, 4)
+        write = getattr(registry, f"write_{domain.name}_data")
+        rows = [example(domain, key.item) for key in keys]
+        write(rows, False)
+        rows[3]["new"] = {"in": "place"}
+        write(rows, False)
+        rows[3]["new"]["in"] = "again"
+        write(rows, False)
+        assert revisions(store, keys) == [1, 1, 1, 3]
+
+    def test_live_and_backtest_are_two_ledgers(self, store: Store, domain: Domain, tag: str) -> None:
+        registry = calls(domain).over(store)
+        write = getattr(registry, f"write_{domain.name}_data")
+        write([extended(domain, f"{tag}x", mode="live")], False)
+        write([extended(domain, f"{tag}x", mode="backtest")], True)
+        read = getattr(registry, f"read_{domain.name}_data")
+        modes = [[row["mode"] for row in read(mode) if row["id"] == f"{tag}x"] for mode in (False, True)]
+        assert modes == [["live"], ["backtest"]]
+
+
+class TestTheLog:
+    """Append-only; the original replaced entries (contracts 7.1)."""
+
+    def test_an_entry_is_never_overwritten(self, store: Store, twin: Store, tag: str) -> None:
+        scope, keys = ledger(store, BY_NAME["log"], tag, 2)
+        assert store.merge(scope, (change(keys[0], topic="first"),)) == 1
+        twin.open()
+        for writer in (store, twin, store):
+            written = writer.merge(scope, (change(keys[0], topic="second"), change(keys[1])))
+            assert written == (1 if writer is store and Spot(store, keys[0]).read().rev == 0 else written)
+        assert Spot(store, keys[0]).read().payload["topic"] == "first"
+        assert revisions(store, keys) == [1, 1]
+
+    def test_writing_a_longer_log_adds_the_new_entries_only(self, store: Store, tag: str) -> None:
+        scope, keys = ledger(store, BY_NAME["log"], tag, 6)
+        assert [store.merge(scope, tuple(map(change, keys[:count]))) for count in (2, 2, 5, 3, 6)] == [2, 0, 3, 0, 1]
+        assert revisions(store, keys) == [1] * 6
+
+    def test_the_first_of_two_entries_with_one_id_wins(self, store: Store, tag: str) -> None:
+        registry = calls(BY_NAME["log"]).over(store)
+        rows = [extended(BY_NAME["log"], f"{tag}x", topic=topic) for topic in ("first", "second")]
+        registry.write_log_data(rows)
+        (found,) = [row for row in registry.read_log_data() if row["id"] == f"{tag}x"]
+        assert found["topic"] == "first"
+
+
+@pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+class TestAnEmptyList:
+    def test_writing_no_rows_changes_nothing(self, store: Store, domain: Domain, tag: str) -> None:
+        here = spot(store, domain, tag)
+        here.write_example()
+        before = items(store, here.key.scope)
+        getattr(calls(domain).over(store), f"write_{domain.name}_data")([], *here.key.parts[:-1])
+        assert store.merge(here.key.scope, ()) == 0
+        assert items(store, here.key.scope) == before
+        assert here.read().rev == 1

@@ -1,0 +1,5 @@
+"""`python -m backtest_kit_worker`."""
+
+from backtest_kit_worker.cli import main
+
+main()
