@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
-from backtest_kit_mongo.coherence.codec import dump
+from backtest_kit_mongo.coherence.codec import detached, dump
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Part, Record
 from backtest_kit_mongo.contracts import CandleReport, Payload, Row, When
 from backtest_kit_mongo.domains import table
-from backtest_kit_mongo.domains.checks import check, encode, make_change, make_key, make_when, row_item
+from backtest_kit_mongo.domains.checks import check, make_change, make_key, make_when, row_item
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 
@@ -33,6 +33,7 @@ class Bound(Generic[V]):
         self._domain = domain
         self._store = store
         self._context = make_key(domain, context)
+        self._last_rows: dict[Part, tuple[Any, Change]] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._context} in {self._store.name}>"
@@ -66,17 +67,22 @@ class Bound(Generic[V]):
         return [record.payload for record in self._list(None, limit)]
 
     def _write_rows(self, rows: Sequence[Payload]) -> None:
-        changes: dict[Part, Change] = {}
+        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the same
+        change again, neither validated nor encoded; the plan decides whether it is still what is stored.
+        """
+        last = self._last_rows
+        given: dict[Part, tuple[Any, Change]] = {}
         for row in rows:
             item = row_item(self._domain, row)
-            key = self._context.child(item)
-            body, plain = encode(key, row)
-            if body == self._store.known_row(self._context, item):
-                changes[item] = Change(key, plain, body)  # Validated when it was written.
-            else:
-                changes[item] = make_change(self._key(item), plain)
-        if changes:
-            self._store.merge(self._context, tuple(changes.values()))
+            before = last.get(item)
+            given[item] = (
+                before
+                if before is not None and row == before[0]
+                else (detached(row), make_change(self._key(item), row))
+            )
+        if given:
+            self._store.merge(self._context, tuple(change for _, change in given.values()))
+            self._last_rows = given
 
 
 def _limit(limit: int | None) -> int | None:

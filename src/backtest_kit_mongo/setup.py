@@ -134,17 +134,20 @@ def setup(**config: Any) -> Settings:
         it.
     """
     with _lock:
+        before = dict(_config)
         set_config(**config)
         if _settings is not None:
             stores.live_store().open()
             return _settings
-        settings = resolve(get_config())
-        _require_servers(settings)
-        _install(settings)
         try:
+            settings = resolve(get_config())
+            _require_servers(settings)
+            _install(settings)
             stores.live_store().open()
         except BaseException:
             shutdown()
+            # What failed is not kept: the next call starts from what was chosen before this one.
+            _config.update(before)
             raise
         return settings
 

@@ -4,13 +4,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
 import filelock
@@ -36,7 +38,7 @@ from backtest_kit_mongo.embedded import (
     stop_redis,
     up,
 )
-from backtest_kit_mongo.embedded.processes import NotReadyError, Server
+from backtest_kit_mongo.embedded.processes import Deadline, PortTakenError, Server
 from backtest_kit_mongo.embedded.redis_server import REDIS
 
 UP_AND_WAIT = """
@@ -69,6 +71,21 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+@contextmanager
+def squatter(port: int) -> Iterator[None]:
+    """Another program that listens on the port and hangs up on everybody."""
+    with SquatterServer(("127.0.0.1", port), BaseRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+class SquatterServer(TCPServer):
+    allow_reuse_address = True
 
 
 def is_gone(pid: int) -> bool:
@@ -170,14 +187,11 @@ def test_what_was_written_survives_sigkill_of_both_servers_and_the_ports_stay(sh
 
 def test_the_replica_set_comes_back_when_its_port_was_taken_meanwhile(shared: Path, running: Endpoints) -> None:
     insert(running, "before the move")
-    with MongoClient[dict[str, Any]](running.mongo_url) as client:  # an open connection must not delay the stop
+    with MongoClient[dict[str, Any]](running.mongo_url, serverSelectionTimeoutMS=100) as client:
         client.admin.command("ping")
-        assert down(shared)
+        assert down(shared, timeout_s=10)  # an open connection does not delay it
     assert not status(shared).mongo.running
-    with (
-        socket.create_server(("127.0.0.1", running.mongo_port)),
-        socket.create_server(("127.0.0.1", running.redis_port)),
-    ):
+    with squatter(running.mongo_port), squatter(running.redis_port):
         with pytest.raises(ServerFailedError, match="Address already in use"):
             start_redis(shared)
         moved = up(shared, die_with_caller=True)
@@ -204,11 +218,12 @@ def test_an_unreadable_record_counts_as_none(tmp_path: Path, record: str) -> Non
     assert not status(tmp_path).redis.running
 
 
-def test_a_stranger_who_answers_on_the_port_is_not_taken_for_our_server(tmp_path: Path, running: Endpoints) -> None:
-    record = {"pid": os.getpid(), "port": running.redis_port, "binary": "", "options": [], "owner_pid": None}
-    (tmp_path / "redis.json").write_text(json.dumps(record))
-    with pytest.raises(NotReadyError, match=f"another process, pid {running.redis_pid}"):
-        Server(REDIS, tmp_path).answer()
+def test_a_stranger_who_answers_on_the_port_is_not_taken_for_our_server(home: Path, running: Endpoints) -> None:
+    home.mkdir()
+    ours = Server(REDIS, home)
+    ours.launch(port=running.redis_port, options=(), die_with_caller=True)
+    with pytest.raises(PortTakenError):
+        ours.await_ready(Deadline.after(5))
 
 
 def test_a_server_whose_record_was_lost_keeps_its_data_to_itself(
@@ -243,7 +258,7 @@ def test_two_processes_that_come_up_at_once_share_one_pair_and_its_owner_takes_i
 def test_servers_with_an_owner_do_not_outlive_their_supervisor_either(home: Path) -> None:
     home.mkdir()
     server = Server(REDIS, home)
-    server.launch(port=processes.free_port(), options=(), owner_pid=os.getpid())
+    server.launch(port=processes.free_port(), options=(), die_with_caller=True)
     process = server.process()
     assert process is not None
     supervisor = process.parent()
@@ -253,8 +268,9 @@ def test_servers_with_an_owner_do_not_outlive_their_supervisor_either(home: Path
 
 
 def test_ports_snatched_between_choice_and_bind_are_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as snatched:
-        choices = iter([snatched.getsockname()[1]] * 2)
+    snatched = processes.free_port()
+    choices = iter([snatched, snatched])
+    with squatter(snatched):
         monkeypatch.setattr(servers, "free_port", lambda: next(choices, None) or processes.free_port())
         endpoints = up(home, die_with_caller=True)
     assert status(home).answering
@@ -275,7 +291,7 @@ def test_a_server_that_never_gets_ready_is_stopped_at_the_timeout(
     program = f"#!{sys.executable}\nimport time\nprint('still thinking', flush=True)\ntime.sleep(60)\n"
     fake_server(tmp_path / "bin", "mongod", program)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    with pytest.raises(ServerFailedError, match="(?s)did not get ready in time: nobody listens.*still thinking"):
+    with pytest.raises(ServerFailedError, match=r"(?s)did not get ready in time: it does not listen.*still thinking"):
         up(home, die_with_caller=True, timeout_s=0.5)
     assert not status(home).mongo.running
 

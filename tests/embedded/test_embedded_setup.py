@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,10 @@ def test_the_binaries_of_the_extra_are_found_without_importing_it(tmp_path: Path
 
 @pytest.mark.parametrize(("find", "package"), [(find_mongod, "MongoDB"), (find_redis_server, "apt-get")])
 def test_a_binary_that_is_nowhere_is_reported_with_the_way_out(
-    find: "type[Path]", package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    find: Callable[[], Path], package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NotInstalledError, match=rf"pip install 'backtest-kit-mongo\[embedded\]'.*{package}"):
         find()
 

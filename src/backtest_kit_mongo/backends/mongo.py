@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -97,12 +98,17 @@ class MongoTruth:
         # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
         one_member = len(hello.get("hosts", ())) <= 1
         fill_concern = database.read_concern if one_member else ReadConcern("linearizable")
-        for domain in self._domains:
+
+        def prepare(domain: Domain) -> None:
             collection = database[domain.collection]
             with writing(f"building the indexes of {collection.full_name}"):
                 mongo_indexes.ensure(collection, domain)
             self._collections[domain] = collection
             self._find_collections[domain] = collection.with_options(read_concern=fill_concern)
+
+        # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(prepare, self._domains))
 
     @staticmethod
     def _write_concern(given: Mapping[str, Any]) -> WriteConcern:

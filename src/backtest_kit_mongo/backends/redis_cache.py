@@ -9,7 +9,6 @@ be believed.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import Any
 
 import redis
 
+from backtest_kit_mongo.backends.redis_entry import Tokens, parse_entry, record_header
 from backtest_kit_mongo.backends.redis_link import REPLICA_MARK, UNREACHABLE, Argument, RedisLink, Script
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -36,12 +36,10 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.domains.checks import stored
 from backtest_kit_mongo.errors import ServerUnreachable, UnsafeServer
 
 logger = logging.getLogger(__name__)
 
-INCARNATION_CHARS = 40
 DEFERRED_EVENTS_MAX = 100_000
 """Events kept for a Redis that is away.
 
@@ -61,43 +59,6 @@ class CacheOptions:
     retry_ms: int
     bypass: bool
     origin: Origin
-
-
-def record_header(record: Record) -> bytes:
-    """The part of an entry between the incarnation and the payload: revision, `when`, removed, `_id`."""
-    when = "-" * 16 if record.when is None else f"{record.when & (2**64 - 1):016x}"
-    return f"{record.rev:016x}{when}{int(record.removed)}{len(record.id):02x}{record.id}".encode()
-
-
-def parse_entry(key: Key, entry: bytes) -> Record:
-    """Read an entry, incarnation included."""
-    when = entry[56:72]
-    end = 75 + int(entry[73:75], 16)
-    moment = None if when[:1] == b"-" else int(when, 16)
-    if moment is not None and moment >= 2**63:
-        moment -= 2**64
-    payload = stored(key, entry[end:])
-    return Record(key, int(entry[40:56], 16), payload, moment, entry[72:73] == b"1", entry[75:end].decode())
-
-
-class Tokens:
-    """Tokens that no other attempt of any process ever uses."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._renew()
-
-    def _renew(self) -> None:
-        self._process = os.getpid()
-        self._prefix = os.urandom(12).hex()
-        self._count = 0
-
-    def fresh(self) -> str:
-        with self._lock:
-            if self._process != os.getpid():
-                self._renew()
-            self._count += 1
-            return f"{self._prefix}{self._count:x}"
 
 
 class RedisCache:
@@ -140,7 +101,7 @@ class RedisCache:
             ServerUnreachable: it cannot be reached and `on_redis_down` is `fail`.
         """
         try:
-            memory = self._link.execute("INFO", "memory")
+            memory = self._link.execute("INFO", "MEMORY")
         except redis.AuthenticationError as cause:
             raise ServerUnreachable(f"Redis refused the credentials: {cause}") from cause
         except UNREACHABLE as cause:

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import servers
+from . import demo, servers
 
 __all__ = ["app", "main"]
 
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command()(servers.up)
 app.command()(servers.down)
 app.command()(servers.status)
+app.command()(demo.demo)
 
 
 def main() -> None:

@@ -56,6 +56,17 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+def detached(value: Any) -> Any:
+    """A copy that later changes of the caller's containers do not reach. It shares the scalars, so comparing it with its
+    unchanged original mostly compares identities.
+    """
+    if isinstance(value, dict):
+        return {name: detached(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [detached(member) for member in value]
+    return value.model_copy(deep=True) if isinstance(value, BaseModel) else value
+
+
 def unpack(body: bytes | memoryview) -> Any:
     """Decode what `pack` made; always a fresh object."""
     return msgpack.unpackb(body, timestamp=3)

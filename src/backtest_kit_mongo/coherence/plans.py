@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -126,7 +126,7 @@ class Seen(NamedTuple):
 
     rev: int
     id: str
-    body: bytes
+    payload: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> P
             seen = snapshot.rows
         else:
             stored = yield from ask(Rows(scope, tuple(change.key.item for change in changes)))
-            seen = {item: Seen(row.rev, row.id, pack(row.payload)) for item, row in stored.items()}
+            seen = _seen(changes, stored)
         rows = tuple(_differing(changes, seen))
         written: tuple[Published, ...] = ()
         if rows:
@@ -181,9 +181,22 @@ def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> P
     stamp = Record(scope, id=leased.token)
     yield from _announce(scope, leased, stamp, pack(None), written)
     now = dict(seen)
-    now.update((p.record.key.item, Seen(p.record.rev, p.record.id, p.body)) for p in written)
-    named = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
-    return Merged(Snapshot(leased.token, named), len(written))
+    now.update((p.record.key.item, Seen(p.record.rev, p.record.id, p.record.payload)) for p in written)
+    if len(now) > len(changes):
+        # Rows that the caller no longer writes need no place in memory.
+        now = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
+    return Merged(Snapshot(leased.token, now), len(written))
+
+
+def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part, Seen]:
+    """Stored rows. An equal one is remembered as the caller's own payload, so that next time comparing is an identity check."""
+    seen = {}
+    for change in changes:
+        row = stored.get(change.key.item)
+        if row is not None:
+            payload = change.payload if row.payload == change.payload else row.payload
+            seen[change.key.item] = Seen(row.rev, row.id, payload)
+    return seen
 
 
 def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:
@@ -191,7 +204,11 @@ def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator
         row = seen.get(change.key.item)
         if row is None:
             yield Expected(change, None)
-        elif change.key.domain.on_conflict is OnConflict.REPLACE and row.body != change.body:
+        elif (
+            change.key.domain.on_conflict is OnConflict.REPLACE
+            and row.payload is not change.payload
+            and row.payload != change.payload
+        ):
             yield Expected(change, row.rev, row.id)
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
+from backtest_kit_mongo.coherence.codec import pack
+
 Part: TypeAlias = str | bool | int
 """One key field. Never anything else:
 
@@ -175,10 +177,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a write wants to store under a key. `body` is the encoded `payload`, so that it is encoded once."""
+    """What a write wants to store under a key. `packed` is the payload's bytes where they are known already."""
 
     key: Key
     payload: Any
-    body: bytes
+    packed: bytes | None = None
     when: int | None = None
     removed: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The payload's bytes."""
+        return pack(self.payload) if self.packed is None else self.packed

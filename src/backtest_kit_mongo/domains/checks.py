@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from backtest_kit_mongo.coherence.codec import dump, millis, pack, unpack
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Part
 from backtest_kit_mongo.domains import payloads
-from backtest_kit_mongo.errors import CorruptData, InvalidKey, InvalidPayload
+from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 
 INT64_MAX = 2**63 - 1
 DOCUMENT_MAX_BYTES = 16 * 1024 * 1024
@@ -143,10 +143,10 @@ def row_item(domain: Domain, payload: Any) -> Part:
     Raises:
         InvalidPayload: the row has none, or it is not a non-empty text.
     """
-    if isinstance(payload, BaseModel):
-        item = getattr(payload, domain.row_id, None)
-    elif isinstance(payload, dict):
+    if isinstance(payload, dict):
         item = payload.get(domain.row_id)
+    elif isinstance(payload, BaseModel):
+        item = getattr(payload, domain.row_id, None)
     else:
         item = None
     if type(item) is not str or not item:
@@ -154,15 +154,3 @@ def row_item(domain: Domain, payload: Any) -> Part:
             f"{domain.name}: each row needs a non-empty text `{domain.row_id}`, not {item!r:.80}. Nothing was written."
         )
     return item
-
-
-def stored(key: Key, body: bytes | memoryview) -> Any:
-    """Decode stored bytes.
-
-    Raises:
-        CorruptData: they cannot be decoded; they are left as they are.
-    """
-    try:
-        return unpack(body)
-    except Exception as cause:
-        raise CorruptData(f"{key}: the stored value cannot be decoded: {cause!r}") from cause

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from backtest_kit_mongo.backends.ports import Cache, Truth
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
-from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
+from backtest_kit_mongo.coherence.record import Change, Key, Record
 
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
@@ -120,9 +120,3 @@ class Store:
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         self.open()
         return self.truth.window(scope, since, until)
-
-    def known_row(self, scope: Key, item: Part) -> bytes | None:
-        """The row as this process last saw it: equal bytes were validated before."""
-        snapshot = self._snapshots.get(scope)
-        seen = snapshot.rows.get(item) if snapshot else None
-        return seen.body if seen else None

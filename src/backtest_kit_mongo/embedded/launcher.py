@@ -2,15 +2,15 @@
 
 Run as a script (`python -I -S launcher.py SPEC`), standard library only: it must start in milliseconds and must not
 depend on what the caller can import. Linux only. The SPEC is a JSON object: `command` (list of str), `data`, `log`,
-`record_file` and `guard` (paths), `record` (what to store; the pid is added here), `owner_pid` (int or null) and
-`guard_wait_s` (float).
+`record_file` and `guard` (paths), `record` (what to store; the pid is added here), `guard_wait_s` (float), `caller_pid`
+and `owned` (whether the server ends with the caller).
 
 Why a process of its own. A server must be tied to its owner even through SIGKILL, which no handler in the owner can
 see. PR_SET_PDEATHSIG set on the server by the owner would do, but the kernel sends that signal when the *thread* that
 forked ends, so a server started from a worker thread would die with the thread; and setting it needs a preexec_fn,
 which may deadlock in a process that has threads. A pipe from owner to watchdog stays open in every forked child of
-the owner. So this single-threaded process stands between: it polls the owner's identity, and its own death takes the
-server along by PR_SET_PDEATHSIG, which is safe here because there is only one thread.
+the owner. So this single-threaded process stands between: it polls the identity of the owner (the caller), and its own
+death takes the server along by PR_SET_PDEATHSIG, which is safe here because there is only one thread.
 
 Who holds what. The server process itself opens the guard file, takes its flock, writes its own pid to the record and
 then executes the server. Hence: the guard is held exactly as long as a server runs (SIGKILL and power loss included,
@@ -63,9 +63,12 @@ def take_guard(path: str, wait_s: float) -> None:
         time.sleep(POLL_S / 5)
 
 
-def become_server(spec: dict[str, Any]) -> NoReturn:
+def become_server(spec: dict[str, Any], caller_ticks: str) -> NoReturn:
     """Turn this process into the server. Standard output must be the pipe on which the caller awaits bad news."""
     take_guard(spec["guard"], spec["guard_wait_s"])
+    if start_ticks(spec["caller_pid"]) != caller_ticks:
+        # With the caller its lock went: somebody may have come `down` since, and must not see a server rise again.
+        sys.exit("the process that wanted the server has died")
     record_file = spec["record_file"]
     with open(f"{record_file}.new", "w", encoding="utf-8") as record:
         json.dump({**spec["record"], "pid": os.getpid()}, record)
@@ -87,8 +90,8 @@ def become_server(spec: dict[str, Any]) -> NoReturn:
         os._exit(1)
 
 
-def supervise(spec: dict[str, Any], owner_ticks: str) -> None:
-    """Run the server as a child until it ends, or until the owner is gone."""
+def supervise(spec: dict[str, Any], caller_ticks: str) -> None:
+    """Run the server as a child until it ends, or until the caller is gone."""
     supervisor_pid = os.getpid()
     server_pid = os.fork()
     if server_pid == 0:
@@ -96,11 +99,11 @@ def supervise(spec: dict[str, Any], owner_ticks: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != supervisor_pid:
             os._exit(1)
-        become_server(spec)
+        become_server(spec, caller_ticks)
     silence = os.open(os.devnull, os.O_RDWR)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
-    while start_ticks(spec["owner_pid"]) == owner_ticks:
+    while start_ticks(spec["caller_pid"]) == caller_ticks:
         if os.waitpid(server_pid, os.WNOHANG)[0]:
             return
         time.sleep(POLL_S)
@@ -115,17 +118,17 @@ def supervise(spec: dict[str, Any], owner_ticks: str) -> None:
 def main(arguments: list[str]) -> None:
     """Start the server described by the JSON object in `arguments[0]`."""
     spec = json.loads(arguments[0])
-    owner_pid = spec["owner_pid"]
-    owner_ticks = start_ticks(owner_pid) if owner_pid is not None else None
-    if owner_pid is not None and (owner_ticks is None or os.getppid() != owner_pid):
-        return  # The owner is dead already. Asked after reading the ticks, so they are its own and no successor's.
+    caller_ticks = start_ticks(spec["caller_pid"])
+    if caller_ticks is None or os.getppid() != spec["caller_pid"]:
+        return  # The caller is dead already. Asked after reading the ticks, so they are its own and no successor's.
     if os.fork():
         # The caller reaps this process; what goes on is adopted by init, and leaves the caller no zombie to reap.
         os._exit(0)
     os.setsid()  # Ctrl-C in the caller's terminal must not reach the server.
-    if owner_ticks is None:
-        become_server(spec)
-    supervise(spec, owner_ticks)
+    if spec["owned"]:
+        supervise(spec, caller_ticks)
+    else:
+        become_server(spec, caller_ticks)
 
 
 if __name__ == "__main__":

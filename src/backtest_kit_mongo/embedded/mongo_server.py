@@ -7,7 +7,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from .binaries import find_mongod
-from .processes import HOST, Answer, NotReadyError, Program, require_listener
+from .processes import HOST, NotReadyError, Program
 
 __all__ = ["MONGO", "REPLICA_SET"]
 
@@ -33,20 +33,19 @@ def _client(port: int) -> "MongoClient[dict[str, Any]]":
         HOST,
         port,
         directConnection=True,
+        retryReads=False,
         serverSelectionTimeoutMS=CLIENT_TIMEOUT_MS,
         connectTimeoutMS=CLIENT_TIMEOUT_MS,
         socketTimeoutMS=CLIENT_TIMEOUT_MS,
     )
 
 
-def _ask(port: int) -> Answer:
-    require_listener(port)
+def _ask(port: int) -> str:
     try:
         with _client(port) as client:
-            status = client.admin.command("serverStatus")
+            return str(client.admin.command("buildInfo")["version"])
     except PyMongoError as error:
         raise NotReadyError(str(error)) from error
-    return Answer(pid=int(status["pid"]), version=str(status["version"]))
 
 
 def _settle(port: int) -> None:
@@ -57,8 +56,11 @@ def _settle(port: int) -> None:
             if not client.admin.command("hello").get("isWritablePrimary"):
                 raise NotReadyError("it is not the primary yet")
     except PyMongoError as error:
-        # Right after the start mongod refuses these commands while it still loads its configuration.
-        raise NotReadyError(str(error)) from error
+        # mongod first looks for itself in the set's configuration, and until then refuses these commands.
+        raise NotReadyError(
+            f"it refuses to set up its replica set, which takes half a minute if another program uses"
+            f" its former port ({error})"
+        ) from error
 
 
 def _configure(client: "MongoClient[dict[str, Any]]", host: str) -> None:

@@ -5,11 +5,12 @@ Nothing here knows MongoDB or Redis: a `Program` tells what is particular to eac
 Which process is ours. The record file names a pid, and a pid alone proves nothing after SIGKILL or a reboot. A
 recorded process counts only when it lives, has the program's name and works in this data directory. The working
 directory stands in for the command line (redis-server overwrites that) and for the creation time (which moves when
-the clock of the machine is set). Before a server is used it must also answer on its port with that same pid, so a
+the clock of the machine is set). Before anything is said to a server, that very process must listen on its port, so a
 stranger who got the port first is never mistaken for it.
 """
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -27,7 +28,6 @@ from .errors import EmbeddedError, ServerFailedError
 
 __all__ = [
     "HOST",
-    "Answer",
     "Deadline",
     "NotReadyError",
     "PortTakenError",
@@ -36,12 +36,12 @@ __all__ = [
     "Server",
     "free_port",
     "is_free",
-    "require_listener",
 ]
 
 HOST = "127.0.0.1"
 
 POLL_S = 0.02
+LONGEST_PAUSE_S = 0.5
 #: How long a starting server waits for the leavings of the last one: a child may still rewrite the append-only file.
 GUARD_WAIT_S = 3.0
 #: Below the range from which Linux takes the local ports of outgoing connections. In that range a client that tries to
@@ -77,27 +77,19 @@ class Deadline:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server says of itself on its port."""
-
-    pid: int
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
 class Program:
     """What is particular to one kind of server.
 
-    `arguments(data, port)` is its command line without the binary. `ask(port)` reads and changes nothing;
-    `settle(port)` takes the next step towards a usable server. Both raise NotReadyError until there is nothing left
-    to wait for.
+    `arguments(data, port)` is its command line without the binary. `ask(port)` returns the version and
+    changes nothing; `settle(port)` takes the next step towards a usable server. Both raise NotReadyError until there is
+    nothing left to wait for.
     """
 
     key: str
     executable: str
     find: Callable[[], Path]
     arguments: Callable[[Path, int], list[str]]
-    ask: Callable[[int], Answer]
+    ask: Callable[[int], str]
     settle: Callable[[int], None]
 
 
@@ -109,7 +101,7 @@ class Record:
     port: int
     binary: str
     options: tuple[str, ...]
-    owner_pid: int | None
+    owner_pid: int | None  # the process it ends with
 
 
 def is_free(port: int) -> bool:
@@ -131,14 +123,6 @@ def free_port() -> int:
         if is_free(port):
             return port
     raise EmbeddedError(f"No free port was found between {PORTS.start} and {PORTS.stop}. Nothing was started.")
-
-
-def require_listener(port: int) -> None:
-    """Raise NotReadyError at once when nobody listens; a client library would go on trying for its whole timeout."""
-    try:
-        socket.create_connection((HOST, port), timeout=1).close()
-    except OSError as error:
-        raise NotReadyError(f"nobody listens on port {port}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +172,20 @@ class Server:
             return None
         return process if ours else None
 
-    def answer(self) -> Answer:
-        """Ask the running server. Raises NotReadyError when it, and no stranger, does not answer."""
-        record = self.record()
-        if record is None:
-            raise NotReadyError("it was never started")
-        answer = self.program.ask(record.port)
-        if answer.pid != record.pid:
-            raise NotReadyError(f"port {record.port} is answered by another process, pid {answer.pid}")
-        return answer
+    def ask(self) -> str:
+        """The version that the running server reports. Raises NotReadyError when it does not answer."""
+        record, process = self.record(), self.process()
+        if record is None or process is None:
+            raise NotReadyError("it does not run")
+        try:
+            listening = [c.laddr.port for c in process.net_connections("tcp4") if c.status == psutil.CONN_LISTEN]
+        except (psutil.Error, OSError) as error:
+            raise NotReadyError(f"its sockets cannot be seen: {error}") from error
+        if record.port not in listening:
+            raise NotReadyError(f"it does not listen on port {record.port}")
+        return self.program.ask(record.port)
 
-    def launch(self, *, port: int, options: Sequence[str], owner_pid: int | None) -> None:
+    def launch(self, *, port: int, options: Sequence[str], die_with_caller: bool) -> None:
         """Start the server; it may still be loading, or failing, when this returns. Precondition: it does not run."""
         binary = self.program.find()
         self.data.mkdir(mode=0o700, exist_ok=True)
@@ -208,36 +195,45 @@ class Server:
             "log": str(self.log),
             "guard": str(self.guard),
             "guard_wait_s": GUARD_WAIT_S,
-            "owner_pid": owner_pid,
+            "caller_pid": os.getpid(),
+            "owned": die_with_caller,
             "record_file": str(self.record_file),
-            "record": {"port": port, "binary": str(binary), "options": list(options), "owner_pid": owner_pid},
+            "record": {
+                "port": port,
+                "binary": str(binary),
+                "options": list(options),
+                "owner_pid": os.getpid() if die_with_caller else None,
+            },
         }
         command = [sys.executable, "-I", "-S", launcher.__file__, json.dumps(spec)]
         launched = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
-        if launched.stdout or launched.returncode:
+        # A launcher outlives a caller that is killed: the server it was about to start may be what was in the way.
+        if (launched.stdout or launched.returncode) and self.process() is None:
             bad_news = launched.stdout.decode(errors="replace").strip()
             raise ServerFailedError(f"The {self} was not started: {bad_news}. Stored data was not touched.")
 
     def await_ready(self, deadline: Deadline) -> None:
         """Wait until the launched server serves. Raises NotInstalledError, PortTakenError or ServerFailedError."""
+        pause_s = POLL_S
         while True:
             record = self.record()
             if record is None or self.process() is None:
                 raise self._death()
             try:
-                self.answer()
+                self.ask()
                 self.program.settle(record.port)
                 return
             except NotReadyError as error:
                 reason = error
             if not deadline.remaining_s:
                 raise ServerFailedError(
-                    f"The {self} did not get ready in time: {reason}. Stored data is intact; a longer timeout may help"
-                    f" after a crash, when it has much to recover.\n{self.log_tail()}"
+                    f"The {self} did not get ready in time: {reason}. Stored data is intact. Try again with a longer"
+                    f" timeout: after a crash, or under load, it may need more.\n{self.log_tail()}"
                 )
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(1.2 * pause_s, LONGEST_PAUSE_S)
 
     def signal(self, *, kill: bool) -> bool:
         """Tell the server to stop cleanly, or kill it. False when it does not run."""

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from .binaries import find_redis_server
-from .processes import HOST, Answer, NotReadyError, Program, require_listener
+from .processes import HOST, NotReadyError, Program
 
 __all__ = ["REDIS"]
 
@@ -23,20 +25,23 @@ def _arguments(data: Path, port: int) -> list[str]:
     ]
 
 
-def _ask(port: int) -> Answer:
-    require_listener(port)
+def _client(port: int) -> Redis:
+    # Whoever waits for the server polls anyway; retries inside the client would only hide that it has died.
+    return Redis(host=HOST, port=port, socket_timeout=CLIENT_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+
+
+def _ask(port: int) -> str:
     try:
-        with Redis(host=HOST, port=port, socket_timeout=CLIENT_TIMEOUT_S) as client:
-            info = cast("dict[str, Any]", client.info("server"))
+        with _client(port) as client:
+            return str(cast("dict[str, Any]", client.info("server"))["redis_version"])
     except RedisError as error:
         raise NotReadyError(str(error)) from error
-    return Answer(pid=int(info["process_id"]), version=str(info["redis_version"]))
 
 
 def _settle(port: int) -> None:
     """INFO is answered even while the append-only file is loading; PING only after that."""
     try:
-        with Redis(host=HOST, port=port, socket_timeout=CLIENT_TIMEOUT_S) as client:
+        with _client(port) as client:
             client.ping()
     except RedisError as error:
         raise NotReadyError(str(error)) from error

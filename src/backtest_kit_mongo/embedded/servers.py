@@ -116,7 +116,6 @@ def up(
     Raises NotInstalledError, ServerFailedError or DirectoryBusyError; then what this call started is stopped again.
     """
     deadline = Deadline.after(timeout_s)
-    owner_pid = os.getpid() if die_with_caller else None
     with _exclusive(directory, deadline) as home:
         mongo, redis = Server(MONGO, home), Server(REDIS, home)
         started: list[Server] = []
@@ -125,7 +124,7 @@ def up(
             for server, options in ((mongo, ()), (redis, redis_options)):
                 if server.process() is None:
                     started.append(server)
-                    server.launch(port=_preferred_port(server), options=options, owner_pid=owner_pid)
+                    server.launch(port=_preferred_port(server), options=options, die_with_caller=die_with_caller)
             for server in (redis, mongo):
                 _settle(server, deadline, may_move=server in started)
         except BaseException:
@@ -188,7 +187,7 @@ def _start_again(program: Program, directory: Path | None, timeout_s: float) -> 
             # Clients of the stopped server are to find the new one, so no other port will do even if this one is taken.
             port=record.port if record is not None else free_port(),
             options=record.options if record is not None else (),
-            owner_pid=os.getpid() if record is not None and record.owner_pid is not None else None,
+            die_with_caller=record is not None and record.owner_pid is not None,
         )
         try:
             _settle(server, deadline, may_move=False)
@@ -219,7 +218,7 @@ def _settle(server: Server, deadline: Deadline, *, may_move: bool) -> None:
             record = server.record()
             if not may_move or record is None:
                 raise
-            server.launch(port=free_port(), options=record.options, owner_pid=record.owner_pid)
+            server.launch(port=free_port(), options=record.options, die_with_caller=record.owner_pid is not None)
     return server.await_ready(deadline)
 
 
@@ -249,7 +248,7 @@ def _server_status(server: Server) -> ServerStatus:
     version, trouble = None, None
     if record is not None:
         try:
-            version = server.answer().version
+            version = server.ask()
         except NotReadyError as error:
             trouble = str(error)
     return ServerStatus(

@@ -1,6 +1,6 @@
 """The conformance suite: what every backend must do, over the domain table. A backend passes it or is not one.
 
-A test module binds it in one line and one fixture, which makes an empty store for each class:
+A test module binds it with one line and one fixture, which makes an empty store for each class:
 
     from backtest_kit_mongo.testing.conformance import *
 
@@ -8,13 +8,13 @@ A test module binds it in one line and one fixture, which makes an empty store f
     def store() -> Store:
         return Store("mine", MyTruth(), NoCache())
 
-Where data outlive a store, override `twin` as well: a second, independent store of the same data, as another process would have. Then every
-round trip is also read back through it.
+Two more fixtures may be overridden:
 
-    @pytest.fixture(scope="class")
-    def twin(store: Store) -> Store: ...
+    twin          where data outlive a store: a second, independent store of the same data, as another process would have. Round trips are then
+                  also read back through it.
+    empty_store   where stores are costly and `store` is shared by the whole module: one that nobody has written to.
 
-A class shares one store; each test works under keys of its own. `TestAnEmptyStore` needs a store that nobody has written to.
+Each test works under keys of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from backtest_kit_mongo.testing.suites.candles import (
     TestWrongWindows,
 )
 from backtest_kit_mongo.testing.suites.documents import TestADocument, TestAnEmptyStore, TestNothingIsShared
-from backtest_kit_mongo.testing.suites.fixtures import tag, twin
+from backtest_kit_mongo.testing.suites.fixtures import empty_store, tag, twin
 from backtest_kit_mongo.testing.suites.keys import TestCollisions, TestHostileKeys, TestSeriesKeys
 from backtest_kit_mongo.testing.suites.lists import (
     TestAnEmptyList,
@@ -70,6 +70,7 @@ __all__ = [
     "TestWrongRows",
     "TestWrongTimes",
     "TestWrongWindows",
+    "empty_store",
     "tag",
     "twin",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from datetime import UTC, datetime
 from math import inf
 from typing import Any, Final
@@ -140,8 +139,17 @@ _EXAMPLES: Final[dict[str, Any]] = {
 
 def example(domain: Domain, item: Part = "") -> Any:
     """A fresh example payload; that of a ledger carries `item`, its key's last part, as its own id."""
-    payload = deepcopy(_EXAMPLES[domain.name])
-    return {domain.row_id: item, **payload} if domain.shape is Shape.LEDGER else payload
+    payload = _copy(_EXAMPLES[domain.name])
+    if domain.shape is Shape.LEDGER:
+        payload[domain.row_id] = item
+    return payload
+
+
+def _copy(value: Any) -> Any:
+    """Unlike `deepcopy`, rows that the table shares become one object for each place."""
+    if isinstance(value, dict):
+        return {name: _copy(member) for name, member in value.items()}
+    return [_copy(member) for member in value] if isinstance(value, list) else value
 
 
 def free_object(domain: Domain, payload: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def series(store: Store, tag: str, interval: str = "1m", now_ms: int = LATER_MS)
 
 
 def window(instance: CandleInstance, count: int, since_ms: int = BASE_MS) -> list[dict[str, Any]] | None:
-    return instance.read_candles_data(count, since_ms, since_ms + 1)
+    return instance.read_candles_data(count, since_ms, LATER_MS)
 
 
 def scope(tag: str) -> Key:

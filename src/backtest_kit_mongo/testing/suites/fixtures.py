@@ -21,3 +21,9 @@ def tag() -> str:
 def twin(store: Store) -> Store:
     """A second store of the same data, as another process would have. Override it where the data outlive a store."""
     return store
+
+
+@pytest.fixture
+def empty_store(store: Store) -> Store:
+    """A store that nobody has written to. Override it where `store` is shared by several classes."""
+    return store

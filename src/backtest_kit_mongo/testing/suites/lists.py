@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pytest
@@ -95,8 +96,9 @@ class TestListMethods:
         if domain.shape is Shape.LEDGER:
             assert store.merge(here.key.scope, changes) == MANY
         else:
-            for each in changes:
-                store.truth.upsert(Upsert(each, None))
+            store.open()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda each: store.truth.upsert(Upsert(each, None)), changes))
         expected = sorted(str(key.item) for key in keys)
         for reader in (store, twin):
             assert [name for name in list_method(reader, domain, tag)() if name.startswith(tag)] == expected

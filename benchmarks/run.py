@@ -1,0 +1,277 @@
+"""What the package costs over bare drivers, measured in one run against the same servers.
+
+    python benchmarks/run.py [--json FILE] [--rounds N]
+
+Every row is measured in turns with its floor (ours, floor, ours, floor, ...), so a drift of the machine's speed meets both. Uses the servers of
+the CC_ environment variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is judged by exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import backtest_kit_mongo as bk
+import msgpack
+import redis
+from backtest_kit_mongo import embedded, stores
+from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.testing.examples import example
+from bson import ObjectId
+from pymongo import MongoClient, ReturnDocument, UpdateOne
+from pymongo.write_concern import WriteConcern
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+DATABASE = "bkm-benchmark"
+STEP_MS = 60_000
+Action = Callable[[int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    p50_us: float
+    p99_us: float
+    floor: str
+    floor_p50_us: float
+    ratio: float
+    goal: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`ours` against `floor`, `count` calls each by `threads` threads. `prepare` runs before each call of ours, unmeasured."""
+
+    name: str
+    ours: Action
+    floor_name: str
+    floor: Action
+    goal: float | None
+    count: int
+    threads: int = 1
+    prepare: Action | None = None
+
+
+def percentile(samples: list[int], share: float) -> float:
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000
+
+
+def timed(action: Action, index: int) -> int:
+    start = time.perf_counter_ns()
+    action(index)
+    return time.perf_counter_ns() - start
+
+
+def measure(case: Case) -> Row:
+    """Alternate blocks of ours and of the floor; with threads, all threads work on the same side at a time."""
+    ours: list[int] = []
+    floor: list[int] = []
+    block = max(1, case.count // 20)
+    for start in range(0, case.count, block):
+        for action, samples, prepare in ((case.ours, ours, case.prepare), (case.floor, floor, None)):
+            run_block(action, samples, prepare, range(start, start + block), case.threads)
+    p50, base = percentile(ours, 0.5), percentile(floor, 0.5)
+    return Row(case.name, p50, percentile(ours, 0.99), case.floor_name, base, p50 / base, case.goal)
+
+
+def run_block(action: Action, samples: list[int], prepare: Action | None, indexes: range, threads: int) -> None:
+    def work(offset: int) -> None:
+        for index in indexes:
+            if prepare is not None:
+                prepare(index)
+            samples.append(timed(action, index * threads + offset))
+
+    if threads == 1:
+        work(0)
+        return
+    workers = [threading.Thread(target=work, args=(offset,)) for offset in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+class Bench:
+    """The cases, over one connected package and bare clients with the same write concern."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.mongo: MongoClient[dict[str, Any]] = MongoClient(settings.mongo_connection_string.get_secret_value())
+        self.redis = redis.Redis(host=settings.redis_host, port=settings.redis_port)
+        database = self.mongo.get_database(f"{DATABASE}-floor", write_concern=WriteConcern("majority", j=True))
+        self.mongo.drop_database(f"{DATABASE}-floor")
+        self.signals = database["signal-items"]
+        self.signals.create_index([("symbol", 1), ("strategyName", 1), ("exchangeName", 1)], unique=True)
+        self.candles = database["candle-items"]
+        self.candles.create_index([("exchangeName", 1), ("symbol", 1), ("interval", 1), ("timestamp", 1)], unique=True)
+        self.signal = example(bk_domain("signal"), "s1")
+        self.settings = settings
+
+    def close(self) -> None:
+        self.mongo.close()
+        self.redis.close()
+
+    # -- signals
+
+    def write(self, index: int) -> None:
+        bk.PersistSignalAdapter.write_signal_data(self.signal, f"S{index % 64}", "bench", "binance")
+
+    def floor_write(self, index: int) -> None:
+        self.signals.find_one_and_update(
+            {"symbol": f"S{index % 64}", "strategyName": "bench", "exchangeName": "binance"},
+            {"$set": {"payload": self.signal}, "$inc": {"rev": 1}},
+            upsert=True,
+            return_document=ReturnDocument.AFTER,
+        )
+
+    def read(self, index: int) -> None:
+        bk.PersistSignalAdapter.read_signal_data(f"S{index % 64}", "bench", "binance")
+
+    def floor_get(self, index: int) -> None:
+        msgpack.unpackb(self.redis.get(f"floor:S{index % 64}"))
+
+    def floor_find(self, index: int) -> None:
+        self.signals.find_one({"symbol": f"S{index % 64}", "strategyName": "bench", "exchangeName": "binance"})
+
+    def evict(self, index: int) -> None:
+        self.redis.delete(f"{{bk:0}}:{DATABASE}:e:signal:S{index % 64}:bench:binance")
+
+    def signal_cases(self) -> Iterator[Case]:
+        for index in range(64):
+            self.write(index)
+            self.floor_write(index)
+            self.redis.set(f"floor:S{index}", msgpack.packb(self.signal))
+        for threads in (1, 16):
+            count = 2_000 // threads
+            suffix = f", {threads} threads" if threads > 1 else ""
+            yield Case(
+                f"signal write with event{suffix}", self.write, "find_one_and_update", self.floor_write, 1.6, count // 2, threads
+            )
+            yield Case(f"signal read, warm{suffix}", self.read, "redis GET + decode", self.floor_get, 1.25, count * 2, threads)
+            yield Case(f"signal read, cold{suffix}", self.read, "find_one", self.floor_find, None, count // 2, threads, self.evict)
+
+    # -- candles
+
+    def batch(self, index: int) -> list[dict[str, float]]:
+        start = index * 1_000 * STEP_MS
+        return [
+            {"timestamp": start + i * STEP_MS, "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 10.0 + i}
+            for i in range(1_000)
+        ]
+
+    def write_candles(self, index: int) -> None:
+        bk.PersistCandleAdapter.write_candles_data(self.batch(index), "BTCUSDT", "1m", "binance")
+
+    def floor_upsert(self, index: int) -> None:
+        key = {"exchangeName": "binance", "symbol": "BTCUSDT", "interval": "1m"}
+        operations = [
+            UpdateOne({**key, "timestamp": row["timestamp"]}, {"$setOnInsert": {"_id": ObjectId(), **row}}, upsert=True)
+            for row in self.batch(index)
+        ]
+        for operation in operations:
+            operation._doc["$setOnInsert"].pop("timestamp")
+        self.candles.bulk_write(operations, ordered=False)
+
+    def read_candles(self, index: int) -> None:
+        start = index * 1_000 * STEP_MS
+        rows = bk.PersistCandleAdapter.read_candles_data("BTCUSDT", "1m", "binance", 1_000, start, start + 1_000 * STEP_MS)
+        assert rows is not None
+
+    def floor_candles(self, index: int) -> None:
+        start = index * 1_000 * STEP_MS
+        query = {"exchangeName": "binance", "symbol": "BTCUSDT", "interval": "1m"}
+        span = {"$gte": start, "$lt": start + 1_000 * STEP_MS}
+        columns = {"_id": 0, "timestamp": 1, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}
+        list(self.candles.find({**query, "timestamp": span}, columns).sort("timestamp", 1))
+
+    def candle_cases(self) -> Iterator[Case]:
+        yield Case("1,000 candles written", self.write_candles, "bulk upsert, unordered", self.floor_upsert, 1.5, 20)
+        yield Case("1,000 candles read", self.read_candles, "find into a list", self.floor_candles, 1.3, 20)
+
+    # -- ledgers
+
+    def ledger_cases(self) -> Iterator[Case]:
+        rows = [example(bk_domain("storage"), f"row-{index}") for index in range(1_000)]
+
+        def change_one(index: int) -> None:
+            rows[index % 1_000] = {**rows[index % 1_000], "priority": index}
+            bk.PersistStorageAdapter.write_storage_data(rows, True)
+
+        change_one(0)
+        yield Case("1 changed row of a 1,000-row ledger", change_one, "one signal write of ours", self.write, 3.0, 100)
+
+
+def bk_domain(name: str) -> Any:
+    from backtest_kit_mongo.domains.table import BY_NAME
+
+    return BY_NAME[name]
+
+
+@contextmanager
+def servers() -> Iterator[dict[str, Any]]:
+    """Configured servers, or private ones in a temporary directory."""
+    if os.environ.get("CC_MONGO_CONNECTION_STRING"):
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as name:
+        running = embedded.up(Path(name), die_with_caller=True)
+        try:
+            yield {
+                "mongo_connection_string": running.mongo_connection_string(DATABASE),
+                "redis_host": running.redis_host,
+                "redis_port": running.redis_port,
+            }
+        finally:
+            embedded.down(Path(name))
+
+
+def show(rows: list[Row], console: Console) -> None:
+    table = Table(title="microseconds, p50 and p99; the floor is the bare driver in the same run")
+    for heading in ("case", "p50", "p99", "floor", "floor p50", "ratio", "goal"):
+        table.add_column(heading, justify="left" if heading in ("case", "floor") else "right")
+    for row in rows:
+        goal = "" if row.goal is None else f"<= {row.goal:g}"
+        mark = "" if row.goal is None else (" [green]met[/]" if row.ratio <= row.goal else " [red]missed[/]")
+        numbers = (f"{row.p50_us:,.0f}", f"{row.p99_us:,.0f}", row.floor, f"{row.floor_p50_us:,.0f}", f"{row.ratio:.2f}")
+        table.add_row(row.name, *numbers, goal + mark)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    arguments = parser.parse_args()
+    console = Console()
+    with servers() as found:
+        settings = bk.setup(**found, lease_ms=3_000)
+        bk.get_mongo().drop_database(DATABASE)
+        bk.shutdown()
+        settings = bk.setup(**found, lease_ms=3_000)
+        time.sleep(3.2)  # A Redis seen for the first time caches nothing for one lease time.
+        bench = Bench(settings)
+        try:
+            cases = [*bench.signal_cases(), *bench.candle_cases(), *bench.ledger_cases()]
+            rows = [measure(case) for case in track(cases, "measuring", console=console, transient=True)]
+        finally:
+            bench.close()
+            cache = stores.live_store().cache
+            bk.shutdown()
+    show(rows, console)
+    console.print(f"cache: {getattr(cache, 'counts', {})}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

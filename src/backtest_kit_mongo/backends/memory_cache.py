@@ -1,0 +1,167 @@
+"""The cache's scripts as plain Python: the model that the Lua scripts are compared with, and the cache of unit tests.
+
+One object is one Redis. `restart` and `flush` do to it what faults do; time is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from backtest_kit_mongo.coherence.effects import (
+    Abort,
+    CacheRead,
+    Commit,
+    Defer,
+    Fill,
+    Lease,
+    Leased,
+    Publish,
+    Published,
+    Right,
+)
+from backtest_kit_mongo.coherence.invariants import require
+from backtest_kit_mongo.coherence.record import Key, Record
+
+
+@dataclass(slots=True)
+class MemoryRedis:
+    """What one Redis holds. `now_ms` is its own clock; incarnations are numbers that only grow."""
+
+    incarnation: int = 1
+    entries: dict[Key, tuple[int, Record]] = field(default_factory=dict)
+    rights: dict[Key, tuple[int, str]] = field(default_factory=dict)
+    leases: dict[Key, dict[str, int]] = field(default_factory=dict)
+    born: tuple[int, int] | None = None
+    stream: list[Published] = field(default_factory=list)
+    now_ms: int = 0
+
+    def restart(self) -> None:
+        """A new incarnation; what it still holds is what the fault left."""
+        self.incarnation += 1
+
+    def flush(self) -> None:
+        self.entries.clear()
+        self.rights.clear()
+        self.leases.clear()
+        self.stream.clear()
+        self.born = None
+
+    def check(self) -> None:
+        """The invariants that can be seen from Redis alone.
+
+        Raises:
+            InvariantViolation: one of I8, I9, I10 does not hold.
+        """
+        stamps = [stamp for stamp, _ in (*self.entries.values(), *self.rights.values())]
+        require("I8", all(stamp <= self.incarnation for stamp in stamps), f"{stamps} at {self.incarnation}")
+        if self.incarnation in stamps:
+            born = self.born is not None and self.born[0] == self.incarnation
+            require("I10", born, f"incarnation {self.incarnation} was never seen")
+
+
+class MemoryCache:
+    """One client of a `MemoryRedis`.
+
+    Args:
+        tokens: fresh tokens, for example a counter.
+        lease_ms: T of the protocol.
+        write_ms: how long after LEASE the truth may still commit; less than `lease_ms`.
+    """
+
+    def __init__(self, redis: MemoryRedis, tokens: Iterator[str], lease_ms: int, write_ms: int) -> None:
+        self._redis = redis
+        self._tokens = tokens
+        self._lease_ms = lease_ms
+        self._write_ms = write_ms
+
+    def open(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def _see_open(self) -> bool:
+        redis = self._redis
+        if redis.born is None or redis.born[0] != redis.incarnation:
+            redis.born = (redis.incarnation, redis.now_ms)
+            return False
+        return redis.now_ms - redis.born[1] > self._lease_ms
+
+    def _leased(self, key: Key) -> bool:
+        alive = {token: end for token, end in self._redis.leases.get(key, {}).items() if end >= self._redis.now_ms}
+        self._redis.leases[key] = alive
+        return bool(alive)
+
+    def _entry(self, key: Key) -> Record | None:
+        stamp, record = self._redis.entries.get(key, (0, Record(key)))
+        return record if stamp == self._redis.incarnation else None
+
+    def _install(self, key: Key, token: str, record: Record) -> bool:
+        if self._redis.rights.get(key) != (self._redis.incarnation, token):
+            return False
+        self._redis.entries[key] = (self._redis.incarnation, record)
+        del self._redis.rights[key]
+        self._redis.check()
+        return True
+
+    def lease(self, effect: Lease) -> Leased | None:
+        redis, key, token = self._redis, effect.key, next(self._tokens)
+        is_open = self._see_open()
+        sole = not self._leased(key)
+        prior = self._entry(key) if effect.want_prior else None
+        redis.leases[key][token] = redis.now_ms + self._lease_ms
+        redis.entries.pop(key, None)
+        if sole and is_open:
+            redis.rights[key] = (redis.incarnation, token)
+        else:
+            redis.rights.pop(key, None)
+        redis.check()
+        return Leased(token, (redis.now_ms + self._write_ms) / 1000, prior)
+
+    def abort(self, effect: Abort) -> None:
+        self._redis.leases.get(effect.key, {}).pop(effect.token, None)
+
+    def commit(self, effect: Commit) -> None:
+        alive = self._redis.leases.get(effect.key, {}).pop(effect.token, None) is not None
+        if alive:
+            self._install(effect.key, effect.token, effect.entry)
+        else:
+            self._redis.entries.pop(effect.key, None)
+            self._redis.rights.pop(effect.key, None)
+        self._redis.stream.extend(effect.published)
+
+    def publish(self, effect: Publish) -> None:
+        self._redis.stream.extend(effect.published)
+
+    def defer(self, effect: Defer) -> None:
+        for key in effect.keys:
+            self._redis.entries.pop(key, None)
+            self._redis.rights.pop(key, None)
+        self._redis.stream.extend(effect.published)
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        key = effect.key
+        found = self._entry(key)
+        if found is not None:
+            return found
+        is_open = self._see_open()
+        if self._leased(key) or not is_open:
+            return Right("")
+        stamp, token = self._redis.rights.get(key, (0, ""))
+        if stamp != self._redis.incarnation:
+            token = next(self._tokens)
+            self._redis.rights[key] = (self._redis.incarnation, token)
+            self._redis.check()
+        return Right(token)
+
+    def fill(self, effect: Fill) -> None:
+        self._install(effect.record.key, effect.token, effect.record)
+
+
+def counter(prefix: str = "t") -> Iterator[str]:
+    """Tokens t1, t2, ...: unique in one test."""
+    number = 0
+    while True:
+        number += 1
+        yield f"{prefix}{number}"

@@ -1,0 +1,153 @@
+"""The plans, step by step: which effect follows which answer, and what is cleaned up after each kind of failure."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.record import Change, Key, Record
+from backtest_kit_mongo.domains.table import CANDLE, LOG, STATE, STORAGE
+from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
+
+KEY = Key(STATE, ("signal", "bucket"))
+CHANGE = Change(KEY, {"data": 1}, pack({"data": 1}), 7)
+STORED = Record(KEY, 3, {"data": 1}, 7, False, "id1")
+LEASED = fx.Leased("token", 1.0)
+
+Step = tuple[type[fx.Effect[Any]], Any]
+
+
+def play(plan: Generator[Any, Any, Any], *steps: Step) -> Any:
+    """Run a plan against scripted answers: (effect type, answer or exception to throw). Returns the plan's answer."""
+    send: Any = plan.send
+    argument: Any = None
+    for expected, answer in steps:
+        effect = send(argument)
+        assert type(effect) is expected, f"expected {expected.__name__}, got {effect}"
+        send, argument = (plan.throw, answer) if isinstance(answer, BaseException) else (plan.send, answer)
+    try:
+        extra = send(argument)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError(f"unexpected step {extra}")
+
+
+class TestRead:
+    def test_a_hit_is_one_hop(self) -> None:
+        assert play(plans.read(KEY), (fx.CacheRead, STORED)) is STORED
+
+    def test_a_miss_with_a_right_installs_what_it_found(self) -> None:
+        assert play(plans.read(KEY), (fx.CacheRead, fx.Right("r")), (fx.Find, STORED), (fx.Fill, None)) is STORED
+
+    def test_a_miss_without_a_right_installs_nothing(self) -> None:
+        assert play(plans.read(KEY), (fx.CacheRead, fx.Right("")), (fx.Find, STORED)) is STORED
+
+    def test_a_failed_fill_does_not_fail_the_read(self) -> None:
+        steps: list[Step] = [(fx.CacheRead, fx.Right("r")), (fx.Find, STORED), (fx.Fill, fx.CacheDown())]
+        assert play(plans.read(KEY), *steps) is STORED
+
+
+class TestWrite:
+    def test_a_write_leases_before_mongodb_and_commits_after_it(self) -> None:
+        assert play(plans.write(CHANGE), (fx.Lease, LEASED), (fx.Upsert, STORED), (fx.Commit, None)) is STORED
+
+    @pytest.mark.parametrize("error", [WriteRefused("no"), ServerUnreachable("no")])
+    def test_a_write_that_certainly_did_not_happen_releases_its_lease(self, error: Exception) -> None:
+        with pytest.raises(type(error)):
+            play(plans.write(CHANGE), (fx.Lease, LEASED), (fx.Upsert, error), (fx.Abort, None))
+
+    @pytest.mark.parametrize("error", [WriteOutcomeUnknown("?"), KeyboardInterrupt(), RuntimeError("bug")])
+    def test_a_write_whose_outcome_is_unknown_leaves_its_lease_to_the_deadline(self, error: BaseException) -> None:
+        with pytest.raises(type(error)):
+            play(plans.write(CHANGE), (fx.Lease, LEASED), (fx.Upsert, error))
+
+    def test_a_write_without_redis_keeps_its_event_for_later(self) -> None:
+        assert play(plans.write(CHANGE), (fx.Lease, None), (fx.Upsert, STORED), (fx.Defer, None)) is STORED
+
+    def test_a_bypassed_write_of_unknown_outcome_still_has_its_old_entry_deleted_later(self) -> None:
+        with pytest.raises(WriteOutcomeUnknown):
+            play(plans.write(CHANGE), (fx.Lease, None), (fx.Upsert, WriteOutcomeUnknown("?")), (fx.Defer, None))
+
+    def test_a_commit_that_redis_did_not_answer_keeps_its_event_for_later(self) -> None:
+        steps: list[Step] = [(fx.Lease, LEASED), (fx.Upsert, STORED), (fx.Commit, fx.CacheDown()), (fx.Defer, None)]
+        assert play(plans.write(CHANGE), *steps) is STORED
+
+
+class TestRemove:
+    def test_removing_a_missing_key_writes_nothing_and_tells_nobody(self) -> None:
+        assert play(plans.remove(KEY), (fx.Lease, LEASED), (fx.SoftRemove, None), (fx.Abort, None)) is None
+
+    def test_a_lease_that_could_not_be_released_is_left_to_its_deadline(self) -> None:
+        assert play(plans.remove(KEY), (fx.Lease, LEASED), (fx.SoftRemove, None), (fx.Abort, fx.CacheDown())) is None
+
+
+SCOPE = Key(STORAGE, (True,))
+
+
+def row(name: str, value: int, rev: int = 0) -> Any:
+    change = Change(SCOPE.child(name), {"id": name, "v": value}, pack({"id": name, "v": value}))
+    return change if not rev else Record(change.key, rev, change.payload, None, False, f"id-{name}")
+
+
+class TestMerge:
+    def test_only_rows_that_differ_are_written_with_the_revision_that_was_seen(self) -> None:
+        plan = plans.merge(SCOPE, [row("a", 1), row("b", 2), row("c", 3)], None)
+        assert isinstance(plan.send(None), fx.Lease)
+        assert isinstance(plan.send(LEASED), fx.Rows)
+        merge = plan.send({"a": row("a", 1, rev=4), "b": row("b", 0, rev=9)})
+        assert isinstance(merge, fx.Merge)
+        assert [(e.change.key.item, e.rev, e.id) for e in merge.rows] == [("b", 9, "id-b"), ("c", None, "")]
+
+    def test_an_untouched_stamp_saves_asking_mongodb(self) -> None:
+        changes = [row("a", 1)]
+        steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"a": row("a", 1, rev=1)}), (fx.Commit, None)]
+        first = play(plans.merge(SCOPE, changes, None), *steps)
+        again = fx.Leased("token2", 1.0, Record(SCOPE, id=first.snapshot.stamp))
+        merged = play(plans.merge(SCOPE, changes, first.snapshot), (fx.Lease, again), (fx.Commit, None))
+        assert merged.written == 0
+
+    def test_another_writers_stamp_means_that_mongodb_is_asked_again(self) -> None:
+        snapshot = plans.Snapshot("mine", {"a": plans.Seen(1, "id-a", {"id": "a", "v": 1})})
+        foreign = fx.Leased("token2", 1.0, Record(SCOPE, id="theirs"))
+        steps: list[Step] = [(fx.Lease, foreign), (fx.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
+        assert play(plans.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
+
+    def test_without_redis_nothing_is_assumed_next_time(self) -> None:
+        steps: list[Step] = [(fx.Lease, None), (fx.Rows, {}), (fx.Merge, ()), (fx.Defer, None)]
+        assert play(plans.merge(SCOPE, [row("a", 1)], None), *steps).snapshot is None
+
+    def test_a_stored_log_row_is_never_written_again(self) -> None:
+        scope = Key(LOG, ())
+        change = Change(scope.child("x"), {"id": "x", "v": 2})
+        steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"x": Record(change.key, 1, {"id": "x", "v": 1}, id="i")})]
+        assert play(plans.merge(scope, [change], None), *steps, (fx.Commit, None)).written == 0
+
+
+class TestAppend:
+    SERIES = Key(CANDLE, ("binance", "BTC/USDT", "1m"))
+
+    def appended(self, *times: int) -> fx.Published:
+        plan = plans.append(self.SERIES, ({"timestamp": 0},), 60)
+        assert isinstance(plan.send(None), fx.Append)
+        publish = plan.send(times)
+        assert isinstance(publish, fx.Publish)
+        return publish.published[0]
+
+    def test_a_batch_is_told_as_runs_of_neighbours(self) -> None:
+        event = self.appended(0, 60, 120, 300, 420, 480)
+        assert event.record.payload == {"ranges": [[0, 120, 3], [300, 300, 1], [420, 480, 2]], "count": 6}
+
+    def test_batches_of_contexts_that_look_alike_have_different_names(self) -> None:
+        other = plans.append(Key(CANDLE, ("binance:BTC/USDT", "1m", "x")), ({"timestamp": 0},), 60)
+        other.send(None)
+        publish = other.send((0,))
+        assert isinstance(publish, fx.Publish)
+        assert publish.published[0].record.id != self.appended(0).record.id
+
+    def test_a_batch_of_known_rows_tells_nobody(self) -> None:
+        assert play(plans.append(self.SERIES, ({"timestamp": 0},), 60), (fx.Append, ())) == ()

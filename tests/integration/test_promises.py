@@ -1,0 +1,404 @@
+"""What must be better than the original: each promise is a class, seen to hold on a real mongod and redis-server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+from tests.integration.support import settings_for, store_for
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo.backends.ports import NoCache
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.checks import make_change, make_key
+from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, SIGNAL, STATE, STORAGE
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.instances import CandleInstance, StateInstance, StorageInstance
+from backtest_kit_mongo.testing.examples import example
+
+pytestmark = pytest.mark.live
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture
+def store(servers: Endpoints, database: str) -> Iterator[Store]:
+    with store_for(servers, database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def mongo(servers: Endpoints) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
+    with pymongo.MongoClient[dict[str, Any]](servers.mongo_url) as client:
+        yield client
+
+
+class Commands(CommandListener):
+    """The names of the commands that were sent, without those of sessions and hand-shakes."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name not in ("endSessions", "hello", "listIndexes", "createIndexes"):
+            self.names.append(event.command_name)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        return
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        return
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Commands of every client that the package makes from now on."""
+    listener = Commands()
+    real = pymongo.MongoClient
+
+    def listened(*args: Any, **options: Any) -> Any:
+        return real(*args, event_listeners=[listener], **options)
+
+    monkeypatch.setattr("backtest_kit_mongo.backends.mongo.MongoClient", listened)
+    return listener
+
+
+def candles(count: int, start: int = 0) -> list[dict[str, float]]:
+    return [
+        {"timestamp": start + i * MINUTE_MS, "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": float(i)}
+        for i in range(count)
+    ]
+
+
+class TestARangeOfCandlesIsOneQueryAndABatchIsOneBulkWrite:
+    def test_a_thousand_candles_are_read_by_one_find(self, commands: Commands, store: Store) -> None:
+        instance = CandleInstance(store, "BTC/USDT", "1m", "binance")
+        instance.write_candles_data(candles(1_000))
+        commands.names.clear()
+        assert instance.read_candles_data(1_000, 0, 0) == candles(1_000)
+        assert commands.names in (["find"], ["find", "getMore"])
+
+    def test_a_thousand_candles_are_written_by_one_insert(self, commands: Commands, store: Store) -> None:
+        instance = CandleInstance(store, "BTC/USDT", "1m", "binance")
+        instance.wait_for_init(True)
+        commands.names.clear()
+        instance.write_candles_data(candles(1_000))
+        assert commands.names == ["find", "insert"]
+
+    def test_a_refetch_of_known_candles_writes_nothing(self, commands: Commands, store: Store) -> None:
+        instance = CandleInstance(store, "BTC/USDT", "1m", "binance")
+        instance.write_candles_data(candles(100))
+        commands.names.clear()
+        report = instance.write_candles_data(candles(100))
+        assert (report.inserted, report.known) == (0, 100)
+        assert commands.names == ["find"]
+
+
+class TestAListWriteTouchesOnlyRowsThatChanged:
+    def test_one_changed_row_of_a_thousand_is_one_row_in_mongodb(
+        self, store: Store, mongo: pymongo.MongoClient[dict[str, Any]], database: str
+    ) -> None:
+        ledger = StorageInstance(store, True)
+        rows = [{"id": f"r{i}", "priority": 0} for i in range(1_000)]
+        ledger.write_storage_data(rows)
+        ledger.write_storage_data([{**row, "priority": 1} if row["id"] == "r500" else row for row in rows])
+        revisions = list(mongo[database]["storage-items"].find({}, {"signalId": 1, "rev": 1}))
+        assert [row["signalId"] for row in revisions if row["rev"] == 2] == ["r500"]
+        assert sum(row["rev"] for row in revisions) == 1_001
+
+    def test_a_new_process_writes_only_what_differs_too(self, servers: Endpoints, database: str) -> None:
+        rows = [{"id": f"r{i}", "priority": 0} for i in range(10)]
+        for expected in (10, 0):
+            with store_for(servers, database) as fresh:
+                scope = make_key(STORAGE, (True,))
+                changes = [make_change(scope.child(row["id"]), row) for row in rows]  # type: ignore[arg-type]
+                assert fresh.merge(scope, changes) == expected
+
+    def test_two_processes_that_write_one_ledger_never_lose_a_row(self, servers: Endpoints, database: str) -> None:
+        with store_for(servers, database) as one, store_for(servers, database) as two:
+            first, second = StorageInstance(one, False), StorageInstance(two, False)
+            for turn in range(5):
+                first.write_storage_data([{"id": "shared", "priority": turn}, {"id": "a", "priority": turn}])
+                second.write_storage_data([{"id": "shared", "priority": -turn}, {"id": "b", "priority": turn}])
+                stored = {row["id"]: row["priority"] for row in first.read_storage_data()}
+                assert stored == {"shared": -turn, "a": turn, "b": turn}
+
+
+def first_write(endpoints: Endpoints, database: str, barrier: Any, failures: Any) -> None:
+    """200 writes of one key in a process of their own, begun by all processes at once."""
+    try:
+        with store_for(endpoints, database, lease_ms=60_000) as store:
+            barrier.wait(60)
+            for number in range(200):
+                StateInstance(store, "signal", "bucket").write_state_data({"data": {"n": number}}, number)
+    except BaseException as error:
+        failures.put(repr(error))
+        raise
+
+
+class TestIndexesExistBeforeTheFirstWrite:
+    def test_1600_concurrent_first_writes_of_one_key_make_one_document(
+        self, servers: Endpoints, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        barrier, failures = context.Barrier(8), context.Queue()
+        writers = [context.Process(target=first_write, args=(servers, database, barrier, failures)) for _ in range(8)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(120)
+        assert [writer.exitcode for writer in writers] == [0] * 8, failures.get() if not failures.empty() else ""
+        collection = mongo[database]["state-items"]
+        assert [document["rev"] for document in collection.find()] == [1_600]
+        unique = [index for index in collection.index_information().values() if index.get("unique")]
+        assert [index["key"] for index in unique] == [[("signalId", 1), ("bucketName", 1)]]
+
+    def test_every_collection_has_its_unique_index_once_open_returns(
+        self, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        store.open()
+        for domain in DOMAINS:
+            indexes = mongo[database][domain.collection].index_information().values()
+            assert [(name, 1) for name in domain.columns] in [i["key"] for i in indexes if i.get("unique")], domain.name
+
+
+class TestALegacyUniqueIndexIsReportedWithItsRemedy:
+    @pytest.mark.parametrize("domain", [CANDLE, SESSION], ids=lambda domain: domain.name)
+    def test_the_error_names_the_index_and_the_command(
+        self, domain: Any, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        columns = domain.legacy_unique[0]
+        mongo[database][domain.collection].create_index([(name, 1) for name in columns], unique=True, name="old")
+        with pytest.raises(bk.LegacyIndex, match=rf'getCollection\("{domain.collection}"\)\.dropIndex\("old"\)'):
+            store.open()
+        mongo[database][domain.collection].drop_index("old")
+        store.open()
+
+    def test_a_key_index_that_is_not_unique_is_reported_too(
+        self, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        mongo[database]["signal-items"].create_index([(name, 1) for name in SIGNAL.columns])
+        with pytest.raises(bk.LegacyIndex, match="not unique"):
+            store.open()
+
+
+class TestKeyFieldsAreCheckedBeforeTheyReachAQuery:
+    @pytest.mark.parametrize("bad", [{"$ne": None}, None, 5, b"x", ["a"], True])
+    def test_anything_but_text_is_refused_and_no_server_is_asked(
+        self, bad: Any, commands: Commands, store: Store
+    ) -> None:
+        store.open()
+        commands.names.clear()
+        with pytest.raises(bk.InvalidKey):
+            StateInstance(store, bad, "bucket").read_state_data()
+        registry = type(bk.PersistStateAdapter)(StateInstance)
+        registry.use_store(lambda: store)
+        with pytest.raises(bk.InvalidKey):
+            registry.write_state_data({}, bad, "bucket", 1)
+        assert commands.names == []
+
+    def test_a_payload_over_the_document_limit_is_refused_before_anything_is_written(
+        self, commands: Commands, store: Store
+    ) -> None:
+        store.open()
+        commands.names.clear()
+        with pytest.raises(bk.InvalidPayload, match="16,777,216"):
+            StateInstance(store, "s", "b").write_state_data({"data": {"big": "x" * 16_800_000}}, 1)
+        assert commands.names == []
+
+
+class TestMongoDown:
+    def test_a_write_fails_clearly_within_the_configured_time(self, servers: Endpoints, database: str) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            string = f"mongodb://127.0.0.1:{nobody.getsockname()[1]}/{database}"
+            with (
+                store_for(servers, database, mongo_connection_string=string, mongo_timeout_ms=200) as store,
+                pytest.raises(bk.ServerUnreachable, match="MongoDB cannot be reached"),
+            ):
+                StateInstance(store, "s", "b").write_state_data({}, 1)
+
+    def test_a_failed_first_connection_is_retried_by_the_next_call(self, servers: Endpoints, database: str) -> None:
+        with store_for(servers, database) as live:
+            attempts: list[int] = []
+            real_open = live.truth.open
+
+            def flaky_open() -> None:
+                attempts.append(1)
+                if len(attempts) == 1:
+                    raise bk.ServerUnreachable("not yet")
+                real_open()
+
+            truth: Any = live.truth
+            truth.open = flaky_open
+            registry = type(bk.PersistStateAdapter)(StateInstance)
+            registry.use_store(lambda: live)
+            with pytest.raises(bk.ServerUnreachable):
+                registry.write_state_data({"data": 1}, "s", "b", 1)
+            registry.write_state_data({"data": 1}, "s", "b", 1)
+            assert registry.read_state_data("s", "b") == {"data": 1}
+            assert len(attempts) == 2
+
+
+class TestDocumentsOfTheNpmPackage:
+    def test_its_documents_are_read_and_their_integers_restored(
+        self, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        store.open()
+        key = {"signalId": "s", "bucketName": "b"}
+        foreign = {**key, "payload": {"id": "s_b", "data": {"x": 1.0}, "when": 1.7e12}, "when": 1.7e12, "__v": 0}
+        mongo[database]["state-items"].insert_one(foreign)
+        instance = StateInstance(store, "s", "b")
+        found = instance.read_state_data()
+        assert found == {"id": "s_b", "data": {"x": 1.0}, "when": 1_700_000_000_000}
+        assert found is not None
+        assert type(found["when"]) is int
+        assert type(found["data"]["x"]) is float
+        assert instance.read_state_data(when=1_699_999_999_999) is None
+        instance.write_state_data({"data": 2}, 5)
+        assert mongo[database]["state-items"].find_one(key, {"rev": 1, "_id": 0}) == {"rev": 1}
+
+    def test_its_candles_with_double_timestamps_are_read(
+        self, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        store.open()
+        row = {"exchangeName": "b", "symbol": "X", "interval": "1m", **candles(1, 1_700_000_040_000)[0]}
+        mongo[database]["candle-items"].insert_one({**row, "timestamp": float(row["timestamp"]), "__v": 0})
+        found = CandleInstance(store, "X", "1m", "b").read_candles_data(1, 1_700_000_040_000, 0)
+        assert found is not None
+        assert type(found[0]["timestamp"]) is int
+
+    @pytest.mark.parametrize("domain", [d for d in DOMAINS if d.cached], ids=lambda domain: domain.name)
+    def test_documents_have_its_columns(
+        self, domain: Any, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        parts = tuple(column.type("x") if column.type is str else True for column in domain.key)
+        store.write(make_change(Key(domain, parts), example(domain, "x"), 5 if domain.has_when else None))
+        document = mongo[database][domain.collection].find_one({})
+        assert document is not None
+        expected = {"_id", "rev", "__v", "createDate", "updatedDate", domain.payload, *domain.columns}
+        expected |= {name for name, has in (("when", domain.has_when), ("removed", domain.has_removed)) if has}
+        assert set(document) == expected
+
+    def test_id_mode_keeps_its_redis_keys(self, servers: Endpoints, database: str) -> None:
+        import redis
+
+        with store_for(servers, database, cache_mode="id") as store:
+            record = store.write(make_change(make_key(STATE, (database, "b:c")), {"data": 1}, 1))
+            with redis.Redis(port=servers.redis_port) as client:
+                assert client.get(f"state_cache:{database}:b:c") == record.id.encode()
+
+
+class TestSetup:
+    @pytest.fixture(autouse=True)
+    def _clean(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+        monkeypatch.chdir(tmp_path)
+        yield
+        bk.shutdown()
+
+    def options(self, servers: Endpoints, database: str) -> dict[str, Any]:
+        settings = settings_for(servers, database)
+        return {name: getattr(settings, name) for name in settings.model_fields_set}
+
+    def test_before_setup_the_adapters_keep_files(self, tmp_path: Path) -> None:
+        bk.PersistSignalAdapter.write_signal_data(None, "BTC/USDT", "s", "e")
+        assert [
+            path.read_text().split("\n")[0] for path in (tmp_path / "dump" / "data" / "signal").rglob("*.json")
+        ] == ["null"]
+
+    def test_one_call_makes_every_adapter_durable(self, servers: Endpoints, database: str) -> None:
+        bk.setup(**self.options(servers, database))
+        bk.PersistStateAdapter.write_state_data({"data": 1}, "s", "b", 5)
+        assert bk.get_mongo()[database]["state-items"].count_documents({}) == 1
+        assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": 1}
+
+    def test_the_same_call_again_changes_nothing_and_another_one_is_refused(
+        self, servers: Endpoints, database: str
+    ) -> None:
+        options = self.options(servers, database)
+        first = bk.setup(**options)
+        assert bk.setup(**options) == first
+        with pytest.raises(bk.AlreadySetUp, match="shutdown"):
+            bk.setup(**{**options, "lease_ms": 9_999})
+        assert bk.get_config() == first
+
+    def test_setup_after_use_takes_over_and_says_so(
+        self, servers: Endpoints, database: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bk.PersistStateAdapter.write_state_data({"data": "file"}, "s", "b", 5)
+        bk.setup(**self.options(servers, database))
+        assert "used before setup()" in caplog.text
+        assert bk.PersistStateAdapter.read_state_data("s", "b") is None
+
+    def test_an_unknown_setting_is_refused_with_a_hint(self) -> None:
+        with pytest.raises(bk.InvalidSetting, match="did you mean redis_host"):
+            bk.setup(CC_REDIS_HOSTT="x")
+
+    def test_servers_that_cannot_be_reached_are_named_with_two_ways_out(self) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            port = nobody.getsockname()[1]
+            with pytest.raises(bk.ServerUnreachable) as caught:
+                bk.setup(
+                    mongo_connection_string=f"mongodb://user:hunter2@127.0.0.1:{port}/x?authSource=admin",
+                    redis_port=port,
+                    mongo_timeout_ms=200,
+                )
+        text = str(caught.value)
+        assert f"MongoDB at 127.0.0.1:{port}" in text
+        assert f"Redis at 127.0.0.1:{port}" in text
+        assert "bkm up" in text
+        assert "docker compose up" in text
+        assert "hunter2" not in text
+
+    def test_a_failed_setup_leaves_the_adapters_as_they_were(self, tmp_path: Path) -> None:
+        with pytest.raises(bk.ServerUnreachable):
+            bk.setup(mongo_connection_string="mongodb://127.0.0.1:1/x", mongo_timeout_ms=200)
+        bk.PersistStateAdapter.write_state_data({"data": 1}, "s", "b", 5)
+        assert (tmp_path / "dump" / "state").is_dir()
+
+    def test_get_mongo_needs_setup(self) -> None:
+        with pytest.raises(bk.NotSetUp):
+            bk.get_mongo()
+
+    def test_a_weaker_write_concern_is_respected_and_reported_once(
+        self, servers: Endpoints, database: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        weak = servers.mongo_connection_string(database) + "&w=1&journal=false"
+        with store_for(servers, database, mongo_connection_string=weak) as store:
+            store.open()
+            store.open()
+        assert caplog.text.count("weakens the write concern") == 1
+
+    def test_base_crud_serves_a_users_own_collection(self, servers: Endpoints, database: str) -> None:
+        bk.setup(**self.options(servers, database))
+        notes = bk.BaseCRUD("my-notes")
+        made = [notes.create({"n": n}) for n in range(5)]
+        assert notes.find_by_id(made[2]["id"])["n"] == 2
+        assert notes.update(made[2]["id"], {"n": 20, "id": "ignored"})["n"] == 20
+        assert notes.find_by_filter({"n": 20}) is not None
+        assert notes.find_by_filter({"n": 99}) is None
+        assert notes.find_all(limit=1)[0]["n"] == 20
+        assert len(list(notes.iterate())) == 5
+        pages = [notes.paginate(limit=2, offset=offset) for offset in (0, 2, 4)]
+        assert [page["total"] for page in pages] == [5, 5, 5]
+        assert len({row["id"] for page in pages for row in page["rows"]}) == 5
+        with pytest.raises(bk.NotFound):
+            notes.find_by_id("0" * 24)
+
+
+def test_a_store_without_a_cache_runs_the_same_plans(servers: Endpoints, store: Store) -> None:
+    bare = Store("bare", store.truth, NoCache())
+    StateInstance(bare, "s", "b").write_state_data({"data": 1}, 1)
+    assert StateInstance(bare, "s", "b").read_state_data() == {"data": 1}

@@ -1,0 +1,310 @@
+"""What happens to reads, writes and events when Redis misbehaves, on a real redis-server that the tests kill, restart and flush."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from tests.integration.support import LEASE_MS, eventually, store_for
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo import embedded
+from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.coherence.effects import CacheRead as Read
+from backtest_kit_mongo.coherence.effects import Commit, Fill, Lease, Leased, Published, Right
+from backtest_kit_mongo.coherence.events import decode
+from backtest_kit_mongo.coherence.keys import names
+from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.domains.checks import make_change, make_key
+from backtest_kit_mongo.domains.table import STATE
+from backtest_kit_mongo.drivers.sync import Store
+
+pytestmark = pytest.mark.live
+Endpoints = embedded.Endpoints
+KEY = make_key(STATE, ("signal", "bucket"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, servers: Endpoints) -> Iterator[Endpoints]:
+    """Servers of this module alone: other tests must not see them die."""
+    directory = tmp_path_factory.mktemp("faults")
+    yield embedded.up(directory, die_with_caller=True)
+    embedded.down(directory)
+
+
+@pytest.fixture
+def directory(own: Endpoints) -> Path:
+    return own.directory
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    return f"{new_database()}_faults"
+
+
+@pytest.fixture
+def store(own: Endpoints, database: str) -> Iterator[Store]:
+    embedded.start_redis(own.directory)
+    with store_for(own, database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(own: Endpoints) -> Iterator[redis.Redis]:
+    with redis.Redis(port=own.redis_port) as opened:
+        yield opened
+
+
+def put(store: Store, value: int) -> Record:
+    return store.write(make_change(KEY, {"data": value}, value))
+
+
+def value_of(store: Store) -> Any:
+    payload = store.read(KEY).payload
+    return None if payload is None else payload["data"]
+
+
+def open_cache(store: Store) -> None:
+    """Wait until the cache may install: one lease time after this Redis was first seen."""
+
+    def cached() -> bool:
+        store.read(KEY)
+        return counts(store)["hit"] > before
+
+    before = counts(store)["hit"]
+    eventually(cached)
+
+
+def counts(store: Store) -> dict[str, int]:
+    assert isinstance(store.cache, RedisCache)
+    return store.cache.counts
+
+
+def events(client: Any, database: str) -> list[tuple[str, int]]:
+    entries = client.xrange(names(database, 1, "state", KEY.parts).stream)
+    return [(event.operation, event.rev) for event in (decode(fields) for _, fields in entries)]
+
+
+class TestRedisDown:
+    def test_reads_and_writes_go_on_and_events_arrive_when_it_is_back(
+        self, store: Store, directory: Path, client: redis.Redis, database: str
+    ) -> None:
+        put(store, 1)
+        embedded.stop_redis(directory, kill=True)
+        put(store, 2)
+        put(store, 3)
+        assert value_of(store) == 3
+        embedded.start_redis(directory)
+        put(store, 4)
+        assert value_of(store) == 4
+        # The first event may be in the suffix that the killed server lost; those written while it was away may not.
+        assert events(client, database)[-3:] == [("upsert", 2), ("upsert", 3), ("upsert", 4)]
+
+    def test_an_entry_that_survived_a_bypassed_write_is_gone_before_it_can_be_read(
+        self, store: Store, own: Endpoints, database: str
+    ) -> None:
+        put(store, 1)
+        open_cache(store)
+        # Only this client is cut off: the server and its entry live on.
+        assert isinstance(store.cache, RedisCache)
+        link: Any = store.cache._link
+        real = link.execute_many
+        link.execute_many = unreachable
+        put(store, 2)
+        link.execute_many = real
+        assert value_of(store) == 2
+        with store_for(own, database) as other:
+            assert value_of(other) == 2
+
+    def test_with_fail_a_write_is_refused_before_anything_is_written(
+        self, own: Endpoints, database: str, directory: Path
+    ) -> None:
+        embedded.start_redis(directory)
+        with store_for(own, database, on_redis_down="fail") as strict:
+            put(strict, 1)
+            embedded.stop_redis(directory, kill=True)
+            with pytest.raises(bk.ServerUnreachable, match="nothing was written"):
+                put(strict, 2)
+            assert value_of(strict) == 1
+            embedded.start_redis(directory)
+
+    def test_a_bot_starts_while_redis_is_away(self, own: Endpoints, database: str, directory: Path) -> None:
+        embedded.stop_redis(directory, kill=True)
+        with store_for(own, database) as store:
+            put(store, 1)
+            assert value_of(store) == 1
+            embedded.start_redis(directory)
+            put(store, 2)
+
+
+def unreachable(*_: Any) -> Any:
+    raise redis.ConnectionError("cut off")
+
+
+class TestIncarnations:
+    def test_after_a_restart_no_old_entry_is_served(
+        self, store: Store, directory: Path, client: redis.Redis, database: str
+    ) -> None:
+        put(store, 1)
+        open_cache(store)
+        entry = names(database, 1, "state", KEY.parts).entry
+        old = client.get(entry)
+        assert old is not None
+        embedded.stop_redis(directory)
+        embedded.start_redis(directory)
+        client.set(entry, old)  # Even if the entry survived: its incarnation is over.
+        before = counts(store)["hit"]
+        assert value_of(store) == 1
+        assert counts(store)["hit"] == before
+
+    def test_nothing_is_cached_for_one_lease_time_after_a_restart(
+        self, own: Endpoints, database: str, directory: Path, client: redis.Redis
+    ) -> None:
+        with store_for(own, database, lease_ms=60_000) as patient:
+            embedded.stop_redis(directory)
+            embedded.start_redis(directory)
+            put(patient, 1)
+            for _ in range(5):
+                value_of(patient)
+            assert counts(patient)["hit"] == 0
+            assert client.exists(names(database, 1, "state", KEY.parts).entry) == 0
+
+    def test_a_flush_is_only_a_miss(self, store: Store, client: redis.Redis) -> None:
+        put(store, 1)
+        open_cache(store)
+        client.flushall()
+        assert value_of(store) == 1
+        put(store, 2)
+        assert value_of(store) == 2
+
+
+class TestLeases:
+    """The protocol's steps on the real scripts, out of order on purpose."""
+
+    @pytest.fixture(scope="class")
+    def opened(self, own: Endpoints, new_database: Callable[[], str]) -> Iterator[Store]:
+        """One database for all of these tests: each new one would have to wait for one lease time."""
+        embedded.start_redis(own.directory)
+        with store_for(own, f"{new_database()}_leases") as shared:
+            put(shared, 1)
+            open_cache(shared)
+            yield shared
+
+    @pytest.fixture
+    def store(self, opened: Store) -> Store:
+        return opened
+
+    @pytest.fixture
+    def cache(self, opened: Store) -> RedisCache:
+        """Without leases of the test before, and with revision n >= 1 of the key stored and cached."""
+        assert isinstance(opened.cache, RedisCache)
+        found = opened.cache._names(KEY)
+        opened.cache._link.execute("DEL", found.entry, found.right, found.leases)
+        put(opened, 1)
+        return opened.cache
+
+    def commit(self, cache: RedisCache, leased: Leased, rev: int) -> None:
+        record = Record(KEY, rev, {"data": rev}, rev, False, "id")
+        body = b"\x81\xa4data" + bytes([rev])
+        cache.commit(Commit(KEY, leased.token, record, body, (Published(record, "upsert", body),)))
+
+    def lease(self, cache: RedisCache) -> Leased:
+        leased = cache.lease(Lease(KEY))
+        assert leased is not None
+        return leased
+
+    def test_two_overlapping_writers_that_commit_in_reverse_install_nothing(self, cache: RedisCache) -> None:
+        first, second = self.lease(cache), self.lease(cache)
+        self.commit(cache, second, 3)
+        self.commit(cache, first, 2)
+        assert isinstance(cache.read(Read(KEY)), Right)
+
+    def test_a_lone_writer_installs_what_it_wrote(self, cache: RedisCache) -> None:
+        self.commit(cache, self.lease(cache), 2)
+        hit = cache.read(Read(KEY))
+        assert isinstance(hit, Record)
+        assert (hit.rev, hit.payload, hit.when, hit.id) == (2, {"data": 2}, 2, "id")
+
+    def test_a_reader_that_stalls_over_a_write_installs_nothing(self, cache: RedisCache) -> None:
+        self.commit(cache, self.lease(cache), 2)
+        cache._link.execute("DEL", cache._names(KEY).entry)
+        right = cache.read(Read(KEY))
+        assert isinstance(right, Right)
+        self.commit(cache, self.lease(cache), 3)
+        cache.fill(Fill(right.token, Record(KEY, 2, {"data": 2}, 2, False, "id")))
+        hit = cache.read(Read(KEY))
+        assert isinstance(hit, Record)
+        assert hit.rev == 3
+
+    def test_readers_of_one_miss_share_one_right(self, cache: RedisCache) -> None:
+        cache._link.execute("DEL", cache._names(KEY).entry)
+        assert cache.read(Read(KEY)) == cache.read(Read(KEY)) != Right("")
+
+    def test_beside_a_live_lease_no_reader_gets_a_right(self, cache: RedisCache) -> None:
+        self.lease(cache)
+        assert cache.read(Read(KEY)) == Right("")
+
+    def test_a_dead_writer_blocks_caching_of_its_key_for_one_lease_time_only(
+        self, cache: RedisCache, store: Store
+    ) -> None:
+        self.lease(cache)
+        assert value_of(store) == 1
+        open_cache(store)
+
+    def test_a_writer_that_comes_back_after_its_lease_ended_deletes_what_was_cached_meanwhile(
+        self, cache: RedisCache, store: Store
+    ) -> None:
+        late = self.lease(cache)
+        open_cache(store)
+        self.commit(cache, late, 2)
+        assert isinstance(cache.read(Read(KEY)), Right)
+
+    def test_leases_have_no_ttl_and_entries_have_one(self, cache: RedisCache, client: redis.Redis) -> None:
+        found = cache._names(KEY)
+        assert client.pttl(found.entry) > 0  # type: ignore[operator]
+        self.lease(cache)
+        assert client.pttl(found.leases) == -1
+
+    def test_tokens_are_fresh_for_each_attempt(self, cache: RedisCache) -> None:
+        assert self.lease(cache).token != self.lease(cache).token
+
+    def test_the_deadline_of_the_write_lies_before_the_end_of_the_lease(self, cache: RedisCache) -> None:
+        assert cache._options.write_ms < cache._options.lease_ms == LEASE_MS
+
+
+class TestUnsafeServers:
+    def test_a_redis_that_may_evict_leases_is_refused_with_the_remedy(
+        self, own: Endpoints, database: str, client: redis.Redis, store: Store
+    ) -> None:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", "100mb")
+        try:
+            with store_for(own, database) as unsafe, pytest.raises(bk.UnsafeServer, match="volatile-lru"):
+                unsafe.open()
+        finally:
+            client.config_set("maxmemory", "0")
+            client.config_set("maxmemory-policy", "noeviction")
+
+    def test_a_replica_is_treated_as_unreachable(self, store: Store, client: redis.Redis) -> None:
+        put(store, 1)
+        open_cache(store)
+        client.replicaof("127.0.0.1", "1")
+        try:
+            assert value_of(store) == 1
+            put(store, 2)
+            assert value_of(store) == 2
+        finally:
+            client.replicaof("NO", "ONE")
+        eventually(lambda: value_of(store) == 2 and store.cache.read(Read(Key(STATE, ("x", "y")))) is not None)
+
+
+def test_databases_on_one_redis_never_meet(own: Endpoints, database: str, store: Store) -> None:
+    with store_for(own, f"{database}_other") as other:
+        put(store, 1)
+        put(other, 2)
+        open_cache(store)
+        open_cache(other)
+        assert (value_of(store), value_of(other)) == (1, 2)
