@@ -181,17 +181,18 @@ class TestIncarnations:
         assert value_of(store) == 2
 
 
+@pytest.fixture(scope="module")
+def opened(own: Endpoints, new_database: Callable[[], str]) -> Iterator[Store]:
+    """One database for all of these tests: each new one would have to wait for one lease time."""
+    embedded.start_redis(own.directory)
+    with store_for(own, f"{new_database()}_leases") as shared:
+        put(shared, 1)
+        open_cache(shared)
+        yield shared
+
+
 class TestLeases:
     """The protocol's steps on the real scripts, out of order on purpose."""
-
-    @pytest.fixture(scope="class")
-    def opened(self, own: Endpoints, new_database: Callable[[], str]) -> Iterator[Store]:
-        """One database for all of these tests: each new one would have to wait for one lease time."""
-        embedded.start_redis(own.directory)
-        with store_for(own, f"{new_database()}_leases") as shared:
-            put(shared, 1)
-            open_cache(shared)
-            yield shared
 
     @pytest.fixture
     def store(self, opened: Store) -> Store:
