@@ -1,5 +1,6 @@
 """The embedded servers, real ones: started, shared, killed, moved and stopped."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -51,9 +52,18 @@ sys.stdin.read()
 """
 
 
-def up_in_another_process(home: Path) -> "subprocess.Popen[str]":
+LAUNCH = """
+import sys
+from pathlib import Path
+from backtest_kit_mongo.embedded.processes import Server, free_port
+from backtest_kit_mongo.embedded.redis_server import REDIS
+Server(REDIS, Path(sys.argv[1])).launch(port=free_port(), options=(), die_with_caller=False)
+"""
+
+
+def in_another_process(code: str, home: Path) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", UP_AND_WAIT, str(home)]
+    command = [sys.executable, "-c", code, str(home)]
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -239,7 +249,7 @@ def test_a_server_whose_record_was_lost_keeps_its_data_to_itself(
 
 
 def test_two_processes_that_come_up_at_once_share_one_pair_and_its_owner_takes_it_along(home: Path) -> None:
-    with up_in_another_process(home) as one, up_in_another_process(home) as other:
+    with in_another_process(UP_AND_WAIT, home) as one, in_another_process(UP_AND_WAIT, home) as other:
         with ThreadPoolExecutor(2) as pool:
             answers = [str(line).split() for line in pool.map(lambda process: process.stdout.readline(), (one, other))]
         assert answers[0][:2] == answers[1][:2]
@@ -265,6 +275,23 @@ def test_servers_with_an_owner_do_not_outlive_their_supervisor_either(home: Path
     assert "launcher.py" in " ".join(supervisor.cmdline())
     supervisor.kill()
     assert eventually(lambda: is_gone(process.pid))
+
+
+def test_a_launch_whose_caller_was_killed_starts_nothing_behind_the_back_of_a_later_down(home: Path) -> None:
+    home.mkdir()
+    guard = os.open(home / "redis.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(guard, fcntl.LOCK_EX)  # the launcher has to wait here
+
+    def launchers() -> list[psutil.Process]:
+        return [p for p in psutil.process_iter(["cmdline"]) if str(home / "redis.lock") in str(p.info["cmdline"])]
+
+    with in_another_process(LAUNCH, home) as caller:
+        assert eventually(lambda: [p.ppid() for p in launchers()] not in ([], [caller.pid]))
+        caller.kill()
+        caller.wait()
+    os.close(guard)
+    assert eventually(lambda: not launchers())
+    assert not down(home)
 
 
 def test_ports_snatched_between_choice_and_bind_are_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

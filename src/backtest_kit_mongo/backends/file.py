@@ -110,7 +110,7 @@ class FileTruth:
     def remove(self, effect: SoftRemove) -> Record | None:
         root, key = self._root(), effect.key
         if not self._load(root, key, _place(key)).exists:
-            return None  # Without making a directory.
+            return None  # Before a lock would make the directory.
         with self._writing(root, key):
             record = self._load(root, key, _place(key))
             if not record.exists or record.removed:
@@ -253,9 +253,9 @@ class FileTruth:
         """What is stored now. Unreadable bytes get a second name first, because the write will replace them."""
         try:
             return _Prior(self._load(root, key, place))
-        except CorruptData as cause:
+        except CorruptData:
             kept = disk.set_aside(f"{root}/{place.path}")
-            logger.warning("replaced: %s%s", cause, f" Its bytes are kept as {kept}." if kept else "")
+            logger.warning("%s: an unreadable file is replaced; its bytes are kept as %s", key, kept or place.original)
             return _Prior(Record(key), is_corrupt=True)
 
 

@@ -17,15 +17,14 @@ from backtest_kit_mongo.testing.spots import DOCUMENTS, Spot, parts, spot
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 HOSTILE: Final = (
-    "a:b", "a_b", "a/b", "/a/b", "a/", "//", "a\\b", ".", "..", "../x", "../../../x", "a/../b", "~", "~/x", "%", "%2F", "a%3Ab", "%25", "a%253Ab",
-    ".json", "x.json", ".tmp-x", "x.tmp", "-", "--help", "*", "?", "[a]", "{bk:0}", "$ne", "a.b", "a|b", "a;b", "a,b", "a=b", "a&b", "a#b",
-    "'", '"', "`", "a\nb", "a\tb", "a\0b", "\x7f", " ", "  ", " a", "a ", "a b", "a  b", "+", "a+b", "con", "NUL", "A", "a", "None", "null", "true", "0",
-    "live", "backtest", "é", "e\u0301", "Привет", "世界", "🚀", "👩\u200d💻", "\u200b", "\u202e", "ß", "ss", "İ", "x" * 200, "x" * 199 + "y", "я" * 200,
-    "🚀" * 200, "/" * 200, "_" * 200,
+    "a:b", "a_b", "a/b", "/a", "a/", "a\\b", ".", "..", "../x", "../../../x", "a/../b", "~", "~/x", "%", "%2F", "%25", "a%3Ab", "a%253Ab",
+    ".json", "x.json", ".tmp-x", "-", "*", "?", "{bk:0}", "$ne", "a.b", "'", '"', "a\nb", "a\0b", " ", " a", "a ", "a b", "a+b", "A", "a",
+    "null", "0", "live", "é", "e\u0301", "Привет", "🚀", "👩\u200d💻", "\u202e", "İ",
+    "x" * 200, "x" * 199 + "y", "я" * 200, "🚀" * 200, "_" * 200,
 )  # fmt: skip
 """Every one of them is another name than all others, and stands beside them in the same column."""
 
-SEPARATORS: Final = (":", "_", "/", "%", "~", "-", ".", " ", "|", "\0", "%3A", "%2F", "__", "::", "_live_", "\\")
+SEPARATORS: Final = (":", "_", "/", "%", "~", " ", "%3A", "%2F", "__")
 
 
 def with_part(domain: Domain, tag: str, index: int, value: str) -> Key:

@@ -86,9 +86,9 @@ class TestSoftRemoval:
         assert items(store, here.key.scope) == []
 
     def test_a_bucket_can_be_cleared_while_it_is_listed(self, store: Store, domain: Domain, tag: str) -> None:
-        # More than the first batch of a database cursor.
+        # More than the 101 documents of a cursor's first batch.
         scope = spot(store, domain, tag).key.scope
-        for number in range(150):
+        for number in range(110):
             Spot(store, scope.child(f"{number}")).write_example()
         for record in store.scan(scope):
             store.remove(record.key)

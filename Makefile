@@ -1,0 +1,29 @@
+.PHONY: all venv lint types test bench demo
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+all: lint types test
+
+venv: $(BIN)/pytest
+
+$(BIN)/pytest: pyproject.toml ops/constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint ops/constraints.txt --editable '.[test]'
+	touch $@
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: venv
+	$(BIN)/mypy
+
+test: venv
+	$(BIN)/pytest
+
+bench: venv
+	$(BIN)/python benchmarks/run.py
+
+demo: venv
+	$(BIN)/bkm demo
