@@ -312,6 +312,16 @@ def test_a_failed_up_quotes_the_log_and_leaves_nothing_running(home: Path) -> No
     assert not found.redis.running
 
 
+def test_a_mongod_that_aborts_is_quoted_with_the_cause_and_without_its_backtrace(home: Path) -> None:
+    up(home, die_with_caller=True)
+    stop_mongo(home, kill=True)
+    (home / "mongo" / "WiredTiger.turtle").write_text("damaged")
+    with pytest.raises(ServerFailedError, match="WiredTiger.turtle") as failure:
+        start_mongo(home)
+    assert "__libc_start_main" not in str(failure.value)
+    assert len(str(failure.value)) < 5_000
+
+
 def test_a_server_that_never_gets_ready_is_stopped_at_the_timeout(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -290,7 +290,11 @@ class RedisCache:
             raise CacheDown from cause
 
     def defer(self, effect: Defer) -> None:
-        events = [(self._names(change.record.key).stream, self._event(change)) for change in effect.published]
+        events = [
+            # The stream that COMMIT would have used: a ledger's rows belong to the partition of their scope.
+            (self._names(effect.keys[0] if effect.keys else change.record.key).stream, self._event(change))
+            for change in effect.published
+        ]
         with self._lock:
             self._missed_keys.update(dict.fromkeys(effect.keys))
             self._missed_events.extend(events)

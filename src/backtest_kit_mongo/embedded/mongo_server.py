@@ -79,4 +79,17 @@ def _configure(client: "MongoClient[dict[str, Any]]", host: str) -> None:
         client.admin.command("replSetReconfig", moved, force=True)
 
 
-MONGO = Program(key="mongo", executable="mongod", find=find_mongod, arguments=_arguments, ask=_ask, settle=_settle)
+def _errors(lines: list[str]) -> list[str]:
+    """An aborting mongod ends its log with a long backtrace; the cause is in the error and fatal lines above it."""
+    return [line for line in lines if '"s":"E"' in line or '"s":"F"' in line]
+
+
+MONGO = Program(
+    key="mongo",
+    executable="mongod",
+    find=find_mongod,
+    arguments=_arguments,
+    ask=_ask,
+    settle=_settle,
+    errors=_errors,
+)

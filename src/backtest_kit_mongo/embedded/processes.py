@@ -50,7 +50,7 @@ PORTS = range(20_000, 32_768)
 PORT_DRAWS = 100
 ABANDON_S = 5.0
 LOG_TAIL_LINES = 12
-LOG_TAIL_CHARACTERS = 4_000
+LOG_LINE_CHARACTERS = 600
 
 
 class NotReadyError(Exception):
@@ -80,9 +80,9 @@ class Deadline:
 class Program:
     """What is particular to one kind of server.
 
-    `arguments(data, port)` is its command line without the binary. `ask(port)` returns the version and
-    changes nothing; `settle(port)` takes the next step towards a usable server. Both raise NotReadyError until there is
-    nothing left to wait for.
+    `arguments(data, port)` is its command line without the binary. `ask(port)` returns the version and changes nothing;
+    `settle(port)` takes the next step towards a usable server. Both raise NotReadyError until there is nothing left to
+    wait for. `errors(lines)` picks the log lines worth quoting; when there are none, the last lines will do.
     """
 
     key: str
@@ -91,6 +91,7 @@ class Program:
     arguments: Callable[[Path, int], list[str]]
     ask: Callable[[int], str]
     settle: Callable[[int], None]
+    errors: Callable[[list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +272,10 @@ class Server:
             self.signal(kill=True)
 
     def log_tail(self) -> str:
-        """The end of the server's log with its address, for an error message."""
-        tail = "\n".join(self._log_text().splitlines()[-LOG_TAIL_LINES:])[-LOG_TAIL_CHARACTERS:]
-        return f"The end of its log, {self.log}:\n{tail or '(empty)'}"
+        """What the server said last, and where, for an error message."""
+        lines = self._log_text().splitlines()
+        told = [line[:LOG_LINE_CHARACTERS] for line in (self.program.errors(lines) or lines)[-LOG_TAIL_LINES:]]
+        return "\n".join([f"The end of its log, {self.log}:", *(told or ["(empty)"])])
 
     def _log_text(self) -> str:
         try:

@@ -48,5 +48,11 @@ def _settle(port: int) -> None:
 
 
 REDIS = Program(
-    key="redis", executable="redis-server", find=find_redis_server, arguments=_arguments, ask=_ask, settle=_settle
+    key="redis",
+    executable="redis-server",
+    find=find_redis_server,
+    arguments=_arguments,
+    ask=_ask,
+    settle=_settle,
+    errors=lambda lines: lines,
 )

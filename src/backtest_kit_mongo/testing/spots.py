@@ -23,18 +23,17 @@ NULLABLE = ("signal", "schedule", "strategy")
 """Domains whose writers store None on purpose: the slot is known to be empty."""
 
 
-def part(column: Column, tag: str) -> Part:
-    """A value for a key column; text is unique to `tag`."""
+def parts(domain: Domain, tag: str, *, backtest: bool = False) -> tuple[Part, ...]:
+    """All key parts of a document that belongs to `tag` alone."""
+    return tuple(_part(column, tag, backtest) for column in domain.key)
+
+
+def _part(column: Column, tag: str, backtest: bool) -> Part:
     if column.type is bool:
-        return False
+        return backtest
     if column.type is int:
         return BASE_MS
     return min(column.choices) if column.choices else f"{tag}-{column.name}"
-
-
-def parts(domain: Domain, tag: str) -> tuple[Part, ...]:
-    """All key parts of a document that belongs to `tag` alone."""
-    return tuple(part(column, tag) for column in domain.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, context_names
@@ -16,7 +17,7 @@ from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object
-from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, LEDGERS, difference, parts, spot
+from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, LEDGERS, difference, items, parts, spot
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 WRONG_PARTS: Final[dict[type, tuple[Any, ...]]] = {
@@ -32,14 +33,18 @@ def wrong_parts(column: Column) -> tuple[Any, ...]:
 
 @contextmanager
 def unchanged(store: Store, domain: Domain, tag: str) -> Iterator[None]:
-    """The document of `tag`, and its scope where it has one, are after the block as they were before it."""
-
-    def look() -> Any:
-        listed = [] if domain.shape is Shape.SLOT else sorted(str(r.key) for r in store.scan(here.key.scope))
-        found = here.read()
-        return [found.rev, found.when, found.payload, listed]
-
+    """The document of `tag` and what stands beside it are after the block as they were before it."""
     here = spot(store, domain, tag)
+    new = (f"{tag}new", f"{tag}newer")
+
+    def look() -> list[Any]:
+        found, beside = here.read(), []
+        if domain.shape is Shape.KEYED:
+            beside = items(store, here.key.scope)
+        elif domain.shape is Shape.LEDGER:
+            beside = sorted(map(str, store.truth.rows(Rows(here.key.scope, new))))
+        return [found.rev, found.when, found.payload, beside]
+
     before = look()
     yield
     assert difference(look(), before) is None

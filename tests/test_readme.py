@@ -1,0 +1,51 @@
+"""The README is true: its code runs, its settings are all there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import backtest_kit_mongo as bk
+import pytest
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+
+
+def settings_rows() -> str:
+    """The table of settings, from the settings themselves."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default_factory() if field.default_factory else field.get_default()  # type: ignore[call-arg]
+        if hasattr(default, "get_secret_value"):
+            default = default.get_secret_value()
+        shown = {None: "", "": "empty"}.get(default, f"`{default}`") if not isinstance(default, Path) else "user data directory"
+        rows.append(f"| `CC_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    missing = [row for row in settings_rows().splitlines() if row not in README]
+    assert not missing, "\n".join(missing)
+
+
+@pytest.mark.live
+def test_the_code_runs(servers: Endpoints, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(f"{new_database()}_readme"))
+    monkeypatch.setenv("CC_REDIS_HOST", servers.redis_host)
+    monkeypatch.setenv("CC_REDIS_PORT", str(servers.redis_port))
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found: dict[str, object] = {}
+    try:
+        exec(code, found)  # noqa: S102 - the README's own code is what is tested
+        assert found["signal"] == found["row"]
+        assert found["early"] is None
+    finally:
+        bk.shutdown()
+
+
+def test_the_readme_names_every_adapter_family_that_exists() -> None:
+    for name in re.findall(r"`(Persist\w+Adapter)`", README):
+        assert name in bk.__all__
