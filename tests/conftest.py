@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
 
-from backtest_kit_mongo.embedded import EmbeddedError, Endpoints, down, up
+from backtest_kit_mongo.embedded import Endpoints, NotInstalledError, down, up
 
 
 @pytest.fixture(scope="session")
@@ -18,12 +19,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     directory = tmp_path_factory.mktemp("servers")
     try:
         endpoints = up(directory, die_with_caller=True)
-    except EmbeddedError as cause:
+    except NotInstalledError as cause:
         if os.environ.get("CI"):
             pytest.fail(f"CI must test against real servers: {cause}", pytrace=False)
         pytest.skip(f"no servers: {cause}")
     yield endpoints
     down(directory)
+    shutil.rmtree(directory, ignore_errors=True)  # Hundreds of megabytes, and pytest would keep those of three runs.
 
 
 @pytest.fixture(scope="session")

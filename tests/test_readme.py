@@ -21,7 +21,11 @@ def settings_rows() -> str:
         default = field.default_factory() if field.default_factory else field.get_default()  # type: ignore[call-arg]
         if hasattr(default, "get_secret_value"):
             default = default.get_secret_value()
-        shown = {None: "", "": "empty"}.get(default, f"`{default}`") if not isinstance(default, Path) else "user data directory"
+        shown = (
+            {None: "", "": "empty"}.get(default, f"`{default}`")
+            if not isinstance(default, Path)
+            else "user data directory"
+        )
         rows.append(f"| `CC_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows)
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import BaseModel
 
 from backtest_kit_mongo.coherence.codec import detached, dump
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, Part, Record
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.contracts import CandleReport, Payload, Row, When
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.domains.checks import check, make_change, make_key, make_when, row_item
@@ -74,6 +74,8 @@ class Bound(Generic[V]):
         given: dict[Part, tuple[Any, Change]] = {}
         for row in rows:
             item = row_item(self._domain, row)
+            if item in given and self._domain.on_conflict is OnConflict.KEEP:
+                continue
             before = last.get(item)
             given[item] = (
                 before

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, Literal
 
 import pytest
-from pydantic import SecretStr
 
 from backtest_kit_mongo.coherence.effects import CacheRead
 from backtest_kit_mongo.coherence.record import Record
@@ -16,7 +15,7 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.setup import make_store
 from backtest_kit_mongo.testing.conformance import *  # noqa: F403
 
@@ -32,8 +31,8 @@ def connect(servers: Endpoints) -> Iterator[Connect]:
     stores: list[Store] = []
 
     def make(mode: Mode, database: str) -> Store:
-        settings = Settings(
-            mongo_connection_string=SecretStr(servers.mongo_connection_string(database)),
+        settings = load(
+            mongo_connection_string=servers.mongo_connection_string(database),
             redis_host=servers.redis_host,
             redis_port=servers.redis_port,
             cache_mode=mode,
@@ -83,11 +82,11 @@ def store(pair: Callable[[Mode], tuple[Store, Store]], mode: Mode) -> Store:
     return pair(mode)[0]
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="class")  # type: ignore[no-redef]
 def twin(pair: Callable[[Mode], tuple[Store, Store]], mode: Mode) -> Store:
     return pair(mode)[1]
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="class")  # type: ignore[no-redef]
 def empty_store(connect: Connect, mode: Mode, new_database: Callable[[], str]) -> Store:
     return connect(mode, new_database())

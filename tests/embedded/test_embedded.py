@@ -24,7 +24,6 @@ from redis import Redis
 
 from backtest_kit_mongo.embedded import (
     DirectoryBusyError,
-    EmbeddedError,
     Endpoints,
     NotInstalledError,
     ServerFailedError,
@@ -316,7 +315,7 @@ def test_a_mongod_that_aborts_is_quoted_with_the_cause_and_without_its_backtrace
     up(home, die_with_caller=True)
     stop_mongo(home, kill=True)
     (home / "mongo" / "WiredTiger.turtle").write_text("damaged")
-    with pytest.raises(ServerFailedError, match="WiredTiger.turtle") as failure:
+    with pytest.raises(ServerFailedError, match=r"WiredTiger\.turtle") as failure:
         start_mongo(home)
     assert "__libc_start_main" not in str(failure.value)
     assert len(str(failure.value)) < 5_000
@@ -385,9 +384,3 @@ def test_connection_strings_name_the_replica_set_and_escape_the_database() -> No
     endpoints = Endpoints(Path("/d"), "127.0.0.1", 1, "127.0.0.1", 2, 3, 4, started_here=False)
     assert endpoints.mongo_url == "mongodb://127.0.0.1:1/?replicaSet=rs0"
     assert endpoints.mongo_connection_string("a/b") == "mongodb://127.0.0.1:1/a%2Fb?replicaSet=rs0"
-
-
-def test_every_error_of_the_package_is_an_embedded_error() -> None:
-    assert issubclass(NotInstalledError, EmbeddedError)
-    assert issubclass(DirectoryBusyError, EmbeddedError)
-    assert issubclass(ServerFailedError, EmbeddedError)

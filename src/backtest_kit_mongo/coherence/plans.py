@@ -194,9 +194,14 @@ def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part
     for change in changes:
         row = stored.get(change.key.item)
         if row is not None:
-            payload = change.payload if row.payload == change.payload else row.payload
+            payload = change.payload if _same(row.payload, change) else row.payload
             seen[change.key.item] = Seen(row.rev, row.id, payload)
     return seen
+
+
+def _same(payload: Any, change: Change) -> bool:
+    """Whether a stored payload is what the change would store: to the bit, since 1, 1.0 and True are three values."""
+    return payload is change.payload or pack(payload) == change.body
 
 
 def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:
@@ -204,11 +209,7 @@ def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator
         row = seen.get(change.key.item)
         if row is None:
             yield Expected(change, None)
-        elif (
-            change.key.domain.on_conflict is OnConflict.REPLACE
-            and row.payload is not change.payload
-            and row.payload != change.payload
-        ):
+        elif change.key.domain.on_conflict is OnConflict.REPLACE and not _same(row.payload, change):
             yield Expected(change, row.rev, row.id)
 
 

@@ -22,8 +22,8 @@ INT64_MAX = 2**63 - 1
 DOCUMENT_MAX_BYTES = 16 * 1024 * 1024
 OVERHEAD_BYTES = 64 * 1024
 """Room for key columns and bookkeeping beside the payload."""
-BSON_CHECK_FROM_BYTES = 1024 * 1024
-"""BSON takes at most 13 times the room of msgpack (an array of small integers), so smaller payloads always fit."""
+NESTING_MAX = 96
+"""MongoDB stops at 100 levels; the document itself and a feed or audit record around the payload take the rest."""
 
 
 def make_key(domain: Domain, parts: tuple[Part, ...]) -> Key:
@@ -72,8 +72,7 @@ def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
     """
     body, plain = encode(key, payload)
     check(key, plain)
-    if len(body) > BSON_CHECK_FROM_BYTES:
-        _require_fits(key, plain)
+    _require_fits(key, plain)
     removed = key.domain.has_removed and isinstance(plain, dict) and plain.get("removed") is True
     return Change(key, plain, body, when, removed)
 
@@ -87,8 +86,8 @@ def encode(key: Key, payload: Any) -> tuple[bytes, Any]:
     try:
         body = pack(payload)
         return body, unpack(body)
-    except (TypeError, ValueError, OverflowError) as cause:
-        where = next(_unstorable(payload, ""), "")
+    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
+        where = next(_unstorable(payload, "", 0), "")
         raise InvalidPayload(f"{key}: {where or cause}. Nothing was written.") from cause
 
 
@@ -107,6 +106,9 @@ def check(key: Key, plain: Any) -> None:
 
 
 def _require_fits(key: Key, plain: Any) -> None:
+    """Refuse what no MongoDB document can hold, on every backend alike: a run on files must not fail only in production."""
+    if _too_deep(plain, NESTING_MAX):
+        raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
     try:
         size = len(bson.encode({"payload": plain}))
     except (BSONError, OverflowError) as cause:
@@ -118,18 +120,31 @@ def _require_fits(key: Key, plain: Any) -> None:
         )
 
 
-def _unstorable(value: Any, path: str) -> Iterator[str]:
+def _too_deep(value: Any, levels: int) -> bool:
+    if type(value) is dict:
+        members: Any = value.values()
+    elif type(value) is list:
+        members = value
+    else:
+        return False
+    return levels == 0 or any(_too_deep(member, levels - 1) for member in members if type(member) in (dict, list))
+
+
+def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
     """The first place that `pack` cannot encode, found only after it failed."""
+    if level > NESTING_MAX:
+        yield f"nested deeper than {NESTING_MAX} levels, or containing itself"
+        return
     if isinstance(value, BaseModel):
         value = dump(value)
     if isinstance(value, dict):
         for name, member in value.items():
             if not isinstance(name, str):
                 yield f"{path or 'value'} has the key {name!r}; keys must be text"
-            yield from _unstorable(member, f"{path}.{name}" if path else str(name))
+            yield from _unstorable(member, f"{path}.{name}" if path else str(name), level + 1)
     elif isinstance(value, (list, tuple)):
         for index, member in enumerate(value):
-            yield from _unstorable(member, f"{path}[{index}]")
+            yield from _unstorable(member, f"{path}[{index}]", level + 1)
     else:
         try:
             pack(value)

@@ -1,9 +1,11 @@
 """What can go wrong with the embedded servers, told apart by what the caller can do about it."""
 
+from backtest_kit_mongo.errors import EnvironmentFault
+
 __all__ = ["DirectoryBusyError", "EmbeddedError", "NotInstalledError", "ServerFailedError"]
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(EnvironmentFault):
     """Base of all errors of the embedded servers. None of them means that stored data was changed."""
 
 

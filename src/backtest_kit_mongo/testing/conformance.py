@@ -34,6 +34,7 @@ from backtest_kit_mongo.testing.suites.lists import (
     TestLedgers,
     TestListMethods,
     TestLists,
+    TestRowsThatOthersWrote,
     TestTheLog,
 )
 from backtest_kit_mongo.testing.suites.look_ahead import TestDomainsWithoutTime, TestLookAhead, TestLookAheadInLists
@@ -60,6 +61,7 @@ __all__ = [
     "TestLookAheadInLists",
     "TestNothingIsShared",
     "TestRemovedMemory",
+    "TestRowsThatOthersWrote",
     "TestSeriesKeys",
     "TestSoftRemoval",
     "TestTheLog",

@@ -172,6 +172,15 @@ class TestADocument:
         assert here.write_example().rev == 3
         assert difference(here.read().payload, example(here.key.domain)) is None
 
+    @pytest.mark.parametrize("name", ["memory", "state", "dictionary", "session"])
+    def test_a_disposed_context_is_made_anew_and_finds_its_data(self, store: Store, name: str, tag: str) -> None:
+        through, key = calls(BY_NAME[name]), parts(BY_NAME[name], tag)
+        registry = through.over(store)
+        through.write(registry, example(BY_NAME[name]), key, BASE_MS)
+        registry.dispose(*(key[:-1] if name == "memory" else key))
+        assert registry.context_count == 0
+        assert difference(through.read(registry, key, None), example(BY_NAME[name])) is None
+
     @pytest.mark.parametrize("name", ["signal", "memory", "storage"])
     def test_concurrent_writers_get_a_revision_each_and_the_last_ones_payload_stays(
         self, store: Store, name: str, tag: str

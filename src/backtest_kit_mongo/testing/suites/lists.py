@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from backtest_kit_mongo.coherence.effects import Upsert
+from backtest_kit_mongo.coherence.effects import Expected, Merge, Rows, Upsert
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
@@ -227,6 +227,41 @@ class TestTheLog:
         registry.write_log_data(rows)
         (found,) = [row for row in registry.read_log_data() if row["id"] == f"{tag}x"]
         assert found["topic"] == "first"
+
+
+class TestRowsThatOthersWrote:
+    """The truth's own `merge`, when what the caller expects to be stored is out of date."""
+
+    @pytest.mark.parametrize("domain", [d for d in LEDGERS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
+    @pytest.mark.parametrize("expected_rev", [None, 1, 2, 7], ids=lambda rev: f"expecting_{rev}")
+    def test_a_row_gets_the_revision_after_the_one_that_is_stored(
+        self, store: Store, domain: Domain, expected_rev: int | None, tag: str
+    ) -> None:
+        here = spot(store, domain, tag)
+        here.write_example()
+        second = here.write(extended(domain, here.key.item, new=2))
+        expected = Expected(change(here.key, new=3), expected_rev, second.id if expected_rev else "")
+        (published,) = store.truth.merge(Merge(here.key.scope, (expected,), None))
+        for record in (published.record, here.read()):
+            assert (record.rev, record.id, record.payload["new"]) == (3, second.id, 3)
+
+    def test_a_log_entry_that_appeared_meanwhile_is_kept_and_its_neighbours_are_written(
+        self, store: Store, tag: str
+    ) -> None:
+        scope, keys = ledger(store, BY_NAME["log"], tag, 3)
+        store.merge(scope, (change(keys[1], topic="first"),))
+        rows = tuple(Expected(change(key, topic="second"), None) for key in keys)
+        written = store.truth.merge(Merge(scope, rows, None))
+        assert [(new.record.key, new.record.rev) for new in written] == [(keys[0], 1), (keys[2], 1)]
+        assert [Spot(store, key).read().payload["topic"] for key in keys] == ["second", "first", "second"]
+
+    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+    def test_rows_that_do_not_exist_are_not_answered(self, store: Store, domain: Domain, tag: str) -> None:
+        here = spot(store, domain, tag)
+        here.write_example()
+        found = store.truth.rows(Rows(here.key.scope, (f"{tag}missing", here.key.item)))
+        assert list(found) == [here.key.item]
+        assert store.truth.rows(Rows(here.key.scope, ())) == {}
 
 
 @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
