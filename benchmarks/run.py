@@ -20,18 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import backtest_kit_mongo as bk
 import msgpack
 import redis
-from backtest_kit_mongo import embedded, stores
-from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.testing.examples import example
 from bson import ObjectId
 from pymongo import MongoClient, ReturnDocument, UpdateOne
 from pymongo.write_concern import WriteConcern
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo import embedded, stores
+from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.testing.examples import example
 
 DATABASE = "bkm-benchmark"
 STEP_MS = 60_000
@@ -156,10 +157,27 @@ class Bench:
             count = 2_000 // threads
             suffix = f", {threads} threads" if threads > 1 else ""
             yield Case(
-                f"signal write with event{suffix}", self.write, "find_one_and_update", self.floor_write, 1.6, count // 2, threads
+                f"signal write with event{suffix}",
+                self.write,
+                "find_one_and_update",
+                self.floor_write,
+                1.6,
+                count // 2,
+                threads,
             )
-            yield Case(f"signal read, warm{suffix}", self.read, "redis GET + decode", self.floor_get, 1.25, count * 2, threads)
-            yield Case(f"signal read, cold{suffix}", self.read, "find_one", self.floor_find, None, count // 2, threads, self.evict)
+            yield Case(
+                f"signal read, warm{suffix}", self.read, "redis GET + decode", self.floor_get, 1.25, count * 2, threads
+            )
+            yield Case(
+                f"signal read, cold{suffix}",
+                self.read,
+                "find_one",
+                self.floor_find,
+                None,
+                count // 2,
+                threads,
+                self.evict,
+            )
 
     # -- candles
 
@@ -185,7 +203,9 @@ class Bench:
 
     def read_candles(self, index: int) -> None:
         start = index * 1_000 * STEP_MS
-        rows = bk.PersistCandleAdapter.read_candles_data("BTCUSDT", "1m", "binance", 1_000, start, start + 1_000 * STEP_MS)
+        rows = bk.PersistCandleAdapter.read_candles_data(
+            "BTCUSDT", "1m", "binance", 1_000, start, start + 1_000 * STEP_MS
+        )
         assert rows is not None
 
     def floor_candles(self, index: int) -> None:
@@ -243,7 +263,13 @@ def show(rows: list[Row], console: Console) -> None:
     for row in rows:
         goal = "" if row.goal is None else f"<= {row.goal:g}"
         mark = "" if row.goal is None else (" [green]met[/]" if row.ratio <= row.goal else " [red]missed[/]")
-        numbers = (f"{row.p50_us:,.0f}", f"{row.p99_us:,.0f}", row.floor, f"{row.floor_p50_us:,.0f}", f"{row.ratio:.2f}")
+        numbers = (
+            f"{row.p50_us:,.0f}",
+            f"{row.p99_us:,.0f}",
+            row.floor,
+            f"{row.floor_p50_us:,.0f}",
+            f"{row.ratio:.2f}",
+        )
         table.add_row(row.name, *numbers, goal + mark)
     console.print(table)
 

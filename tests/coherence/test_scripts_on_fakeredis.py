@@ -99,7 +99,11 @@ def test_a_ledger_is_not_read_again_while_its_stamp_stands(store: Store) -> None
     handlers: Any = store._handlers
     from backtest_kit_mongo.coherence.effects import Rows
 
-    handlers[Rows] = lambda effect: reads.append(effect) or rows(effect)
+    def counted(effect: Any) -> Any:
+        reads.append(effect)
+        return rows(effect)
+
+    handlers[Rows] = counted
     for value in (1, 2, 3):
         changes = [
             make_change(scope.child("a"), {"id": "a", "priority": value}),

@@ -274,7 +274,7 @@ class TestDocumentsOfTheNpmPackage:
     ) -> None:
         store.open()
         row = {"exchangeName": "b", "symbol": "X", "interval": "1m", **candles(1, 1_700_000_040_000)[0]}
-        mongo[database]["candle-items"].insert_one({**row, "timestamp": float(row["timestamp"]), "__v": 0})
+        mongo[database]["candle-items"].insert_one({**row, "timestamp": 1_700_000_040_000.0, "__v": 0})
         found = CandleInstance(store, "X", "1m", "b").read_candles_data(1, 1_700_000_040_000, 0)
         assert found is not None
         assert type(found[0]["timestamp"]) is int

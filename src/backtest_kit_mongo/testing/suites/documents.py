@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from backtest_kit_mongo.coherence.record import Domain, OnConflict, Shape
+from backtest_kit_mongo.domains.payloads import SignalRow, StrategyData
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.testing.calls import calls
@@ -122,6 +123,11 @@ class TestADocument:
         here.write(modelled(domain, expected))
         # A model gives its fields in its own order.
         assert here.read().payload == expected
+
+    def test_a_model_of_a_derived_row_keeps_the_fields_that_its_base_lacks(self, store: Store, tag: str) -> None:
+        here, row = spot(store, BY_NAME["strategy"], tag), example(BY_NAME["signal"])
+        here.write(StrategyData(created_signal=SignalRow.model_validate(row)))
+        assert here.read().payload == {"createdSignal": row}
 
     @pytest.mark.parametrize("domain", REPLACED, ids=by_name)
     def test_a_later_write_replaces_the_whole_payload(
