@@ -7,6 +7,7 @@ Names and parameter order are the original's in snake_case. Each registry has `u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -323,3 +324,11 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     PersistSessionAdapter,
 )
 """All registries, in the order of the domain table."""
+
+
+def _forget_after_fork() -> None:
+    for registry in REGISTRIES:
+        registry.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)

@@ -69,6 +69,11 @@ class Registry(Generic[I]):
         with self._lock:
             self._slots = {}
 
+    def forget_after_fork(self) -> None:
+        """Instances of the parent hold its sockets and perhaps a lock; the child makes its own."""
+        self._lock = threading.Lock()
+        self._slots = {}
+
     @property
     def context_count(self) -> int:
         """How many contexts have an instance."""

@@ -1,4 +1,4 @@
-"""What is in a file: JSON that `JSON.parse` reads as the entity, from which every value comes back, and an invisible stamp."""
+"""What is in a file: JSON that `JSON.parse` reads as the entity, every value comes back, and an invisible stamp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where files are: names are reversible, free of collisions, safe, and the original's wherever the original's is safe."""
+"""Where files are: names are reversible, free of collisions, safe, and the original's wherever that is safe."""
 
 from __future__ import annotations
 

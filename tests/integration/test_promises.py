@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -402,3 +405,29 @@ def test_a_store_without_a_cache_runs_the_same_plans(servers: Endpoints, store: 
     bare = Store("bare", store.truth, NoCache())
     StateInstance(bare, "s", "b").write_state_data({"data": 1}, 1)
     assert StateInstance(bare, "s", "b").read_state_data() == {"data": 1}
+
+
+FORKING = """
+import os, sys
+import backtest_kit_mongo as bk
+bk.setup()
+bk.PersistStateAdapter.write_state_data({"data": "parent"}, "s", "b", 1)
+child = os.fork()
+if child == 0:
+    assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": "parent"}
+    bk.PersistStateAdapter.write_state_data({"data": "child"}, "s", "b", 2)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": "child"}
+bk.shutdown()
+"""
+
+
+def test_a_forked_child_makes_its_own_connections(servers: Endpoints, database: str) -> None:
+    environment = {
+        **os.environ,
+        "CC_MONGO_CONNECTION_STRING": servers.mongo_connection_string(database),
+        "CC_REDIS_HOST": servers.redis_host,
+        "CC_REDIS_PORT": str(servers.redis_port),
+    }
+    subprocess.run([sys.executable, "-c", FORKING], env=environment, check=True, timeout=60)

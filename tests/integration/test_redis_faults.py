@@ -276,6 +276,17 @@ class TestLeases:
         assert cache._options.write_ms < cache._options.lease_ms == LEASE_MS
 
 
+def test_an_entry_that_cannot_be_decoded_is_dropped_and_mongodb_answers(
+    store: Store, client: Any, database: str
+) -> None:
+    put(store, 1)
+    open_cache(store)
+    entry = names(database, 1, "state", KEY.parts).entry
+    client.set(entry, client.get(entry)[:60] + b"rubbish")
+    assert value_of(store) == 1
+    assert client.exists(entry) == 0
+
+
 class TestUnsafeServers:
     def test_a_redis_that_may_evict_leases_is_refused_with_the_remedy(
         self, own: Endpoints, database: str, client: Any, store: Store

@@ -36,7 +36,7 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.errors import ServerUnreachable, UnsafeServer
+from backtest_kit_mongo.errors import CorruptData, ServerUnreachable, UnsafeServer
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class RedisCache:
         self._retry_at_s: float | None = None
         self._missed_keys: dict[Key, None] = {}
         self._missed_events: list[tuple[str, Event]] = []
+        # For people; several threads at once may lose a count.
         self.counts = {"hit": 0, "miss": 0, "bypass": 0}
 
     # -- availability
@@ -325,8 +326,15 @@ class RedisCache:
             self.counts["bypass"] += 1
             return Right("")
         if isinstance(answer, bytes):
+            try:
+                record = parse_entry(effect.key, answer)
+            except CorruptData as cause:
+                # Redis is only a cache: what cannot be read is dropped, and MongoDB answers.
+                logger.error("%s", cause)
+                self._send([["DEL", self._names(effect.key).entry]])
+                return Right("")
             self.counts["hit"] += 1
-            return parse_entry(effect.key, answer)
+            return record
         self.counts["miss"] += 1
         return Right(answer[0].decode())
 

@@ -26,18 +26,18 @@ def parse_entry(key: Key, entry: bytes) -> Record:
     """Read an entry, incarnation included.
 
     Raises:
-        CorruptData: the payload cannot be decoded.
+        CorruptData: it cannot be decoded.
     """
     when = entry[56:72]
-    end = 77 + int(entry[73:77], 16)
-    moment = None if when[:1] == b"-" else int(when, 16)
-    if moment is not None and moment >= 2**63:
-        moment -= 2**64
     try:
+        end = 77 + int(entry[73:77], 16)
+        moment = None if when[:1] == b"-" else int(when, 16)
+        if moment is not None and moment >= 2**63:
+            moment -= 2**64
         payload = unpack(entry[end:])
+        return Record(key, int(entry[40:56], 16), payload, moment, entry[72:73] == b"1", entry[77:end].decode())
     except Exception as cause:
-        raise CorruptData(f"{key}: the cache entry cannot be decoded: {cause!r}; delete it from Redis") from cause
-    return Record(key, int(entry[40:56], 16), payload, moment, entry[72:73] == b"1", entry[77:end].decode())
+        raise CorruptData(f"{key}: the cache entry cannot be decoded: {cause!r}") from cause
 
 
 class Tokens:
