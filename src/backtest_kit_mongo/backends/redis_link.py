@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import redis
+from hiredis import pack_command
 from redis.exceptions import NoScriptError
 
 Argument: TypeAlias = str | bytes | int
@@ -59,8 +60,8 @@ class RedisLink:
         """Send commands in one packet. The first error is raised after all answers were read."""
         connection = self._take()
         try:
-            for command in commands:
-                connection.send_command(*command)
+            # hiredis packs a whole command in C; the library would look at each argument in Python first.
+            connection.send_packed_command([pack_command(tuple(command)) for command in commands])
             answers = [self._answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()

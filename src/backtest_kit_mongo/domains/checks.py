@@ -107,7 +107,7 @@ def check(key: Key, plain: Any) -> None:
 
 def _require_fits(key: Key, plain: Any) -> None:
     """Refuse what no MongoDB document can hold, on every backend alike: a run on files must not fail only in production."""
-    if _too_deep(plain, NESTING_MAX):
+    if _too_deep(plain):
         raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
     try:
         size = len(bson.encode({"payload": plain}))
@@ -120,14 +120,19 @@ def _require_fits(key: Key, plain: Any) -> None:
         )
 
 
-def _too_deep(value: Any, levels: int) -> bool:
-    if type(value) is dict:
-        members: Any = value.values()
-    elif type(value) is list:
-        members = value
-    else:
-        return False
-    return levels == 0 or any(_too_deep(member, levels - 1) for member in members if type(member) in (dict, list))
+def _too_deep(value: Any) -> bool:
+    """Level by level, containers only: most payloads have two or three levels, and this runs on each write."""
+    containers = [value] if type(value) in (dict, list) else []
+    for _ in range(NESTING_MAX):
+        containers = [
+            member
+            for container in containers
+            for member in (container.values() if type(container) is dict else container)
+            if type(member) is dict or type(member) is list
+        ]
+        if not containers:
+            return False
+    return True
 
 
 def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
