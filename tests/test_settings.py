@@ -1,0 +1,76 @@
+"""Settings: one object, a readable precedence, unknown names refused, secrets hidden."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.settings import Settings, load
+
+SECRET = "hunter2-very-secret"
+
+
+def test_arguments_win_over_the_environment_which_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().redis_port == 6379
+    monkeypatch.setenv("CC_REDIS_PORT", "1111")
+    assert load().redis_port == 1111
+    assert load(redis_port=2222).redis_port == 2222
+    assert load(CC_REDIS_PORT=3333).redis_port == 3333
+
+
+def test_an_empty_argument_blanks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC_REDIS_USER", "someone")
+    assert load(redis_user="").redis_user == ""
+
+
+def test_other_cc_variables_of_the_engine_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC_MAX_SIGNALS", "750")
+    load()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"redis_prot": 1}, "did you mean redis_port"),
+        ({"nonsense_of_all_kinds": 1}, "known: cache_mode"),
+        ({"redis_port": 0}, "CC_REDIS_PORT"),
+        ({"cache_mode": "all"}, "CC_CACHE_MODE"),
+        ({"mongo_connection_string": "http://x"}, "not a MongoDB connection string"),
+        ({"lease_ms": 1_000, "mongo_timeout_ms": 1_000}, "must be less than lease_ms"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(arguments: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidSetting, match=says):
+        load(**arguments)
+
+
+def test_no_secret_shows_in_a_repr_or_an_error() -> None:
+    settings = load(mongo_connection_string=f"mongodb://user:{SECRET}@localhost/db", redis_password=SECRET)
+    for text in (repr(settings), str(settings), settings.model_dump_json(), settings.mongo_address):
+        assert SECRET not in text
+    for broken in (f"mongodb://user:{SECRET}@", f"mongodb://us:er:{SECRET}@host:x/db"):
+        with pytest.raises(InvalidSetting) as caught:
+            load(mongo_connection_string=broken)
+        for error in itertools.takewhile(lambda e: e is not None, (caught.value, caught.value.__cause__)):
+            assert SECRET not in str(error)
+
+
+def test_the_database_is_the_path_of_the_connection_string() -> None:
+    assert load(mongo_connection_string="mongodb://h/trading?w=1").database == "trading"
+    assert load(mongo_connection_string="mongodb://h").database == "backtest-kit"
+
+
+def test_mongodb_is_always_bounded_below_the_lease() -> None:
+    assert load(lease_ms=3_000).mongo_bound_ms == 2_000
+    assert load().mongo_bound_ms < load().lease_ms
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().redis_port = 1
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
