@@ -61,7 +61,7 @@ class RedisLink:
         connection = self._take()
         try:
             # hiredis packs a whole command in C; the library would look at each argument in Python first.
-            connection.send_packed_command([pack_command(tuple(command)) for command in commands])
+            connection.send_packed_command([_packed(command) for command in commands])
             answers = [self._answer(connection) for _ in commands]
         except BaseException:
             connection.disconnect()
@@ -95,3 +95,9 @@ class RedisLink:
                 self._idle.pop().disconnect()
             except IndexError:
                 return
+
+
+def _packed(command: Sequence[Argument]) -> bytes:
+    parts: Any = tuple(command)  # hiredis' stub knows tuples of one part only.
+    packed: bytes = pack_command(parts)
+    return packed
