@@ -21,6 +21,7 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.instances import StorageInstance
 
 pytestmark = pytest.mark.live
 Endpoints = embedded.Endpoints
@@ -285,6 +286,19 @@ def test_an_entry_that_cannot_be_decoded_is_dropped_and_mongodb_answers(
     client.set(entry, client.get(entry)[:60] + b"rubbish")
     assert value_of(store) == 1
     assert client.exists(entry) == 0
+
+
+def test_a_ledger_whose_stamp_cannot_be_decoded_is_compared_with_mongodb(
+    store: Store, client: Any, database: str
+) -> None:
+    ledger = StorageInstance(store, True)
+    ledger.write_storage_data([{"id": "a", "priority": 1}])
+    open_cache(store)
+    ledger.write_storage_data([{"id": "a", "priority": 2}])
+    entry = names(database, 1, "storage", (True,)).entry
+    client.set(entry, client.get(entry)[:60])
+    ledger.write_storage_data([{"id": "a", "priority": 2}, {"id": "b", "priority": 1}])
+    assert sorted(row["priority"] for row in ledger.read_storage_data()) == [1, 2]
 
 
 class TestUnsafeServers:

@@ -230,7 +230,15 @@ class RedisCache:
             prior = self._attempt(build)
         except CacheDown as cause:
             return self._without_lease(cause)
-        return Leased(token, deadline_s, None if prior is None else parse_entry(effect.key, prior))
+        return Leased(token, deadline_s, None if prior is None else self._readable(effect.key, prior))
+
+    def _readable(self, key: Key, entry: bytes) -> Record | None:
+        """The entry as a record. One that cannot be read is as good as none: Redis is only a cache."""
+        try:
+            return parse_entry(key, entry)
+        except CorruptData as cause:
+            logger.error("%s", cause)
+            return None
 
     def _without_lease(self, cause: CacheDown) -> Leased | None:
         if not self._options.bypass:
@@ -326,15 +334,12 @@ class RedisCache:
             self.counts["bypass"] += 1
             return Right("")
         if isinstance(answer, bytes):
-            try:
-                record = parse_entry(effect.key, answer)
-            except CorruptData as cause:
-                # Redis is only a cache: what cannot be read is dropped, and MongoDB answers.
-                logger.error("%s", cause)
-                self._send([["DEL", self._names(effect.key).entry]])
-                return Right("")
-            self.counts["hit"] += 1
-            return record
+            record = self._readable(effect.key, answer)
+            if record is not None:
+                self.counts["hit"] += 1
+                return record
+            self._send([["DEL", self._names(effect.key).entry]])
+            return Right("")
         self.counts["miss"] += 1
         return Right(answer[0].decode())
 

@@ -189,27 +189,26 @@ def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> P
 
 
 def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part, Seen]:
-    """Stored rows. An equal one is remembered as the caller's own payload, so that next time comparing is an identity check."""
+    """Stored rows. One that equals the change's, to the bit (1, 1.0 and True are three values), is remembered as the
+    change's own payload, so that next time comparing is an identity check.
+    """
     seen = {}
     for change in changes:
         row = stored.get(change.key.item)
         if row is not None:
-            payload = change.payload if _same(row.payload, change) else row.payload
+            payload = change.payload if pack(row.payload) == change.body else row.payload
             seen[change.key.item] = Seen(row.rev, row.id, payload)
     return seen
 
 
-def _same(payload: Any, change: Change) -> bool:
-    """Whether a stored payload is what the change would store: to the bit, since 1, 1.0 and True are three values."""
-    return payload is change.payload or pack(payload) == change.body
-
-
 def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:
     for change in changes:
-        row = seen.get(change.key.item)
+        row = seen.get(change.key.parts[-1])
         if row is None:
             yield Expected(change, None)
-        elif change.key.domain.on_conflict is OnConflict.REPLACE and not _same(row.payload, change):
+        elif row.payload is change.payload or change.key.domain.on_conflict is OnConflict.KEEP:
+            continue
+        elif pack(row.payload) != change.body:
             yield Expected(change, row.rev, row.id)
 
 
