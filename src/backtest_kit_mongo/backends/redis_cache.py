@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -338,7 +339,8 @@ class RedisCache:
             if record is not None:
                 self.counts["hit"] += 1
                 return record
-            self._send([["DEL", self._names(effect.key).entry]])
+            with suppress(CacheDown):
+                self._send([["DEL", self._names(effect.key).entry]])
             return Right("")
         self.counts["miss"] += 1
         return Right(answer[0].decode())
