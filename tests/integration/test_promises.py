@@ -17,6 +17,7 @@ from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStart
 from tests.integration.support import settings_for, store_for
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.ports import NoCache
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
@@ -370,6 +371,21 @@ class TestSetup:
             bk.setup(mongo_connection_string="mongodb://127.0.0.1:1/x", mongo_timeout_ms=200)
         bk.PersistStateAdapter.write_state_data({"data": 1}, "s", "b", 5)
         assert (tmp_path / "dump" / "state").is_dir()
+
+    def test_embedded_servers_are_started_by_one_argument_and_shared(self, tmp_path: Path) -> None:
+        directory = tmp_path / "private"
+        try:
+            settings = bk.setup(embedded=True, embedded_dir=directory)
+            bk.PersistStateAdapter.write_state_data({"data": 1}, "s", "b", 5)
+            running = embedded.status(directory)
+            assert bk.setup(embedded=True, embedded_dir=directory) == settings
+            assert embedded.status(directory) == running
+            bk.shutdown()
+            bk.setup(embedded=True, embedded_dir=directory)
+            assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": 1}
+        finally:
+            bk.shutdown()
+            embedded.down(directory)
 
     def test_get_mongo_needs_setup(self) -> None:
         with pytest.raises(bk.NotSetUp):
