@@ -24,11 +24,10 @@ def domains(as_json: Annotated[bool, typer.Option("--json", help="Print JSON ins
         typer.echo(json.dumps(rows, indent=2))
         return
     table = Table()
-    for heading in ("domain", "collection", "key", "write", "kept"):
+    for heading in ("domain", "collection", "shape", "key", "kept"):
         table.add_column(heading, no_wrap=heading != "key")
     for row in rows:
-        write = f"{row['shape']}, {row['on conflict']}"
-        table.add_row(row["domain"], row["collection"], " ".join(row["key"]), write, " ".join(row["kept"]))
+        table.add_row(row["domain"], row["collection"], row["shape"], " ".join(row["key"]), " ".join(row["kept"]))
     Console().print(table)
 
 
