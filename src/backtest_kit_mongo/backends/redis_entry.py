@@ -15,6 +15,9 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import CorruptData
 
 
+INCARNATION_CHARS = 40
+
+
 def record_header(record: Record) -> bytes:
     """The part of an entry between the incarnation and the payload: revision, `when`, removed, `_id`."""
     when = "-" * 16 if record.when is None else f"{record.when & (2**64 - 1):016x}"

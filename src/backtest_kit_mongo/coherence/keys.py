@@ -14,12 +14,13 @@ All keys of one script carry the same hash tag, so Redis Cluster keeps them on o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from zlib import crc32
 
-from backtest_kit_mongo.coherence.record import Key, Part
+from backtest_kit_mongo.coherence.record import Domain, Key, Part
 
 LIVE, BACKTEST = "live", "backtest"
 
@@ -62,6 +63,30 @@ def partition(label: str, partitions: int) -> int:
 def streams(database: str, partitions: int) -> tuple[str, ...]:
     """The change feed's streams, one a partition."""
     return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
+
+
+def entry_pattern(database: str) -> str:
+    """A SCAN pattern for the names of a database's entries. Quoting leaves no character that is special in a pattern."""
+    return f"{{bk:*}}:{quote(database, safe='')}:e:*"
+
+
+def parse_entry_name(name: str, database: str, domains: Mapping[str, Domain]) -> Key | None:
+    """The key of an entry by its name; None if it is no entry of this database."""
+    head, _, label = name.partition(f"}}:{quote(database, safe='')}:e:")
+    domain_name, _, parts = label.partition(":")
+    domain = domains.get(domain_name)
+    if domain is None or not head.startswith("{bk:"):
+        return None
+    texts = [unquote(part) for part in parts.split(":")] if parts or len(domain.key) == 1 else []
+    if len(texts) > len(domain.key):
+        return None
+    return Key(domain, tuple(_part(value, column.type) for value, column in zip(texts, domain.key, strict=False)))
+
+
+def _part(value: str, kind: type) -> Part:
+    if kind is bool:
+        return value == BACKTEST
+    return int(value) if kind is int else value
 
 
 def id_cache_name(key: Key) -> str:
