@@ -76,10 +76,10 @@ class ReadFailed(EnvironmentFault):
 
 
 class LegacyIndex(EnvironmentFault):
-    """A unique index of an older release forbids valid documents, or an index cannot be built. Nothing was written by
-    this call.
+    """A unique index of an older release forbids valid documents, or an index cannot be built.
 
-    The message names the index and the command that fixes it.
+    Nothing was written by this call, except where the message says that some rows of a list were. It names the index
+    and the command that fixes it.
     """
 
 

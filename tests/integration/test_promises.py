@@ -19,6 +19,7 @@ from tests.integration.support import settings_for, store_for
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.ports import NoCache
+from backtest_kit_mongo.coherence.effects import Find, Rows
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, SIGNAL, STATE, STORAGE
@@ -137,6 +138,29 @@ class TestAListWriteTouchesOnlyRowsThatChanged:
                 second.write_storage_data([{"id": "shared", "priority": -turn}, {"id": "b", "priority": turn}])
                 stored = {row["id"]: row["priority"] for row in first.read_storage_data()}
                 assert stored == {"shared": -turn, "a": turn, "b": turn}
+
+    def test_a_failure_after_some_rows_were_written_never_claims_that_none_was(
+        self, servers: Endpoints, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scope = make_key(STORAGE, (True,))
+
+        def changes(value: int) -> list[Any]:
+            return [make_change(scope.child(name), {"id": name, "priority": value}) for name in ("a", "b")]
+
+        with store_for(servers, database) as one, store_for(servers, database) as two:
+            one.merge(scope, changes(1))
+            stale = {"a": one.truth.find(Find(scope.child("a")))}
+            two.write(changes(2)[0])
+            # What `one` read is old by the time it writes: its row "a" clashes and is settled alone, after "b".
+            monkeypatch.setattr(one.truth, "upsert", unreachable)
+            monkeypatch.setattr(one, "_handlers", {**one._handlers, Rows: lambda _: stale})
+            one._snapshots.clear()
+            with pytest.raises(bk.WriteOutcomeUnknown, match="some rows were written"):
+                one.merge(scope, changes(3))
+
+
+def unreachable(_: Any) -> Any:
+    raise bk.ServerUnreachable("gone")
 
 
 def first_write(endpoints: Endpoints, database: str, barrier: Any, failures: Any) -> None:

@@ -32,7 +32,15 @@ from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.restoring import restoration, restore
-from backtest_kit_mongo.errors import CorruptData, LegacyIndex, WriteOutcomeUnknown, WriteRefused
+from backtest_kit_mongo.errors import (
+    CallerError,
+    CorruptData,
+    LegacyIndex,
+    ReadFailed,
+    ServerUnreachable,
+    WriteOutcomeUnknown,
+    WriteRefused,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -208,10 +216,19 @@ class MongoTruth:
         return tuple(written)
 
     def _settle(self, row: Expected, deadline_s: float | None) -> Record | None:
-        """Write one row that the bulk met in another state than expected, unless that state is already what is wanted."""
-        if pack(self.find(Find(row.change.key)).payload) == row.change.body:
-            return None
-        return self.upsert(Upsert(row.change, deadline_s))
+        """Write one row that the bulk met in another state than expected, unless that state is already what is wanted.
+
+        Raises:
+            WriteOutcomeUnknown: whatever goes wrong here, other rows of the bulk have been written.
+        """
+        try:
+            if pack(self.find(Find(row.change.key)).payload) == row.change.body:
+                return None
+            return self.upsert(Upsert(row.change, deadline_s))
+        except (ServerUnreachable, WriteRefused, ReadFailed, CallerError) as cause:
+            raise WriteOutcomeUnknown(
+                f"{row.change.key.scope}: some rows were written, repeat the write: {cause}"
+            ) from cause
 
     def _bulk(self, domain: Domain, operations: list[Any]) -> tuple[set[int], dict[int, Any]]:
         """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""

@@ -14,7 +14,6 @@ from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import CorruptData
 
-
 INCARNATION_CHARS = 40
 
 
