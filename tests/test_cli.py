@@ -14,7 +14,7 @@ runner = CliRunner()
 
 def test_help_lists_every_command_with_a_sentence() -> None:
     shown = runner.invoke(app, ["--help"]).stdout
-    for command in ("up", "down", "status", "demo", "domains"):
+    for command in ("up", "down", "status", "demo", "domains", "cache"):
         assert command in shown
 
 

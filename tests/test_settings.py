@@ -50,7 +50,12 @@ def test_no_secret_shows_in_a_repr_or_an_error() -> None:
     settings = load(mongo_connection_string=f"mongodb://user:{SECRET}@localhost/db", redis_password=SECRET)
     for text in (repr(settings), str(settings), settings.model_dump_json(), settings.mongo_address):
         assert SECRET not in text
-    for broken in (f"mongodb://user:{SECRET}@", f"mongodb://us:er:{SECRET}@host:x/db"):
+    broken_strings = (
+        f"mongodb://user:{SECRET}@",
+        f"mongodb://us:er:{SECRET}@host:x/db",
+        f"mongodb://u:12/{SECRET}@h/db",
+    )
+    for broken in (*broken_strings, f"mongodb://u:a/{SECRET}@h:27017/db"):
         with pytest.raises(InvalidSetting) as caught:
             load(mongo_connection_string=broken)
         for error in itertools.takewhile(lambda e: e is not None, (caught.value, caught.value.__cause__)):

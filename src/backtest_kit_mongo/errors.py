@@ -64,10 +64,9 @@ class WriteRefused(EnvironmentFault):
 
 
 class WriteOutcomeUnknown(EnvironmentFault):
-    """The connection broke or time ran out after the write was sent. It may have happened, or may still happen until
-    the lease ends.
+    """The connection broke or time ran out after the write was sent. It may have happened, or may still happen.
 
-    Read the value to learn which; repeating the same write is safe.
+    Of a list, some rows may have been written. Read the value to learn which; repeating the same write is safe.
     """
 
 

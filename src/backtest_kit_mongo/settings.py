@@ -79,8 +79,12 @@ class Settings(BaseSettings):
     def _parsable(cls, value: SecretStr) -> SecretStr:
         try:
             parse_uri(value.get_secret_value(), validate=True, warn=False)
-        except PyMongoError as cause:
-            raise ValueError(f"not a MongoDB connection string: {cause}") from None
+        except (PyMongoError, ValueError):
+            # The parser's message may quote a part of the password.
+            raise ValueError(
+                "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special characters of "
+                "user and password percent-encoded"
+            ) from None
         return value
 
     @model_validator(mode="after")

@@ -102,7 +102,9 @@ def install() -> None:
     """Point all 17 registries at MongoDB and Redis. Connects on first use; `setup()` does so at once."""
     with _lock:
         if _settings is None:
-            _install(resolve(get_config()))
+            settings = resolve(get_config())
+            stores.configure_live(lambda: make_store(settings))
+            _install(settings)
 
 
 def _install(settings: Settings) -> None:
@@ -112,7 +114,6 @@ def _install(settings: Settings) -> None:
         logger.warning(
             "%d contexts were used before setup(); what they wrote stays where it is and is not copied", used
         )
-    stores.configure_live(lambda: make_store(settings))
     for registry in REGISTRIES:
         registry.use_store(stores.live_store)
     _settings = settings
@@ -142,13 +143,16 @@ def setup(**config: Any) -> Settings:
         try:
             settings = resolve(get_config())
             _require_servers(settings)
-            _install(settings)
+            stores.configure_live(lambda: make_store(settings))
             stores.live_store().open()
         except BaseException:
-            shutdown()
-            # What failed is not kept: the next call starts from what was chosen before this one.
+            # The registries were not touched, and what failed is not kept: the next call starts from what was chosen
+            # before this one.
+            stores.configure_live(None)
+            _config.clear()
             _config.update(before)
             raise
+        _install(settings)
         return settings
 
 

@@ -5,6 +5,7 @@ files, memory, nothing, and the live one that `setup()` makes. Registries ask he
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -75,4 +76,13 @@ def _forget_after_fork() -> None:
     _live = None
 
 
+def _close_at_exit() -> None:
+    # What a bypassed Redis missed is delivered now or never.
+    with _lock:
+        store = _live
+    if store is not None:
+        store.close()
+
+
+atexit.register(_close_at_exit)
 os.register_at_fork(after_in_child=_forget_after_fork)

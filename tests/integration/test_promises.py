@@ -130,6 +130,16 @@ class TestAListWriteTouchesOnlyRowsThatChanged:
                 changes = [make_change(scope.child(row["id"]), row) for row in rows]  # type: ignore[arg-type]
                 assert fresh.merge(scope, changes) == expected
 
+    def test_a_row_changed_in_place_is_written_whatever_it_is_made_of(self, store: Store) -> None:
+        ledger = StorageInstance(store, True)
+        row: dict[str, Any] = {"id": "a", "levels": ({"p": 1},), "list": [{"p": 1}]}
+        ledger.write_storage_data([row])
+        for holder in (row["levels"][0], row["list"][0]):
+            holder["p"] = 2
+            ledger.write_storage_data([row])
+        (stored,) = ledger.read_storage_data()
+        assert (stored["levels"], stored["list"]) == ([{"p": 2}], [{"p": 2}])
+
     def test_two_processes_that_write_one_ledger_never_lose_a_row(self, servers: Endpoints, database: str) -> None:
         with store_for(servers, database) as one, store_for(servers, database) as two:
             first, second = StorageInstance(one, False), StorageInstance(two, False)
@@ -410,6 +420,13 @@ class TestSetup:
         finally:
             bk.shutdown()
             embedded.down(directory)
+
+    def test_a_failed_setup_keeps_what_an_adapter_was_told_to_use(self) -> None:
+        bk.PersistStateAdapter.use_memory()
+        bk.PersistStateAdapter.write_state_data({"data": "kept"}, "failed", "setup", 5)
+        with pytest.raises(bk.ServerUnreachable):
+            bk.setup(mongo_connection_string="mongodb://127.0.0.1:1/x", mongo_timeout_ms=200)
+        assert bk.PersistStateAdapter.read_state_data("failed", "setup") == {"data": "kept"}
 
     def test_get_mongo_needs_setup(self) -> None:
         with pytest.raises(bk.NotSetUp):

@@ -21,7 +21,7 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.instances import StorageInstance
+from backtest_kit_mongo.instances import CandleInstance, StorageInstance
 
 pytestmark = pytest.mark.live
 Endpoints = embedded.Endpoints
@@ -299,6 +299,51 @@ def test_a_ledger_whose_stamp_cannot_be_decoded_is_compared_with_mongodb(
     client.set(entry, client.get(entry)[:60])
     ledger.write_storage_data([{"id": "a", "priority": 2}, {"id": "b", "priority": 1}])
     assert sorted(row["priority"] for row in ledger.read_storage_data()) == [1, 2]
+
+
+class TestWhateverIsWrongWithRedisAWriteThatMongoDBHasIsNoError:
+    def test_a_process_outlives_a_hundred_lost_connections(self, store: Store, client: Any) -> None:
+        put(store, 0)
+        for value in range(1, 121):
+            client.client_kill_filter(_type="normal", skipme=True)
+            put(store, value)
+        assert isinstance(store.cache, RedisCache)
+        assert not store.cache._is_down
+        assert value_of(store) == 120
+
+    @pytest.mark.parametrize(("option", "bad", "good"), [("min-replicas-to-write", 1, 0), ("maxmemory", 1, 0)])
+    def test_a_redis_that_refuses_writes_is_bypassed_and_gets_its_events_later(
+        self, store: Store, client: Any, database: str, option: str, bad: int, good: int
+    ) -> None:
+        put(store, 1)
+        candle = {"timestamp": 0, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+        series = CandleInstance(store, "BTC", "1m", "e")
+        client.config_set(option, bad)
+        try:
+            put(store, 2)
+            assert series.write_candles_data([candle]).inserted == 1
+            assert value_of(store) == 2
+        finally:
+            client.config_set(option, good)
+        eventually(lambda: value_of(store) == 2 and client.xlen(names(database, 1, "state", KEY.parts).stream) == 3)
+
+    def test_events_are_delivered_in_packets_that_fit(self, store: Store, client: Any, database: str) -> None:
+        put(store, 0)
+        assert isinstance(store.cache, RedisCache)
+        link: Any = store.cache._link
+        real, sizes = link.execute_many, []
+        link.execute_many = unreachable
+        for value in range(8):
+            store.write(make_change(KEY, {"data": value, "pad": "x" * 400_000}, value))
+
+        def measured(commands: Any) -> Any:
+            sizes.append(len(commands))
+            return real(commands)
+
+        link.execute_many = measured
+        eventually(lambda: value_of(store) == 7 and store.cache._missed_bytes == 0)  # type: ignore[attr-defined]
+        assert max(sizes) == 3
+        assert len(events(client, database)) == 9
 
 
 class TestUnsafeServers:

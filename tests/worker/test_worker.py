@@ -14,6 +14,7 @@ import pytest
 import redis
 from tests.integration.support import eventually, store_for
 
+from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -153,6 +154,30 @@ def test_an_entry_that_cannot_be_read_is_parked_and_blocks_nothing(
     (parked,) = mongo["parked-items"].find()
     assert (parked["role"], parked["count"]) == ("audit", 1)
     assert [bytes(value) for _, value in parked["fields"]] == [b"\xff", b"poison"]
+    assert client.xpending(stream, AuditRole.name)["pending"] == 0
+
+
+def test_a_payload_that_cannot_be_decoded_is_parked_and_blocks_nothing(
+    store: Store, client: Any, mongo: Any, stream: str
+) -> None:
+    state(store, 1)
+    broken = Event("state", ("x", "b"), "d1", 1, "upsert", 1, 1, Origin("h", 1), b"\xc1")
+    client.xadd(stream, {"e": broken.header(), "p": broken.body})
+    state(store, 2)
+    loop(client, mongo, stream).run_until_idle()
+    assert mongo["audit-items"].count_documents({}) == 2
+    assert mongo["parked-items"].count_documents({}) == 1
+    assert client.xpending(stream, AuditRole.name)["pending"] == 0
+
+
+def test_an_entry_that_was_trimmed_while_pending_is_let_go(store: Store, client: Any, mongo: Any, stream: str) -> None:
+    state(store, 1)
+    state(store, 2)
+    client.xgroup_create(stream, AuditRole.name, id="0", mkstream=True)
+    client.xreadgroup(AuditRole.name, "dead", {stream: ">"}, count=1)
+    client.xtrim(stream, maxlen=1, approximate=False)
+    loop(client, mongo, stream, "two", claim_idle_ms=0).run_until_idle()
+    assert mongo["audit-items"].count_documents({}) == 1
     assert client.xpending(stream, AuditRole.name)["pending"] == 0
 
 

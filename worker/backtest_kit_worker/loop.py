@@ -22,7 +22,9 @@ from backtest_kit_worker.roles import Role
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[bytes, Mapping[bytes, bytes] | None]
+Entry = tuple[bytes | None, Mapping[bytes, bytes] | None]
+SERVER_FAILED = (redis.RedisError, PyMongoError, OSError)
+"""Errors that repeating may cure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +116,62 @@ class Loop:
 
     def _handle(self, stream: str | bytes, entries: Sequence[Entry]) -> int:
         readable: list[tuple[str, Event]] = []
+        raw: dict[str, Mapping[bytes, bytes]] = {}
         for entry_id, fields in entries:
-            if fields is None:
-                continue  # Deleted from the stream while pending; there is nothing left to apply.
+            if entry_id is None or fields is None:
+                continue  # Trimmed while it was pending; see _forget_trimmed.
+            name = entry_id.decode()
+            raw[name] = fields
             try:
-                readable.append((entry_id.decode(), decode(fields)))
+                readable.append((name, decode(fields)))
             except UnknownEvent as cause:
-                self._parking.park(stream, self._role.name, entry_id.decode(), fields, str(cause))
-                self.parked_count += 1
-        if readable:
-            self.applied_count += self._role.apply(readable)
-        if entries:
-            self._redis.xack(stream, self._role.name, *(entry_id for entry_id, _ in entries))
-        return len(entries)
+                self._park(stream, name, fields, str(cause))
+        self._apply(stream, readable, raw)
+        if raw:
+            self._redis.xack(stream, self._role.name, *raw)
+        if len(raw) < len(entries):
+            self._forget_trimmed(stream)
+        return len(raw)
+
+    def _apply(
+        self, stream: str | bytes, events: Sequence[tuple[str, Event]], raw: Mapping[str, Mapping[bytes, bytes]]
+    ) -> None:
+        """Apply a batch. If one of it cannot be applied whatever the servers do, find it by applying one at a time, and
+        park it.
+
+        Raises:
+            RedisError, PyMongoError, OSError: a server failed; nothing may be acknowledged.
+        """
+        if not events:
+            return
+        try:
+            self.applied_count += self._role.apply(events)
+        except SERVER_FAILED:
+            raise
+        except Exception as cause:
+            if len(events) > 1:
+                for event in events:
+                    self._apply(stream, [event], raw)
+                return
+            name = events[0][0]
+            self._park(stream, name, raw[name], f"{type(cause).__name__}: {cause}")
+
+    def _park(self, stream: str | bytes, entry: str, fields: Mapping[bytes, bytes], cause: str) -> None:
+        self._parking.park(stream, self._role.name, entry, fields, cause)
+        self.parked_count += 1
+
+    def _forget_trimmed(self, stream: str | bytes) -> None:
+        """Acknowledge what is pending here but no longer in the stream: nobody can ever apply it. Redis 7 does so by
+        itself.
+        """
+        pending = self._redis.xpending_range(
+            stream, self._role.name, "-", "+", self._options.batch_max, consumername=self._consumer
+        )
+        for entry in pending:
+            entry_id = entry["message_id"]
+            if not self._redis.xrange(stream, entry_id, entry_id, count=1):
+                self._redis.xack(stream, self._role.name, entry_id)
+                logger.error("%s: entry %s was trimmed before it was applied", self._role.name, entry_id.decode())
 
     def run_until_idle(self) -> int:
         """Work until nothing is left; returns how many entries were handled. Errors are raised."""
@@ -140,7 +185,7 @@ class Loop:
         while not stop.is_set():
             try:
                 self.run_once()
-            except (redis.RedisError, PyMongoError, OSError) as cause:
+            except Exception as cause:
                 # Nothing of the batch was acknowledged, so it comes again. Groups may be gone after FLUSHALL: make sure
                 # again.
                 logger.warning("%s: %s; trying again in %d ms", self._role.name, cause, self._options.retry_ms)
@@ -157,7 +202,7 @@ class Loop:
                 )
                 for name, entries in _streams_of(own):
                     self._handle(name, entries)
-        except (redis.RedisError, PyMongoError, OSError) as cause:
+        except SERVER_FAILED as cause:
             logger.warning(
                 "%s: stopping with entries pending, another worker will take them over: %s", self._role.name, cause
             )

@@ -74,10 +74,12 @@ class MongoTruth:
         """The driver's client, made on first use. It connects by itself and survives restarts of the servers."""
         with self._lock:
             if self._client is None:
+                bound_ms = int(self._timeout_s * 1000)
                 self._client = MongoClient(
                     self._uri,
                     tz_aware=True,
-                    serverSelectionTimeoutMS=int(self._timeout_s * 1000),
+                    serverSelectionTimeoutMS=bound_ms,
+                    socketTimeoutMS=bound_ms,
                     appname="backtest-kit-mongo",
                 )
             return self._client
@@ -91,10 +93,13 @@ class MongoTruth:
         client = self.client
         with reading("connecting"), pymongo.timeout(self._timeout_s):
             hello = client.admin.command("hello")
+        write_concern = self._write_concern(client.write_concern.document)
+        # A write acknowledged by one member is not yet what a majority read sees; such writes are read locally.
+        majority = "setName" in hello and write_concern.document.get("w") == "majority"
         database = client.get_database(
             self._database_name,
-            write_concern=self._write_concern(client.write_concern.document),
-            read_concern=ReadConcern("majority" if "setName" in hello else None),
+            write_concern=write_concern,
+            read_concern=ReadConcern("majority" if majority else "local"),
             read_preference=ReadPreference.PRIMARY,
         )
         if "setName" not in hello:
@@ -105,7 +110,7 @@ class MongoTruth:
         # What a reader installs in the cache must be current even if this primary was deposed a moment ago and does not
         # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
         one_member = len(hello.get("hosts", ())) <= 1
-        fill_concern = database.read_concern if one_member else ReadConcern("linearizable")
+        fill_concern = database.read_concern if one_member or not majority else ReadConcern("linearizable")
 
         def prepare(domain: Domain) -> None:
             collection = database[domain.collection]

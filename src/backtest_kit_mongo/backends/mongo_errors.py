@@ -62,7 +62,7 @@ def writing(what: object) -> Iterator[None]:
     except pe.WriteConcernError as cause:
         raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
     except pe.OperationFailure as cause:
-        if cause.code in _TIMED_OUT_CODES or cause.timeout:
+        if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
             raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
         raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {_brief(cause)}") from cause
     except pe.PyMongoError as cause:

@@ -19,7 +19,8 @@ from typing import Any
 import redis
 
 from backtest_kit_mongo.backends.redis_entry import Tokens, parse_entry, record_header
-from backtest_kit_mongo.backends.redis_link import REPLICA_MARK, UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.backends.redis_safety import unsafe_reason
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Abort,
@@ -42,10 +43,12 @@ from backtest_kit_mongo.errors import CorruptData, ServerUnreachable, UnsafeServ
 logger = logging.getLogger(__name__)
 
 DEFERRED_EVENTS_MAX = 100_000
-"""Events kept for a Redis that is away.
-
-Beyond it the oldest are left to the recovery from MongoDB's own change stream.
-"""
+DEFERRED_BYTES_MAX = 256 * 1024 * 1024
+"""Events kept for a Redis that is away. Beyond either bound the oldest are dropped, and said so: their values are in
+MongoDB."""
+CATCH_UP_MAX = 500
+CATCH_UP_BYTES = 1024 * 1024
+"""What is delivered in one packet, so that it stays within the command's time bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class RedisCache:
         self._retry_at_s: float | None = None
         self._missed_keys: dict[Key, None] = {}
         self._missed_events: list[tuple[str, Event]] = []
+        self._missed_bytes = 0
         # For people; several threads at once may lose a count.
         self.counts = {"hit": 0, "miss": 0, "bypass": 0}
 
@@ -113,12 +117,8 @@ class RedisCache:
                 ) from cause
             self._went_down(cause)
             return
-        policy = _info_field(memory, "maxmemory_policy")
-        if policy.startswith("allkeys") and _info_field(memory, "maxmemory") != "0":
-            raise UnsafeServer(
-                f"Redis has maxmemory-policy {policy}: it may evict leases and change events, which must never happen. "
-                "Set it to noeviction or a volatile-* policy (CONFIG SET maxmemory-policy volatile-lru); entries carry a TTL for that."
-            )
+        if reason := unsafe_reason(memory):
+            raise UnsafeServer(reason)
 
     def close(self) -> None:
         if self._missed_keys or self._missed_events:
@@ -148,7 +148,8 @@ class RedisCache:
                 raise CacheDown
             try:
                 self._catch_up()
-            except (*UNREACHABLE, redis.ResponseError) as cause:
+            except (*UNREACHABLE, redis.RedisError) as cause:
+                logger.debug("Redis cannot be used yet: %s", cause)
                 self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
                 raise CacheDown from cause
             self._retry_at_s = None
@@ -162,51 +163,55 @@ class RedisCache:
             self._link.drop_idle()
 
     def _catch_up(self) -> None:
-        """Deliver what was missed, under the lock:
-
-        an entry that survived a bypassed write must go before any entry is read again.
+        """Deliver what was missed, under the lock: an entry that survived a bypassed write must go before any entry is
+        read again.
         """
-        while self._missed_keys or self._missed_events:
-            keys, events = list(self._missed_keys)[:500], self._missed_events[:500]
-            commands: list[list[Argument]] = []
-            for key in keys:
-                found = self._names(key)
-                commands.append(["DEL", found.entry, found.right])
-            commands.extend(["XADD", stream, "*", "e", event.header(), "p", event.body] for stream, event in events)
-            self._link.execute_many(commands)
+        while self._missed_keys:
+            keys = list(self._missed_keys)[:CATCH_UP_MAX]
+            self._link.execute_many([["DEL", *self._names(key)[:2]] for key in keys])
             for key in keys:
                 del self._missed_keys[key]
-            del self._missed_events[: len(events)]
-        self._link.execute("PING")
+        while self._missed_events:
+            count, size = 0, 0
+            while count < min(CATCH_UP_MAX, len(self._missed_events)) and size < CATCH_UP_BYTES:
+                size += len(self._missed_events[count][1].body)
+                count += 1
+            events = self._missed_events[:count]
+            self._link.execute_many([["XADD", stream, "*", "e", e.header(), "p", e.body] for stream, e in events])
+            del self._missed_events[:count]
+            self._missed_bytes -= size
+        if reason := unsafe_reason(self._link.execute("INFO", "MEMORY")):
+            raise redis.ResponseError(reason)
 
     def _attempt(self, build: Callable[[], tuple[Script, Names, Iterable[Argument]]]) -> Any:
         """Run a script; once more on a new connection if the first was dead. Each attempt is built anew, with a fresh
         token.
 
         Raises:
-            CacheDown: Redis cannot be reached; the script may or may not have been executed.
+            CacheDown: Redis cannot be used; the script may or may not have been executed.
+        """
+
+        def send() -> Any:
+            script, keys, arguments = build()
+            return self._link.run(script, keys, list(arguments))
+
+        return self._guarded(send)
+
+    def _guarded(self, send: Callable[[], Any]) -> Any:
+        """Whatever is wrong with Redis (away, read-only, full, short of replicas, a replica itself), it is bypassed: a
+        write that MongoDB has acknowledged must not fail because of its cache.
         """
         self._require_up()
-        last: Exception | None = None
-        for _ in range(2):
-            script, keys, arguments = build()
+        try:
             try:
-                return self._link.run(script, keys, list(arguments))
-            except UNREACHABLE as cause:
-                last = cause
+                return send()
+            except redis.ConnectionError:
+                # Most likely a pooled connection that the server closed long ago.
                 self._link.drop_idle()
-                if isinstance(cause, redis.TimeoutError):
-                    break
-            except redis.ResponseError as cause:
-                if REPLICA_MARK not in str(cause) and not isinstance(
-                    cause, redis.ReadOnlyError | redis.OutOfMemoryError
-                ):
-                    raise
-                last = cause
-                break
-        assert last is not None
-        self._went_down(last)
-        raise CacheDown from last
+                return send()
+        except (*UNREACHABLE, redis.RedisError) as cause:
+            self._went_down(cause)
+            raise CacheDown from cause
 
     def _names(self, key: Key) -> Names:
         return names(self._options.database, self._options.partitions, key.domain.name, key.parts)
@@ -250,12 +255,7 @@ class RedisCache:
         return None
 
     def abort(self, effect: Abort) -> None:
-        self._require_up()
-        try:
-            self._link.execute("ZREM", self._names(effect.key).leases, effect.token)
-        except UNREACHABLE as cause:
-            self._went_down(cause)
-            raise CacheDown from cause
+        self._send([["ZREM", self._names(effect.key).leases, effect.token]])
 
     def commit(self, effect: Commit) -> None:
         def build() -> tuple[Script, Names, Iterable[Argument]]:
@@ -292,12 +292,7 @@ class RedisCache:
         return ["XADD", stream, "*", "e", event.header(), "p", event.body]
 
     def _send(self, commands: list[list[Argument]]) -> None:
-        self._require_up()
-        try:
-            self._link.execute_many(commands)
-        except UNREACHABLE as cause:
-            self._went_down(cause)
-            raise CacheDown from cause
+        self._guarded(lambda: self._link.execute_many(commands))
 
     def defer(self, effect: Defer) -> None:
         events = [
@@ -308,18 +303,25 @@ class RedisCache:
         with self._lock:
             self._missed_keys.update(dict.fromkeys(effect.keys))
             self._missed_events.extend(events)
-            if len(self._missed_events) > DEFERRED_EVENTS_MAX:
-                logger.error(
-                    "Redis has been away too long: the oldest of %d kept change events are dropped",
-                    len(self._missed_events),
-                )
-                del self._missed_events[:-DEFERRED_EVENTS_MAX]
+            self._missed_bytes += sum(len(event.body) for _, event in events)
+            self._bound_missed()
             if self._retry_at_s is None:
                 # Redis came back, or failed only this once: the entry must be gone before this write returns.
                 try:
                     self._catch_up()
-                except (*UNREACHABLE, redis.ResponseError):
+                except (*UNREACHABLE, redis.RedisError):
                     self._retry_at_s = self._monotonic_s()
+
+    def _bound_missed(self) -> None:
+        dropped = 0
+        while self._missed_events and (
+            len(self._missed_events) - dropped > DEFERRED_EVENTS_MAX or self._missed_bytes > DEFERRED_BYTES_MAX
+        ):
+            self._missed_bytes -= len(self._missed_events[dropped][1].body)
+            dropped += 1
+        if dropped:
+            del self._missed_events[:dropped]
+            logger.error("Redis has been away too long: the oldest %d kept change events are dropped", dropped)
 
     # -- readers
 
@@ -385,10 +387,3 @@ class RedisIdCache(RedisCache):
 
     def fill(self, effect: Fill) -> None:
         return
-
-
-def _info_field(info: bytes, name: str) -> str:
-    for line in info.decode().splitlines():
-        if line.startswith(f"{name}:"):
-            return line.partition(":")[2]
-    return ""

@@ -20,7 +20,6 @@ from redis.exceptions import NoScriptError
 
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
-REPLICA_MARK = "BKREPLICA"
 
 _LUA = files("backtest_kit_mongo.backends") / "lua"
 
@@ -86,7 +85,8 @@ class RedisLink:
         try:
             return self._idle.pop()
         except IndexError:
-            return self._source.make_connection()
+            # Not the pool's own `make_connection`: it counts every connection ever made against a maximum.
+            return self._source.connection_class(**self._source.connection_kwargs)
 
     def drop_idle(self) -> None:
         """Close idle connections: after a failure they are most likely dead too."""

@@ -56,6 +56,9 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+_SCALARS = (str, bool, int, float, bytes, datetime)
+
+
 def detached(value: Any) -> Any:
     """A copy that later changes of the caller's containers do not reach. It shares the scalars, so comparing it with its
     unchanged original mostly compares identities.
@@ -64,7 +67,10 @@ def detached(value: Any) -> Any:
         return {name: detached(member) for name, member in value.items()}
     if isinstance(value, list):
         return [detached(member) for member in value]
-    return value.model_copy(deep=True) if isinstance(value, BaseModel) else value
+    if isinstance(value, BaseModel):
+        return value.model_copy(deep=True)
+    # Whatever else may be changed in place equals nothing, so it is looked at anew each time.
+    return value if value is None or isinstance(value, _SCALARS) else object()
 
 
 def unpack(body: bytes | memoryview) -> Any:
