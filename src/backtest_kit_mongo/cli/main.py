@@ -2,7 +2,7 @@
 
 import typer
 
-from . import demo, domains, servers
+from . import cache, demo, domains, servers
 
 __all__ = ["app", "main"]
 
@@ -19,6 +19,7 @@ app.command()(servers.down)
 app.command()(servers.status)
 app.command()(demo.demo)
 app.command()(domains.domains)
+app.add_typer(cache.cache)
 
 
 def main() -> None:
