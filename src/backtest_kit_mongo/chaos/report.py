@@ -1,0 +1,187 @@
+"""What a run shows: tables of operations, faults and the verdict, and an excerpt for each kind of violation; or the same as JSON."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .checks import Violation
+from .feed_checks import Cause
+from .history import History, Operation
+from .journal import Kind, Outcome
+from .run import Outcome as RunOutcome
+
+__all__ = ["as_json", "show"]
+
+CALLS = (Kind.READ, Kind.SCAN, Kind.WRITE, Kind.REMOVE, Kind.MERGE)
+NAMES = {
+    Kind.READ: "read a document",
+    Kind.SCAN: "read a ledger",
+    Kind.WRITE: "write a document",
+    Kind.REMOVE: "remove a document",
+    Kind.MERGE: "write a ledger",
+}
+PROMISES = (
+    "a stale read", "a stale cache entry", "an acknowledged write lost", "a revision went back", "one revision, two writes",
+    "one revision, two values", "a value that nobody wrote", "a refused write happened", "a write applied twice",
+    "a document twice", "a missing event", "an event repeated", "an event of nothing", "an undocumented error",
+    "a client crashed",
+)  # fmt: skip
+"""Every kind of violation, in the order in which they should be read."""
+
+
+def as_json(outcome: RunOutcome) -> dict[str, Any]:
+    """The whole report as plain data. Times are ms."""
+    history, feed = outcome.history, outcome.feed
+    kinds = Counter(violation.kind for violation in outcome.violations)
+    return {
+        "passed": not outcome.violations,
+        "seed": outcome.options.seed,
+        "minutes": outcome.options.minutes,
+        "operations": {kind.value: _operations(history.operations, kind) for kind in CALLS},
+        "faults": {
+            **{fault.name: outcome.faults[fault.name] for fault in outcome.options.faults},
+            "evicted keys": outcome.evicted_count,
+        },
+        "violations": {kind: kinds[kind] for kind in PROMISES},
+        "excerpts": [_excerpt(violation, history) for violation in _shortest(outcome.violations)],
+        "outside_the_promise": {
+            "reads": len(outcome.excused),
+            "longest_ms": max((one.behind_ns for one in outcome.excused), default=0) / 1e6,
+            "bypass_writes": _calls(history.operations, lambda op: op.is_bypass and op.may_have_written),
+        },
+        "events": {
+            "changes": feed.expected,
+            "awaiting_recovery": {cause.value: feed.missing.get(cause, 0) for cause in Cause},
+            "repeated": feed.repeated,
+        },
+        "documents": outcome.document_count,
+        "cache_hits": sum(op.is_hit for op in history.operations),
+        "cached_entries_compared": outcome.cached_count,
+        "longest_unavailable_ms": {
+            "reads": _longest_gap_ms(outcome, lambda op: op.kind in (Kind.READ, Kind.SCAN)),
+            "writes": _longest_gap_ms(outcome, lambda op: op.kind not in (Kind.READ, Kind.SCAN)),
+        },
+        "journals": str(outcome.kept) if outcome.kept is not None else None,
+    }
+
+
+def _calls(operations: Sequence[Operation], wanted: Callable[[Operation], bool]) -> int:
+    """How many calls: one on a ledger is several operations."""
+    return len({(op.process, op.number) for op in operations if wanted(op)})
+
+
+def _operations(operations: Sequence[Operation], kind: Kind) -> dict[str, int]:
+    outcomes = Counter({(op.process, op.number): op.outcome for op in operations if op.kind is kind}.values())
+    return {outcome.value: outcomes[outcome] for outcome in Outcome}
+
+
+def _longest_gap_ms(outcome: RunOutcome, wanted: Callable[[Operation], bool]) -> float:
+    """The longest time, while there were faults, in which no call of any client returned."""
+    ends = {op.ended_ns for op in outcome.history.operations if op.outcome is Outcome.DONE and wanted(op)}
+    times = sorted(end for end in ends if end is not None and outcome.began_ns <= end <= outcome.calm_ns)
+    times = [outcome.began_ns, *times, outcome.calm_ns]
+    return max(later - earlier for earlier, later in pairwise(times)) / 1e6
+
+
+def _shortest(violations: Sequence[Violation]) -> list[Violation]:
+    """One of each kind: that whose excerpt takes the shortest time."""
+    best: dict[str, Violation] = {}
+    for violation in sorted(violations, key=lambda one: (len(one.excerpt) == 0, one.span_ns)):
+        best.setdefault(violation.kind, violation)
+    return [best[kind] for kind in PROMISES if kind in best]
+
+
+def _excerpt(violation: Violation, history: History) -> dict[str, Any]:
+    began_ns = min((op.began_ns for op in violation.excerpt), default=0)
+    ended_ns = began_ns + violation.span_ns
+    lines = [(op.began_ns, _line(op, began_ns)) for op in violation.excerpt]
+    lost = [(kill.gone_ns, kill.gone_ns, "redis-server was killed") for kill in history.redis_kills]
+    lost += [(flush.began_ns, flush.ended_ns, "FLUSHALL") for flush in history.flushes]
+    lines += [
+        (since_ns, f"{_span(since_ns, until_ns, began_ns)}  {what}")
+        for since_ns, until_ns, what in lost
+        if began_ns <= since_ns <= ended_ns
+    ]
+    return {
+        "kind": violation.kind,
+        "key": violation.key,
+        "text": violation.text,
+        "history": [line for _, line in sorted(lines)],
+    }
+
+
+def _span(since_ns: int, until_ns: int | None, origin_ns: int) -> str:
+    ended = "..." if until_ns is None else f"{(until_ns - origin_ns) / 1e6:.3f}"
+    return f"{(since_ns - origin_ns) / 1e6:>9.3f} - {ended:>9} ms"
+
+
+def _line(op: Operation, origin_ns: int) -> str:
+    """One operation: when, who, what, how."""
+    how = ", past Redis" if op.is_bypass else ", leased" if op.decided_ns is not None else ""
+    told = f"revision {op.rev} {op.value or ''}" if op.is_observation else f"{op.outcome.value} {op.text}"
+    wants = f" {op.wanted}" if op.wanted is not None else ""
+    return f"{_span(op.began_ns, op.ended_ns, origin_ns)}  {op.process:<7} {op.kind.value}{wants}{how}: {told}".rstrip()
+
+
+def show(console: Console, report: dict[str, Any]) -> None:
+    """Print the report."""
+    console.print(_operations_table(report["operations"]))
+    console.print(_pairs("Faults", "fault", report["faults"]))
+    console.print(_verdict(report))
+    for excerpt in report["excerpts"]:
+        console.print(
+            f"[red]✗ {escape(excerpt['kind'])}[/] {escape(excerpt['key'])}: {escape(excerpt['text'])}", soft_wrap=True
+        )
+        for line in excerpt["history"]:
+            console.print(f"    {escape(line)}", soft_wrap=True)
+    if report["journals"]:
+        console.print(f"The journals of all processes: {escape(report['journals'])}", soft_wrap=True)
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right")
+    return table
+
+
+def _operations_table(rows: dict[str, dict[str, int]]) -> Table:
+    table = _table("Operations", "call", *(outcome.value for outcome in Outcome))
+    for kind in CALLS:
+        table.add_row(NAMES[kind], *(f"{rows[kind.value][outcome.value]:,}" for outcome in Outcome))
+    return table
+
+
+def _pairs(title: str, heading: str, rows: dict[str, int]) -> Table:
+    table = _table(title, heading, "times")
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def _verdict(report: dict[str, Any]) -> Table:
+    outside, events = report["outside_the_promise"], report["events"]
+    table = _table(f"Verdict of seed {report['seed']}", "what", "count")
+    for kind, count in report["violations"].items():
+        mark = "[red]✗[/]" if count else "[green]✓[/]"
+        table.add_row(f"{mark} {kind}", f"{count:,}")
+    table.add_section()
+    table.add_row("reads outside the promise (of writes past Redis)", f"{outside['reads']:,}")
+    table.add_row("  the longest of them after, ms", f"{outside['longest_ms']:,.0f}")
+    table.add_row("  writes past Redis", f"{outside['bypass_writes']:,}")
+    table.add_section()
+    table.add_row("changes in MongoDB, each with an event but for these", f"{events['changes']:,}")
+    for cause, count in events["awaiting_recovery"].items():
+        table.add_row(f"  events awaiting recovery: {cause}", f"{count:,}")
+    table.add_row("events told again after a lost reply", f"{events['repeated']:,}")
+    table.add_section()
+    table.add_row("reads that the cache answered", f"{report['cache_hits']:,}")
+    table.add_row("cache entries compared with MongoDB at the end", f"{report['cached_entries_compared']:,}")
+    for what, longest_ms in report["longest_unavailable_ms"].items():
+        table.add_row(f"longest time without {what}, ms", f"{longest_ms:,.0f}")
+    return table

@@ -1,0 +1,107 @@
+"""A chaos client with a bug: `python -m tests.chaos.planted_client`, the bug named by PLANTED_BUG."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.backends.redis_link import Script
+from backtest_kit_mongo.chaos import client
+from backtest_kit_mongo.coherence.effects import Commit, Defer, Upsert
+from backtest_kit_mongo.coherence.record import Record
+
+PLANTED_BUG = "PLANTED_BUG"
+
+
+class Edit(NamedTuple):
+    """A change of one Lua script."""
+
+    script: str
+    before: str
+    after: str
+
+
+def edit(change: Edit) -> None:
+    real = Script.__init__
+
+    def planted(self: Script, name: str, prelude: str | None = None) -> None:
+        real(self, name, prelude)
+        if name == change.script:
+            assert change.before in self.source, f"{name}.lua no longer has the line that the bug changes"
+            self.source = self.source.replace(change.before, change.after)
+            self.sha = f"{name}: not cached, so the source is sent each time"
+
+    Script.__init__ = planted  # type: ignore[method-assign]
+
+
+def never_relay() -> None:
+    """What was written past Redis is announced, but the old entry stays."""
+    real = RedisCache.defer
+    RedisCache.defer = lambda self, effect: real(self, Defer((), effect.published))  # type: ignore[method-assign]
+
+
+def acknowledge_without_writing() -> None:
+    """Every twentieth write is acknowledged and forgotten."""
+    real = MongoTruth.upsert
+    count = 0
+
+    def planted(self: MongoTruth, effect: Upsert) -> Record:
+        nonlocal count
+        count += 1
+        if count % 20:
+            return real(self, effect)
+        change = effect.change
+        from backtest_kit_mongo.coherence.effects import Find
+
+        stored = self.find(Find(change.key))
+        return Record(change.key, stored.rev + 1, change.payload, change.when, False, stored.id or "x")
+
+    MongoTruth.upsert = planted  # type: ignore[method-assign]
+
+
+def forget_events() -> None:
+    """Every twentieth change is not told to the feed."""
+    real = RedisCache.commit
+    count = 0
+
+    def planted(self: RedisCache, effect: Commit) -> None:
+        nonlocal count
+        count += 1
+        published: Any = effect.published if count % 20 else ()
+        real(self, Commit(effect.key, effect.token, effect.entry, effect.body, published))
+
+    RedisCache.commit = planted  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[], None]] = {
+    "LEASE keeps the entry": lambda: edit(Edit("lease", "redis.call('DEL', KEYS[1])\nif sole", "if sole")),
+    "LEASE keeps another's right": lambda: edit(Edit("lease", "else\n  redis.call('DEL', KEYS[2])\nend", "end")),
+    "LEASE always takes the right": lambda: edit(Edit("lease", "if sole and open then", "if true then")),
+    "COMMIT installs without the right": lambda: edit(
+        Edit("commit", "redis.call('GET', KEYS[2]) == i .. ARGV[1]", "true")
+    ),
+    "FILL installs without the right": lambda: edit(
+        Edit("fill", "if redis.call('GET', KEYS[2]) ~= i .. ARGV[1] then", "if false then")
+    ),
+    "READ gives a right beside a lease": lambda: edit(
+        Edit("read", "if leased(KEYS[3], now) or not open then", "if not open then")
+    ),
+    "entries outlive a restart": lambda: edit(
+        Edit("read", "if entry and string.sub(entry, 1, 40) == i then", "if entry then")
+    ),
+    "what was written past Redis is not relayed": never_relay,
+    "a write is acknowledged and forgotten": acknowledge_without_writing,
+    "an event is forgotten": forget_events,
+}
+
+
+def main() -> None:
+    BUGS[os.environ[PLANTED_BUG]]()
+    client.main()
+
+
+if __name__ == "__main__":
+    main()

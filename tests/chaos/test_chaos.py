@@ -1,0 +1,137 @@
+"""`bkm chaos` as a user runs it, and with a bug in the clients that it must find."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+from tests.chaos.planted_client import PLANTED_BUG
+from tests.integration.support import eventually
+
+from backtest_kit_mongo.chaos.faults import DELETION, KILL, SLOWEST, TABLE
+from backtest_kit_mongo.chaos.report import PROMISES, as_json, show
+from backtest_kit_mongo.chaos.run import Options, run_chaos
+from backtest_kit_mongo.chaos.servers import Servers
+from backtest_kit_mongo.embedded import Endpoints
+
+BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
+PLANTED = (sys.executable, str(Path(__file__).with_name("planted_client.py")))
+live = pytest.mark.live
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: Endpoints) -> Iterator[Path]:
+    """Where all temporary files of the run go. (`servers` skips, or fails, where servers cannot run.)"""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def processes_in(directory: Path) -> list[psutil.Process]:
+    """Servers work in the directory; clients have its name in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and (
+                process.cwd().startswith(str(directory)) or process.environ().get("TMPDIR") == str(directory)
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@live
+def test_a_short_run_keeps_every_promise_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
+    report_file = tmp_path / "report.json"
+    size = ("--minutes", "0.15", "--writers", "2", "--readers", "2", "--keys", "12")
+    command = [*BKM, "chaos", *size, "--seed", "smoke", "--json", str(report_file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(report_file.read_text("utf-8"))
+    assert report["passed"]
+    assert report["violations"] == dict.fromkeys(PROMISES, 0)
+    assert all(report["faults"][fault.name] for fault in TABLE), report["faults"]
+    assert all(row["done"] for row in report["operations"].values())
+    assert report["cached_entries_compared"] > 0
+    assert "Verdict of seed smoke" in done.stdout
+    assert list(temporary.iterdir()) == [report_file]
+    assert not processes_in(temporary)
+
+
+@live
+def test_a_planted_bug_is_found_and_shown_with_the_calls_that_prove_it(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PLANTED_BUG, "LEASE keeps the entry")
+    # Without what empties the cache: a few seconds are then enough for the bug to show itself dozens of times.
+    faults = [fault for fault in TABLE if fault.name in (KILL, DELETION)]
+    options = Options(0.07, "planted", writers=2, readers=2, keys=4, pause_ms=2, client=PLANTED, faults=faults)
+    outcome = run_chaos(options, Console(quiet=True))
+    report = as_json(outcome)
+    assert not report["passed"]
+    assert report["violations"]["a stale read"] > 0
+    (excerpt,) = (one for one in report["excerpts"] if one["kind"] == "a stale read")
+    assert 2 <= len(excerpt["history"]) <= 10
+    assert outcome.kept is not None
+    assert any(outcome.kept.glob("w0.*.jsonl"))
+    console = Console(record=True, quiet=True, width=200)
+    show(console, report)
+
+
+@live
+def test_ctrl_c_takes_everything_away(temporary: Path) -> None:
+    run = subprocess.Popen(
+        [*BKM, "chaos", "--minutes", "5", "--writers", "1", "--readers", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        eventually(lambda: any(path.stat().st_size for path in temporary.glob("bkm-chaos-*/journals/*")), within_s=60)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode
+    assert b"Traceback" not in said
+    assert not list(temporary.iterdir())
+    eventually(lambda: not processes_in(temporary))
+
+
+@live
+def test_a_killed_redis_loses_what_was_appended_last_and_keeps_what_was_before(temporary: Path) -> None:
+    servers = Servers(temporary / "servers")
+    try:
+        servers.redis.set("before", "1")
+        file = servers._append_only_file()
+        assert file is not None
+        eventually(lambda: b"before" in file.read_bytes())
+        servers.sample()
+        servers._samples[0] = servers._samples[0]._replace(at_ns=0)
+        servers.redis.set("after", "1")
+        eventually(lambda: b"after" in file.read_bytes())
+        kill = servers.kill_redis(random.Random(1))
+        assert kill.kept_ns == 0
+        servers.start_redis()
+        assert (servers.redis.exists("before"), servers.redis.exists("after")) == (1, 0)
+    finally:
+        servers.close()
+
+
+def test_half_an_hour_has_the_faults_that_it_must_have_even_if_all_of_them_are_late() -> None:
+    least = {fault.name: 30 * 60 / (fault.every_s * SLOWEST) for fault in TABLE}
+    assert least[KILL] > 300
+    assert least["kill -9 of redis-server, a suffix lost"] > 30
+    assert least["kill -9 of mongod"] > 10
