@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -87,8 +88,9 @@ def test_a_planted_bug_is_found_and_shown_with_the_calls_that_prove_it(
     assert 2 <= len(excerpt["history"]) <= 10
     assert outcome.kept is not None
     assert any(outcome.kept.glob("w0.*.jsonl"))
-    console = Console(record=True, quiet=True, width=200)
-    show(console, report)
+    printed = io.StringIO()
+    show(Console(file=printed, width=200), report)
+    assert excerpt["text"] in printed.getvalue()
 
 
 @live
@@ -124,7 +126,7 @@ def test_a_killed_redis_loses_what_was_appended_last_and_keeps_what_was_before(t
         eventually(lambda: b"after" in file.read_bytes())
         kill = servers.kill_redis(random.Random(1))
         assert kill.kept_ns == 0
-        servers.start_redis()
+        servers.heal()
         assert (servers.redis.exists("before"), servers.redis.exists("after")) == (1, 0)
     finally:
         servers.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.chaos.past import KEY, LEDGER, ROW, Past
 
@@ -299,12 +299,14 @@ def linearizable(seed: int) -> Past:
 
 
 class TestRandomHistories:
+    @settings(deadline=None)
     @given(st.integers(0, 2**32))
     def test_a_linearizable_history_has_no_violation(self, seed: int) -> None:
         past = linearizable(seed)
         assert not past.kinds()
         assert not past.excused()
 
+    @settings(deadline=None)
     @given(st.integers(0, 2**32))
     def test_one_stale_read_in_it_is_found(self, seed: int) -> None:
         past = linearizable(seed)

@@ -1,6 +1,4 @@
-"""`bkm demo` as a user runs it, and that its checks can fail."""
-
-from __future__ import annotations
+"""`bkm demo`: its parts in memory, and the whole on real servers with a killed process."""
 
 import gzip
 import json
@@ -12,76 +10,207 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 
-from backtest_kit_mongo.demo.candles import load_series
-from backtest_kit_mongo.demo.errors import DemoError
+from backtest_kit_mongo.demo import DemoError
+from backtest_kit_mongo.demo.book import Book, Host
+from backtest_kit_mongo.demo.candles import CACHE_CHUNK, Series, Window, load_series, windows_of
+from backtest_kit_mongo.demo.desk import MemoryDesk
+from backtest_kit_mongo.demo.replay import replay
+from backtest_kit_mongo.demo.rows import Write
+from backtest_kit_mongo.demo.servers import in_database
+from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 
-HEADER = "timestamp,open,high,low,close,volume\n"
-BKM = [sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()"]
+HOUR_MS = 3_600_000
+BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
 
 
-def demo(servers: Endpoints, database: str, report: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+def host_of(series: Series, variant: str = "fast") -> Host:
+    return Host("t", variant, series.symbol, series.interval, series.exchange)
+
+
+@pytest.fixture(scope="module")
+def sample() -> Series:
+    (series,) = load_series(None, None)
+    return series
+
+
+def test_the_sample_ships_with_the_package(sample: Series) -> None:
+    assert (sample.symbol, sample.interval, len(sample.candles)) == ("EURUSD", "1h", 1000)
+    assert sum(window.candle_count for window in sample.windows) == 1000
+
+
+def test_windows_end_at_gaps_and_at_the_largest_request() -> None:
+    times_ms = [i * HOUR_MS for i in (*range(CACHE_CHUNK + 2), 2000, 2001, 2003)]
+    assert windows_of(times_ms, HOUR_MS) == [
+        Window(0, CACHE_CHUNK),
+        Window(CACHE_CHUNK * HOUR_MS, 2),
+        Window(2000 * HOUR_MS, 2),
+        Window(2003 * HOUR_MS, 1),
+    ]
+
+
+def test_only_the_last_candles_are_taken_when_asked(sample: Series) -> None:
+    (short,) = load_series(None, 10)
+    assert short.candles == sample.candles[-10:]
+    assert (short.available, short.exchange) == (1000, sample.exchange)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("X-1h.txt", "", "SYMBOL-INTERVAL"),
+        ("X-7h.csv", "", "interval must be one of"),
+        ("X-1h.csv", "time,open\n", "first line must be timestamp,open"),
+        ("X-1h.csv", "timestamp,open,high,low,close,volume\n0,1,2,1,a,0\n", "line 2.*'a'"),
+        ("X-1h.csv", "timestamp,open,high,low,close,volume\n0,1,1,1,1,0\n0,1,1,1,1,0\n", "two candles open at 0"),
+        ("X-1h.csv.gz", "not gzip", "cannot be read"),
+    ],
+)
+def test_an_unusable_file_is_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DemoError, match=message):
+        load_series(tmp_path, None)
+
+
+def test_both_plain_and_compressed_files_are_read(tmp_path: Path) -> None:
+    text = "timestamp,open,high,low,close,volume\n3600000,1,2,0.5,1.5,7\n0,1,2,0.5,1.5,7\n"
+    (tmp_path / "A-B-1h.csv").write_text(text)
+    (tmp_path / "C-1h.csv.gz").write_bytes(gzip.compress(text.encode()))
+    plain, compressed = load_series(tmp_path, None)
+    assert (plain.symbol, compressed.symbol) == ("A-B", "C")
+    assert plain.windows == compressed.windows == [Window(0, 2)]
+
+
+def test_a_replay_writes_every_domain_but_candles(sample: Series) -> None:
+    desk = MemoryDesk()
+    book = replay(desk, host_of(sample), sample.candles, lambda book: None)
+    assert {key.domain for key in desk.last} == set(DOMAINS) - {CANDLE}
+    assert book.trades > book.wins > 0
+
+
+class MortalDesk(MemoryDesk):
+    """Dies at one of its writes: after it was performed, as a process that is killed before it hears so."""
+
+    def __init__(self, last: dict[Any, bytes], writes_left: int) -> None:
+        super().__init__()
+        self.last = last
+        self._writes_left = writes_left
+
+    def write(self, write: Write) -> None:
+        super().write(write)
+        self._writes_left -= 1
+        if not self._writes_left:
+            raise InterruptedError
+
+
+def test_a_replay_killed_after_any_write_ends_like_an_undisturbed_one(sample: Series) -> None:
+    candles = sample.candles[:160]
+    undisturbed = MemoryDesk()
+    wanted = replay(undisturbed, host_of(sample), candles, lambda book: None)
+    kinds = {key.item for key in undisturbed.last if key.domain.name == "memory"}
+    assert kinds == {"scheduled", "cancelled", "opened", "partial", "breakeven", "closed"}
+
+    # A process that dies again and again, each time after a few writes more than one step makes.
+    for writes_left in range(30, 60):
+        last: dict[Any, bytes] = {}
+        deaths = 0
+        while True:
+            try:
+                book = replay(MortalDesk(last, writes_left), host_of(sample), candles, lambda book: None)
+                break
+            except InterruptedError:
+                deaths += 1
+        assert deaths > 5
+        assert (book, last) == (wanted, undisturbed.last)
+
+
+def test_the_state_is_the_last_write_of_a_step(sample: Series) -> None:
+    steps: list[str] = []
+
+    class Recording(MemoryDesk):
+        def write(self, write: Write) -> None:
+            super().write(write)
+            steps.append(write.key.domain.name)
+
+    def on_bar(book: Book) -> None:
+        assert not steps or steps[-1] == STATE.name
+
+    replay(Recording(), host_of(sample), sample.candles[:100], on_bar)
+    assert steps.count(STATE.name) == 100
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("mongodb://h:1,i:2/a?replicaSet=rs0", "mongodb://h:1,i:2/demo?replicaSet=rs0"),
+        ("mongodb://h", "mongodb://h/demo"),
+        ("mongodb://u:p@h/a", "mongodb://u:p@h/demo?authSource=a"),
+        ("mongodb://u:p@h", "mongodb://u:p@h/demo?authSource=admin"),
+        ("mongodb://u:p@h/a?authsource=b", "mongodb://u:p@h/demo?authsource=b"),
+    ],
+)
+def test_another_database_keeps_the_user_where_it_is(uri: str, expected: str) -> None:
+    assert in_database(uri, "demo") == expected
+
+
+@pytest.fixture(scope="module")
+def run_demo(servers: Endpoints, new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Run `bkm demo` on a database of its own; the answer is the process and its report."""
+    report = tmp_path_factory.mktemp("demo") / "report.json"
+    database = new_database()
     environment = {
         **os.environ,
-        "CC_MONGO_CONNECTION_STRING": servers.mongo_connection_string(database),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "CC_MONGO_CONNECTION_STRING": servers.mongo_connection_string("not_used"),
         "CC_REDIS_HOST": servers.redis_host,
         "CC_REDIS_PORT": str(servers.redis_port),
     }
-    command = [*BKM, "demo", "--database", database, "--json", str(report), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(report.read_text()), done.stdout + done.stderr
+
+    def run(*arguments: str) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
+        command = [*BKM, "demo", "--bars", "70", "--database", database, "--json", str(report), *arguments]
+        report.unlink(missing_ok=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return done, json.loads(report.read_text()) if report.exists() else {}
+
+    run.database = database  # type: ignore[attr-defined]
+    return run
 
 
 @pytest.mark.live
-class TestTheDemo:
-    def test_it_passes_its_checks_over_a_crash_and_fetches_no_candle_again(
-        self, servers: Endpoints, new_database: Callable[[], str], tmp_path: Path
-    ) -> None:
-        database = f"{new_database()}_demo"
-        first, said = demo(servers, database, tmp_path / "first.json", "--bars", "60", "--kill")
-        assert first["passed"]
-        assert len(first["hosts"]) == 3
-        assert any("SIGKILL" in check["detail"] for check in first["checks"])
-        assert "candles: 60 fetched, 0 from the store" in said
-        domains = {row["domain"]: row for row in first["domains"]}
-        assert len(domains) == 17
-        assert all(row["documents"] and row["events"] == row["audit_records"] for row in domains.values())
-        second, said = demo(servers, database, tmp_path / "second.json", "--bars", "60")
-        assert second["passed"]
-        assert "candles: 0 fetched, 60 from the store" in said
+def test_a_killed_process_resumes_and_every_check_passes(run_demo: Any) -> None:
+    done, report = run_demo("--kill", "--run", "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert report["passed"]
+    assert "70 fetched, 0 from the store" in done.stderr
+    assert [row["bars"] for row in report["hosts"]] == [70, 70, 70]
+    assert all(row["documents"] and row["events"] == row["audit_records"] for row in report["domains"])
+    (kill,) = (check for check in report["checks"] if "killed host" in check["name"])
+    assert "got SIGKILL after bar" in kill["detail"]
+    assert "\x1b" not in done.stdout + done.stderr
 
 
-class TestCandleFiles:
-    def write(self, directory: Path, name: str, text: str) -> Path:
-        with gzip.open(directory / name, "wt") as file:
-            file.write(text)
-        return directory
+@pytest.mark.live
+def test_a_second_run_fetches_no_candle_and_a_changed_document_is_found(run_demo: Any, servers: Endpoints) -> None:
+    done, report = run_demo("--run", "second", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert report["passed"]
 
-    def test_files_are_named_by_symbol_and_interval(self, tmp_path: Path) -> None:
-        self.write(tmp_path, "BTC-1m.csv.gz", HEADER + "60000,1,2,0.5,1.5,10\n120000,1,2,0.5,1.5,10\n")
-        (series,) = load_series(tmp_path, None)
-        assert (series.symbol, series.interval, len(series.candles)) == ("BTC", "1m", 2)
-
-    @pytest.mark.parametrize(
-        ("name", "text"),
-        [
-            ("BTC-7m.csv.gz", HEADER + "60000,1,2,0.5,1.5,10\n"),
-            ("BTC-1m.csv.gz", HEADER + "60000,1,2\n"),
-            ("BTC-1m.csv.gz", HEADER + "60000,1,2,0.5,x,10\n"),
-            ("BTC-1m.csv.gz", HEADER + "60000,1,2,0.5,1,1\n60000,1,2,0.5,1,1\n"),
-        ],
-    )
-    def test_an_unusable_file_is_named(self, tmp_path: Path, name: str, text: str) -> None:
-        with pytest.raises(DemoError, match=name):
-            load_series(self.write(tmp_path, name, text), None)
-
-    def test_an_empty_directory_is_an_error(self, tmp_path: Path) -> None:
-        with pytest.raises(DemoError):
-            load_series(tmp_path, None)
+    with MongoClient[dict[str, Any]](servers.mongo_url) as client:
+        mine = {"strategyName": "second.medium"}
+        client[run_demo.database]["session-items"].update_one(mine, {"$set": {"payload.data.trades": 99}})
+    done, report = run_demo("--run", "second")
+    assert "0 fetched, 70 from the store" in done.stderr
+    assert done.returncode == 1
+    (failed,) = (check for check in report["checks"] if not check["passed"])
+    assert "MongoDB's own document" in failed["name"]
+    assert failed["detail"].startswith("session second.medium/")
+    assert f"✗ {failed['name']}" in done.stdout
 
 
-def test_the_sample_ships_with_the_package() -> None:
-    (series,) = load_series(None, 10)
-    assert (series.symbol, series.interval, len(series.candles)) == ("EURUSD", "1h", 10)
+@pytest.mark.live
+def test_an_unusable_directory_ends_the_demo_before_it_starts_anything(run_demo: Any, tmp_path: Path) -> None:
+    done, report = run_demo("--candles", str(tmp_path))
+    assert (done.returncode, report) == (1, {})
+    assert "EURUSD-1h.csv.gz" in done.stderr

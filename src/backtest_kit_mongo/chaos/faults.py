@@ -138,14 +138,14 @@ class Injector:
     # -- servers
 
     def kill_redis(self, rng: random.Random) -> bool:
-        if not self._servers.is_redis_up:
+        if not self._servers.is_redis_up or self._servers.is_starting:
             return False
         self.redis_kills.append(self._servers.kill_redis(rng))
         self._after(rng.choice((0.0, 1.5)) * rng.random(), self._servers.start_redis)
         return True
 
     def kill_mongo(self, rng: random.Random) -> bool:
-        if not self._servers.is_mongo_up:
+        if not self._servers.is_mongo_up or self._servers.is_starting:
             return False
         self._servers.kill_mongo()
         self._after(rng.uniform(0, 2.0), self._servers.start_mongo)
@@ -156,6 +156,8 @@ class Injector:
 
     def press(self, rng: random.Random) -> bool:
         """Memory pressure for a while: Redis evicts what it used least."""
+        if not self._servers.is_redis_up:
+            return False
         end_s = self._now_s + rng.uniform(0.5, 2.0)
 
         def squeeze() -> None:
@@ -164,7 +166,7 @@ class Injector:
                 self._after(SQUEEZE_S, squeeze)
 
         squeeze()
-        return self._servers.is_redis_up
+        return True
 
     def _squeeze(self, spare_bytes: int) -> None:
         before = self._servers.evicted_count()

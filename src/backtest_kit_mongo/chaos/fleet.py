@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from backtest_kit_mongo.demo.fleet import Process
@@ -58,12 +59,14 @@ class Fleet:
 
     Attributes:
         killed_ns: when each killed process was gone, by the process's name.
+        stopped_ns: when processes were stopped and resumed, by name; without an end those that were killed meanwhile.
         crashes: what clients said that ended by themselves.
     """
 
     def __init__(self, tasks: Sequence[Task], seed: str, command: Sequence[str], environment: dict[str, str]) -> None:
         self.members = [Member(task) for task in tasks]
         self.killed_ns: dict[str, int] = {}
+        self.stopped_ns: dict[str, list[tuple[int, float]]] = {}
         self.crashes: list[str] = []
         self._rng = random.Random(f"{seed}/fleet")
         self._command = command
@@ -138,7 +141,13 @@ class Fleet:
 
     def stop(self, member: Member, is_stopped: bool) -> None:
         member.is_stopped = is_stopped
-        _send(member, signal.SIGSTOP if is_stopped else signal.SIGCONT)
+        spans = self.stopped_ns.setdefault(member.task.name, [])
+        if is_stopped:
+            spans.append((time.monotonic_ns(), inf))
+            _send(member, signal.SIGSTOP)
+        else:
+            _send(member, signal.SIGCONT)
+            spans[-1] = (spans[-1][0], time.monotonic_ns())
 
     def cut(self, member: Member, is_cut: bool) -> None:
         member.is_cut = is_cut

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from rich.console import Console
@@ -51,6 +50,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "excerpts": [_excerpt(violation, history) for violation in _shortest(outcome.violations)],
         "outside_the_promise": {
             "reads": len(outcome.excused),
+            "of_ledger_rows": sum(one.read.key != one.read.guard for one in outcome.excused),
             "longest_ms": max((one.behind_ns for one in outcome.excused), default=0) / 1e6,
             "bypass_writes": _calls(history.operations, lambda op: op.is_bypass and op.may_have_written),
         },
@@ -63,8 +63,8 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "cache_hits": sum(op.is_hit for op in history.operations),
         "cached_entries_compared": outcome.cached_count,
         "longest_unavailable_ms": {
-            "reads": _longest_gap_ms(outcome, lambda op: op.kind in (Kind.READ, Kind.SCAN)),
-            "writes": _longest_gap_ms(outcome, lambda op: op.kind not in (Kind.READ, Kind.SCAN)),
+            "reads": _longest_wait_ms(outcome, (Kind.READ, Kind.SCAN)),
+            "writes": _longest_wait_ms(outcome, (Kind.WRITE, Kind.REMOVE, Kind.MERGE)),
         },
         "journals": str(outcome.kept) if outcome.kept is not None else None,
     }
@@ -80,12 +80,22 @@ def _operations(operations: Sequence[Operation], kind: Kind) -> dict[str, int]:
     return {outcome.value: outcomes[outcome] for outcome in Outcome}
 
 
-def _longest_gap_ms(outcome: RunOutcome, wanted: Callable[[Operation], bool]) -> float:
-    """The longest time, while there were faults, in which no call of any client returned."""
-    ends = {op.ended_ns for op in outcome.history.operations if op.outcome is Outcome.DONE and wanted(op)}
-    times = sorted(end for end in ends if end is not None and outcome.began_ns <= end <= outcome.calm_ns)
-    times = [outcome.began_ns, *times, outcome.calm_ns]
-    return max(later - earlier for earlier, later in pairwise(times)) / 1e6
+def _longest_wait_ms(outcome: RunOutcome, kinds: Sequence[Kind]) -> float:
+    """The longest time for which a running client could not get a call through: from the begin of the first that failed, or
+    was slow, to the end of the next that did not. Clients that were stopped meanwhile do not count.
+    """
+    since_ns: dict[str, int] = {}
+    longest_ns = 0
+    for op in outcome.history.operations:
+        if op.kind not in kinds or op.ended_ns is None:
+            continue
+        began_ns = since_ns.setdefault(op.process, op.began_ns)
+        if op.outcome is Outcome.DONE:
+            del since_ns[op.process]
+            stops = outcome.stopped_ns.get(op.process, ())
+            if not any(stopped <= op.ended_ns and began_ns <= resumed for stopped, resumed in stops):
+                longest_ns = max(longest_ns, op.ended_ns - began_ns)
+    return longest_ns / 1e6
 
 
 def _shortest(violations: Sequence[Violation]) -> list[Violation]:
@@ -172,6 +182,7 @@ def _verdict(report: dict[str, Any]) -> Table:
         table.add_row(f"{mark} {kind}", f"{count:,}")
     table.add_section()
     table.add_row("reads outside the promise (of writes past Redis)", f"{outside['reads']:,}")
+    table.add_row("  rows of a ledger that their writer took for stored", f"{outside['of_ledger_rows']:,}")
     table.add_row("  the longest of them after, ms", f"{outside['longest_ms']:,.0f}")
     table.add_row("  writes past Redis", f"{outside['bypass_writes']:,}")
     table.add_section()
@@ -183,5 +194,5 @@ def _verdict(report: dict[str, Any]) -> Table:
     table.add_row("reads that the cache answered", f"{report['cache_hits']:,}")
     table.add_row("cache entries compared with MongoDB at the end", f"{report['cached_entries_compared']:,}")
     for what, longest_ms in report["longest_unavailable_ms"].items():
-        table.add_row(f"longest time without {what}, ms", f"{longest_ms:,.0f}")
+        table.add_row(f"longest time for which a client could get no {what}, ms", f"{longest_ms:,.0f}")
     return table

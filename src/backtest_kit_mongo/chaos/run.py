@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +60,14 @@ class Outcome:
 
     Attributes:
         faults: how often each happened.
-        calm_ns: when the faults were over.
+        stopped_ns: when each process was stopped and resumed.
         cached_count: cache entries that were compared with MongoDB.
         kept: where the journals are, if there is a violation.
     """
 
     options: Options
     history: History
-    began_ns: int
-    calm_ns: int
+    stopped_ns: Mapping[str, Sequence[tuple[int, float]]]
     faults: Counter[str]
     evicted_count: int
     cached_count: int
@@ -101,8 +100,6 @@ def run_chaos(options: Options, console: Console) -> Outcome:
 class _Record:
     """What a run leaves behind, beside the journals."""
 
-    began_ns: int
-    calm_ns: int
     fleet: Fleet
     injector: Injector
     evidence: Evidence
@@ -135,9 +132,9 @@ def _on_servers(options: Options, servers: Servers, workload: Workload, journals
     with Fleet(tasks, options.seed, options.client, environment) as fleet:
         injector = Injector(servers, fleet, feed, workload.documents, options.seed)
         with _progress(console) as progress:
-            began_ns, calm_ns = _Drive(options, fleet, injector, feed, progress).run()
+            _Drive(options, fleet, injector, feed, progress).run()
             fleet.audit(_task(options, servers, journals, "auditor", "auditor"))
-        return _Record(began_ns, calm_ns, fleet, injector, gather(servers, feed, workload))
+        return _Record(fleet, injector, gather(servers, feed, workload))
 
 
 def _judge(options: Options, history: History, record: _Record) -> Outcome:
@@ -148,8 +145,7 @@ def _judge(options: Options, history: History, record: _Record) -> Outcome:
     return Outcome(
         options=options,
         history=history,
-        began_ns=record.began_ns,
-        calm_ns=record.calm_ns,
+        stopped_ns=record.fleet.stopped_ns,
         faults=record.injector.counts,
         evicted_count=record.injector.evicted_count,
         cached_count=len(record.evidence.cached),
@@ -195,32 +191,32 @@ class _Drive:
         self._progress = progress
         self._collected_s = 0.0
 
-    def run(self) -> tuple[int, int]:
-        """When the faults began and when they were over, CLOCK_MONOTONIC ns."""
+    def run(self) -> None:
+        """Faults, then calm for longer than a lease; then all clients have stopped."""
         bar = self._progress.add_task("starting", total=None, counts="")
         self._fleet.start()
         self._until_all_are_ready(bar)
-        began_ns, began_s = time.monotonic_ns(), time.monotonic()
+        began_s = time.monotonic()
         self._injector.begin(self._faults, began_s, self._duration_s)
         self._progress.update(bar, description="chaos", total=self._duration_s)
         while (now_s := time.monotonic()) < began_s + self._duration_s:
             self._injector.tick(now_s)
             self._step(bar, now_s - began_s)
         self._injector.heal()
-        calm_ns = time.monotonic_ns()
         self._progress.update(bar, description="calm", total=None)
         calm_s = time.monotonic()
         while time.monotonic() < calm_s + CALM_S:
             self._step(bar, None)
         self._until_all_are_ready(bar)
         self._fleet.dismiss()
-        return began_ns, calm_ns
 
     def _until_all_are_ready(self, bar: TaskID) -> None:
         deadline_s = time.monotonic() + READY_S
         while len(self._fleet.candidates(unhurt=False)) < len(self._fleet.members):
-            if time.monotonic() > deadline_s or self._fleet.crashes:
-                break  # Whoever is missing has crashed, and that is a violation.
+            if self._fleet.crashes:
+                return  # Whoever is missing has crashed, and that is a violation.
+            if time.monotonic() > deadline_s:
+                raise ChaosError(f"Not all clients were ready after {READY_S:g} s; this machine is too busy.")
             self._step(bar, None)
 
     def _step(self, bar: TaskID, elapsed_s: float | None) -> None:

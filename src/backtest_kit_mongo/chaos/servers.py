@@ -3,6 +3,8 @@
 import random
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +65,26 @@ class Servers:
         self.redis: Any = redis_client(self.settings)
         self.is_redis_up = self.is_mongo_up = True
         self._samples: deque[Sample] = deque()
+        # Starting takes seconds on a busy machine, in which clients are to be hurt, healed and restarted all the same.
+        self._starter = ThreadPoolExecutor(1)
+        self._starts: list[Future[None]] = []
 
     def close(self) -> None:
+        self._starter.shutdown(cancel_futures=True)
         self.redis.close()
         embedded.down(self.endpoints.directory)
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether a server is being started; then no other can be stopped.
+
+        Raises:
+            ChaosError: one did not come back.
+        """
+        for done in [start for start in self._starts if start.done()]:
+            self._starts.remove(done)
+            done.result()
+        return bool(self._starts)
 
     # -- redis-server
 
@@ -91,7 +109,7 @@ class Servers:
         return max((path for path in found if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
 
     def kill_redis(self, rng: random.Random) -> RedisKill:
-        """SIGKILL, and the loss of what was appended in the last moments.
+        """SIGKILL, and the loss of what was appended in the last moments. Precondition: nothing is being started.
 
         The kernel would still write what the process gave it; without it, a machine loses power, and up to a second is lost.
         """
@@ -110,9 +128,13 @@ class Servers:
         return RedisKill(usable[-1].at_ns, gone_ns)
 
     def start_redis(self) -> None:
-        if not self.is_redis_up:
-            self._start(embedded.start_redis, "redis-server")
+        """Begin to; `is_redis_up` tells when it serves."""
+
+        def start() -> None:
+            _start(embedded.start_redis, self.endpoints.directory)
             self.is_redis_up = True
+
+        self._starts.append(self._starter.submit(start))
 
     def squeeze(self, spare_bytes: int) -> None:
         """Let Redis evict as much as it takes to get below its memory use by so many bytes.
@@ -134,24 +156,32 @@ class Servers:
     # -- mongod
 
     def kill_mongo(self) -> None:
+        """SIGKILL. Precondition: nothing is being started."""
         self.is_mongo_up = False
         embedded.stop_mongo(self.endpoints.directory, kill=True)
 
     def start_mongo(self) -> None:
-        if not self.is_mongo_up:
-            self._start(embedded.start_mongo, "mongod")
+        """Begin to; `is_mongo_up` tells when it serves."""
+
+        def start() -> None:
+            _start(embedded.start_mongo, self.endpoints.directory)
             self.is_mongo_up = True
 
+        self._starts.append(self._starter.submit(start))
+
     def heal(self) -> None:
-        """Both run."""
+        """Both run when this returns."""
         self.start_redis()
         self.start_mongo()
+        wait(self._starts)
+        assert not self.is_starting
 
-    def _start(self, start: Any, name: str) -> None:
-        try:
-            start(self.endpoints.directory, timeout_s=START_S)
-        except EmbeddedError as cause:
-            raise ChaosError(f"{name} did not come back after it was killed: {cause}") from cause
+
+def _start(start: Callable[..., bool], directory: Path) -> None:
+    try:
+        start(directory, timeout_s=START_S)
+    except EmbeddedError as cause:
+        raise ChaosError(f"A server did not come back after it was killed: {cause}") from cause
 
 
 REDIS_ERRORS = (redis.RedisError, OSError)

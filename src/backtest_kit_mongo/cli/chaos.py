@@ -48,7 +48,7 @@ def chaos(
 
     [cyan]bkm chaos[/]                   one minute
 
-    [cyan]bkm chaos --minutes 30[/]      about 500 SIGKILLs, 60 restarts of Redis, 20 of MongoDB
+    [cyan]bkm chaos --minutes 30[/]      about 600 SIGKILLs, 60 restarts of Redis, 20 of MongoDB
 
     Exit status: 0 when no promise was broken, 1 when one was or the run could not be finished.
     """

@@ -14,7 +14,7 @@ from rich.markup import escape
 from backtest_kit_mongo.demo import DemoError
 from backtest_kit_mongo.demo.checks import run_checks
 from backtest_kit_mongo.demo.report import as_json, show
-from backtest_kit_mongo.demo.run import DATABASE, Options, run_demo
+from backtest_kit_mongo.demo.run import DATABASE, LAST_BARS, Options, run_demo
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.errors import BacktestKitError
 
@@ -35,7 +35,7 @@ def demo(
     ] = None,
     last_bars: Annotated[
         int, typer.Option("--bars", min=0, help="Replay so many candles at the end of each file; 0 for all.")
-    ] = 1500,
+    ] = LAST_BARS,
     kill: Annotated[bool, typer.Option("--kill", help="Send SIGKILL to a process in mid-run and restart it.")] = False,
     run: Annotated[
         str, typer.Option("--run", show_default="a new one", help="Name of the run; that of a broken run resumes it.")

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import cache, chaos, demo, domains, servers
+from . import cache, chaos, demo, domains, servers, simulate
 
 __all__ = ["app", "main"]
 
@@ -18,6 +18,7 @@ app.command()(servers.up)
 app.command()(servers.down)
 app.command()(servers.status)
 app.command()(demo.demo)
+app.command()(simulate.simulate)
 app.command()(chaos.chaos)
 app.command()(domains.domains)
 app.add_typer(cache.cache)

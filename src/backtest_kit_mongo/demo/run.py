@@ -26,9 +26,10 @@ from .servers import CONFIGURED_BY, Connection, connected
 from .strategy import VARIANTS
 from .trader import Task
 
-__all__ = ["DATABASE", "Options", "new_run_id", "run_demo"]
+__all__ = ["DATABASE", "LAST_BARS", "Options", "new_run_id", "run_demo"]
 
 DATABASE = "backtest-kit-demo"
+LAST_BARS = 1000
 SHARING_FEWER_THAN = 3
 """With fewer symbols each is traded by all variants, so that several processes always share what they can."""
 KILL_AT = 0.4
@@ -42,7 +43,7 @@ class Options:
     """What the user asked for; see the command's help."""
 
     candles: Path | None = None
-    last_bars: int | None = 1500
+    last_bars: int | None = LAST_BARS
     kill: bool = False
     run: str = ""
     database: str = DATABASE

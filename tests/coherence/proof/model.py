@@ -1,0 +1,162 @@
+"""The protocol as logic: one key, any number of operations, in any state that a rule might ever meet.
+
+The simulator tries schedules of a few operations; this proof needs no bound. `INVARIANTS` is shown to be *inductive*:
+whatever state satisfies it, every rule (`rules.py`) leads to a state that satisfies it again. So it holds for ever,
+for any number of clients, crashes, evictions and restarts. Operations are the elements of an unspecified sort, sets of
+operations are predicates over it, and time appears only as "its deadline has passed".
+
+Not modelled: the payload (a revision stands for it), events, and writes that bypass Redis, which the protocol promises
+to be found by the relay, not prevented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import z3
+
+Op = z3.DeclareSort("Op")
+Fn: TypeAlias = Callable[[Any], Any]
+"""From operation to bool, integer or operation: a Z3 function, or a Python one that builds a term."""
+
+
+@dataclass(frozen=True)
+class State:
+    """One key in MongoDB and Redis, and what each operation is about to do.
+
+    Attributes:
+        rev: the revision in MongoDB.
+        incarnation, born, is_open: of Redis now; whether this one was seen, and whether it may cache.
+        has_entry, entry_incarnation, entry_rev: E.
+        has_right, right_incarnation, right_token: F. A token is named after the operation that took it.
+        leased: in L. ended: the lease's deadline has passed.
+        writing: a writer after LEASE and before MongoDB's answer. older: it was so when the incarnation was born.
+        written, written_rev: a writer that knows its revision and has not yet sent COMMIT.
+        missed: a reader with a right, before FIND. found, found_rev: the same after FIND, before FILL.
+        shared, shared_incarnation: the right that a reader was given.
+        started: the operation, and so its token, exists.
+    """
+
+    rev: Any
+    incarnation: Any
+    born: Any
+    is_open: Any
+    has_entry: Any
+    entry_incarnation: Any
+    entry_rev: Any
+    has_right: Any
+    right_incarnation: Any
+    right_token: Any
+    leased: Fn
+    ended: Fn
+    writing: Fn
+    older: Fn
+    written: Fn
+    written_rev: Fn
+    missed: Fn
+    found: Fn
+    found_rev: Fn
+    shared: Fn
+    shared_incarnation: Fn
+    started: Fn
+
+    @property
+    def entry_is_valid(self) -> Any:
+        return z3.And(self.has_entry, self.entry_incarnation == self.incarnation)
+
+    @property
+    def right_is_valid(self) -> Any:
+        return z3.And(self.has_right, self.right_incarnation == self.incarnation)
+
+    def in_flight(self, op: Any) -> Any:
+        """A write of this operation may still reach MongoDB."""
+        return z3.And(self.writing(op), z3.Not(self.ended(op)))
+
+    @property
+    def is_quiet(self) -> Any:
+        return every(lambda op: z3.Not(self.in_flight(op)))
+
+    @property
+    def is_leased(self) -> Any:
+        return some(lambda op: z3.And(self.leased(op), z3.Not(self.ended(op))))
+
+    def holds(self, token: Any, incarnation: Any) -> Any:
+        """F is the right with this token, of the current incarnation."""
+        return z3.And(self.right_is_valid, self.right_token == token, incarnation == self.incarnation)
+
+    def may_fill(self, op: Any) -> Any:
+        """A reader's right is still the one in place."""
+        reading = z3.Or(self.missed(op), self.found(op))
+        return z3.And(reading, self.holds(self.shared(op), self.shared_incarnation(op)))
+
+
+INTEGERS = ("rev", "incarnation", "entry_incarnation", "entry_rev", "right_incarnation")
+FLAGS = ("born", "is_open", "has_entry", "has_right")
+SETS = ("leased", "ended", "writing", "older", "written", "missed", "found", "started")
+REVISIONS = ("written_rev", "found_rev", "shared_incarnation")
+
+
+def any_state(prefix: str = "") -> State:
+    """A state about which nothing is known."""
+    fields: dict[str, Any] = {name: z3.Int(prefix + name) for name in INTEGERS}
+    fields |= {name: z3.Bool(prefix + name) for name in FLAGS}
+    fields |= {name: z3.Function(prefix + name, Op, z3.BoolSort()) for name in SETS}
+    fields |= {name: z3.Function(prefix + name, Op, z3.IntSort()) for name in REVISIONS}
+    fields["right_token"] = z3.Const(prefix + "right_token", Op)
+    fields["shared"] = z3.Function(prefix + "shared", Op, Op)
+    return State(**fields)
+
+
+def every(claim: Fn) -> Any:
+    op = z3.Const("op", Op)
+    return z3.ForAll([op], claim(op))
+
+
+def some(claim: Fn) -> Any:
+    op = z3.Const("op", Op)
+    return z3.Exists([op], claim(op))
+
+
+def implies(condition: Any, claim: Any) -> Any:
+    return z3.Implies(condition, claim)
+
+
+INVARIANTS: Mapping[str, Callable[[State], Any]] = {
+    "I1": lambda s: implies(s.entry_is_valid, s.entry_rev == s.rev),
+    "I2": lambda s: implies(s.entry_is_valid, s.is_quiet),
+    "I3": lambda s: implies(s.is_open, every(lambda op: implies(s.in_flight(op), s.leased(op)))),
+    "I3b": lambda s: implies(s.born, every(lambda op: implies(s.in_flight(op), z3.Or(s.leased(op), s.older(op))))),
+    "I4": lambda s: implies(s.right_is_valid, every(lambda op: implies(s.in_flight(op), op == s.right_token))),
+    "I5a": lambda s: every(lambda op: implies(s.may_fill(op), s.is_quiet)),
+    "I5b": lambda s: every(lambda op: implies(z3.And(s.may_fill(op), s.found(op)), s.found_rev(op) == s.rev)),
+    "I6": lambda s: z3.And(
+        implies(s.right_is_valid, s.started(s.right_token)),
+        every(
+            lambda op: implies(
+                z3.And(z3.Or(s.missed(op), s.found(op)), s.shared_incarnation(op) == s.incarnation),
+                s.started(s.shared(op)),
+            )
+        ),
+    ),
+    "I7": lambda s: every(
+        lambda op: implies(
+            z3.And(s.written(op), s.right_is_valid, s.right_token == op),
+            z3.And(s.written_rev(op) == s.rev, s.is_quiet),
+        )
+    ),
+    "I8": lambda s: z3.And(
+        implies(s.has_entry, s.entry_incarnation <= s.incarnation),
+        implies(s.has_right, s.right_incarnation <= s.incarnation),
+        every(lambda op: implies(z3.Or(s.missed(op), s.found(op)), s.shared_incarnation(op) <= s.incarnation)),
+    ),
+    "I9": lambda s: implies(s.is_open, s.born),
+    "I10": lambda s: implies(z3.Or(s.entry_is_valid, s.right_is_valid), s.is_open),
+    "I11": lambda s: every(
+        lambda op: z3.And(
+            z3.AtMost(s.writing(op), s.written(op), s.missed(op), s.found(op), 1),
+            implies(z3.Or(s.writing(op), s.written(op), s.missed(op), s.found(op)), s.started(op)),
+        )
+    ),
+}

@@ -1,0 +1,307 @@
+"""What can happen, as in the scripts (`backends/lua`), the plans and the faults; and what must not.
+
+A rule takes a state and gives the condition under which it applies and the state after it. `RULES` are those of the
+protocol. `DROPPED` are rules with one precaution left out, each with the invariants that it then breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import z3
+from tests.coherence.proof.model import Fn, Op, State, any_state, every, some
+
+Rule: TypeAlias = Callable[[State], tuple[Any, State]]
+
+ME = z3.Const("me", Op)
+"""The operation that takes the step."""
+FORGOTTEN = any_state("forgotten_")
+NO = z3.BoolVal(False)
+YES = z3.BoolVal(True)
+
+
+def put(of: Fn, op: Any, value: Any) -> Fn:
+    return lambda other: z3.If(other == op, value, of(other))
+
+
+def both(*conditions: Any) -> Any:
+    return z3.And(*conditions)
+
+
+def seen(s: State) -> State:
+    """Every LEASE and READ that is no hit records when this incarnation was first seen."""
+    return replace(s, born=YES, older=lambda op: z3.If(s.born, s.older(op), s.in_flight(op)))
+
+
+# -- writers
+
+
+def lease(
+    s: State, *, only_sole: bool = True, only_open: bool = True, deletes_entry: bool = True, deletes_right: bool = True
+) -> tuple[Any, State]:
+    takes = both(z3.Not(s.is_leased) if only_sole else YES, s.is_open if only_open else YES)
+    return z3.Not(s.started(ME)), replace(
+        seen(s),
+        started=put(s.started, ME, YES),
+        leased=put(s.leased, ME, YES),
+        writing=put(s.writing, ME, YES),
+        ended=put(s.ended, ME, NO),
+        has_entry=NO if deletes_entry else s.has_entry,
+        has_right=z3.If(takes, YES, NO if deletes_right else s.has_right),
+        right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
+        right_token=z3.If(takes, ME, s.right_token),
+    )
+
+
+def lease_of_nobody(s: State) -> tuple[Any, State]:
+    """A late duplicate of LEASE with its own token, or one whose writer died before MongoDB."""
+    applies, after = lease(s)
+    return applies, replace(after, writing=s.writing)
+
+
+def lease_again(s: State) -> tuple[Any, State]:
+    """A late duplicate of LEASE with the token of a writer that has already stored."""
+    takes = both(z3.Not(s.is_leased), s.is_open)
+    return s.written(ME), replace(
+        seen(s),
+        leased=put(s.leased, ME, YES),
+        has_entry=NO,
+        has_right=takes,
+        right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
+        right_token=z3.If(takes, ME, s.right_token),
+    )
+
+
+def store(s: State, *, in_time: bool = True) -> tuple[Any, State]:
+    return both(s.writing(ME), z3.Not(s.ended(ME)) if in_time else YES), replace(
+        s,
+        rev=s.rev + 1,
+        writing=put(s.writing, ME, NO),
+        written=put(s.written, ME, YES),
+        written_rev=put(s.written_rev, ME, s.rev + 1),
+    )
+
+
+def store_unanswered(s: State) -> tuple[Any, State]:
+    """MongoDB commits, but the client has died or given up, and never sends COMMIT."""
+    return s.in_flight(ME), replace(s, rev=s.rev + 1, writing=put(s.writing, ME, NO))
+
+
+def _commit(s: State, may_install: Any) -> State:
+    installs = both(s.leased(ME), may_install)
+    # Without its lease a writer was late: entry and right go, whoever they belong to.
+    deletes = z3.Not(s.leased(ME))
+    return replace(
+        s,
+        leased=put(s.leased, ME, NO),
+        has_entry=both(z3.Or(installs, s.has_entry), z3.Not(deletes)),
+        entry_incarnation=z3.If(installs, s.incarnation, s.entry_incarnation),
+        entry_rev=z3.If(installs, s.written_rev(ME), s.entry_rev),
+        has_right=both(s.has_right, z3.Not(installs), z3.Not(deletes)),
+    )
+
+
+def commit(s: State, *, own_incarnation: bool = True) -> tuple[Any, State]:
+    holds = both(s.has_right, s.right_token == ME, s.right_incarnation == s.incarnation if own_incarnation else YES)
+    return s.written(ME), replace(_commit(s, holds), written=put(s.written, ME, NO))
+
+
+def commit_without_right(s: State, *, only_newer: bool) -> tuple[Any, State]:
+    """The first draft: install whenever no other lease is live, with or without comparing revisions."""
+    alone = z3.Not(some(lambda op: both(s.leased(op), z3.Not(s.ended(op)), op != ME)))
+    newer = z3.Or(z3.Not(s.entry_is_valid), s.entry_rev < s.written_rev(ME)) if only_newer else YES
+    return s.written(ME), replace(_commit(s, both(alone, newer)), written=put(s.written, ME, NO))
+
+
+def commit_duplicate(s: State) -> tuple[Any, State]:
+    """COMMIT is executed, and will be once more."""
+    return s.written(ME), _commit(s, s.holds(ME, s.incarnation))
+
+
+def abort(s: State) -> tuple[Any, State]:
+    """MongoDB certainly did not commit, and will not."""
+    return s.writing(ME), replace(s, writing=put(s.writing, ME, NO), leased=put(s.leased, ME, NO))
+
+
+def release_while_unknown(s: State) -> tuple[Any, State]:
+    return s.writing(ME), replace(s, leased=put(s.leased, ME, NO))
+
+
+# -- readers
+
+
+def read(s: State, *, heeds_leases: bool = True, only_open: bool = True) -> tuple[Any, State]:
+    """A miss. (A hit changes nothing.)"""
+    gives = both(z3.Not(s.is_leased) if heeds_leases else YES, s.is_open if only_open else YES)
+    takes = both(gives, z3.Not(s.right_is_valid))
+    token = z3.If(takes, ME, s.right_token)
+    return both(z3.Not(s.started(ME)), z3.Not(s.entry_is_valid)), replace(
+        seen(s),
+        started=put(s.started, ME, YES),
+        has_right=z3.Or(takes, s.has_right),
+        right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
+        right_token=token,
+        missed=put(s.missed, ME, gives),
+        shared=put(s.shared, ME, token),
+        shared_incarnation=put(s.shared_incarnation, ME, s.incarnation),
+    )
+
+
+def read_of_nobody(s: State, *, fresh_token: bool = True) -> tuple[Any, State]:
+    """A late duplicate of READ: it may take the right, and nobody waits for the answer."""
+    takes = both(z3.Not(s.is_leased), s.is_open, z3.Not(s.right_is_valid))
+    applies = z3.Not(s.started(ME)) if fresh_token else z3.Or(s.missed(ME), s.found(ME))
+    return both(applies, z3.Not(s.entry_is_valid)), replace(
+        seen(s),
+        started=put(s.started, ME, YES),
+        has_right=z3.Or(takes, s.has_right),
+        right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
+        right_token=z3.If(takes, ME, s.right_token),
+    )
+
+
+def find(s: State) -> tuple[Any, State]:
+    return s.missed(ME), replace(
+        s, missed=put(s.missed, ME, NO), found=put(s.found, ME, YES), found_rev=put(s.found_rev, ME, s.rev)
+    )
+
+
+def fill(s: State, *, needs_right: bool = True, own_incarnation: bool = True, once: bool = True) -> tuple[Any, State]:
+    installs = both(
+        both(s.has_right, s.right_token == s.shared(ME)) if needs_right else YES,
+        both(s.right_incarnation == s.incarnation, s.shared_incarnation(ME) == s.incarnation)
+        if needs_right and own_incarnation
+        else YES,
+    )
+    return s.found(ME), replace(
+        s,
+        found=put(s.found, ME, NO) if once else s.found,
+        has_entry=z3.Or(installs, s.has_entry),
+        entry_incarnation=z3.If(installs, s.incarnation, s.entry_incarnation),
+        entry_rev=z3.If(installs, s.found_rev(ME), s.entry_rev),
+        has_right=both(s.has_right, z3.Not(installs)),
+    )
+
+
+# -- time and faults
+
+
+def deadline_passes(s: State) -> tuple[Any, State]:
+    return YES, replace(s, ended=put(s.ended, ME, YES))
+
+
+def purge(s: State) -> tuple[Any, State]:
+    """A script drops a lease whose deadline has passed."""
+    return s.ended(ME), replace(s, leased=put(s.leased, ME, NO))
+
+
+def quarantine_ends(s: State) -> tuple[Any, State]:
+    """One lease time after the birth: what was in flight then cannot be any more."""
+    return both(s.born, every(lambda op: z3.Not(both(s.older(op), s.in_flight(op))))), replace(s, is_open=YES)
+
+
+def evict_entry(s: State) -> tuple[Any, State]:
+    return YES, replace(s, has_entry=NO)
+
+
+def evict_right(s: State) -> tuple[Any, State]:
+    return YES, replace(s, has_right=NO)
+
+
+def evict_lease(s: State) -> tuple[Any, State]:
+    return YES, replace(s, leased=put(s.leased, ME, NO))
+
+
+def forget(s: State) -> tuple[Any, State]:
+    """RELAY, and the catch-up of a client that was cut off: entry and right are deleted without a look at them."""
+    return YES, replace(s, has_entry=NO, has_right=NO)
+
+
+def flush(s: State, *, forgets_birth: bool = True) -> tuple[Any, State]:
+    empty = replace(s, has_entry=NO, has_right=NO, leased=lambda op: NO)
+    return YES, replace(empty, born=NO, is_open=NO) if forgets_birth else empty
+
+
+def restart(s: State, *, fresh: bool = True) -> tuple[Any, State]:
+    """Restart or failover: another incarnation, and whatever content, which is more than losing a suffix could do."""
+    old = FORGOTTEN
+    stamps_are_old = both(
+        z3.Implies(old.has_entry, old.entry_incarnation <= s.incarnation),
+        z3.Implies(old.has_right, old.right_incarnation <= s.incarnation),
+    )
+    return both(old.incarnation > s.incarnation, stamps_are_old) if fresh else YES, replace(
+        s,
+        incarnation=old.incarnation,
+        born=NO,
+        is_open=NO,
+        has_entry=old.has_entry,
+        entry_incarnation=old.entry_incarnation,
+        entry_rev=old.entry_rev,
+        has_right=old.has_right,
+        right_incarnation=old.right_incarnation,
+        right_token=old.right_token,
+        leased=old.leased,
+    )
+
+
+def restart_of_unstamped(s: State) -> tuple[Any, State]:
+    """Entries do not carry the incarnation: one that survives counts as valid."""
+    applies, after = restart(s)
+    return applies, replace(after, entry_incarnation=after.incarnation)
+
+
+RULES: Mapping[str, Rule] = {
+    "LEASE": lease,
+    "LEASE, nobody writes": lease_of_nobody,
+    "TRUTH": store,
+    "TRUTH, nobody hears": store_unanswered,
+    "COMMIT": commit,
+    "COMMIT, late duplicate": commit_duplicate,
+    "ABORT": abort,
+    "READ": read,
+    "READ, late duplicate": read_of_nobody,
+    "FIND": find,
+    "FILL": fill,
+    "FILL, late duplicate": partial(fill, once=False),
+    "RELAY, catch-up": forget,
+    "a deadline passes": deadline_passes,
+    "an ended lease is purged": purge,
+    "the quarantine ends": quarantine_ends,
+    "E is evicted": evict_entry,
+    "F is evicted": evict_right,
+    "FLUSHALL": flush,
+    "restart or failover": restart,
+}
+
+
+class Dropped(NamedTuple):
+    """A rule without one precaution, and all invariants that it can break in one step."""
+
+    rule: Rule
+    breaks: str
+
+
+DROPPED: Mapping[str, Dropped] = {
+    "LEASE deletes E": Dropped(partial(lease, deletes_entry=False), "I2"),
+    "LEASE deletes or takes F": Dropped(partial(lease, deletes_right=False), "I4 I5a I7"),
+    "LEASE takes F only when sole": Dropped(partial(lease, only_sole=False), "I4"),
+    "LEASE takes F only when open": Dropped(partial(lease, only_open=False), "I4 I10"),
+    "MISS gives no right beside a live lease": Dropped(partial(read, heeds_leases=False), "I4 I5a"),
+    "MISS gives no right before open": Dropped(partial(read, only_open=False), "I4 I5a I10"),
+    "COMMIT installs only with F (newest wins)": Dropped(partial(commit_without_right, only_newer=True), "I1 I2 I10"),
+    "COMMIT installs only with F (last wins)": Dropped(partial(commit_without_right, only_newer=False), "I1 I2 I10"),
+    "COMMIT installs only with F of this incarnation": Dropped(partial(commit, own_incarnation=False), "I1 I2 I10"),
+    "FILL installs only with F": Dropped(partial(fill, needs_right=False), "I1 I2 I10"),
+    "FILL installs only with F of this incarnation": Dropped(partial(fill, own_incarnation=False), "I1 I2 I10"),
+    "MongoDB cannot commit after the lease's deadline": Dropped(partial(store, in_time=False), "I1 I5b I7"),
+    "a lease is released only when the outcome is known": Dropped(release_while_unknown, "I3 I3b"),
+    "L is never evicted": Dropped(evict_lease, "I3 I3b"),
+    "FLUSHALL also forgets B": Dropped(partial(flush, forgets_birth=False), "I3 I3b"),
+    "incarnations are never reused": Dropped(partial(restart, fresh=False), "I1 I2 I4 I5a I5b I6 I7 I8 I10"),
+    "entries carry the incarnation": Dropped(restart_of_unstamped, "I1 I2 I10"),
+    "a retry of LEASE has a fresh token": Dropped(lease_again, "I5b I7"),
+    "a retry of READ has a fresh token": Dropped(partial(read_of_nobody, fresh_token=False), "I5b"),
+}
