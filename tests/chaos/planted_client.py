@@ -10,7 +10,7 @@ from backtest_kit_mongo.backends.mongo import MongoTruth
 from backtest_kit_mongo.backends.redis_cache import RedisCache
 from backtest_kit_mongo.backends.redis_link import Script
 from backtest_kit_mongo.chaos import client
-from backtest_kit_mongo.coherence.effects import Commit, Defer, Upsert
+from backtest_kit_mongo.coherence.effects import Commit, Defer, Find, Upsert
 from backtest_kit_mongo.coherence.record import Record
 
 PLANTED_BUG = "PLANTED_BUG"
@@ -54,8 +54,6 @@ def acknowledge_without_writing() -> None:
         if count % 20:
             return real(self, effect)
         change = effect.change
-        from backtest_kit_mongo.coherence.effects import Find
-
         stored = self.find(Find(change.key))
         return Record(change.key, stored.rev + 1, change.payload, change.when, False, stored.id or "x")
 

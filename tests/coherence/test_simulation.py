@@ -157,7 +157,7 @@ class Live:
         self.redis = MemoryRedis(born=(1, -LEASE_TICKS - 1))
         self.cache = MemoryCache(self.redis, iter(lambda: str(self.token), None), LEASE_TICKS, WRITE_TICKS)
         self.truth = MemoryTruth()
-        self.plans = [world.rig._plan(op, number, None) for number, op in enumerate(world.workload)]
+        self.plans = [world.rig.plan(op, number) for number, op in enumerate(world.workload)]
         self.asked: list[fx.Effect[Any] | None] = [plan.send(None) for plan in self.plans]
         self.results: dict[int, Any] = {}
         self.handlers: dict[type[Any], Callable[[Any], Any]] = {
@@ -208,7 +208,7 @@ def test_what_is_remembered_is_what_the_shipped_code_does() -> None:
             action = random.choice([random.randrange(len(world.steps))] * 4 + [random.choice(verbs) * act.SUBJECTS])
             verb, subject = divmod(action, act.SUBJECTS)
             writes_late = verb == act.STEP and isinstance(live.asked[subject], fx.Upsert | fx.SoftRemove)
-            if writes_late and world._is_late(subject, world.steps[subject]):
+            if writes_late and world.is_late(subject, world.steps[subject]):
                 break  # What is not sent is the client's decision, not the backends'.
             if verb == act.RESTART:
                 world.apply(act.SAVE * act.SUBJECTS)

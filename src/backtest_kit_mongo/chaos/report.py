@@ -194,5 +194,5 @@ def _verdict(report: dict[str, Any]) -> Table:
     table.add_row("reads that the cache answered", f"{report['cache_hits']:,}")
     table.add_row("cache entries compared with MongoDB at the end", f"{report['cached_entries_compared']:,}")
     for what, longest_ms in report["longest_unavailable_ms"].items():
-        table.add_row(f"longest time for which a client could get no {what}, ms", f"{longest_ms:,.0f}")
+        table.add_row(f"longest time in which a running client got no {what} through, ms", f"{longest_ms:,.0f}")
     return table

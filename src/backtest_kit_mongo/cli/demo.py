@@ -61,7 +61,7 @@ def demo(
 
     Exit status: 0 when every check passed, 1 when not.
     """
-    messages = Console(stderr=True, quiet=quiet)
+    messages = Console(stderr=True, quiet=quiet, highlight=False)
     options = Options(candles, last_bars or None, kill, run, database)
     try:
         outcome = run_demo(options, messages)
@@ -71,6 +71,6 @@ def demo(
     report = as_json(outcome, run_checks(outcome))
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    show(Console(quiet=quiet), report)
+    show(Console(quiet=quiet, highlight=False), report)
     if not report["passed"]:
         raise typer.Exit(ExitCode.FAILED)

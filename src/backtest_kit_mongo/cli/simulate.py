@@ -2,6 +2,8 @@
 
 import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -112,9 +114,17 @@ def _campaign(schedules: int, seed: int, bug: Planted | None, out: Console, mess
     return found.violation
 
 
-def _run(campaign: Campaign, schedules: int, messages: Console) -> Found | None:
-    # What is remembered grows and is never garbage; looking for some in it costs a tenth of the time.
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """What a campaign remembers grows and is never garbage; looking for some in it costs a tenth of the time."""
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _run(campaign: Campaign, schedules: int, messages: Console) -> Found | None:
     columns = (
         TextColumn("simulating"),
         BarColumn(),
@@ -122,7 +132,8 @@ def _run(campaign: Campaign, schedules: int, messages: Console) -> Found | None:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=messages, transient=True, disable=messages.quiet, auto_refresh=False) as progress:
+    bar = Progress(*columns, console=messages, transient=True, disable=messages.quiet, auto_refresh=False)
+    with _without_garbage_collection(), bar as progress:
         task = progress.add_task("", total=schedules, rate="")
         began_s = shown_s = time.perf_counter()
         while campaign.done < schedules:

@@ -118,6 +118,8 @@ STALL_SHARE = 0.5
 """How likely one operation is held up for long."""
 PATIENCE = 0.08
 """How likely a step of it happens all the same when its turn comes."""
+LATE_SHARE = 0.5
+"""How likely what was sent, and nobody waits for, arrives after all operations have ended."""
 
 DOCUMENT_OPS, LEDGER_OPS = (
     tuple(tuple(Op(kind, client) for client in range(len(CLIENTS))) for kind in kinds)
@@ -189,4 +191,13 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
         if world.begun != began or world.live != live:
             began, live = world.begun, world.live
             candidates = CANDIDATES[live & (2 << began.bit_length()) - 1]
+    _arrive_late(world, random, actions)
     check_quiet(world)
+
+
+def _arrive_late(world: World, random: Random, actions: list[int]) -> None:
+    """All operations have ended; let some of what nobody waits for arrive."""
+    for action in [*(LAND * SUBJECTS + number for number in world.sent), *([DELIVER * SUBJECTS] * len(world.late))]:
+        if random.random() < LATE_SHARE:
+            actions.append(action)
+            world.apply(action)

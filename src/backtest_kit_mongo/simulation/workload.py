@@ -123,10 +123,11 @@ class Rig:
         key = (op, number, _content_of_snapshot(snapshot))
         step = self._first.get(key)
         if step is None:
-            step = self._first[key] = Step(lambda: self._plan(op, number, snapshot))
+            step = self._first[key] = Step(lambda: self.plan(op, number, snapshot))
         return step
 
-    def _plan(self, op: Op, number: int, snapshot: plans.Snapshot | None) -> fx.Plan[Any]:
+    def plan(self, op: Op, number: int, snapshot: plans.Snapshot | None = None) -> fx.Plan[Any]:
+        """The operation itself, not yet begun."""
         plan: fx.Plan[Any]
         match op.kind:
             case "read":

@@ -175,7 +175,7 @@ class World(Situation):
 
     def _ask_truth(self, number: int, step: Step, kind: int) -> Step:
         if kind == STORE:
-            return step.follow(NOT_SENT) if self._is_late(number, step) else self._store(number, step)
+            return step.follow(NOT_SENT) if self.is_late(number, step) else self._store(number, step)
         self.known[number] = (2 << self.revs[self.truth]) - 1
         return (step.performed.get(self.truth) or self._perform_on_truth(step))[2]
 
@@ -184,7 +184,8 @@ class World(Situation):
         found = step.performed[self.truth] = (truth, answer, step.follow(answer))
         return found
 
-    def _is_late(self, number: int, step: Step) -> bool:
+    def is_late(self, number: int, step: Step) -> bool:
+        """Whether the client would not send this write to MongoDB any more, because its time is up."""
         effect: Any = step.effect
         return self.due[number] < 0 and self.held[number] >= 0 and effect.deadline_s is not None
 
@@ -242,7 +243,7 @@ class World(Situation):
 
     def unknown(self, number: int) -> bool:
         step = self.steps[number]
-        if step.kind != STORE or self._is_late(number, step):
+        if step.kind != STORE or self.is_late(number, step):
             return False
         self._leave_to_mongo(number, step)
         self._follow(number, step.follow(OUTCOME_UNKNOWN))
@@ -280,7 +281,7 @@ class World(Situation):
         mine = [number for number, owner in enumerate(self.client) if owner == client and self.live >> number & 1]
         for number in mine:
             step = self.steps[number]
-            if step.kind == STORE and number not in self.sent and not self._is_late(number, step):
+            if step.kind == STORE and number not in self.sent and not self.is_late(number, step):
                 self._leave_to_mongo(number, step)
             elif self.held[number] >= 0 and number not in self.sent:
                 self.flying &= ~(1 << self.held[number])
