@@ -22,6 +22,8 @@ def settings_rows() -> str:
         default = field.default_factory() if field.default_factory else field.get_default()  # type: ignore[call-arg]
         if hasattr(default, "get_secret_value"):
             default = default.get_secret_value()
+        if isinstance(default, frozenset):
+            default = ",".join(sorted(default))
         shown = (
             {None: "", "": "empty"}.get(default, f"`{default}`")
             if not isinstance(default, Path)

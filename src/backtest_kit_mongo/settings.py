@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 
 DEFAULT_DATABASE = "backtest-kit"
@@ -65,6 +66,21 @@ class Settings(BaseSettings):
         ge=1_000,
         description="How long an unused entry stays in Redis. It bounds memory, not staleness.",
     )
+    near_cache: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(domain.name for domain in DOMAINS if domain.memo),
+        description="Domains of which each process keeps copies, separated by commas; empty for none. Their reads may miss what other "
+        "processes wrote in the last `CC_NEAR_CACHE_MAX_STALENESS_MS`: do not name what decisions rest on. A measure never "
+        "changes under its key.",
+    )
+    near_cache_max_staleness_ms: int = Field(
+        1_000,
+        ge=20,
+        le=3_600_000,
+        description="How long a copy may be served without a word from Redis.",
+    )
+    near_cache_max_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Bound on the memory of all copies of a process."
+    )
     partitions: int = Field(
         1, ge=1, le=4_096, description="Streams and hash slots the keys are spread over. The same on all hosts."
     )
@@ -73,6 +89,17 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("backtest-kit-mongo"),
         description="Data directory of the embedded servers.",
     )
+
+    @field_validator("near_cache", mode="before")
+    @classmethod
+    def _near_domains(cls, value: Any) -> Any:
+        chosen = [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else list(value)
+        can = sorted(domain.name for domain in DOMAINS if domain.cached)
+        if wrong := sorted(set(chosen) - set(can)):
+            raise ValueError(
+                f"{', '.join(wrong)}: not a domain whose documents are read one by one; those are {', '.join(can)}"
+            )
+        return chosen
 
     @field_validator("mongo_connection_string")
     @classmethod

@@ -18,10 +18,11 @@ from redis.retry import Retry
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters import REGISTRIES
 from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache, RedisIdCache
 from backtest_kit_mongo.backends.redis_link import UNREACHABLE, RedisLink
 from backtest_kit_mongo.coherence.events import Origin
-from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp, ServerUnreachable
 from backtest_kit_mongo.settings import Settings, load
@@ -73,7 +74,23 @@ def make_store(settings: Settings) -> Store:
         origin=Origin(socket.gethostname(), os.getpid()),
     )
     kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
-    return Store(f"mongodb ({settings.cache_mode} cache)", truth, kind(RedisLink(redis_client(settings)), options))
+    cache = kind(RedisLink(redis_client(settings)), options)
+    return Store(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings))
+
+
+def _make_near(settings: Settings) -> NearCache | None:
+    if not settings.near_cache or settings.cache_mode == "id":
+        return None  # In mode `id` nothing but MongoDB is believed.
+    options = NearOptions(
+        database=settings.database,
+        partitions=settings.partitions,
+        domains=frozenset(BY_NAME[name] for name in settings.near_cache),
+        staleness_ms=settings.near_cache_max_staleness_ms,
+        bytes_max=settings.near_cache_max_bytes,
+        retry_ms=settings.redis_retry_ms,
+    )
+    client = redis_client(settings)
+    return NearCache(client, RedisLink(client), options)
 
 
 def set_config(**config: Any) -> None:

@@ -7,6 +7,7 @@ server itself, its identity and its clock, are replaced by ones that a test can 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -57,7 +58,7 @@ def seamed(name: str, edit: Edit | None = None) -> Script:
     if edit and edit[0] in (name, "prelude"):
         assert edit[1] in script.source
         script.source = script.source.replace(edit[1], edit[2])
-        script.sha = ""  # No script has this one, so the source is sent.
+        script.sha = hashlib.sha1(script.source.encode(), usedforsecurity=False).hexdigest()
     return script
 
 
@@ -133,8 +134,9 @@ class Pair:
         for key in KEYS:
             found = self.names_of(key)
             pipe.get(found.entry).pttl(found.entry).get(found.right).zrange(found.leases, 0, -1, withscores=True)
-        *held, born, stream = pipe.get(found.born).xrange(found.stream).execute()
+        *held, born, stream, number = pipe.get(found.born).xrange(found.stream).get(found.numbers).execute()
         redis = self.redis
+        assert int(number or 0) == redis.numbers.get(STATE.name, 0), "invalidations"
         for key in KEYS:
             entry, ttl_ms, right, leases, *held = held
             assert (entry and (int(entry[:40], 16), parse_entry(key, entry))) == redis.entries.get(key)
@@ -151,8 +153,9 @@ class Pair:
         redis = self.redis
         leases = {key: dict(held) for key, held in redis.leases.items()}
         held = replace(
-            redis, entries=dict(redis.entries), rights=dict(redis.rights), leases=leases, stream=[*redis.stream]
-        )
+            redis, entries=dict(redis.entries), rights=dict(redis.rights), leases=leases, stream=[*redis.stream],
+            numbers=dict(redis.numbers),
+        )  # fmt: skip
         return held, {name: self.client.dump(name) for name in self.names()}
 
     def restart(self, saved: Saved) -> None:
@@ -161,6 +164,7 @@ class Pair:
         self.redis.leases = {key: dict(leases) for key, leases in held.leases.items()}
         self.redis.entries, self.redis.rights = dict(held.entries), dict(held.rights)
         self.redis.stream, self.redis.born = [*held.stream], held.born
+        self.redis.numbers = dict(held.numbers)
         self.redis.restart()
         self.client.delete(*self.names())
         for name, value in dumped.items():
@@ -205,6 +209,7 @@ AN_OPERATION = st.one_of(
     st.tuples(st.just("abort"), A_TOKEN),
     st.tuples(st.just("defer"), st.sets(A_KEY), SOME_RECORDS),
     st.tuples(st.just("publish"), SOME_RECORDS),
+    st.tuples(st.just("relay"), A_KEY, st.none() | st.integers(0, 4)),
     st.tuples(st.just("wait"), st.sampled_from((1, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1))),
     st.tuples(st.just("evict"), A_KEY, st.booleans()),
     st.tuples(st.just("restart"), st.booleans(), SEEN_MS_AGO),
@@ -267,6 +272,10 @@ class Play:
     def publish(self, records: list[Fields]) -> None:
         if records:
             self.pair.ask("publish", fx.Publish(KEYS[0].scope, published(records)))
+
+    def relay(self, key: int, rev: int | None) -> None:
+        self.pair.real.relay(KEYS[key], rev)
+        self.pair.model.relay(KEYS[key], rev)
 
     def wait(self, ms: int) -> None:
         self.pair.redis.now_ms += ms
@@ -347,6 +356,12 @@ EDITS: list[Edit] = [
     ("read", "leased(KEYS[3], now) or not open", "leased(KEYS[3], now)"),
     ("read", "if entry and string.sub(entry, 1, 40) == i then", "if entry then"),
     ("read", "if right and string.sub(right, 1, 40) == i then", "if right then"),
+    ("relay", "string.sub(entry, 1, 40) ~= i or ", ""),
+    ("relay", "< ARGV[1]", "<= ARGV[1]"),
+    ("relay", "redis.call('DEL', KEYS[2])", ""),
+    ("relay", "\ninvalidate(", "\ntostring("),
+    ("commit", "\n  invalidate(", "\n  tostring("),
+    ("lease", "\ninvalidate(", "\ntostring("),
     ("prelude", "> lease_ms", ">= lease_ms"),
     ("prelude", "'-inf', '('", "'-inf', ''"),
     ("prelude", "redis.call('SET', born_key", "redis.call('SETNX', born_key"),
@@ -354,7 +369,7 @@ EDITS: list[Edit] = [
 
 
 @pytest.mark.parametrize(
-    "edit", EDITS, ids=lambda edit: f"{edit[0]}: {edit[1].splitlines()[0]} -> {edit[2] or 'nothing'}"
+    "edit", EDITS, ids=lambda edit: f"{edit[0]}: {edit[1].strip().splitlines()[0]} -> {edit[2].strip() or 'nothing'}"
 )
 def test_a_changed_script_is_noticed(new_pair: Callable[..., Pair], edit: Edit) -> None:
     with pytest.raises(AssertionError):

@@ -153,7 +153,7 @@ class FileTruth:
             return self._visible(root, scope, entries, when, keys_only)
         entries.sort(key=lambda entry: (entry.mtime_ns, names.natural_order(entry.item)), reverse=True)
         newest = list(islice(self._visible(root, scope, entries, when, keys_only), limit))
-        return reversed(newest)
+        return iter(newest[::-1])
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         root = self._root()

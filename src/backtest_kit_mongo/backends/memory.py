@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from backtest_kit_mongo.coherence.codec import pack, unpack
@@ -36,7 +35,7 @@ class MemoryTruth:
 
     def _load(self, key: Key) -> Record:
         kept = self._documents.get(key)
-        return Record(key) if kept is None else replace(kept[0], payload=unpack(kept[1]))
+        return Record(key) if kept is None else kept[0]._replace(payload=unpack(kept[1]))
 
     def upsert(self, effect: Upsert) -> Record:
         with self._lock:
@@ -48,7 +47,7 @@ class MemoryTruth:
         rev = 1 if kept is None else kept[0].rev + 1
         record = Record(key, rev, None, change.when, change.removed, kept[0].id if kept else str(key))
         self._documents[key] = (record, change.body)
-        return replace(record, payload=change.payload)
+        return record._replace(payload=change.payload)
 
     def remove(self, effect: SoftRemove) -> Record | None:
         with self._lock:
@@ -83,7 +82,7 @@ class MemoryTruth:
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         with self._lock:
             found = [
-                replace(record, payload=unpack(body))
+                record._replace(payload=unpack(body))
                 for key, (record, body) in self._documents.items()
                 if key.scope == scope and record.visible(when)
             ]

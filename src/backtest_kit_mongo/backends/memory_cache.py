@@ -5,7 +5,7 @@ One object is one Redis. `restart` and `flush` do to it what faults do; time is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from backtest_kit_mongo.coherence.effects import (
@@ -26,7 +26,10 @@ from backtest_kit_mongo.coherence.record import Key, Record
 
 @dataclass(slots=True)
 class MemoryRedis:
-    """What one Redis holds. `now_ms` is its own clock; incarnations are numbers that only grow."""
+    """What one Redis holds. `now_ms` is its own clock; incarnations are numbers that only grow.
+
+    `numbers` counts the invalidations of each domain; `listeners` hear them, as (number, key).
+    """
 
     incarnation: int = 1
     entries: dict[Key, tuple[int, Record]] = field(default_factory=dict)
@@ -35,6 +38,13 @@ class MemoryRedis:
     born: tuple[int, int] | None = None
     stream: list[Published] = field(default_factory=list)
     now_ms: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    listeners: list[Callable[[int, Key], None]] = field(default_factory=list)
+
+    def invalidate(self, key: Key) -> None:
+        number = self.numbers[key.domain.name] = self.numbers.get(key.domain.name, 0) + 1
+        for hear in self.listeners:
+            hear(number, key)
 
     def restart(self) -> None:
         """A new incarnation; what it still holds is what the fault left."""
@@ -45,6 +55,7 @@ class MemoryRedis:
         self.rights.clear()
         self.leases.clear()
         self.stream.clear()
+        self.numbers.clear()
         self.born = None
 
     def check(self) -> None:
@@ -112,6 +123,7 @@ class MemoryCache:
         prior = self._entry(key) if effect.want_prior else None
         redis.leases[key][token] = redis.now_ms + self._lease_ms
         redis.entries.pop(key, None)
+        redis.invalidate(key)
         if sole and is_open:
             redis.rights[key] = (redis.incarnation, token)
         else:
@@ -129,6 +141,7 @@ class MemoryCache:
         else:
             self._redis.entries.pop(effect.key, None)
             self._redis.rights.pop(effect.key, None)
+            self._redis.invalidate(effect.key)
         self._redis.stream.extend(effect.published)
 
     def publish(self, effect: Publish) -> None:
@@ -136,9 +149,16 @@ class MemoryCache:
 
     def defer(self, effect: Defer) -> None:
         for key in effect.keys:
-            self._redis.entries.pop(key, None)
-            self._redis.rights.pop(key, None)
+            self.relay(key)
         self._redis.stream.extend(effect.published)
+
+    def relay(self, key: Key, rev: int | None = None) -> None:
+        """A change was seen in MongoDB's own log, or was made past Redis; None: whatever the entry's revision is."""
+        stamp, record = self._redis.entries.get(key, (0, Record(key)))
+        if rev is None or stamp != self._redis.incarnation or record.rev < rev:
+            self._redis.entries.pop(key, None)
+        self._redis.rights.pop(key, None)
+        self._redis.invalidate(key)
 
     def read(self, effect: CacheRead) -> Record | Right:
         key = effect.key

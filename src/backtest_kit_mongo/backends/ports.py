@@ -6,7 +6,7 @@ a backend costs one class here and one line in the conformance tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from backtest_kit_mongo.coherence.effects import (
@@ -20,6 +20,8 @@ from backtest_kit_mongo.coherence.effects import (
     Lease,
     Leased,
     Merge,
+    NearBegin,
+    NearEnd,
     Publish,
     Published,
     Right,
@@ -27,7 +29,8 @@ from backtest_kit_mongo.coherence.effects import (
     SoftRemove,
     Upsert,
 )
-from backtest_kit_mongo.coherence.record import Key, Part, Record
+from backtest_kit_mongo.coherence.near import Fetch
+from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
 
 
 class Truth(Protocol):
@@ -89,6 +92,26 @@ class Cache(Protocol):
         """An empty right instead of `CacheDown`: a read goes on at the truth."""
 
     def fill(self, effect: Fill) -> None: ...
+
+
+class Near(Protocol):
+    """Copies in this process, in front of a cache. All methods are thread-safe and never fail."""
+
+    @property
+    def domains(self) -> frozenset[Domain]:
+        """Those of which copies may be kept."""
+
+    def get(self, key: Key) -> Record | None:
+        """A copy that may be served now; the caller owns the record."""
+
+    def begin(self, effect: NearBegin) -> Fetch: ...
+
+    def end(self, effect: NearEnd) -> None: ...
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """These are being written by this process."""
+
+    def close(self) -> None: ...
 
 
 class NoCache:

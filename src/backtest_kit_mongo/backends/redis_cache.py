@@ -20,6 +20,7 @@ import redis
 
 from backtest_kit_mongo.backends.redis_entry import Tokens, parse_entry, record_header
 from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.backends.redis_missed import Missed
 from backtest_kit_mongo.backends.redis_safety import unsafe_reason
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -42,13 +43,8 @@ from backtest_kit_mongo.errors import CorruptData, ServerUnreachable, UnsafeServ
 
 logger = logging.getLogger(__name__)
 
-DEFERRED_EVENTS_MAX = 100_000
-DEFERRED_BYTES_MAX = 256 * 1024 * 1024
-"""Events kept for a Redis that is away. Beyond either bound the oldest are dropped, and said so: their values are in
-MongoDB."""
-CATCH_UP_MAX = 500
-CATCH_UP_BYTES = 1024 * 1024
-"""What is delivered in one packet, so that it stays within the command's time bound."""
+Call = tuple[Script, tuple[str, ...], Iterable[Argument]]
+"""A script, its keys and its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +82,12 @@ class RedisCache:
         self._wall_ms = wall_ms
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
-        self._read, self._lease, self._commit, self._fill = (
-            script(name) for name in ("read", "lease", "commit", "fill")
+        self._read, self._lease, self._commit, self._fill, self._relay = (
+            script(name) for name in ("read", "lease", "commit", "fill", "relay")
         )
         self._lock = threading.Lock()
         self._retry_at_s: float | None = None
-        self._missed_keys: dict[Key, None] = {}
-        self._missed_events: list[tuple[str, Event]] = []
-        self._missed_bytes = 0
+        self._missed = Missed()
         # For people; several threads at once may lose a count.
         self.counts = {"hit": 0, "miss": 0, "bypass": 0}
 
@@ -121,14 +115,14 @@ class RedisCache:
             raise UnsafeServer(reason)
 
     def close(self) -> None:
-        if self._missed_keys or self._missed_events:
+        if self._missed:
             try:
                 self._require_up()
             except CacheDown:
                 logger.error(
                     "closing while Redis is away: %d changes were not announced; they are in MongoDB, and other hosts may serve older "
                     "entries of %d documents until those are written again or recovered",
-                    len(self._missed_events), len(self._missed_keys),
+                    len(self._missed.events), len(self._missed.keys),
                 )  # fmt: skip
         self._link.drop_idle()
 
@@ -166,24 +160,11 @@ class RedisCache:
         """Deliver what was missed, under the lock: an entry that survived a bypassed write must go before any entry is
         read again.
         """
-        while self._missed_keys:
-            keys = list(self._missed_keys)[:CATCH_UP_MAX]
-            self._link.execute_many([["DEL", *self._names(key)[:2]] for key in keys])
-            for key in keys:
-                del self._missed_keys[key]
-        while self._missed_events:
-            count, size = 0, 0
-            while count < min(CATCH_UP_MAX, len(self._missed_events)) and size < CATCH_UP_BYTES:
-                size += len(self._missed_events[count][1].body)
-                count += 1
-            events = self._missed_events[:count]
-            self._link.execute_many([["XADD", stream, "*", "e", e.header(), "p", e.body] for stream, e in events])
-            del self._missed_events[:count]
-            self._missed_bytes -= size
+        self._missed.deliver(self._link, self._relay, self._names)
         if reason := unsafe_reason(self._link.execute("INFO", "MEMORY")):
             raise redis.ResponseError(reason)
 
-    def _attempt(self, build: Callable[[], tuple[Script, Names, Iterable[Argument]]]) -> Any:
+    def _attempt(self, build: Callable[[], Call]) -> Any:
         """Run a script; once more on a new connection if the first was dead. Each attempt is built anew, with a fresh
         token.
 
@@ -221,7 +202,7 @@ class RedisCache:
     def lease(self, effect: Lease) -> Leased | None:
         token, deadline_s = "", 0.0
 
-        def build() -> tuple[Script, Names, Iterable[Argument]]:
+        def build() -> Call:
             nonlocal token, deadline_s
             token = self._tokens.fresh()
             # Counted from before LEASE is sent, so it lies before the lease's own end on any clock.
@@ -258,7 +239,7 @@ class RedisCache:
         self._send([["ZREM", self._names(effect.key).leases, effect.token]])
 
     def commit(self, effect: Commit) -> None:
-        def build() -> tuple[Script, Names, Iterable[Argument]]:
+        def build() -> Call:
             head = (effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
             return self._commit, self._names(effect.key), (*head, *self._event_arguments(effect.published, effect.body))
 
@@ -301,10 +282,7 @@ class RedisCache:
             for change in effect.published
         ]
         with self._lock:
-            self._missed_keys.update(dict.fromkeys(effect.keys))
-            self._missed_events.extend(events)
-            self._missed_bytes += sum(len(event.body) for _, event in events)
-            self._bound_missed()
+            self._missed.add(effect.keys, events)
             if self._retry_at_s is None:
                 # Redis came back, or failed only this once: the entry must be gone before this write returns.
                 try:
@@ -312,24 +290,22 @@ class RedisCache:
                 except (*UNREACHABLE, redis.RedisError):
                     self._retry_at_s = self._monotonic_s()
 
-    def _bound_missed(self) -> None:
-        dropped = 0
-        while self._missed_events and (
-            len(self._missed_events) - dropped > DEFERRED_EVENTS_MAX or self._missed_bytes > DEFERRED_BYTES_MAX
-        ):
-            self._missed_bytes -= len(self._missed_events[dropped][1].body)
-            dropped += 1
-        if dropped:
-            del self._missed_events[:dropped]
-            logger.error("Redis has been away too long: the oldest %d kept change events are dropped", dropped)
+    def relay(self, key: Key, rev: int | None = None) -> None:
+        """A change of this document was seen that the cache may not know of: entries older than `rev` go (None: any).
+
+        Raises:
+            CacheDown: Redis cannot be used; try again later.
+        """
+        wanted = "" if rev is None else f"{rev:016x}"
+        self._attempt(lambda: (self._relay, self._names(key), (wanted,)))
 
     # -- readers
 
     def read(self, effect: CacheRead) -> Record | Right:
         options = self._options
 
-        def build() -> tuple[Script, Names, Iterable[Argument]]:
-            return self._read, self._names(effect.key), (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+        def build() -> Call:
+            return self._read, self._names(effect.key)[:4], (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
 
         try:
             answer = self._attempt(build)
@@ -351,10 +327,10 @@ class RedisCache:
         record = effect.record
         body = pack(record.payload)
 
-        def build() -> tuple[Script, Names, Iterable[Argument]]:
+        def build() -> Call:
             return (
                 self._fill,
-                self._names(record.key),
+                self._names(record.key)[:2],
                 (effect.token, self._options.ttl_ms, record_header(record), body),
             )
 

@@ -1,6 +1,7 @@
 """Everything a plan may ask for. `ask` holds the only bare `yield`, so a plan's steps are exactly the effects it names.
 
-Effects of the truth are performed by a `Truth`, the others by a `Cache` (see `backends/ports.py`).
+Effects of the truth are performed by a `Truth`, those of the near cache by a `Near`, the others by a `Cache` (see
+`backends/ports.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from backtest_kit_mongo.coherence.events import Operation
+from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
 
 R = TypeVar("R")
@@ -128,6 +130,22 @@ class Fill(Effect[None]):
 
     token: str
     record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class NearBegin(Effect[Fetch]):
+    """A read begins that may leave a copy in this process."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class NearEnd(Effect[None]):
+    """That read ends with `record`, or failed (None)."""
+
+    fetch: Fetch
+    record: Record | None
+    is_entry: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@
 | {bk:p}:db:e:domain:parts   | string | COMMIT, FILL          | LEASE, RELAY, its TTL      | yes       | E, the entry: incarnation, record header, payload |
 | {bk:p}:db:f:domain:parts   | string | LEASE, MISS           | LEASE, RELAY, its TTL      | yes       | F, the one right to install: incarnation, token |
 | {bk:p}:db:l:domain:parts   | zset   | LEASE                 | COMMIT, ABORT, any purge   | never     | L, leases: token -> deadline in Redis' own ms. No TTL, so no `volatile-*` policy takes it |
+| {bk:p}:db:n:domain         | string | LEASE, COMMIT, RELAY  | nobody                     | never     | how many invalidations the channel of the domain has carried |
+| {bk:p}:db:i:domain         | channel| LEASE, COMMIT, RELAY  |                            |           | invalidations for near caches: number, space, name of the entry |
+| {bk:p}:db:h:process        | channel| BEAT                  |                            |           | answers to one process's beats: when asked, incarnation, numbers |
 | {bk:p}:db:b                | string | LEASE, MISS           | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
@@ -14,7 +17,7 @@ All keys of one script carry the same hash tag, so Redis Cluster keeps them on o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -26,13 +29,15 @@ LIVE, BACKTEST = "live", "backtest"
 
 
 class Names(NamedTuple):
-    """The Redis keys of one document or scope, in the order in which scripts take them."""
+    """The Redis keys of one document or scope, and its channel, in the order in which scripts take them."""
 
     entry: str
     right: str
     leases: str
     born: str
     stream: str
+    numbers: str
+    channel: str
 
 
 def text(part: Part) -> str:
@@ -47,7 +52,10 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
     """Redis keys of a document. Cached, because the hot read would spend more on escaping than on decoding."""
     label = ":".join((domain, escaped(parts)))
     prefix = f"{{bk:{partition(label, partitions)}}}:{quote(database, safe='')}"
-    return Names(f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s")
+    return Names(
+        f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s",
+        f"{prefix}:n:{domain}", f"{prefix}:i:{domain}",
+    )  # fmt: skip
 
 
 def escaped(parts: tuple[Part, ...]) -> str:
@@ -58,6 +66,28 @@ def escaped(parts: tuple[Part, ...]) -> str:
 def partition(label: str, partitions: int) -> int:
     """Stable over processes, machines and releases: changing it would orphan leases that are still live."""
     return crc32(label.encode()) % partitions
+
+
+class Channels(NamedTuple):
+    """What a process listens to in one partition: its own beats' answers and, in step with `numbers`, invalidations."""
+
+    beats: str
+    numbers: tuple[str, ...]
+    invalidations: tuple[str, ...]
+
+
+def channels(database: str, partitions: int, domains: Iterable[str], process: str) -> tuple[Channels, ...]:
+    """The near cache's channels, by partition. `process` is a name that no other process uses."""
+    chosen = tuple(domains)
+    prefixes = [f"{{bk:{p}}}:{quote(database, safe='')}" for p in range(partitions)]
+    return tuple(
+        Channels(
+            f"{prefix}:h:{process}",
+            tuple(f"{prefix}:n:{name}" for name in chosen),
+            tuple(f"{prefix}:i:{name}" for name in chosen),
+        )
+        for prefix in prefixes
+    )
 
 
 def streams(database: str, partitions: int) -> tuple[str, ...]:

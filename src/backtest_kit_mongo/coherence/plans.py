@@ -25,9 +25,12 @@ from backtest_kit_mongo.coherence.effects import (
     Lease,
     Leased,
     Merge,
+    NearBegin,
+    NearEnd,
     Plan,
     Publish,
     Published,
+    Right,
     Rows,
     SoftRemove,
     Upsert,
@@ -47,15 +50,31 @@ After anything else, cancellation included, it is left to its deadline (I3).
 def read(key: Key) -> Plan[Record]:
     """One hop on a hit; otherwise MongoDB, and the entry is installed if nobody wrote meanwhile (I5)."""
     answer = yield from ask(CacheRead(key))
-    if isinstance(answer, Record):
-        return answer
+    return answer if isinstance(answer, Record) else (yield from _fetch(key, answer))
+
+
+def _fetch(key: Key, right: Right) -> Plan[Record]:
     record = yield from ask(Find(key))
-    if answer.token:
+    if right.token:
         try:
-            yield from ask(Fill(answer.token, record))
+            yield from ask(Fill(right.token, record))
         except CacheDown:
             # The value is right; only the next reader pays.
             return record
+    return record
+
+
+def read_near(key: Key) -> Plan[Record]:
+    """`read` of a key that this process keeps copies of and has none that may be served (N1 to N4)."""
+    fetch = yield from ask(NearBegin(key))
+    try:
+        answer = yield from ask(CacheRead(key))
+        record = answer if isinstance(answer, Record) else (yield from _fetch(key, answer))
+    except BaseException as error:
+        if not isinstance(error, GeneratorExit):
+            yield from ask(NearEnd(fetch, None, False))
+        raise
+    yield from ask(NearEnd(fetch, record, isinstance(answer, Record)))
     return record
 
 

@@ -81,6 +81,7 @@ class Domain:
         empty: makes the value that a read returns when nothing is stored.
         has_when: the simulation time of a write is stored and guards reads against look-ahead.
         has_removed: documents are deleted softly.
+        memo: a key's value is computed once and only ever removed, so a copy that is a moment old does no harm.
         id_cache: the npm package's Redis key, as a format string over key columns.
         path: directories of the original's dump; `file` names the file.
         row_id: LEDGER only, the payload field that is the last key column.
@@ -102,6 +103,7 @@ class Domain:
     fields: tuple[str, ...] = ()
     has_when: bool = False
     has_removed: bool = False
+    memo: bool = False
     on_conflict: OnConflict = OnConflict.REPLACE
     row_id: str = ""
     indexes: tuple[Index, ...] = ()
@@ -123,8 +125,7 @@ class Domain:
         return f"<domain {self.name}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """A document (as many parts as the domain has key columns) or a scope (all but the last)."""
 
     domain: Domain
@@ -149,9 +150,10 @@ class Key:
         return "/".join((self.domain.name, *map(str, self.parts)))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One stored document, or the fact that there is none (`exists` is false).
+
+    A named tuple, as `Key` is: each read makes one, and a frozen dataclass takes three times as long to make and to hash.
 
     Attributes:
         rev: how often the document was written; 0 if a foreign writer made it and nobody wrote it since.

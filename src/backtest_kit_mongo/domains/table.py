@@ -109,7 +109,7 @@ LOG = Domain(
 )  # fmt: skip
 MEASURE = Domain(
     name="measure", collection="measure-items", shape=Shape.KEYED, key=_columns("bucket entryKey"), empty=_nothing,
-    model=payloads.MeasureData, has_removed=True,
+    model=payloads.MeasureData, has_removed=True, memo=True,
     id_cache="measure_cache:{bucket}:{entryKey}",
     path=_path("data/measure", "bucket"), file=_joined("entryKey"),
     indexes=(Index((("bucket", 1), *_LISTED)),),

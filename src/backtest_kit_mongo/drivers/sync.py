@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from backtest_kit_mongo.backends.ports import Cache, Truth
+from backtest_kit_mongo.backends.ports import Cache, Near, Truth
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.record import Change, Key, Record
@@ -31,16 +31,30 @@ def drive(plan: fx.Plan[R], perform: Perform) -> R:
             step, argument = plan.throw, error
 
 
+def _dropping(near: Near, perform: Perform) -> Perform:
+    """Perform a step of a write, then forget the own copies of its keys, whatever came of it (N3)."""
+
+    def performed(effect: Any) -> Any:
+        try:
+            return perform(effect)
+        finally:
+            near.drop(effect.keys if isinstance(effect, fx.Defer) else (effect.key,))
+
+    return performed
+
+
 class Store:
     """One truth and one cache behind the verbs that domains need. Thread-safe.
 
     Opening is lazy and repeated until it succeeds: a failed first connection is retried by the next call.
     """
 
-    def __init__(self, name: str, truth: Truth, cache: Cache) -> None:
+    def __init__(self, name: str, truth: Truth, cache: Cache, near: Near | None = None) -> None:
         self.name = name
         self.truth = truth
         self.cache = cache
+        self.near = near
+        self._near_domains = frozenset() if near is None else near.domains
         self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
             fx.Find: truth.find,
             fx.Upsert: truth.upsert,
@@ -56,6 +70,10 @@ class Store:
             fx.CacheRead: cache.read,
             fx.Fill: cache.fill,
         }
+        if near is not None:
+            self._handlers |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
+            for kind in (fx.Lease, fx.Commit, fx.Defer):
+                self._handlers[kind] = _dropping(near, self._handlers[kind])
         self._opened = False
         self._open_lock = threading.Lock()
         self._snapshots: dict[Key, plans.Snapshot | None] = {}
@@ -79,6 +97,8 @@ class Store:
 
     def close(self) -> None:
         with self._open_lock:
+            if self.near is not None:
+                self.near.close()
             self.cache.close()
             self.truth.close()
             self._opened = False
@@ -88,8 +108,15 @@ class Store:
         return self._handlers[type(effect)](effect)
 
     def read(self, key: Key) -> Record:
+        near = self.near
+        if near is not None and key.domain in self._near_domains:
+            return near.get(key) or self._read_near(key)
         self.open()
         return drive(plans.read(key), self._perform)
+
+    def _read_near(self, key: Key) -> Record:
+        self.open()
+        return drive(plans.read_near(key), self._perform)
 
     def write(self, change: Change) -> Record:
         self.open()

@@ -1,5 +1,5 @@
 -- COMMIT: release the lease, install the entry if the right is still ours, append the events. Returns { installed, lease was alive }.
--- KEYS entry right leases born stream   ARGV token ttl-ms record-header body { event-header event-body }*
+-- KEYS entry right leases born stream numbers channel   ARGV token ttl-ms record-header body { event-header event-body }*
 -- An empty event-body stands for `body`, so that a payload is sent once.
 local i = incarnation()
 local alive = redis.call('ZREM', KEYS[3], ARGV[1])
@@ -8,6 +8,7 @@ if alive == 0 then
   -- The lease ran out before we came back: someone may have cached what was true before our write.
   redis.call('DEL', KEYS[1])
   redis.call('DEL', KEYS[2])
+  invalidate(KEYS[6], KEYS[7], KEYS[1])
 elseif redis.call('GET', KEYS[2]) == i .. ARGV[1] then
   redis.call('SET', KEYS[1], i .. ARGV[3] .. ARGV[4], 'PX', ARGV[2])
   redis.call('DEL', KEYS[2])

@@ -1,5 +1,5 @@
 -- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born   ARGV fresh-token lease-ms ttl-ms want-prior
+-- KEYS entry right leases born stream numbers channel   ARGV fresh-token lease-ms ttl-ms want-prior
 local i = incarnation()
 local now = now_ms()
 local open = see_open(KEYS[4], i, now, tonumber(ARGV[2]))
@@ -13,6 +13,7 @@ if ARGV[4] == '1' then
 end
 redis.call('ZADD', KEYS[3], string.format('%.0f', now + tonumber(ARGV[2])), ARGV[1])
 redis.call('DEL', KEYS[1])
+invalidate(KEYS[6], KEYS[7], KEYS[1])
 if sole and open then
   redis.call('SET', KEYS[2], i .. ARGV[1], 'PX', ARGV[3])
 else

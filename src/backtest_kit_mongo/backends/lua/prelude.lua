@@ -30,3 +30,8 @@ local function leased(leases_key, now)
   redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', '(' .. string.format('%.0f', now))
   return redis.call('EXISTS', leases_key) == 1
 end
+
+-- Tell near caches that copies of an entry are no longer good. Numbered, so that a listener notices what it has missed.
+local function invalidate(numbers_key, channel, entry_key)
+  redis.call('PUBLISH', channel, redis.call('INCR', numbers_key) .. ' ' .. entry_key)
+end

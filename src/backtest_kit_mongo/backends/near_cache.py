@@ -1,0 +1,207 @@
+"""The near cache of a process: `Copies` with a lock and a clock, and the thread that listens to Redis for it.
+
+The rules and the guarantee are in `coherence/near.py`; its parameters D and the bound on memory are the settings
+CC_NEAR_CACHE_MAX_STALENESS_MS and CC_NEAR_CACHE_MAX_BYTES.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis
+
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, RedisLink, Script
+from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
+from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
+from backtest_kit_mongo.coherence.near import Copies, Fetch
+from backtest_kit_mongo.coherence.record import Domain, Key, Record
+
+logger = logging.getLogger(__name__)
+
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that goes on while the machine sleeps: otherwise a laptop that wakes up would take old copies for fresh."""
+BEATS_PER_STALENESS = 4
+"""One lost or late beat must not make all copies unservable."""
+
+
+boot_s: Callable[[], float] = partial(time.clock_gettime, CLOCK)
+"""Seconds of that clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearOptions:
+    """What is copied and for how long.
+
+    Attributes:
+        staleness_ms: D of the guarantee.
+        bytes_max: bound on the memory of all copies.
+        retry_ms: pause before listening again after the connection was lost.
+    """
+
+    database: str
+    partitions: int
+    domains: frozenset[Domain]
+    staleness_ms: int
+    bytes_max: int
+    retry_ms: int
+
+
+class NearCache:
+    """Copies of this process, thread-safe. Listening begins with the first read that may leave a copy."""
+
+    def __init__(
+        self, client: redis.Redis, link: RedisLink, options: NearOptions, *, clock_s: Callable[[], float] = boot_s
+    ) -> None:
+        self._options = options
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._copies = Copies(options.bytes_max, options.staleness_ms / 1000)
+        self._ear = _Ear(client, link, options, self._copies, self._lock, clock_s)
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    @property
+    def bytes(self) -> int:
+        """What the copies take, at most."""
+        return self._copies.bytes
+
+    @property
+    def hit_count(self) -> int:
+        return self._copies.hit_count
+
+    @property
+    def domains(self) -> frozenset[Domain]:
+        return self._options.domains
+
+    def get(self, key: Key) -> Record | None:
+        return self._copies.get(key, self._clock_s())
+
+    def begin(self, effect: NearBegin) -> Fetch:
+        self._ear.listen()
+        options, key = self._options, effect.key
+        channel = names(options.database, options.partitions, key.domain.name, key.parts).channel
+        with self._lock:
+            return self._copies.begin(channel, key)
+
+    def end(self, effect: NearEnd) -> None:
+        with self._lock:
+            self._copies.end(effect.fetch, effect.record, is_entry=effect.is_entry)
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        with self._lock:
+            for key in keys:
+                self._copies.drop(key)
+
+    def close(self) -> None:
+        """Stop listening. Whoever reads later begins to listen again."""
+        self._ear.close()
+
+
+class _Ear:
+    """The thread that hears invalidations and asks for beats.
+
+    The client library reconnects and subscribes again by itself; what was said meanwhile is noticed by its number.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        link: RedisLink,
+        options: NearOptions,
+        copies: Copies,
+        lock: threading.Lock,
+        clock_s: Callable[[], float],
+    ) -> None:
+        self._client: Any = client  # The library's `pubsub` has no types.
+        self._link = link
+        self._copies = copies
+        self._lock = lock
+        self._clock_s = clock_s
+        self._retry_s = options.retry_ms / 1000
+        self._beat_s = options.staleness_ms / 1000 / BEATS_PER_STALENESS
+        self._beat = Script("beat")
+        self._database = options.database
+        self._domains = {domain.name: domain for domain in options.domains}
+        self._channels = channels(options.database, options.partitions, sorted(self._domains), os.urandom(12).hex())
+        self._by_beat = {found.beats.encode(): found for found in self._channels}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def listen(self) -> None:
+        """Start the thread unless it runs."""
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None:
+                    self._stop.clear()
+                    self._thread = threading.Thread(target=self._run, name="near-cache", daemon=True)
+                    self._thread.start()
+
+    def close(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._stop.set()
+            thread.join(timeout=5)
+            self._link.drop_idle()
+
+    def _run(self) -> None:
+        is_told = False
+        while not self._stop.is_set():
+            try:
+                with self._client.pubsub() as subscription:
+                    self._hear(subscription)
+                is_told = False
+            except (*UNREACHABLE, redis.RedisError) as cause:
+                if not is_told:
+                    logger.warning(
+                        "the near cache is off until Redis can be heard again (reads go to Redis): %s", cause
+                    )
+                    is_told = True
+                self._stop.wait(self._retry_s)
+            finally:
+                with self._lock:
+                    self._copies.lost()
+
+    def _hear(self, subscription: Any) -> None:
+        wanted = [name for found in self._channels for name in (found.beats, *found.invalidations)]
+        subscription.subscribe(*wanted)
+        confirmed = 0
+        next_beat_s = 0.0
+        while not self._stop.is_set():
+            now_s = self._clock_s()
+            if confirmed >= len(wanted) and now_s >= next_beat_s:
+                self._ask(now_s)
+                next_beat_s = now_s + self._beat_s
+            message = subscription.get_message(timeout=max(0.001, min(self._beat_s, next_beat_s - now_s)))
+            if message is None:
+                continue
+            if message["type"] == "message":
+                self._take(message["channel"], message["data"])
+            elif message["type"] == "subscribe":
+                confirmed += 1
+
+    def _ask(self, now_s: float) -> None:
+        """Ask for beats. The question carries the time of asking, so it need not be kept here."""
+        for found in self._channels:
+            self._link.run(self._beat, found.numbers, [found.beats, now_s.hex()])
+
+    def _take(self, channel: bytes, said: bytes) -> None:
+        found: Channels | None = self._by_beat.get(channel)
+        if found is None:
+            number, name = said.decode().split(" ", 1)
+            key = parse_entry_name(name, self._database, self._domains)
+            assert key is not None, name  # The channel carries names that scripts were given as their key.
+            with self._lock:
+                self._copies.heard(channel.decode(), int(number), key)
+            return
+        asked, incarnation, *numbers = said.decode().split(" ")
+        with self._lock:
+            for heard, number in zip(found.invalidations, numbers, strict=True):
+                self._copies.confirmed(heard, float.fromhex(asked), incarnation, int(number))
