@@ -274,7 +274,7 @@ class Play:
             self.pair.ask("publish", fx.Publish(KEYS[0].scope, published(records)))
 
     def relay(self, key: int, rev: int | None) -> None:
-        self.pair.real.relay(KEYS[key], rev)
+        self.pair.real.relay([(KEYS[key], rev)])
         self.pair.model.relay(KEYS[key], rev)
 
     def wait(self, ms: int) -> None:

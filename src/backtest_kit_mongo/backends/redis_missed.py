@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterable
 
 from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_relay import RELAY_MAX
+from backtest_kit_mongo.backends.redis_relay import relay as send_relay
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names
 from backtest_kit_mongo.coherence.record import Key
@@ -50,12 +52,9 @@ class Missed:
         """Delete the entries and rights, then append the events. What was delivered is forgotten at once, so a failure in
         between repeats one packet at most, which consumers tell apart by its revisions.
         """
-        if self.keys:
-            link.execute("SCRIPT", "LOAD", relay.source)
         while self.keys:
-            keys = list(self.keys)[:CATCH_UP_MAX]
-            found = [names_of(key) for key in keys]
-            link.execute_many([["EVALSHA", relay.sha, len(names), *names, ""] for names in found])
+            keys = list(self.keys)[:RELAY_MAX]
+            send_relay(link, relay, [(names_of(key), None) for key in keys])
             for key in keys:
                 del self.keys[key]
         while self.events:

@@ -1,0 +1,97 @@
+"""The invalidation role: changes of one Redis, told to others.
+
+Processes that share one Redis need no worker for this: LEASE itself tells their near caches, before the write reaches
+MongoDB. This role is for deployments in which hosts run a Redis of their own over one MongoDB: a worker on each Redis
+relays its changes to all others (CC_INVALIDATION_REDIS), which drop older entries and tell the near caches that listen
+there. Between such hosts coherence is bounded by this role's lag, and only within one Redis is it exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import redis
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_relay import relay
+from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.keys import Names, names
+from backtest_kit_mongo.domains.table import BY_NAME
+from backtest_kit_worker.deployment import Deployment
+
+
+class InvalidationSettings(BaseSettings):
+    """Whom to tell."""
+
+    model_config = SettingsConfigDict(env_prefix="CC_", frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    invalidation_redis: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        default=(), description="The other Redis servers, as URLs (redis://user:password@host:port) separated by commas."
+    )
+
+    @field_validator("invalidation_redis", mode="before")
+    @classmethod
+    def _urls(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        urls = [url.strip() for url in value.split(",") if url.strip()]
+        if not all(url.startswith(("redis://", "rediss://", "unix://")) for url in urls):
+            raise ValueError("expected URLs such as redis://user:password@host:6379, separated by commas")
+        return urls
+
+
+class InvalidationRole:
+    """Relays each change to every target. A target that cannot be reached stops the batch, so nothing is skipped."""
+
+    name = "invalidation"
+
+    def __init__(self, targets: Sequence[redis.Redis], database: str, partitions: int) -> None:
+        self._links = [RedisLink(target) for target in targets]
+        self._script = Script("relay")
+        self._database = database
+        self._partitions = partitions
+
+    @classmethod
+    def build(cls, deployment: Deployment) -> InvalidationRole | None:
+        """None: CC_INVALIDATION_REDIS names no other Redis, and one that is shared needs no relay."""
+        timeout_s = deployment.settings.redis_timeout_ms / 1000
+        targets = [
+            redis.Redis.from_url(
+                url.get_secret_value(),
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
+            )
+            for url in InvalidationSettings().invalidation_redis
+        ]
+        return cls(targets, deployment.settings.database, deployment.settings.partitions) if targets else None
+
+    def open(self) -> None:
+        return
+
+    def apply(self, events: Sequence[tuple[str, Event]]) -> int:
+        newest: dict[Names, int | None] = {}
+        for _, event in events:
+            found = self._entry(event)
+            if found is not None:
+                before = newest.get(found[0], 0)
+                newest[found[0]] = None if before is None or found[1] is None else max(before, found[1])
+        for link in self._links:
+            relay(link, self._script, list(newest.items()))
+        return len(newest)
+
+    def _entry(self, event: Event) -> tuple[Names, int | None] | None:
+        """The entry that a change makes old, and up to which revision. A ledger has one entry, a stamp without a revision;
+        a series has none.
+        """
+        domain = BY_NAME[event.domain]
+        if event.operation == "batch":
+            return None
+        parts = event.key if domain.cached else event.key[:-1]
+        found = names(self._database, self._partitions, domain.name, parts)
+        return found, event.rev if domain.cached else None
