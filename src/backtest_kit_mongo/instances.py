@@ -17,7 +17,7 @@ from backtest_kit_mongo.coherence.codec import detached, dump
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.contracts import CandleReport, Payload, Row, When
 from backtest_kit_mongo.domains import table
-from backtest_kit_mongo.domains.checks import check, make_change, make_key, make_when, row_item
+from backtest_kit_mongo.domains.checks import check, make_change, make_child, make_key, make_when, row_item
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 
@@ -43,10 +43,13 @@ class Bound(Generic[V]):
         self._store.open()
 
     def _key(self, item: Part) -> Key:
-        return make_key(self._domain, (*self._context.parts, item))
+        try:
+            return make_child(self._context, item)
+        except TypeError:
+            return make_key(self._domain, (*self._context.parts, item))  # Which says what is wrong with it.
 
     def _read(self, key: Key, when: When | None = None) -> V:
-        moment = make_when(self._domain, when, required=False)
+        moment = None if when is None else make_when(self._domain, when)
         record = self._store.read(key)
         if not record.visible(moment) or record.payload is None:
             return cast("V", self._domain.empty())

@@ -174,7 +174,7 @@ class Record(NamedTuple):
 
     def visible(self, when: int | None) -> bool:
         """Whether a read at simulation time `when` (ms; None: no guard) may see this record."""
-        return self.exists and not self.removed and (when is None or self.when is None or self.when <= when)
+        return self.id != "" and not self.removed and (when is None or self.when is None or self.when <= when)
 
 
 @dataclass(frozen=True, slots=True)
