@@ -23,6 +23,7 @@ def settings_for(endpoints: Endpoints, database: str, **more: Any) -> Settings:
         "redis_port": endpoints.redis_port,
         "lease_ms": LEASE_MS,
         "redis_retry_ms": 1,
+        "near_cache": "",
     }
     return load(**{**values, **more})
 
