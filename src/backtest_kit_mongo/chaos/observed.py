@@ -54,7 +54,12 @@ class CutLink(RedisLink):
             super().execute_many(commands)
 
     def _note_delivery(self, commands: Sequence[Sequence[Argument]]) -> None:
-        """Events outside a script are those that were kept while Redis was away, and go first when it is back."""
+        """Events outside a script are those that were kept while Redis was away, and go first when it is back.
+
+        Loading a script, which may have to come before the relay that takes the old entries away, delivers nothing.
+        """
+        if commands[0][0] == "SCRIPT":
+            return
         events = [decode({b"e": c[4], b"p": c[6]}) for c in commands if c[0] == "XADD"]  # type: ignore[dict-item]
         if events or self._has_failed:
             self._has_failed = False
