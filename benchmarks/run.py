@@ -1,107 +1,36 @@
 """What the package costs over bare drivers, measured in one run against the same servers.
 
-    python benchmarks/run.py [--json FILE] [--rounds N]
+    python benchmarks/run.py [--json FILE]
 
-Every row is measured in turns with its floor (ours, floor, ours, floor, ...), so a drift of the machine's speed meets both. Uses the servers of
-the CC_ environment variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is judged by exit code.
+Every row is measured in turns with its floor; measuring.py says how, and what is done about noise. Uses the servers of the CC_ environment
+variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is judged by exit code.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import redis
 from bson import ObjectId
+from measuring import Case, measure, servers, show, wide_console
 from pymongo import MongoClient, ReturnDocument, UpdateOne
 from pymongo.write_concern import WriteConcern
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo import embedded, stores
+from backtest_kit_mongo import stores
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.testing.examples import example
 
 DATABASE = "bkm-benchmark"
 STEP_MS = 60_000
-Action = Callable[[int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    name: str
-    p50_us: float
-    p99_us: float
-    floor: str
-    floor_p50_us: float
-    ratio: float
-    goal: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """`ours` against `floor`, `count` calls each by `threads` threads. `prepare` runs before each call of ours, unmeasured."""
-
-    name: str
-    ours: Action
-    floor_name: str
-    floor: Action
-    goal: float | None
-    count: int
-    threads: int = 1
-    prepare: Action | None = None
-
-
-def percentile(samples: list[int], share: float) -> float:
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000
-
-
-def timed(action: Action, index: int) -> int:
-    start = time.perf_counter_ns()
-    action(index)
-    return time.perf_counter_ns() - start
-
-
-def measure(case: Case) -> Row:
-    """Alternate blocks of ours and of the floor; with threads, all threads work on the same side at a time."""
-    ours: list[int] = []
-    floor: list[int] = []
-    block = max(1, case.count // 20)
-    for start in range(0, case.count, block):
-        for action, samples, prepare in ((case.ours, ours, case.prepare), (case.floor, floor, None)):
-            run_block(action, samples, prepare, range(start, start + block), case.threads)
-    p50, base = percentile(ours, 0.5), percentile(floor, 0.5)
-    return Row(case.name, p50, percentile(ours, 0.99), case.floor_name, base, p50 / base, case.goal)
-
-
-def run_block(action: Action, samples: list[int], prepare: Action | None, indexes: range, threads: int) -> None:
-    def work(offset: int) -> None:
-        for index in indexes:
-            if prepare is not None:
-                prepare(index)
-            samples.append(timed(action, index * threads + offset))
-
-    if threads == 1:
-        work(0)
-        return
-    workers = [threading.Thread(target=work, args=(offset,)) for offset in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
 
 
 class Bench:
@@ -176,7 +105,9 @@ class Bench:
                 None,
                 count // 2,
                 threads,
-                self.evict,
+                prepare=self.evict,
+                # Other threads' evictions are at work beside a measured call; beside the floor's too, then.
+                floor_prepare=self.evict,
             )
 
     # -- candles
@@ -193,12 +124,12 @@ class Bench:
 
     def floor_upsert(self, index: int) -> None:
         key = {"exchangeName": "binance", "symbol": "BTCUSDT", "interval": "1m"}
-        operations = [
-            UpdateOne({**key, "timestamp": row["timestamp"]}, {"$setOnInsert": {"_id": ObjectId(), **row}}, upsert=True)
-            for row in self.batch(index)
-        ]
-        for operation in operations:
-            operation._doc["$setOnInsert"].pop("timestamp")
+        operations = []
+        for row in self.batch(index):
+            when = row.pop("timestamp")
+            operations.append(
+                UpdateOne({**key, "timestamp": when}, {"$setOnInsert": {"_id": ObjectId(), **row}}, upsert=True)
+            )
         self.candles.bulk_write(operations, ordered=False)
 
     def read_candles(self, index: int) -> None:
@@ -238,48 +169,12 @@ def bk_domain(name: str) -> Any:
     return BY_NAME[name]
 
 
-@contextmanager
-def servers() -> Iterator[dict[str, Any]]:
-    """Configured servers, or private ones in a temporary directory."""
-    if os.environ.get("CC_MONGO_CONNECTION_STRING"):
-        yield {}
-        return
-    with tempfile.TemporaryDirectory() as name:
-        running = embedded.up(Path(name), die_with_caller=True)
-        try:
-            yield {
-                "mongo_connection_string": running.mongo_connection_string(DATABASE),
-                "redis_host": running.redis_host,
-                "redis_port": running.redis_port,
-            }
-        finally:
-            embedded.down(Path(name))
-
-
-def show(rows: list[Row], console: Console) -> None:
-    table = Table(title="microseconds, p50 and p99; the floor is the bare driver in the same run")
-    for heading in ("case", "p50", "p99", "floor", "floor p50", "ratio", "goal"):
-        table.add_column(heading, justify="left" if heading in ("case", "floor") else "right")
-    for row in rows:
-        goal = "" if row.goal is None else f"<= {row.goal:g}"
-        mark = "" if row.goal is None else (" [green]met[/]" if row.ratio <= row.goal else " [red]missed[/]")
-        numbers = (
-            f"{row.p50_us:,.0f}",
-            f"{row.p99_us:,.0f}",
-            row.floor,
-            f"{row.floor_p50_us:,.0f}",
-            f"{row.ratio:.2f}",
-        )
-        table.add_row(row.name, *numbers, goal + mark)
-    console.print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     arguments = parser.parse_args()
-    console = Console()
-    with servers() as found:
+    console = wide_console()
+    with servers(DATABASE) as found:
         settings = bk.setup(**found, lease_ms=3_000)
         bk.get_mongo().drop_database(DATABASE)
         bk.shutdown()
@@ -293,7 +188,7 @@ def main() -> None:
             bench.close()
             cache = stores.live_store().cache
             bk.shutdown()
-    show(rows, console)
+    show(rows, "microseconds, p50 and p99; the floor is the bare driver in the same run", console)
     console.print(f"cache: {getattr(cache, 'counts', {})}")
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
