@@ -30,6 +30,7 @@ from math import inf
 from sys import getsizeof
 from typing import Any
 
+from backtest_kit_mongo.coherence.codec import maker
 from backtest_kit_mongo.coherence.record import Key, Record
 
 COPY_OVERHEAD_BYTES = 800
@@ -42,7 +43,7 @@ class Lane:
     the old one unservable at once.
 
     Attributes:
-        incarnation: Redis' identity when the lane was last confirmed; empty before that.
+        incarnation: Redis' identity, and when it was first seen, when the lane was last confirmed; empty before that.
         number: of the last message heard.
         fresh_until_s: until when its copies may be served.
     """
@@ -68,27 +69,6 @@ class Copy:
     fresh: Callable[[], Any]
     bytes: int
     was_served: bool = False
-
-
-def maker(value: Any) -> Callable[[], Any]:
-    """A function that makes `value` (plain data, not shared with anyone) anew: containers are copied, scalars shared.
-
-    What to copy is found out once, so making it costs no more than the containers: decoding would cost four times that.
-    """
-    if not isinstance(value, dict | list):
-        return lambda: value
-    members = value.items() if isinstance(value, dict) else enumerate(value)
-    inner = [(place, maker(member)) for place, member in members if isinstance(member, dict | list)]
-    if not inner:
-        return value.copy
-
-    def make() -> Any:
-        made: Any = value.copy()
-        for place, make_member in inner:
-            made[place] = make_member()
-        return made
-
-    return make
 
 
 def size(value: Any) -> int:

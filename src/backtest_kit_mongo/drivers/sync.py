@@ -10,6 +10,7 @@ from backtest_kit_mongo.backends.ports import Cache, Near, Truth
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.record import Change, Key, Record
+from backtest_kit_mongo.drivers.flights import Flights
 
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
@@ -56,7 +57,7 @@ class Store:
         self.near = near
         self._near_domains = frozenset() if near is None else near.domains
         self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
-            fx.Find: truth.find,
+            fx.Find: Flights(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
             fx.Rows: truth.rows,
