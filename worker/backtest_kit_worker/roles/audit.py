@@ -1,21 +1,40 @@
-"""The audit role: one immutable record per (document, revision) in `audit-items`."""
+"""The audit role: one immutable record per (document, revision) in `audit-items`, and its digest in the sealer's queue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
+import bson
+import pymongo
+from bson import ObjectId
 from bson.int64 import Int64
-from pymongo import InsertOne
+from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, ITEMS, KEYS, PENDING, RAW, digest, raw
 from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.keys import escaped
+from backtest_kit_mongo.coherence.record import Part
 
-COLLECTION = "audit-items"
-DUPLICATE_KEY = 11_000
+COLLECTION: Final = ITEMS
+DUPLICATE_KEY: Final = 11_000
+DURABLE: Final = WriteConcern("majority", j=True)
+TIMEOUT_S: Final = 30
+"""Bound on one batch, the driver's retries included."""
+PART_MIN: Final = 100
+"""Records that are worth a write of their own."""
+
+Document = dict[str, Any]
+
+
+class DoubledRecord(ValueError):
+    """A record of this revision exists under another id: a forgery or a bug, never a redelivery. It was not written."""
 
 
 class AuditRole:
@@ -26,28 +45,123 @@ class AuditRole:
 
     name = "audit"
 
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._records = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+    def __init__(self, database: Database[Document]) -> None:
+        self._writer = AuditWriter(database)
 
     def open(self) -> None:
-        """For timelines: all revisions of a document, in order, and all changes of a key."""
-        self._records.create_index([("documentId", 1), ("rev", 1)])
-        self._records.create_index([("domain", 1), ("key", 1), ("rev", 1)])
+        self._writer.open()
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
         recorded_at = datetime.now(UTC)
-        records = [InsertOne(_record(entry, event, recorded_at)) for entry, event in events]
+        return self._writer.write(_record(entry, event, recorded_at) for entry, event in events)
+
+
+class AuditWriter:
+    """The only way into `audit-items`, for the audit role and for recovery.
+
+    A batch first gets its place in the sealer's queue, with the digests of the records; then the records are inserted; then the
+    place is confirmed. So nothing recorded is ever forgotten by the sealer, and of a confirmed batch it need not read the records.
+    Not a transaction: one that a killed worker leaves open blocks the same records for the next worker for a minute.
+    """
+
+    def __init__(self, database: Database[Document]) -> None:
+        self._items = database.get_collection(ITEMS, codec_options=RAW, write_concern=DURABLE)
+        self._pending = database.get_collection(PENDING, write_concern=DURABLE)
+        # A confirmation that is lost costs the sealer a look at the records, a journal's wait would cost every batch.
+        self._confirmed = database.get_collection(PENDING, write_concern=WriteConcern(1))
+        self._stored = raw(database, ITEMS)
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="audit-writer")
+
+    def open(self) -> None:
+        """Make the indexes.
+
+        Raises:
+            PyMongoError: try again; for instance two records of one revision exist, see `bkm audit verify`.
+        """
+        self._items.create_index(IDENTITY, unique=True)
+        self._items.create_index(KEYS, partialFilterExpression=IN_KEYS)
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> int:
+        """Insert records that do not exist yet; returns how many were new.
+
+        A large batch goes as two at once: one is packed while the other waits for the journal.
+
+        Args:
+            records: by the table of `audit/records.py`; `label` is added where it is missing.
+
+        Raises:
+            DoubledRecord, PyMongoError: each record may have been written; write them again.
+        """
+        batch = list(records)
+        if len(batch) < PART_MIN * 2:
+            return self._write(batch)
+        middle = len(batch) // 2
+        return sum(self._pool.map(self._write, (batch[:middle], batch[middle:])))
+
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> int:
+        batch = {record["_id"]: bson.encode(_labelled(record)) for record in records}
+        if not batch:
+            return 0
+        digests = {record_id: digest(stored) for record_id, stored in batch.items()}
+        with pymongo.timeout(TIMEOUT_S):
+            place = ObjectId()
+            self._pending.insert_one(_place(place, digests, confirmed=False))
+            known = self._insert(batch)
+            if known:
+                # Somebody recorded them first: what is to be sealed is what they wrote.
+                found = {stored["_id"]: digest(stored.raw) for stored in self._stored.find({"_id": {"$in": known}})}
+                digests.update(found)
+                if len(found) < len(known):
+                    return len(batch) - len(known)  # Not confirmed, so the sealer will look itself.
+            self._confirm(place, digests)
+        return len(batch) - len(known)
+
+    def _insert(self, batch: Mapping[str, bytes]) -> list[str]:
+        """Insert in any order; returns the ids of records that existed."""
         try:
-            return self._records.bulk_write(records, ordered=False).inserted_count
+            self._items.insert_many([RawBSONDocument(stored) for stored in batch.values()], ordered=False)
         except BulkWriteError as cause:
-            return _inserted_besides_duplicates(cause)
+            ids = list(batch)
+            return [ids[index] for index in _existing(cause)]
+        return []
+
+    def _confirm(self, place: ObjectId, digests: Mapping[str, bytes]) -> None:
+        """Tell the sealer that all records of a place exist, with these digests."""
+        confirmation = _place(place, digests, confirmed=True)
+        if self._confirmed.replace_one({"_id": place}, confirmation).matched_count == 0:
+            # This process was held up for so long that the sealer gave the batch up, perhaps before it was inserted.
+            self._pending.insert_one({**confirmation, "_id": ObjectId()})
 
 
-def _record(entry: str, event: Event, recorded_at: datetime) -> dict[str, Any]:
+def _place(place: ObjectId, digests: Mapping[str, bytes], *, confirmed: bool) -> Document:
+    return {"_id": place, "confirmed": confirmed, "ids": list(digests), "digests": b"".join(digests.values())}
+
+
+def _existing(cause: BulkWriteError) -> list[int]:
+    """The positions of the records that exist already, if that was the only refusal.
+
+    Raises:
+        DoubledRecord: one exists under another id.
+        BulkWriteError: something else went wrong; the batch is delivered again.
+    """
+    details: Mapping[str, Any] = cause.details or {}
+    errors = details.get("writeErrors", [])
+    if details.get("writeConcernErrors") or any(error.get("code") != DUPLICATE_KEY for error in errors):
+        raise cause
+    for error in errors:
+        if "_id" not in error.get("keyPattern", {"_id": 1}):
+            raise DoubledRecord(
+                f"a record of this revision exists under another id: {error.get('keyValue')}. Run `bkm audit verify`."
+            ) from cause
+    return [error["index"] for error in errors]
+
+
+def _record(entry: str, event: Event, recorded_at: datetime) -> Document:
     return {
         "_id": event.id,
         "domain": event.domain,
         "key": list(event.key),
+        "label": _label(event.key),
         "documentId": event.document,
         "rev": Int64(event.rev),
         "operation": event.operation,
@@ -61,14 +175,10 @@ def _record(entry: str, event: Event, recorded_at: datetime) -> dict[str, Any]:
     }
 
 
-def _inserted_besides_duplicates(cause: BulkWriteError) -> int:
-    """How many were inserted, if the only refusals were records that exist already.
+def _labelled(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return record if "label" in record else {**record, "label": escaped(tuple(record["key"]))}
 
-    Raises:
-        BulkWriteError: something else went wrong; the batch is delivered again.
-    """
-    details: Mapping[str, Any] = cause.details or {}
-    errors = details.get("writeErrors", [])
-    if details.get("writeConcernErrors") or any(error.get("code") != DUPLICATE_KEY for error in errors):
-        raise cause
-    return int(details.get("nInserted", 0))
+
+@lru_cache(maxsize=16_384)
+def _label(key: tuple[Part, ...]) -> str:
+    return escaped(key)

@@ -1,0 +1,311 @@
+"""`bkm audit`: ask the audit log. All of it only reads.
+
+What a program may want goes to standard output, everything said to the user to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import IntEnum
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from backtest_kit_mongo.audit import Anchor, AuditLog, Gap, Report, gaps, open_log, verify
+from backtest_kit_mongo.audit.export import export_jsonl, export_parquet, to_json
+from backtest_kit_mongo.audit.keytext import format_key
+from backtest_kit_mongo.audit.log import Snapshot
+from backtest_kit_mongo.audit.records import AuditRecord
+from backtest_kit_mongo.audit.show import line, timeline
+from backtest_kit_mongo.coherence.codec import millis
+from backtest_kit_mongo.errors import BacktestKitError, CallerError, InvalidSetting
+
+__all__ = ["audit"]
+
+
+_MILLIS: Final = re.compile("-?[0-9]+")
+
+
+class ExitCode(IntEnum):
+    """What the exit status of these commands tells a script."""
+
+    #: A server could not be reached or could not answer; nothing can be said.
+    FAILED = 1
+    #: A setting, key or argument is wrong; nothing was asked.
+    WRONG_ARGUMENT = 2
+    #: `verify` only: something was tampered with.
+    TAMPERED = 4
+
+
+audit = typer.Typer(
+    name="audit",
+    help="Ask the audit log: every change of every document, sealed.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+KeyText = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="domain/part/part, as `tail` prints it. A slash inside a part is written %2F: signal/BTC%2FUSDT/trend/binance. "
+        "`bkm domains` lists the domains and their parts.",
+    ),
+]
+Domain = Annotated[str | None, typer.Option("--domain", help="Only this domain.")]
+Symbol = Annotated[str | None, typer.Option("--symbol", help="Only keys with this symbol, for example BTC/USDT.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@audit.callback()
+def _group() -> None:
+    """Ask the audit log: every change of every document, sealed. Servers come from the CC_ variables."""
+
+
+@audit.command("verify")
+def verify_command(
+    anchor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER:HASH",
+            help="A seal as an earlier verify printed it; tells whether anything before it was rewritten.",
+        ),
+    ] = None,
+    findings_max: Annotated[int, typer.Option("--findings", min=1, help="Stop after so many findings.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Find the first record or seal that was altered, deleted or doubled.
+
+    Every sealed record is compared with its seal, every seal with the one before it. Records wait about a second to be sealed.
+    Keep the line "anchor" outside the database: with it even a log that was rewritten or shortened as a whole is found out.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit verify[/]
+
+    [cyan]bkm audit verify --anchor 1234:9f2c...[/]     nothing before seal 1234 has changed since
+
+    [cyan]bkm audit verify --json | jq .findings[/]
+
+    Exit status: 0 when all is as it was sealed, 4 when not, 1 when that could not be found out.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with _log(console) as log:
+        known = Anchor.parse(anchor) if anchor else None
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("verifying", total=None)
+            report = verify(
+                log.database,
+                anchor=known,
+                findings_max=findings_max,
+                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        holes = list(islice(gaps(log.database), 100))
+    _print_report(report, holes, as_json=as_json)
+    if not report.clean:
+        raise typer.Exit(ExitCode.TAMPERED)
+
+
+def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> None:
+    found = [{"kind": one.kind.value, "where": one.where, "detail": one.detail} for one in report.findings]
+    waiting = [
+        {"key": format_key(one.domain, one.key), "document": one.document_id, "missing": one.missing} for one in holes
+    ]
+    last = None if report.last is None else str(report.last)
+    if as_json:
+        summary = {"clean": report.clean, "seals": report.seals, "records": report.records, "unsealed": report.unsealed}
+        typer.echo(json.dumps({**summary, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
+        return
+    for one in found:
+        typer.echo(f"{one['kind']}: {one['where']}: {one['detail']}")
+    for hole in waiting:
+        typer.echo(f"gap, not tampering: {hole['key']} ({hole['document']}) misses revisions {hole['missing']}")
+    typer.echo(f"{'clean' if report.clean else 'NOT CLEAN'}: {report.records:,} records in {report.seals:,} seals")
+    typer.echo(f"not sealed yet: {report.unsealed:,}")
+    typer.echo(f"anchor: {last or 'none yet'}")
+
+
+@audit.command()
+def tail(
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="How many of the newest records.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new records until Ctrl-C.")] = False,
+    domain: Domain = None,
+    symbol: Symbol = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the newest records.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit tail[/]
+
+    [cyan]bkm audit tail --follow --domain signal --symbol BTC/USDT[/]
+
+    [cyan]bkm audit tail -n 0 --follow --json | jq .payload[/]
+    """
+    with _log(Console(stderr=True)) as log:
+        chosen = log.follow if follow else log.tail
+        for record in chosen(count, domain=domain, symbol=symbol):
+            typer.echo(to_json(record) if as_json else line(record))
+            sys.stdout.flush()  # A pipe would hold a followed record back.
+
+
+@audit.command()
+def show(key: KeyText, as_json: AsJson = False) -> None:
+    """Show all that ever happened to a key, with the differences from revision to revision.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit show signal/BTC%2FUSDT/trend/binance[/]
+
+    [cyan]bkm audit show storage/live/b7c1 --json[/]
+    """
+    with _log(Console(stderr=True)) as log:
+        records = log.timeline(key)
+        shown = False
+        for text in map(to_json, records) if as_json else timeline(records):
+            shown = True
+            typer.echo(text)
+    if not shown:
+        Console(stderr=True).print("No record of this key.")
+
+
+@audit.command()
+def asof(
+    key: KeyText,
+    when: Annotated[
+        str | None, typer.Option(metavar="T", help="Simulation time: milliseconds, or a date as 2024-01-01T12:00.")
+    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="WALL", help="Wall clock: a date, or milliseconds.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a key held at some moment. Dates without a zone are UTC.
+
+    With --when it never looks ahead: it is the newest revision whose simulation time is not later. With --at it is the newest
+    one written by then, by the writers' clocks. A removed document reads as absent.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit asof state/b7c1/levels --when 2024-01-01T12:00[/]
+
+    [cyan]bkm audit asof signal/BTC%2FUSDT/trend/binance --at 2024-01-01T12:00:30+02:00[/]
+    """
+    console = Console(stderr=True)
+    with _log(console) as log:
+        if (when is None) == (at is None):
+            raise CallerError("give either --when (simulation time) or --at (wall clock)")
+        found = log.asof(key, at=_moment(str(at))) if when is None else log.asof(key, when=_simulated(when))
+    _print_snapshot(found, console, as_json=as_json)
+
+
+@audit.command()
+def export(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; without it, standard output.")] = None,
+    file_format: Annotated[
+        Literal["jsonl", "parquet"], typer.Option("--format", help="parquet needs the extra `parquet` and --out.")
+    ] = "jsonl",
+    domain: Domain = None,
+    symbol: Symbol = None,
+) -> None:
+    """Write the audit log for other programs. A file appears only when it is complete.
+
+    JSON has no infinity, dates or bytes; in payloads they are written as MongoDB's Extended JSON.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit export --out audit.jsonl[/]
+
+    [cyan]bkm audit export --domain signal | jq -c '[.rev, .payload]'[/]
+
+    [cyan]pip install 'backtest-kit-mongo[parquet]'; bkm audit export --format parquet --out audit.parquet[/]
+    """
+    console = Console(stderr=True)
+    with _log(console) as log:
+        if out is None and file_format == "parquet":
+            raise CallerError("--format parquet needs --out FILE")
+        total = log.count(domain=domain, symbol=symbol)
+        with Progress(console=console, transient=True) as progress:
+            records = progress.track(log.records(domain=domain, symbol=symbol), total=total, description="exporting")
+            count = export_jsonl(records, sys.stdout) if out is None else _write(records, out, file_format)
+    console.print(f"{count:,} records{f' in {escape(str(out))}' if out else ''}.", soft_wrap=True)
+
+
+def _write(records: Iterable[AuditRecord], out: Path, file_format: str) -> int:
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        if file_format == "parquet":
+            count = export_parquet(records, partial)
+        else:
+            with partial.open("w", encoding="utf-8") as file:
+                count = export_jsonl(records, file)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _print_snapshot(found: Snapshot, console: Console, *, as_json: bool) -> None:
+    record = found.record
+    if as_json:
+        of_record = None if record is None else json.loads(to_json(record))
+        typer.echo(json.dumps({"exists": found.exists, "record": of_record, "lost": found.lost}, indent=2))
+    elif record is None:
+        typer.echo("absent: no revision is that old")
+    else:
+        typer.echo(line(record))
+        typer.echo(json.dumps(json.loads(to_json(record))["payload"], indent=2) if found.exists else "absent: removed")
+    if found.lost:
+        revisions = ", ".join(map(str, found.lost))
+        console.print(
+            f"[yellow]Revisions {revisions} directly after it are lost; one of them may already have been in force.[/]"
+        )
+
+
+def _simulated(written: str) -> int:
+    """Milliseconds, given as such or as a date."""
+    return int(written) if _MILLIS.fullmatch(written) else millis(_moment(written))
+
+
+def _moment(written: str) -> datetime:
+    """A date, given as such or in milliseconds.
+
+    Raises:
+        InvalidSetting: it is neither.
+    """
+    try:
+        if _MILLIS.fullmatch(written):
+            return datetime.fromtimestamp(int(written) / 1000, UTC)
+        moment = datetime.fromisoformat(written)
+    except (ValueError, OverflowError, OSError):
+        raise InvalidSetting(
+            f"not a moment: {written!r}; expected milliseconds or a date as 2024-01-01T12:00"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@contextmanager
+def _log(console: Console) -> Iterator[AuditLog]:
+    """The audit log of the settings; errors become a message and an exit status."""
+    try:
+        with open_log() as log:
+            yield log
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    except (CallerError, InvalidSetting) as error:
+        console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(ExitCode.WRONG_ARGUMENT) from error
+    except (BacktestKitError, OSError) as error:
+        console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(ExitCode.FAILED) from error

@@ -1,0 +1,327 @@
+"""Sealing: in order, without holes, once, whatever happens between its steps."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+from pymongo.errors import AutoReconnect
+from tests.audit.support import Worker, change, foreign, gap
+
+from backtest_kit_mongo.audit import gaps
+from backtest_kit_worker.services.seal import SealService
+
+pytestmark = pytest.mark.live
+
+Documents = Database[dict[str, Any]]
+
+
+def sealed(database: Documents) -> list[str]:
+    """Ids of the sealed records in the order of the seals."""
+    found = []
+    for seal in database["audit-seals"].find().sort("_id", 1):
+        revisions = iter(seal["revisions"])
+        for name, count in zip(seal["documents"], seal["counts"], strict=True):
+            found += [f"{name}/{next(revisions)}" for _ in range(count)]
+    return found
+
+
+def head(database: Documents, name: str = "state/d1") -> dict[str, Any]:
+    return database["audit-heads"].find_one({"_id": name}) or {}
+
+
+def test_records_are_sealed_in_the_order_of_their_revisions(worker: Worker, database: Documents) -> None:
+    worker.record(change(rev) for rev in (2, 1, 3))
+    assert worker.seal() == 3
+    assert sealed(database) == ["state/d1/1", "state/d1/2", "state/d1/3"]
+    assert (head(database)["rev"], head(database)["seal"]) == (3, 1)
+    assert database["audit-pending"].count_documents({}) == 0
+
+
+def test_nothing_to_seal_makes_no_seal(worker: Worker, database: Documents) -> None:
+    assert worker.sealer.run_once() == 0
+    assert database["audit-seals"].count_documents({}) == 0
+
+
+def test_revisions_that_arrive_out_of_order_over_several_runs_are_sealed_once_each(
+    worker: Worker, database: Documents
+) -> None:
+    for rev in (3, 5, 1, 4, 2, 6):
+        worker.sealed([change(rev)])
+    assert sealed(database) == [f"state/d1/{rev}" for rev in range(1, 7)]
+    assert "waiting" not in head(database)
+    assert worker.verify().clean
+
+
+def test_a_redelivered_batch_adds_nothing(worker: Worker, database: Documents) -> None:
+    assert worker.record([change(1), change(2)]) == 2
+    assert worker.record([change(1), change(2), change(3)]) == 1
+    assert worker.record([change(3), change(3)]) == 0
+    assert worker.seal() == 3
+    assert worker.record([change(2)]) == 0
+    worker.seal()
+    assert sealed(database) == ["state/d1/1", "state/d1/2", "state/d1/3"]
+    assert worker.verify().clean
+
+
+def test_a_hole_waits_and_is_reported_until_it_is_filled(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(1), change(3), change(4), change(9)])
+    assert sealed(database) == ["state/d1/1"]
+    (found,) = gaps(database)
+    assert (found.domain, found.key, found.document_id) == ("state", ("signal", "bucket"), "d1")
+    assert found.missing == ((2, 2), (5, 8))
+    worker.sealed([change(2)])
+    (found,) = gaps(database)
+    assert (found.missing, head(database)["rev"]) == (((5, 8),), 4)
+    worker.sealed(change(rev) for rev in (5, 6, 7, 8))
+    assert list(gaps(database)) == []
+    assert head(database)["rev"] == 9
+    assert worker.verify().clean
+
+
+def test_a_document_whose_first_revision_is_missing_is_reported(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(2)])
+    assert [found.missing for found in gaps(database)] == [((1, 1),)]
+    worker.sealed([change(1)])
+    assert sealed(database) == ["state/d1/1", "state/d1/2"]
+    assert worker.verify().clean
+
+
+def test_gaps_can_be_asked_for_by_age(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(2)])
+    now = datetime.now(UTC)
+    assert list(gaps(database, before=now - timedelta(minutes=1))) == []
+    assert len(list(gaps(database, before=now + timedelta(minutes=1)))) == 1
+
+
+def test_a_gap_record_closes_the_hole(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(1), change(3)])
+    worker.writer.write([gap(2)])
+    worker.seal()
+    assert sealed(database) == ["state/d1/1", "state/d1/2", "state/d1/3"]
+    assert list(gaps(database)) == []
+    assert worker.record([change(2)]) == 0
+    assert worker.verify().clean
+
+
+def test_foreign_changes_stand_after_the_revision_that_they_followed(worker: Worker, database: Documents) -> None:
+    worker.record([change(1), change(2)])
+    worker.writer.write([foreign(1, 30, "b"), foreign(1, 9, "a"), foreign(0, 5, "x")])
+    worker.seal()
+    found = [record.rpartition("/")[2] for record in sealed(database)]
+    assert found == ["0~5", "1", "1~9", "1~30", "2"]
+    assert head(database)["rev"] == 2
+
+
+def test_a_foreign_change_neither_waits_nor_makes_anything_wait(worker: Worker, database: Documents) -> None:
+    worker.writer.write([foreign(4, 9, "early")])
+    worker.seal()
+    assert sealed(database) == ["state/d1/4~9"]
+    worker.sealed([change(1)])
+    worker.writer.write([foreign(1, 3, "late")])
+    worker.seal()
+    assert sealed(database) == ["state/d1/4~9", "state/d1/1", "state/d1/1~3"]
+    assert worker.verify().clean
+
+
+def test_records_behind_a_hole_are_sealed_in_bounded_pieces(
+    worker: Worker, database: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backtest_kit_worker.services.seal.BEYOND_MAX", 4)
+    worker.sealed(change(rev) for rev in range(2, 20))
+    worker.record([change(1)])
+    assert worker.seal() == 19
+    assert database["audit-seals"].count_documents({}) > 2
+    assert "waiting" not in head(database)
+    assert worker.verify().clean
+
+
+def test_all_documents_with_holes_get_their_turn(
+    worker: Worker, database: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backtest_kit_worker.services.seal.WAITING_MAX", 2)
+    documents = [f"d{number}" for number in range(7)]
+    worker.sealed(change(rev, document=name) for name in documents for rev in (2, 3))
+    worker.sealed(change(1, document=name) for name in documents)
+    for _ in range(10):
+        worker.sealer.run_once()
+    assert list(gaps(database)) == []
+    assert worker.verify().records == 21
+
+
+STEPS = ["_mark_waiting", "_settle", "_move_heads", "_forget"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_sealer_that_dies_between_two_steps_is_continued_by_the_next(
+    worker: Worker, database: Documents, step: str, when: str
+) -> None:
+    worker.sealed([change(1)])
+    worker.record([change(2), change(4), change(1, document="d2")])
+    worker.writer.write([foreign(1, 9, "theirs")])
+    dying: Any = worker.sealer
+    does = getattr(dying, step)
+
+    def dies(*given: Any) -> None:
+        if when == "after":
+            does(*given)
+        raise AutoReconnect("killed")
+
+    setattr(dying, step, dies)
+    with pytest.raises(AutoReconnect):
+        dying.run_once()
+    assert worker.verify().findings == []
+    heir = Worker(database)
+    heir.seal()
+    assert sorted(sealed(database)) == ["state/d1/1", "state/d1/1~9", "state/d1/2", "state/d2/1"]
+    heir.sealed([change(3)])
+    assert [record for record in sealed(database) if "d1" in record][-2:] == ["state/d1/3", "state/d1/4"]
+    assert database["audit-pending"].count_documents({}) == 0
+    assert heir.verify().findings == []
+
+
+def test_a_sealer_that_failed_continues_itself(worker: Worker, database: Documents) -> None:
+    worker.record([change(1)])
+    sealer: Any = worker.sealer
+    moves = sealer._move_heads
+
+    def fails(*_: Any) -> None:
+        raise AutoReconnect("gone")
+
+    sealer._move_heads = fails
+    with pytest.raises(AutoReconnect):
+        sealer.run_once()
+    sealer._move_heads = moves
+    worker.sealed([change(2)])
+    assert sealed(database) == ["state/d1/1", "state/d1/2"]
+    assert head(database)["rev"] == 2
+
+
+def test_a_sealer_that_was_overtaken_throws_its_work_away(worker: Worker, database: Documents) -> None:
+    slow: Any = worker.sealer
+    worker.record([change(1), change(3)])
+    worker.writer.write([foreign(1, 9, "theirs")])
+    insert = slow._seals.insert_one
+
+    def overtaken(document: Any) -> Any:
+        slow._seals.insert_one = insert
+        fast = Worker(database)
+        fast.seal()
+        fast.sealed([change(2)])
+        return insert(document)
+
+    slow._seals.insert_one = overtaken
+    assert slow.run_once() == 0
+    worker.sealed([change(4)])
+    assert sealed(database) == ["state/d1/1", "state/d1/1~9", "state/d1/2", "state/d1/3", "state/d1/4"]
+    assert worker.verify().clean
+
+
+def test_a_sealer_that_wakes_up_late_moves_no_head_back(worker: Worker, database: Documents) -> None:
+    slow: Any = worker.sealer
+    worker.record([change(1)])
+    settle = slow._settle
+
+    def late(*given: Any) -> None:
+        fast = Worker(database)
+        fast.sealed([change(2)])
+        settle(*given)
+
+    slow._settle = late
+    slow.run_once()
+    assert (head(database)["rev"], head(database)["seal"]) == (2, 2)
+    slow._settle = settle
+    worker.sealed([change(3)])
+    assert worker.verify().clean
+
+
+def test_a_sealer_that_wakes_up_late_forgets_no_newer_hole(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(1), change(3)])
+    worker.record([change(2)])
+    slow: Any = worker.sealer
+    stop_waiting = slow._stop_waiting
+
+    def late(reached: Any) -> None:
+        if waited := list(reached):
+            Worker(database).sealed([change(9)])
+        stop_waiting(waited)
+
+    slow._stop_waiting = late
+    while slow.run_once():
+        pass
+    slow._stop_waiting = stop_waiting
+    assert [found.missing for found in gaps(database)] == [((4, 8),)]
+    worker.sealed(change(rev) for rev in range(4, 9))
+    assert head(database)["rev"] == 9
+    assert worker.verify().clean
+
+
+def test_a_head_that_another_sealer_only_marked_is_moved(worker: Worker, database: Documents) -> None:
+    worker.record([change(1), change(1, document="d2")])
+    sealer: Any = worker.sealer
+    moves = sealer._move_heads
+
+    def marked_meanwhile(*given: Any) -> None:
+        mark = {"highest": 3, "since": datetime.now(UTC)}
+        database["audit-heads"].insert_one({"_id": "state/d2", "waiting": mark})
+        moves(*given)
+
+    sealer._move_heads = marked_meanwhile
+    sealer.run_once()
+    sealer._move_heads = moves
+    worker.sealed([change(2, document="d2"), change(3, document="d2")])
+    assert head(database, "state/d2")["rev"] == 3
+    assert worker.verify().clean
+
+
+def test_two_sealers_at_once_seal_every_record_exactly_once(worker: Worker, database: Documents) -> None:
+    documents = [f"d{number}" for number in range(5)]
+    sealers = [SealService(database, records_max=20, rest_ms=0) for _ in range(2)]
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(sealer: SealService) -> None:
+        try:
+            sealer.open()
+            while not done.is_set():
+                sealer.run_once()
+        except BaseException as cause:
+            failures.append(cause)
+
+    threads = [threading.Thread(target=work, args=(sealer,)) for sealer in sealers]
+    for thread in threads:
+        thread.start()
+    for start in range(1, 61, 3):
+        for rev in (start + 2, start, start + 1):
+            worker.record(change(rev, document=name) for name in documents)
+    done.set()
+    for thread in threads:
+        thread.join()
+    worker.seal()
+    assert failures == []
+    assert sorted(sealed(database)) == sorted(f"state/{name}/{rev}" for name in documents for rev in range(1, 61))
+    assert database["audit-pending"].count_documents({}) == 0
+    assert worker.verify().clean
+
+
+def test_a_sealer_rests_after_a_seal_that_was_not_full(worker: Worker) -> None:
+    sealer = SealService(worker.database, rest_ms=60_000)
+    sealer.open()
+    worker.record([change(1)])
+    assert sealer.run_once() == 1
+    worker.record([change(2)])
+    assert sealer.run_once() == 0
+    assert worker.seal() == 1
+
+
+def test_what_a_sealer_leaves_open_and_closes_may_be_repeated(worker: Worker) -> None:
+    worker.sealer.close()
+    worker.sealer.open()
+    worker.sealer.open()
+    worker.sealed([change(1)])
+    worker.sealer.close()
+    assert worker.verify().records == 1
