@@ -1,0 +1,116 @@
+"""The change feed as recovery uses it: how far the audit role has come, and where a missing event belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import redis
+
+from backtest_kit_mongo.coherence.events import Event
+
+StreamId: TypeAlias = tuple[int, int]
+BEGINNING: Final[StreamId] = (0, 0)
+END: Final[StreamId] = (2**64, 0)
+"""After every entry that there can be."""
+NOWHERE: Final[StreamId] = (-1, 0)
+"""Before every entry: there is no group."""
+_ABSENT: Final = ("no such key", "NOGROUP")
+PACKET_BYTES: Final = 1024 * 1024
+"""What is appended in one packet, so that it stays within the command's time bound."""
+
+
+class Feed:
+    """The streams of a database and one consumer group on them, the audit role's."""
+
+    def __init__(self, client: redis.Redis, streams: Sequence[str], group: str) -> None:
+        self._redis: Any = client
+        self._streams = tuple(streams)
+        self._group = group
+
+    def ends(self) -> dict[str, StreamId]:
+        """The last entry of each stream now: a barrier. Whatever was published before this call lies before it."""
+        answers = self._ask(lambda pipeline, stream: pipeline.xinfo_stream(stream), 1)
+        return {
+            stream: BEGINNING if answer is None else _parse(_field(answer, "last-generated-id"))
+            for stream, (answer,) in answers.items()
+        }
+
+    def reached(self) -> dict[str, StreamId]:
+        """Up to where the group has acknowledged every entry.
+
+        Nothing can come any more from a stream that is gone, nor after the last entry of one that lost its end, so that
+        counts as reached. A stream without the group is waited for: the role's loop makes its group at the beginning.
+        """
+
+        def ask(pipeline: Any, stream: str) -> None:
+            # Delivered first: an entry that is delivered by then is either pending or acknowledged in the next answer.
+            pipeline.xinfo_stream(stream)
+            pipeline.xinfo_groups(stream)
+            pipeline.xpending(stream, self._group)
+
+        answers = self._ask(ask, 3)
+        return {stream: self._reached(*three) for stream, three in answers.items()}
+
+    def _reached(self, stream: Any, groups: Any, pending: Any) -> StreamId:
+        if stream is None:
+            return END
+        group = next((g for g in groups or () if _text(_field(g, "name")) == self._group), None)
+        if group is None or pending is None:
+            return NOWHERE
+        if pending["pending"]:
+            return _before(_parse(pending["min"]))
+        delivered = _parse(_field(group, "last-delivered-id"))
+        last = _field(stream, "last-entry")
+        return END if not last or _parse(last[0]) <= delivered else delivered
+
+    def _ask(self, ask: Any, count: int) -> dict[str, Sequence[Any]]:
+        """`count` answers a stream; None stands for a stream or group that does not exist."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream in self._streams:
+            ask(pipeline, stream)
+        answers = [_absent_is_none(answer) for answer in pipeline.execute(raise_on_error=False)]
+        return {stream: answers[n * count : (n + 1) * count] for n, stream in enumerate(self._streams)}
+
+    def publish(self, events: Sequence[tuple[str, Event]]) -> None:
+        """Append events, each to its stream."""
+        pipeline = self._redis.pipeline(transaction=False)
+        size = 0
+        for stream, event in events:
+            pipeline.xadd(stream, {"e": event.header(), "p": event.body})
+            size += len(event.body)
+            if size >= PACKET_BYTES:
+                pipeline.execute()
+                size = 0
+        pipeline.execute()
+
+
+def has_passed(reached: Mapping[str, StreamId], barrier: Mapping[str, StreamId]) -> bool:
+    """Whether everything before the barrier is acknowledged."""
+    return all(reached[stream] >= end for stream, end in barrier.items())
+
+
+def _absent_is_none(answer: Any) -> Any:
+    if not isinstance(answer, Exception):
+        return answer
+    if isinstance(answer, redis.ResponseError) and any(text in str(answer) for text in _ABSENT):
+        return None
+    raise answer
+
+
+def _field(answer: Mapping[Any, Any], name: str) -> Any:
+    """A field of XINFO's answer, whose names are text or bytes by protocol version."""
+    return answer[name] if name in answer else answer[name.encode()]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _parse(entry: str | bytes) -> StreamId:
+    moment, _, number = _text(entry).partition("-")
+    return int(moment), int(number)
+
+
+def _before(entry: StreamId) -> StreamId:
+    return (entry[0], entry[1] - 1) if entry[1] else (entry[0] - 1, 2**64)

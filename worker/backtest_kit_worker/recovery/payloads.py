@@ -1,0 +1,82 @@
+"""What a revision held, from what is left of it. Nothing is ever made up: what cannot be told raises `Unrecoverable`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.coherence.restoring import restoration, restore
+from backtest_kit_worker.recovery.changes import Change, decode, is_complete
+
+
+class Unrecoverable(Exception):
+    """The payload of a revision is lost; the text says why."""
+
+
+class State(NamedTuple):
+    """What a document held: plain data, and the simulation time in ms."""
+
+    payload: Any
+    when: int | None
+
+
+def rebuild(change: Change, before: State | None) -> State:
+    """The state that a change left.
+
+    Args:
+        before: the state that it met, if that is known.
+
+    Raises:
+        Unrecoverable: neither the change nor the document nor the state before tells it all.
+    """
+    if change.whole:
+        return _of_document(change.domain, decode(change.body))
+    fields = decode(change.body)
+    if change.intact and is_complete(change.domain, fields):
+        return _of_document(change.domain, fields)
+    if change.found:
+        return _of_document(change.domain, decode(change.found))
+    if not change.intact:
+        raise Unrecoverable("the change removed or cut fields, and the document has changed since")
+    if before is None:
+        raise Unrecoverable("MongoDB's log tells only some fields, and the state before them is not known")
+    return _applied(change.domain, fields, before)
+
+
+def _of_document(domain: Domain, document: Mapping[str, Any]) -> State:
+    stored = {name: document.get(name) for name in domain.fields} if domain.fields else document.get(domain.payload)
+    when = document.get("when")
+    return State(plain(domain, stored), None if when is None else int(when))
+
+
+def plain(domain: Domain, payload: Any) -> Any:
+    """A stored payload as the writer's plain data, so that packing it gives the writer's bytes.
+
+    Raises:
+        Unrecoverable: a foreign writer stored what this package never does.
+    """
+    try:
+        return restore(unpack(pack(payload)), restoration(domain.model, "integer"))
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise Unrecoverable(f"the document holds what this package never stores: {cause}") from cause
+
+
+def _applied(domain: Domain, fields: Mapping[str, Any], before: State) -> State:
+    payload = fields[domain.payload] if domain.payload in fields else deepcopy(before.payload)
+    for path, value in fields.items():
+        column, _, inner = path.partition(".")
+        if column == domain.payload and inner:
+            _set(payload, inner.split("."), value)
+    when = fields.get("when", before.when)
+    return State(plain(domain, payload), None if when is None else int(when))
+
+
+def _set(payload: Any, path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if not isinstance(payload, dict):
+        raise Unrecoverable(f"the change set {'.'.join(path)!r} inside a list or where nothing was")
+    payload[path[-1]] = value

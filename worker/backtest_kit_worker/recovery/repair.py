@@ -1,0 +1,234 @@
+"""What is done about changes that have no record: publish their events, or record what no event can tell."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from backtest_kit_mongo.coherence.codec import millis, pack
+from backtest_kit_mongo.coherence.effects import Published
+from backtest_kit_mongo.coherence.events import Event, Operation, Origin
+from backtest_kit_mongo.coherence.record import Key, Record, Shape
+from backtest_kit_mongo.domains.checks import DOCUMENT_MAX_BYTES, OVERHEAD_BYTES
+from backtest_kit_worker.recovery.caches import Caches
+from backtest_kit_worker.recovery.candles import Append, append_of, batch
+from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, decode, is_complete, written_at
+from backtest_kit_worker.recovery.feed import Feed
+from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
+from backtest_kit_worker.recovery.records import AuditRecords
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_MAX: Final = 3
+"""An event that was acknowledged so often without leaving a record was parked: it never will."""
+
+
+class _Found(NamedTuple):
+    at: int
+    state: State | None
+
+
+class _Work:
+    """What one round found to do.
+
+    Attributes:
+        states: the last known state of (document, revision), of changes that have no record yet.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Event]] = []
+        self.published: list[Change] = []
+        self.records: list[dict[str, Any]] = []
+        self.recorded: set[Change] = set()
+        self.states: dict[tuple[str, int], _Found] = {}
+
+
+class Repair:
+    """Publishes and records.
+
+    Attributes:
+        counts: changes by outcome: `republished`, `gap`, `foreign`.
+    """
+
+    def __init__(self, records: AuditRecords, feed: Feed, caches: Caches, origin: Origin) -> None:
+        self._records = records
+        self._feed = feed
+        self._caches = caches
+        self._origin = origin
+        self.counts: Counter[str] = Counter()
+
+    def repair(
+        self, changes: Sequence[Change], earlier: frozenset[str], pending: Callable[[], set[str]]
+    ) -> list[Change]:
+        """Publish or record what is missing; may be repeated after a failure at any point.
+
+        Args:
+            changes: in the order of the log.
+            earlier: documents with changes before these that are not settled yet: what builds on them waits.
+            pending: tells the revisions that are still to be recorded.
+
+        Returns:
+            the changes that must be looked at again.
+        """
+        work = _Work()
+        foreign = [change for change in changes if change.kind is Kind.FOREIGN]
+        known = self._records.already_foreign(foreign) if foreign else set()
+        for change in changes:
+            if change.kind is Kind.SKIPPED:
+                self._add_gap(work, change, change.reason)
+            elif change.kind is Kind.FOREIGN:
+                if (change.document, change.at) in known:
+                    work.recorded.add(change)
+                elif not self._must_wait(change, earlier):
+                    self._add_foreign(work, change)
+            elif not change.is_row and not self._must_wait(change, earlier):
+                self._add_event(work, change)
+        self._add_batches(work, [change for change in changes if change.is_row])
+        self._add_unannounced(work, foreign, pending)
+        self._deliver(work)
+        return [change for change in changes if change not in work.recorded]
+
+    def _deliver(self, work: _Work) -> None:
+        self._caches.relay(
+            [
+                (key, change.rev if change.domain.cached else None)  # A ledger's entry carries no revision of its rows.
+                for change in work.published
+                if change.publish_count == 0 and change.key and (key := cache_key(change.key)) is not None
+            ]
+        )
+        self._feed.publish(work.events)
+        self._records.write(work.records)
+        for change in work.published:
+            change.publish_count += 1
+        self.counts["republished"] += len(work.published)
+        for record in work.records:
+            self.counts[record["operation"]] += 1
+        if work.events:
+            logger.info(
+                "republished %d events that were missing, the first is %s", len(work.events), work.events[0][1].id
+            )
+
+    # -- single documents
+
+    @staticmethod
+    def _must_wait(change: Change, earlier: frozenset[str]) -> bool:
+        return change.document in earlier and _builds_on_before(change)
+
+    def _state(self, work: _Work, change: Change) -> State:
+        """What a change left; remembered for the changes after it.
+
+        Raises:
+            Unrecoverable: it is lost.
+        """
+        try:
+            state = rebuild(change, self._before(work, change) if _builds_on_before(change) else None)
+        except Unrecoverable:
+            work.states[change.document, change.rev] = _Found(change.at, None)
+            raise
+        work.states[change.document, change.rev] = _Found(change.at, state)
+        return state
+
+    def _before(self, work: _Work, change: Change) -> State | None:
+        rev = change.rev if change.kind is Kind.FOREIGN else change.rev - 1
+        recorded = _Found(*self._records.state(change.document, rev))
+        built = work.states.get((change.document, rev))
+        return built.state if built is not None and built.at >= recorded.at else recorded.state
+
+    def _add_event(self, work: _Work, change: Change) -> None:
+        if change.publish_count >= PUBLISH_MAX:
+            self._add_gap(
+                work, change, "its event was published again and again but never recorded; see the parked entries"
+            )
+            return
+        if change.key is None:
+            self._add_gap(work, change, "its document is gone, and nothing tells its key")
+            return
+        try:
+            state = self._state(work, change)
+        except Unrecoverable as cause:
+            self._add_gap(work, change, str(cause))
+            return
+        record = Record(change.key, change.rev, state.payload, state.when, id=change.document)
+        scope = change.key.scope if change.domain.shape is Shape.LEDGER else change.key
+        event = self._event(Published(record, _operation(change), pack(state.payload)), change)
+        work.events.append((self._caches.names(scope).stream, event))
+        work.published.append(change)
+
+    def _event(self, published: Published, change: Change) -> Event:
+        record = published.record
+        return Event(
+            domain=record.key.domain.name,
+            key=record.key.parts,
+            document=record.id,
+            rev=record.rev,
+            operation=published.operation,
+            when=record.when,
+            written_ms=millis(written_at(change)),
+            origin=self._origin,
+            body=published.body,
+        )
+
+    def _add_gap(self, work: _Work, change: Change, reason: str) -> None:
+        logger.error("%s: its payload is lost, a gap is recorded: %s", change.revision_id, reason)
+        work.records.append(self._records.gap(change, reason))
+        work.recorded.add(change)
+
+    # -- foreign changes
+
+    def _add_foreign(self, work: _Work, change: Change) -> None:
+        state, reason = None, ""
+        if change.source != "delete":
+            try:
+                if change.size > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
+                    raise Unrecoverable("the document is too large for a record")
+                state = self._state(work, change)
+            except Unrecoverable as cause:
+                reason = str(cause)
+        work.records.append(self._records.foreign(change, state, reason))
+        work.recorded.add(change)
+
+    def _add_unannounced(self, work: _Work, foreign: Sequence[Change], pending: Callable[[], set[str]]) -> None:
+        """A revision under a foreign change that nothing ever announced: the foreign writer made it too."""
+        new = {change.revision_id: change for change in foreign if change.rev}
+        if not new:
+            return
+        absent = new.keys() - self._records.present(list(new))
+        if absent:
+            for name in sorted(absent - pending()):
+                reason = "no event and no record of it exist, and a foreign writer changed the document since"
+                work.records.append(self._records.gap(new[name], reason))
+
+    # -- rows of a series
+
+    def _add_batches(self, work: _Work, rows: Sequence[Change]) -> None:
+        appends: dict[Append, list[Change]] = {}
+        for row in rows:
+            if (append := append_of(row)) is not None:
+                appends.setdefault(append, []).append(row)
+        for ((domain, parts), _), members in appends.items():
+            scope = Key(domain, parts)
+            published = batch(scope, members)
+            if members[0].publish_count >= PUBLISH_MAX:
+                lost = Change(domain, published.record.id, 1, Kind.OWN, "scan", at=members[0].at, key=scope)
+                self._add_gap(
+                    work, lost, "its event was published again and again but never recorded; see the parked entries"
+                )
+                work.recorded.update(members)
+                continue
+            work.events.append((self._caches.names(scope).stream, self._event(published, members[0])))
+            work.published += members
+
+
+def _builds_on_before(change: Change) -> bool:
+    if change.whole or change.found or not change.intact or change.source == "delete":
+        return False
+    return not is_complete(change.domain, decode(change.body))
+
+
+def _operation(change: Change) -> Operation:
+    """A removal marks the document and leaves its payload's own fields as they are."""
+    fields = decode(change.body)
+    marked = change.domain.has_removed and fields.get("removed") is True
+    return "remove" if marked and (change.source == "scan" or change.domain.payload not in fields) else "upsert"

@@ -1,0 +1,59 @@
+"""Where recovery stands, in MongoDB, so that any process can go on from there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from bson import ObjectId
+from bson.timestamp import Timestamp
+from pymongo.database import Database
+from pymongo.write_concern import WriteConcern
+
+COLLECTION: Final = "recovery-state"
+MARKER: Final = "marker"
+_TOKEN, _RECONCILE = "token", "reconcile"
+
+Position = dict[str, Any] | Timestamp
+"""A resume token, or the cluster time from which to read when there is none yet."""
+
+
+class RecoveryState:
+    """Three documents: `token` (how far changes are judged), `reconcile` (a scan under way) and `marker`."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._states = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+
+    def position(self) -> Position | None:
+        """Where to read on; None if nothing was ever judged."""
+        state = self._states.find_one({"_id": _TOKEN}) or {}
+        found: Position | None = state.get("token") or state.get("since")
+        return found
+
+    def move(self, position: Position) -> None:
+        """All changes before `position` are judged."""
+        name = "since" if isinstance(position, Timestamp) else "token"
+        self._states.replace_one({"_id": _TOKEN}, {name: position, "savedAt": datetime.now(UTC)}, upsert=True)
+
+    def reconciling(self) -> dict[str, Any] | None:
+        """The scan under way, as `begin` and `advance` left it."""
+        return self._states.find_one({"_id": _RECONCILE})
+
+    def begin(self, reason: str) -> dict[str, Any]:
+        """Start a scan from the first document on."""
+        state = {"_id": _RECONCILE, "reason": reason, "startedAt": datetime.now(UTC), "collection": 0, "after": None}
+        self._states.replace_one({"_id": _RECONCILE}, state, upsert=True)
+        return state
+
+    def advance(self, collection: int, after: Any) -> None:
+        """The scan is done with all collections before the one of this number, and there with all up to `after`."""
+        self._states.update_one({"_id": _RECONCILE}, {"$set": {"collection": collection, "after": after}})
+
+    def finish(self) -> None:
+        self._states.delete_one({"_id": _RECONCILE})
+
+    def mark(self) -> ObjectId:
+        """Write a mark that the change stream will show after everything committed so far; returns its name."""
+        name = ObjectId()
+        self._states.replace_one({"_id": MARKER}, {"name": name}, upsert=True)
+        return name

@@ -1,0 +1,230 @@
+"""The recovery service: whatever MongoDB holds gets into the feed and the audit log, even if its writer died before it
+could publish, if Redis lost it, or if it was written past this package.
+
+It tails MongoDB's change streams and keeps its place in MongoDB. The parts and the way of a change through them are in
+`backtest_kit_worker/recovery/`. Two holders at a time do no harm: an event that both republish has one identity, and a
+record is inserted once.
+
+Changes that raised no revision were made by a foreign writer (the npm package, a shell). They are recorded in the audit
+log as `foreign`, with `detail` insert, update, replace or delete, and their cache entries go; they are not published,
+because the feed has no operation for them.
+
+It judges by the audit log, so it needs the audit role somewhere in the deployment. What it cannot tell: foreign changes
+made while MongoDB's log was lost, documents that went with their collection, and who raised a revision. After a restart
+it takes a revision that a foreign writer put back for one that was recorded long ago.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from bson.timestamp import Timestamp
+
+from backtest_kit_mongo.audit.records import FOREIGN, GAP
+from backtest_kit_mongo.coherence.events import Origin
+from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.recovery.caches import Caches, Relay
+from backtest_kit_worker.recovery.changes import COLLECTIONS
+from backtest_kit_worker.recovery.feed import Feed
+from backtest_kit_worker.recovery.judge import Judge
+from backtest_kit_worker.recovery.reconcile import Reconciler
+from backtest_kit_worker.recovery.records import AuditRecords
+from backtest_kit_worker.recovery.repair import Repair
+from backtest_kit_worker.recovery.sighting import Sighter
+from backtest_kit_worker.recovery.state import Position, RecoveryState
+from backtest_kit_worker.recovery.tail import HistoryLost, Tail
+from backtest_kit_worker.roles.audit import AuditRole
+
+logger = logging.getLogger(__name__)
+
+IDLE_SAVE_S: Final = 10.0
+"""How often the place is saved while nothing changes: often enough to stay within MongoDB's log."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryOptions:
+    """Times are milliseconds.
+
+    Attributes:
+        grace_ms: how long a writer has to publish a change, and the audit role to record it, before it is looked for. Also
+        how long recovery has to read on, before it believes that a document still is what a change made of it.
+        await_ms: how long one read of the change stream waits for more; a stale cache entry lives about twice as long.
+        batch_max, batch_bytes_max: changes read at once.
+        unjudged_max, unjudged_bytes_max: beyond these nothing more is read until some are judged.
+        save_ms: how often the place is saved. What was judged since is judged again after a crash, to no effect.
+    """
+
+    grace_ms: int = 2_000
+    await_ms: int = 50
+    batch_max: int = 1_000
+    batch_bytes_max: int = 8 * 1024 * 1024
+    unjudged_max: int = 50_000
+    unjudged_bytes_max: int = 64 * 1024 * 1024
+    save_ms: int = 1_000
+
+
+class RecoveryService:
+    """See the module.
+
+    Args:
+        relay: how stale cache entries are forgotten; by default by the protocol's RELAY.
+    """
+
+    name = "recovery"
+    interval_ms = 10
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        options: RecoveryOptions = RecoveryOptions(),
+        *,
+        relay: Relay | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deployment = deployment
+        self._options = options
+        self._monotonic_s = monotonic_s
+        settings = deployment.settings
+        origin = Origin(socket.gethostname(), os.getpid())
+        self._records = AuditRecords(deployment.database, origin)
+        self._caches = Caches(deployment.redis, settings.database, settings.partitions, relay)
+        self._feed = Feed(deployment.redis, deployment.streams, AuditRole.name)
+        self._repair = Repair(self._records, self._feed, self._caches, origin)
+        self._state = RecoveryState(deployment.database)
+        self._tail: Tail | None = None
+
+    @classmethod
+    def build(cls, deployment: Deployment) -> RecoveryService:
+        return cls(deployment)
+
+    def open(self) -> None:
+        """Take over at the place in MongoDB; what another holder had read but not judged is read again.
+
+        Raises:
+            UnsafeServer: MongoDB is no replica set, so it has no change streams.
+            PyMongoError: it cannot be reached.
+        """
+        self.close()
+        self._records.open()
+        self._judge = Judge(self._records, self._feed, self._repair, self._options.grace_ms / 1000, self._monotonic_s)
+        self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+        self._reconciler = Reconciler(self._deployment.database, self._records, self._state, self._judge)
+        self._saved_s, self._unsaved_count = self._monotonic_s(), 0
+        position = self._state.position()
+        if position is None:
+            position = self._start("recovery never ran on this database")
+        else:
+            self._reconciler.resume()
+        self._saved = position
+        self._tail = Tail(self._deployment.database, position, self._options.await_ms)
+
+    def close(self) -> None:
+        tail, self._tail = self._tail, None
+        if tail is not None:
+            tail.reset()
+
+    def run_once(self) -> int:
+        """Judge what is due, read a piece of the log, compare a page of documents if a scan is under way; returns how
+        many changes were read or settled.
+
+        Raises:
+            PyMongoError, RedisError: a server failed. Nothing is lost; call again.
+        """
+        if self._tail is None:
+            self.open()
+        done = self._judge.work()
+        self._unsaved_count += done
+        try:
+            done += self._read()
+        except HistoryLost as cause:
+            logger.error("MongoDB's log no longer reaches back to where recovery stood: %s", cause)
+            self._lose()
+            done += 1
+        done += self._reconciler.step()
+        self._save()
+        return done
+
+    def _read(self) -> int:
+        """Read and sight a piece of the log. If anything fails it is read again."""
+        options, tail = self._options, self._tail
+        assert tail is not None  # Opened by run_once.
+        is_full = self._judge.unjudged_count >= options.unjudged_max
+        if is_full or self._judge.unjudged_bytes >= options.unjudged_bytes_max:
+            return 0
+        try:
+            raws = tail.read(options.batch_max, options.batch_bytes_max)
+            sighting = self._sighter.sight(raws)
+            tail.keep()
+        except BaseException:
+            tail.reset()
+            raise
+        self._judge.add(sighting.changes, tail.position, sighting.marks)
+        return len(raws)
+
+    def _start(self, reason: str) -> Position:
+        """Read the log from now on, and compare what there is already."""
+        # Asked before the scan: whatever is committed later is told by the log.
+        now = self._deployment.mongo.admin.command("ping")["operationTime"]
+        position = Timestamp(now.time, now.inc + 1)
+        if not self._is_new():
+            self._reconciler.begin(reason)
+        self._state.move(position)
+        return position
+
+    def _is_new(self) -> bool:
+        """Whether nothing was ever stored here."""
+        database = self._deployment.database
+        return self._records.is_empty() and all(database[name].find_one({}, {"_id": 1}) is None for name in COLLECTIONS)
+
+    def _lose(self) -> None:
+        """Go on after a hole in the log. What was read before it is still judged."""
+        self._judge.forget_positions()
+        self._saved = self._start("MongoDB's log lost the changes since")
+        self._tail = Tail(self._deployment.database, self._saved, self._options.await_ms)
+
+    def _save(self) -> None:
+        position = self._judge.position
+        if position is None or position == self._saved:
+            return
+        pause_s = self._options.save_ms / 1000 if self._unsaved_count else IDLE_SAVE_S
+        if self._monotonic_s() - self._saved_s >= pause_s:
+            self._state.move(position)
+            self._saved, self._saved_s, self._unsaved_count = position, self._monotonic_s(), 0
+
+    # -- for metrics
+
+    @property
+    def recovered_count(self) -> int:
+        """Events republished by this process."""
+        return self._repair.counts["republished"]
+
+    @property
+    def gaps_count(self) -> int:
+        """Revisions recorded as gaps."""
+        return self._repair.counts[GAP]
+
+    @property
+    def foreign_count(self) -> int:
+        """Foreign changes recorded."""
+        return self._repair.counts[FOREIGN]
+
+    @property
+    def relayed_count(self) -> int:
+        """Cache entries that were, or may have been, stale."""
+        return self._caches.relayed_count
+
+    @property
+    def unjudged_count(self) -> int:
+        """Changes that were read and are not settled."""
+        return self._judge.unjudged_count if self._tail is not None else 0
+
+    @property
+    def lag_ms(self) -> float:
+        """Age of the oldest of them, from first sight; the grace is part of it."""
+        return self._judge.oldest_s * 1000 if self._tail is not None else 0.0
