@@ -1,0 +1,189 @@
+"""The replica role: keeps copies of all documents up to date. Its theory of operation is in `replicas/__init__.py`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bson import ObjectId
+
+from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.record import Domain, Key
+from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
+from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.replicas import replicas_of
+from backtest_kit_worker.replicas.fan import Fan
+from backtest_kit_worker.replicas.source import Source
+from backtest_kit_worker.replicas.state import State
+from backtest_kit_worker.replicas.target import Target, version
+
+logger = logging.getLogger(__name__)
+
+NOTE_EVERY_S: Final = 1.0
+
+
+class ReplicaRole:
+    """Copies what events tell of, to every target that is configured.
+
+    Args:
+        targets: where to; by default those that the CC_REPLICA_ variables name.
+        monotonic_s: clock of the notes of progress.
+
+    Raises:
+        InvalidSetting: no target is configured, or a variable has a wrong value.
+    """
+
+    name = "replica"
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        targets: Sequence[Target] | None = None,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = Source(deployment.database, deployment.settings.mongo_bound_ms)
+        self._state = State(deployment.database)
+        self._targets = tuple(replicas_of(deployment) if targets is None else targets)
+        self._fan = Fan(self._state, self._targets)
+        self._monotonic_s = monotonic_s
+        self._noted_s = float("-inf")
+
+    def open(self) -> None:
+        """Connect to the targets and make sure that they are this source's.
+
+        Raises:
+            InvalidSetting: a target must not be written to. Nothing was.
+        """
+        self._fan.open()
+
+    def close(self) -> None:
+        for target in self._targets:
+            target.close()
+
+    def apply(self, events: Sequence[tuple[str, Event]]) -> int:
+        """Copy the documents that events tell of, as they are now; returns how many of the events were news.
+
+        Raises:
+            ReplicaFailed, PyMongoError: a server or disk failed; nothing may be acknowledged.
+            ValueError, CorruptData: an event cannot be applied whatever the servers do.
+        """
+        told = _told(event for _, event in events)
+        self._fan.begin()
+        news = self._copy(told)
+        if self._late(told):
+            self._source.fence()
+            news += self._copy(told)
+            for what in self._late(told):
+                logger.warning("replica: the source no longer has %s; what it has was copied", what)
+        self._fan.finish()
+        self._note(events)
+        return min(news, len(events))
+
+    def _copy(self, told: _Told) -> int:
+        """Copy what is told and not yet found in the source as new as told."""
+        news = 0
+        for domain, documents in told.documents.items():
+            for chunk in self._source.by_ids(domain, documents.late()):
+                news += self._fan.put(domain, chunk)
+                documents.found.update((document["_id"], version(document).rev) for document in chunk)
+        for scope, rows in told.series.items():
+            if not rows.is_late:
+                continue
+            rows.found = 0
+            for chunk in self._source.ranges(scope, _united(rows.ranges.values(), _step_ms(scope))):
+                news += self._fan.put(scope.domain, chunk)
+                rows.found += len(chunk)
+        return news
+
+    @staticmethod
+    def _late(told: _Told) -> list[str]:
+        documents = [f"{domain.name} {name}" for domain, those in told.documents.items() for name in those.late()]
+        series = [f"{scope}: {rows.told - rows.found} rows" for scope, rows in told.series.items() if rows.is_late]
+        return documents + series
+
+    def _note(self, events: Sequence[tuple[str, Event]]) -> None:
+        now_s = self._monotonic_s()
+        if events and now_s - self._noted_s >= NOTE_EVERY_S:
+            self._noted_s = now_s
+            entry, event = events[-1]
+            self._state.note_applied(entry, event.written_ms)
+
+
+@dataclass(slots=True)
+class _Documents:
+    """Revisions by `_id`: told by events, and found in the source."""
+
+    told: dict[Any, int] = field(default_factory=dict)
+    found: dict[Any, int] = field(default_factory=dict)
+
+    def late(self) -> list[Any]:
+        return [name for name, rev in self.told.items() if self.found.get(name, -1) < rev]
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Ranges of new rows by event, as (first, last, count)."""
+
+    ranges: dict[str, list[tuple[int, int, int]]] = field(default_factory=dict)
+    found: int = 0
+
+    @property
+    def told(self) -> int:
+        return sum(count for ranges in self.ranges.values() for _, _, count in ranges)
+
+    @property
+    def is_late(self) -> bool:
+        return self.found < self.told
+
+
+@dataclass(slots=True)
+class _Told:
+    documents: dict[Domain, _Documents] = field(default_factory=lambda: defaultdict(_Documents))
+    series: dict[Key, _Rows] = field(default_factory=lambda: defaultdict(_Rows))
+
+
+def _told(events: Iterable[Event]) -> _Told:
+    """What events tell of, each document and each batch once.
+
+    Raises:
+        ValueError: an event is of a domain that this release does not know, or not of its shape.
+    """
+    told = _Told()
+    for event in events:
+        domain = BY_NAME.get(event.domain)
+        if domain is None:
+            raise ValueError(f"unknown domain {event.domain!r}: a newer release wrote this event")
+        if event.operation == "batch":
+            ranges = [(int(first), int(last), int(count)) for first, last, count in event.payload["ranges"]]
+            told.series[Key(domain, event.key)].ranges[event.id] = ranges
+            continue
+        revisions = told.documents[domain].told
+        name = _id(event.document)
+        revisions[name] = max(revisions.get(name, 0), event.rev)
+    return told
+
+
+def _id(document: str) -> ObjectId | str:
+    """The `_id` that an event names. Foreign programs may use text."""
+    return ObjectId(document) if ObjectId.is_valid(document) else document
+
+
+def _step_ms(scope: Key) -> int:
+    return INTERVAL_MS.get(str(scope.item), 1)
+
+
+def _united(ranges: Iterable[Iterable[tuple[int, int, int]]], step_ms: int) -> Iterator[tuple[int, int]]:
+    """Ranges as few (first, last): neighbours and overlaps become one."""
+    spans = sorted((first, last) for some in ranges for first, last, _ in some)
+    current = spans[0]
+    for first, last in spans[1:]:
+        if first <= current[1] + step_ms:
+            current = (current[0], max(current[1], last))
+            continue
+        yield current
+        current = (first, last)
+    yield current
