@@ -6,16 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pymongo
 import pytest
-import redis
-from tests.integration.support import eventually, store_for
+from tests.integration.support import eventually
 
 from backtest_kit_mongo.coherence.events import Event, Origin
-from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, STATE
@@ -28,34 +25,6 @@ from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture
-def database(new_database: Callable[[], str]) -> str:
-    return f"{new_database()}_worker"
-
-
-@pytest.fixture
-def store(servers: Endpoints, database: str) -> Iterator[Store]:
-    with store_for(servers, database) as opened:
-        yield opened
-
-
-@pytest.fixture
-def mongo(servers: Endpoints, database: str) -> Iterator[Any]:
-    with pymongo.MongoClient[dict[str, Any]](servers.mongo_url, tz_aware=True) as client:
-        yield client[database]
-
-
-@pytest.fixture
-def client(servers: Endpoints) -> Iterator[Any]:
-    with redis.Redis(port=servers.redis_port) as opened:
-        yield opened
-
-
-@pytest.fixture
-def stream(database: str) -> str:
-    return streams(database, 1)[0]
 
 
 def loop(client: Any, mongo: Any, stream: str, consumer: str = "one", **options: int) -> Loop:
@@ -225,7 +194,7 @@ def test_sigkill_loses_and_doubles_nothing(servers: Endpoints, database: str, st
     eventually(lambda: mongo["audit-items"].count_documents({}) >= 7)
     killed.kill()
     killed.communicate()
-    finishing = worker(servers, database, "--once", "--claim-idle-ms", "1")
+    finishing = worker(servers, database, "--roles", "audit", "--once", "--claim-idle-ms", "1")
     _, log = finishing.communicate(timeout=60)
     assert finishing.returncode == 0, log
     assert mongo["audit-items"].distinct("rev") == list(range(1, 201))

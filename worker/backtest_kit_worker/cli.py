@@ -2,122 +2,158 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
-import socket
-import sys
 import threading
-from enum import IntEnum
 from typing import Annotated
 
 import typer
-from pymongo import MongoClient
 
-from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_mongo.settings import Settings, load
-from backtest_kit_mongo.setup import redis_client, resolve
-from backtest_kit_worker import roles
-from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
+from backtest_kit_mongo.setup import resolve
+from backtest_kit_worker import replica_cli, roles
+from backtest_kit_worker.check import examine
+from backtest_kit_worker.deployment import connect
+from backtest_kit_worker.health import Limits, Monitor
+from backtest_kit_worker.logs import LogFormat, logger, start_logging
+from backtest_kit_worker.loop import LoopOptions
+from backtest_kit_worker.runner import Exit, Runner, RunnerOptions
 
-logger = logging.getLogger("backtest_kit_worker")
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app.add_typer(replica_cli.app)
+
+Roles = Annotated[
+    list[str] | None, typer.Option("--roles", "-r", help=f"What to do, default all: {', '.join(roles.NAMES)}.")
+]
+Format = Annotated[LogFormat, typer.Option("--log-format", help="One line of text or one JSON object a message.")]
+MaxLag = Annotated[
+    float, typer.Option("--max-lag-seconds", min=0.001, help="Unhealthy when a role is further behind than this.")
+]
 
 
-class Exit(IntEnum):
-    """Exit codes."""
-
-    DONE = 0
-    """Stopped as asked; everything taken was applied and acknowledged, or will be delivered again."""
-    SETTINGS = 2
-    """A setting or argument is wrong; nothing was consumed."""
-    FAILED = 1
-    """With --once: a server failed; what was not acknowledged will be delivered again."""
-
-
-app = typer.Typer(add_completion=False)
-
-
-@app.command(
+@app.callback(
+    invoke_without_command=True,
     epilog="Stop it with SIGTERM: it finishes the batch at hand. After SIGKILL nothing is lost either: what was not acknowledged is delivered "
-    "again, and applying it twice changes nothing."
+    "again, and applying it twice changes nothing.",
 )
 def run(
-    role: Annotated[
-        list[str] | None, typer.Option("--roles", "-r", help=f"Roles to run, default all: {', '.join(roles.NAMES)}.")
-    ] = None,
+    context: typer.Context,
+    role: Roles = None,
     once: Annotated[bool, typer.Option("--once", help="Work until nothing is left, then exit.")] = False,
     batch_max: Annotated[int, typer.Option(min=1, help="Entries applied at once.")] = 500,
     block_ms: Annotated[int, typer.Option(min=1, help="How long one read waits for new entries.")] = 1_000,
     claim_idle_ms: Annotated[
         int, typer.Option(min=1, help="Take over entries that another worker left untouched for so long.")
     ] = 30_000,
+    attempts_max: Annotated[
+        int, typer.Option(min=1, help="Park an entry that fails this often while others succeed.")
+    ] = 8,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="Serve /metrics and /healthz here. Default: not at all.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address to serve them on.")] = "127.0.0.1",
+    max_lag_s: MaxLag = 60,
+    log_format: Format = LogFormat.TEXT,
 ) -> None:
-    """Consume the change feed of backtest-kit-mongo: audit every change exactly once."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    chosen = [name for given in role or roles.NAMES for name in given.split(",")]
+    """Do what may happen after a write has returned: audit every change, keep replicas, recover lost events, trim the feed.
+
+    Any number of workers share the work. Exit status: 0 stopped as asked, 1 a server failed (only with --once), 2 wrong
+    settings, 3 a bug ended a thread, 4 something did not stop in time.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    start_logging(log_format)
+    chosen = _chosen(role)
+    options = RunnerOptions(LoopOptions(batch_max, block_ms, claim_idle_ms, attempts_max=attempts_max))
+    address = None if metrics_port is None else (metrics_host, metrics_port)
+    raise typer.Exit(serve(_settings(), chosen, options, Limits(round(max_lag_s * 1000)), address, once=once))
+
+
+@app.command()
+def check(role: Roles = None, max_lag_s: MaxLag = 60, log_format: Format = LogFormat.TEXT) -> None:
+    """Look once whether the feed is worked on: servers, groups, lag, parked entries. Changes nothing.
+
+    Exit status: 0 all is well, 2 wrong settings, 10 a server does not answer, 11 a role has never run, 12 a role is
+    further behind than --max-lag-seconds, 13 entries are parked, 14 a group that nobody serves holds back trimming. Of
+    several the first is returned.
+    """
+    start_logging(log_format)
+    chosen = _chosen(role)
+    deployment = connect(_settings())
+    try:
+        code, lines = examine(deployment, chosen, max_lag_s * 1000)
+    finally:
+        deployment.close()
+    for line in lines:
+        typer.echo(line)
+    raise typer.Exit(code)
+
+
+def _chosen(given: list[str] | None) -> list[str]:
+    chosen = list(dict.fromkeys(name for names in given or roles.NAMES for name in names.split(",")))
     unknown = sorted(set(chosen) - set(roles.NAMES))
     if unknown:
         logger.error("unknown role %s; known: %s", ", ".join(unknown), ", ".join(roles.NAMES))
         raise typer.Exit(Exit.SETTINGS)
+    return chosen
+
+
+def _settings() -> Settings:
     try:
-        settings = resolve(load())
+        return resolve(load())
     except BacktestKitError as cause:
         logger.error("%s", cause)
         raise typer.Exit(Exit.SETTINGS) from None
-    raise typer.Exit(serve(settings, chosen, LoopOptions(batch_max, block_ms, claim_idle_ms), once=once))
 
 
-def serve(settings: Settings, chosen: list[str], options: LoopOptions, *, once: bool) -> Exit:
-    """Run roles until SIGTERM or SIGINT, or with `once` until nothing is left.
-
-    Order of shutdown: the signal only sets a request; each loop finishes its batch and hands back what it holds; then
-    the connections close, so no effect is cut off between being applied and being acknowledged.
-    """
+def serve(
+    settings: Settings,
+    chosen: list[str],
+    options: RunnerOptions,
+    limits: Limits,
+    metrics_address: tuple[str, int] | None,
+    *,
+    once: bool,
+) -> Exit:
+    """Run until SIGTERM or SIGINT, or with `once` until nothing is left. Order of shutdown: see `runner`."""
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    mongo: MongoClient[dict[str, object]] = MongoClient(
-        settings.mongo_connection_string.get_secret_value(), tz_aware=True
-    )
-    client = redis_client(
-        settings.model_copy(update={"redis_timeout_ms": settings.redis_timeout_ms + options.block_ms})
-    )
-    database = mongo[settings.database]
-    consumer = f"{socket.gethostname()}-{os.getpid()}"
-    names = streams(settings.database, settings.partitions)
-    loops = [Loop(client, names, roles.build(name, database), Parking(database), consumer, options) for name in chosen]
-    logger.info("roles %s on %s, feed at %s", ", ".join(chosen), settings.mongo_address, settings.redis_address)
+    if not once:  # Which may be ended at any moment, and has its own end.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    deployment = connect(settings, block_ms=options.loop.block_ms)
     try:
+        runner = Runner(deployment, chosen, options)
+        if not runner.names:
+            logger.error("nothing of %s is configured", ", ".join(chosen))
+            return Exit.SETTINGS
+        logger.info("%s on %s, feed at %s", ", ".join(runner.names), settings.mongo_address, settings.redis_address)
         if once:
-            return _drain_once(loops)
-        threads = [
-            threading.Thread(target=loop.run, args=(stop,), name=name) for loop, name in zip(loops, chosen, strict=True)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        logger.info(
-            "stopped: %d changes applied, %d entries parked",
-            sum(x.applied_count for x in loops),
-            sum(x.parked_count for x in loops),
-        )
-        return Exit.DONE
+            return runner.run_until_idle()
+        return _run_watched(runner, limits, metrics_address, stop)
+    except BacktestKitError as cause:
+        logger.error("%s", cause)
+        return Exit.SETTINGS
     finally:
-        client.close()
-        mongo.close()
+        deployment.close()
 
 
-def _drain_once(loops: list[Loop]) -> Exit:
+def _run_watched(
+    runner: Runner, limits: Limits, metrics_address: tuple[str, int] | None, stop: threading.Event
+) -> Exit:
+    if metrics_address is None:
+        return runner.run(stop)
+    from backtest_kit_worker.metrics import MetricsServer
+
     try:
-        for loop in loops:
-            loop.run_until_idle()
-    except Exception as cause:
-        logger.error("stopped: %s. What was not acknowledged will be delivered again.", cause)
-        return Exit.FAILED
-    return Exit.DONE
+        server = MetricsServer(Monitor(runner.deployment, runner.loops, runner.services, limits), *metrics_address)
+    except OSError as cause:
+        logger.error("metrics cannot be served on %s:%d: %s. Nothing was consumed.", *metrics_address, cause)
+        return Exit.SETTINGS
+    logger.info("metrics and health on port %d", server.port)
+    try:
+        return runner.run(stop)
+    finally:
+        server.close()
 
 
 def main() -> None:

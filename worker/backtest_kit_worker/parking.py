@@ -1,6 +1,6 @@
-"""Where entries go that no role can apply:
+"""Where entries go that no role can apply: kept whole, with the cause, so that nothing is lost and nothing blocks.
 
-kept whole, with the cause, so that nothing is lost and nothing blocks the stream.
+What an operator does with them is `backtest_kit_mongo.feed.parked`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from bson.binary import Binary
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
-COLLECTION = "parked-items"
+from backtest_kit_mongo.feed.parked import COLLECTION, PARKED, parked_id
+from backtest_kit_mongo.feed.positions import text
+
+BYTES_MAX = 15 * 1024 * 1024
+"""Larger entries do not fit into a MongoDB document; they stay in the stream, and trimming stops before them."""
+CAUSE_MAX = 4_000
 logger = logging.getLogger(__name__)
 
 
@@ -25,22 +30,27 @@ class Parking:
         self._parked = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
 
     def park(self, stream: str | bytes, role: str, entry: str, fields: Mapping[bytes, bytes], cause: str) -> None:
-        """Keep an entry. Parking it again counts the sighting."""
-        name = stream.decode() if isinstance(stream, bytes) else stream
+        """Keep an entry. Parking it again counts the sighting, and leaves an operator's decision in place.
+
+        Raises:
+            PyMongoError: it may or may not be kept; do not acknowledge it.
+        """
+        name = text(stream)
         now = datetime.now(UTC)
+        oversize = sum(map(len, fields.values())) > BYTES_MAX
+        first: dict[str, Any] = {"stream": name, "role": role, "entry": entry, "firstSeen": now, "state": PARKED}
+        first["fields"] = [] if oversize else [[Binary(field), Binary(value)] for field, value in fields.items()]
+        if oversize:
+            first["oversize"] = True
         self._parked.update_one(
-            {"_id": f"{name}/{role}/{entry}"},
-            {
-                "$set": {"cause": cause, "lastSeen": now},
-                "$inc": {"count": 1},
-                "$setOnInsert": {
-                    "stream": name,
-                    "role": role,
-                    "entry": entry,
-                    "fields": [[Binary(field), Binary(value)] for field, value in fields.items()],
-                    "firstSeen": now,
-                },
-            },
+            {"_id": parked_id(name, role, entry)},
+            {"$set": {"cause": cause[:CAUSE_MAX], "lastSeen": now}, "$inc": {"count": 1}, "$setOnInsert": first},
             upsert=True,
         )
-        logger.error("%s: parked entry %s of %s: %s", role, entry, name, cause)
+        logger.error(
+            "%s: parked entry %s of %s: %s. `bkm park show` has it, `bkm park replay` delivers it again",
+            role,
+            entry,
+            name,
+            cause,
+        )

@@ -31,6 +31,12 @@ def chaos(
     writers: Annotated[int, typer.Option("--writers", min=1, help="Processes that write.")] = 3,
     readers: Annotated[int, typer.Option("--readers", min=1, help="Processes that read.")] = 3,
     keys: Annotated[int, typer.Option("--keys", min=1, help="Documents that they contend for.")] = 24,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", min=0, help="Worker processes that audit, replicate and recover, and are killed too."
+        ),
+    ] = 0,
     pause_ms: Annotated[
         float, typer.Option("--pause-ms", min=0, help="Mean pause between two calls of a process.")
     ] = 8.0,
@@ -48,12 +54,14 @@ def chaos(
 
     [cyan]bkm chaos[/]                   one minute
 
+    [cyan]bkm chaos --workers 2[/]       with workers: every revision must have one audit record, every replica equal its source
+
     [cyan]bkm chaos --minutes 30[/]      about 600 SIGKILLs, 60 restarts of Redis, 20 of MongoDB
 
     Exit status: 0 when no promise was broken, 1 when one was or the run could not be finished.
     """
     messages = Console(stderr=True, quiet=quiet)
-    options = Options(minutes, seed or secrets.token_hex(4), writers, readers, keys, pause_ms)
+    options = Options(minutes, seed or secrets.token_hex(4), writers, readers, keys, pause_ms, workers=workers)
     messages.print(f"Seed {options.seed}")
     # SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import cache, chaos, demo, domains, servers, simulate
+from . import audit, cache, chaos, demo, domains, park, servers, simulate, stream
 
 __all__ = ["app", "main"]
 
@@ -22,6 +22,9 @@ app.command()(simulate.simulate)
 app.command()(chaos.chaos)
 app.command()(domains.domains)
 app.add_typer(cache.cache)
+app.add_typer(audit.audit)
+app.add_typer(park.park)
+app.add_typer(stream.stream)
 
 
 def main() -> None:

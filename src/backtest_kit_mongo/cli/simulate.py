@@ -1,7 +1,6 @@
 """`bkm simulate`: try the coherence protocol in every order, or in every order that a seed can think of."""
 
 import gc
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -9,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from backtest_kit_mongo.simulation.campaign import Campaign, Found
+from backtest_kit_mongo.simulation.campaign import Campaign
 from backtest_kit_mongo.simulation.exhaustive import Limits, TooMany, explore
+from backtest_kit_mongo.simulation.near_every import Limits as NearLimits
+from backtest_kit_mongo.simulation.near_planted import NEAR_PLANTED
 from backtest_kit_mongo.simulation.planted import PLANTED, Planted
 from backtest_kit_mongo.simulation.report import as_table, narrate
 from backtest_kit_mongo.simulation.schedules import Schedule, Violation, parse_schedule
@@ -20,11 +20,10 @@ from backtest_kit_mongo.simulation.shrink import shrink
 from backtest_kit_mongo.simulation.workload import KINDS, SHIPPED, Rig, Workload, parse_workload
 
 from .servers import ExitCode
+from .simulate_near import NearSimulation
+from .simulating import run_campaign
 
 __all__ = ["simulate"]
-
-UPDATE_S = 0.1
-"""How often the progress bar moves."""
 
 
 def simulate(
@@ -41,9 +40,15 @@ def simulate(
     planted: Annotated[
         str,
         typer.Option(
-            "--planted", metavar="BUG", help=f"Drop one rule of the protocol, and see it found: {', '.join(PLANTED)}."
+            "--planted",
+            metavar="BUG",
+            help=f"Drop one rule of the protocol, and see it found: {', '.join(PLANTED)}. "
+            f"With --near: {', '.join(NEAR_PLANTED)}.",
         ),
     ] = "",
+    near: Annotated[
+        bool, typer.Option("--near", help="The near cache instead: two processes with copies, and what each hears.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but a violation.")] = False,
 ) -> None:
     """Check the cache protocol: the shipped steps of readers and writers in any order, with crashes, lost replies,
@@ -59,12 +64,23 @@ def simulate(
 
     [cyan]bkm simulate --planted commit-first-draft[/]    see a bug found
 
+    [cyan]bkm simulate --near --schedules 100000[/]
+
     [cyan]bkm simulate --replay 'write@a read@b | 0 1 crash:a tick tick tick 1'[/]
 
     Exit status: 0 when nothing is broken, 1 when an invariant is, 2 when the command cannot be read.
     """
-    bug = _bug(planted)
     out, messages = Console(quiet=quiet), Console(stderr=True, quiet=quiet)
+    if near:
+        simulation = NearSimulation(planted, out, messages)
+        if replay:
+            is_broken = simulation.replay(replay)
+        elif every:
+            is_broken = simulation.every(every, NearLimits(faults, ticks))
+        else:
+            is_broken = simulation.campaign(schedules, seed)
+        raise typer.Exit(ExitCode.FAILED if is_broken else 0)
+    bug = _bug(planted)
     if replay:
         found = _replay(_parsed(replay), bug, out)
     elif every:
@@ -104,11 +120,9 @@ def _rig(workload: Workload, bug: Planted | None) -> Rig:
 def _campaign(schedules: int, seed: int, bug: Planted | None, out: Console, messages: Console) -> Violation | None:
     key, faults = (bug.key, bug.faults) if bug else (None, True)
     campaign = Campaign(seed, bug.variant if bug else SHIPPED, key=key, faults=faults)
-    began_s = time.perf_counter()
-    found = _run(campaign, schedules, messages)
-    rate = campaign.done / (time.perf_counter() - began_s)
+    with _without_garbage_collection():
+        found = run_campaign(campaign, schedules, seed, out, messages)
     if found is None:
-        out.print(f"{campaign.done:,} schedules of seed {seed}: nothing is broken ({rate:,.0f} schedules/s)")
         return None
     Console().print(f"[red bold]VIOLATION[/] in schedule {found.number:,} of seed {seed}", highlight=False)
     return found.violation
@@ -122,30 +136,6 @@ def _without_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _run(campaign: Campaign, schedules: int, messages: Console) -> Found | None:
-    columns = (
-        TextColumn("simulating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=messages, transient=True, disable=messages.quiet, auto_refresh=False)
-    with _without_garbage_collection(), bar as progress:
-        task = progress.add_task("", total=schedules, rate="")
-        began_s = shown_s = time.perf_counter()
-        while campaign.done < schedules:
-            found = campaign.run_block(schedules - campaign.done)
-            if found is not None:
-                return found
-            now_s = time.perf_counter()
-            if now_s - shown_s >= UPDATE_S:
-                shown_s = now_s
-                rate = f"{campaign.done / (now_s - began_s):,.0f} schedules/s"
-                progress.update(task, completed=campaign.done, rate=rate, refresh=True)
-    return None
 
 
 def _explore(

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo.audit.records import FOREIGN
 from backtest_kit_mongo.coherence.keys import streams
-from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
+from backtest_kit_mongo.domains.table import CANDLE
 
 from .candles import Series
 
@@ -31,8 +32,8 @@ def run_filter(run: str) -> Document:
 
 
 def _of_run(run: str) -> Document:
-    # The domains are named so that MongoDB can use the index over domain and key.
-    return {"domain": {"$in": [domain.name for domain in DOMAINS]}, "key": run_filter(run)}
+    # What others did to the run's documents is recorded too, as `foreign`, and is not the run's doing.
+    return {"operation": {"$ne": FOREIGN}, "key": run_filter(run)}
 
 
 def await_audit(run: str, expected: int, stalled_s: float, on_count: Callable[[int], None]) -> None:

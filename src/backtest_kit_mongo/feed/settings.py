@@ -1,0 +1,34 @@
+"""Settings of the feed's upkeep, used by the worker and by `bkm stream`."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from backtest_kit_mongo.errors import InvalidSetting
+
+
+class FeedSettings(BaseSettings):
+    """Environment variables CC_STREAM_..."""
+
+    model_config = SettingsConfigDict(env_prefix="CC_STREAM_", frozen=True, extra="forbid")
+
+    retention_ms: int = Field(
+        default=3_600_000,
+        ge=0,
+        description="Entries younger than this stay in the stream even if nobody needs them any more.",
+    )
+
+
+def load_feed_settings() -> FeedSettings:
+    """From the environment and defaults.
+
+    Raises:
+        InvalidSetting: a value does not fit.
+    """
+    try:
+        return FeedSettings()
+    except ValidationError as cause:
+        errors = cause.errors(include_url=False, include_input=False, include_context=False)
+        shown = "; ".join(f"CC_STREAM_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors)
+        raise InvalidSetting(shown) from None

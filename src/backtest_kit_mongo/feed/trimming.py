@@ -1,0 +1,180 @@
+"""Trimming: an entry may go when every group has acknowledged it, the audit holds it and it is old enough.
+
+A plan says for each of these limits how far it reaches; the lowest one counts. Whoever holds the trim back can so be
+named. Nothing else ever deletes from the feed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import redis
+from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
+
+from backtest_kit_mongo.coherence.events import UnknownEvent, decode
+from backtest_kit_mongo.feed.parked import COLLECTION as PARKED_COLLECTION
+from backtest_kit_mongo.feed.parked import parked_id, whole
+from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look
+
+AUDIT_GROUP = "audit"
+AUDIT_COLLECTION = "audit-items"
+EXAMINED_MAX = 5_000
+"""Entries compared with the audit in one plan; the next plan goes on from there."""
+_PAGE = 500
+_START = EntryId(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One reason for keeping entries: all from `keep_from` on stay.
+
+    Attributes:
+        name: the group's name, or what the limit is.
+        why: for people, with the remedy if something is wrong.
+        needs_operator: the limit does not move by itself.
+    """
+
+    kind: Literal["group", "retention", "audit"]
+    name: str
+    keep_from: EntryId
+    why: str
+    needs_operator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrimPlan:
+    """What may be trimmed from one stream now.
+
+    Attributes:
+        until: entries before this may go.
+        count: how many entries those are.
+        more: the examination ended at its bound; more may be removable.
+    """
+
+    position: StreamPosition
+    limits: tuple[Limit, ...]
+    until: EntryId
+    count: int
+    more: bool
+
+    @property
+    def held_by(self) -> Limit:
+        """The limit that reaches least far."""
+        return min(self.limits, key=lambda limit: limit.keep_from)
+
+
+def plan_trim(
+    client: redis.Redis, database: Database[dict[str, Any]], stream: str, retention_ms: int
+) -> TrimPlan | None:
+    """Find out what may be trimmed; changes nothing. None if there is no such stream.
+
+    Raises:
+        RedisError, PyMongoError: a server cannot be asked.
+    """
+    position = look(client, stream)
+    if position is None:
+        return None
+    limits = [_group_limit(group) for group in position.groups]
+    if all(group.name != AUDIT_GROUP for group in position.groups):
+        limits.append(
+            Limit("group", AUDIT_GROUP, _START, "the audit group does not exist: start a worker with role audit", True)
+        )
+    limits.append(_retention_limit(position, retention_ms))
+    candidate = min(limit.keep_from for limit in limits)
+    count, more = 0, False
+    if position.first is not None and position.first < candidate:
+        count, audited, more = _examine(client, database, stream, candidate)
+        limits += [audited] if audited else []
+    return TrimPlan(position, tuple(limits), min(limit.keep_from for limit in limits), count, more)
+
+
+def trim(client: redis.Redis, plan: TrimPlan) -> int:
+    """Remove what the plan allows; returns how many entries went. Carrying it out later, or twice, is harmless:
+
+    the limits only ever move forward.
+    """
+    if not plan.count:
+        return 0
+    asked: Any = client
+    return int(asked.xtrim(plan.position.stream, minid=str(plan.until), approximate=False))
+
+
+def _group_limit(group: GroupPosition) -> Limit:
+    why = f"{group.owed_count} entries not acknowledged" if group.owed_count else "has acknowledged everything"
+    if group.is_abandoned:
+        since = "it has no consumers" if group.idle_ms is None else f"nobody asked for {group.idle_ms // 60_000} min"
+        why += f"; {since}: start its consumer again, or give it up with `bkm stream drop-group {group.name}`"
+    return Limit("group", group.name, group.needed, why, group.is_abandoned)
+
+
+def _retention_limit(position: StreamPosition, retention_ms: int) -> Limit:
+    before = EntryId(max(0, position.now_ms - retention_ms), 0)
+    return Limit(
+        "retention", "retention", before, f"entries stay for {retention_ms / 60_000:g} min (CC_STREAM_RETENTION_MS)"
+    )
+
+
+def _examine(
+    client: redis.Redis, database: Database[dict[str, Any]], stream: str, candidate: EntryId
+) -> tuple[int, Limit | None, bool]:
+    """Compare entries before `candidate` with the audit: how many are held, what ends them, whether a bound did."""
+    count = 0
+    for page in _pages(client, stream, candidate):
+        missing = _first_missing(database, stream, page)
+        if missing is not None:
+            count += sum(1 for entry, _ in page if entry < missing)
+            why = (
+                f"entry {missing} is acknowledged but has no audit record (was audit-items restored from a backup?). Let the audit read "
+                f"it again: redis-cli XGROUP SETID '{stream}' {AUDIT_GROUP} 0. Records that exist are not changed by that"
+            )
+            return count, Limit("audit", "audit-items", missing, why, True), False
+        count += len(page)
+        if count >= EXAMINED_MAX:
+            stop = page[-1][0].next
+            return count, Limit("audit", "audit-items", stop, f"examined {count} entries, more next time"), True
+    return count, None, False
+
+
+def _pages(
+    client: redis.Redis, stream: str, candidate: EntryId
+) -> Iterator[Sequence[tuple[EntryId, Mapping[bytes, bytes]]]]:
+    asked: Any = client
+    start = "-"
+    while True:
+        found = asked.xrange(stream, start, f"({candidate}", count=_PAGE)
+        page = [(EntryId.parse(entry), fields) for entry, fields in found]
+        if not page:
+            return
+        yield page
+        start = f"({page[-1][0]}"
+
+
+def _first_missing(
+    database: Database[dict[str, Any]], stream: str, page: Sequence[tuple[EntryId, Mapping[bytes, bytes]]]
+) -> EntryId | None:
+    """The first entry of which neither the audit nor parking holds anything."""
+    records = {entry: _record_id(fields) for entry, fields in page}
+    recorded = _present(database, AUDIT_COLLECTION, [name for name in records.values() if name is not None], {})
+    rest = {
+        entry: parked_id(stream, AUDIT_GROUP, str(entry)) for entry, name in records.items() if name not in recorded
+    }
+    parked = _present(database, PARKED_COLLECTION, list(rest.values()), whole()) if rest else set()
+    return min((entry for entry, name in rest.items() if name not in parked), default=None)
+
+
+def _record_id(fields: Mapping[bytes, bytes]) -> str | None:
+    try:
+        return decode(fields).id
+    except UnknownEvent:
+        return None
+
+
+def _present(
+    database: Database[dict[str, Any]], collection: str, names: Sequence[str], also: Mapping[str, Any]
+) -> set[str]:
+    # Majority: a record that a failover could take back does not count.
+    rows = database.get_collection(collection, read_concern=ReadConcern("majority"))
+    return {row["_id"] for row in rows.find({"_id": {"$in": list(names)}, **also}, {"_id": 1})}

@@ -1,0 +1,61 @@
+"""Fixtures of the worker's tests: a database and a feed of their own on the tests' servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+import redis
+from tests.integration.support import settings_for, store_for
+from tests.worker.feed_support import OwnRedis
+
+from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker.deployment import Deployment, connect
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    return f"{new_database()}_worker"
+
+
+@pytest.fixture
+def store(servers: Endpoints, database: str) -> Iterator[Store]:
+    with store_for(servers, database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def mongo(servers: Endpoints, database: str) -> Iterator[Any]:
+    with pymongo.MongoClient[dict[str, Any]](servers.mongo_url, tz_aware=True) as client:
+        yield client[database]
+
+
+@pytest.fixture
+def client(servers: Endpoints) -> Iterator[Any]:
+    with redis.Redis(port=servers.redis_port) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stream(database: str) -> str:
+    return streams(database, 1)[0]
+
+
+@pytest.fixture
+def deployment(servers: Endpoints, database: str) -> Iterator[Deployment]:
+    opened = connect(settings_for(servers, database), block_ms=100)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """A redis-server that the test may kill, cut and restart."""
+    server = OwnRedis(tmp_path)
+    yield server
+    server.stop()

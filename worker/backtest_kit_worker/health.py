@@ -1,0 +1,169 @@
+"""Health: judged by how far behind the roles are and whether anything hangs; that the process lives says nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pymongo
+import redis
+from pymongo.errors import PyMongoError
+
+from backtest_kit_mongo.feed.parked import count_open
+from backtest_kit_mongo.feed.positions import GroupPosition, look
+from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.loop import Loop
+from backtest_kit_worker.runner import ServiceRunner
+
+ASK_S = 2.0
+"""Bound on a question to MongoDB; those to Redis are bounded by its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times are milliseconds.
+
+    Attributes:
+        lag_ms: a role whose oldest entry that is not acknowledged is older is unhealthy.
+        stuck_ms: a thread without a sign of life for so long is unhealthy.
+        fresh_ms: servers are asked at most this often, however many ask for health or metrics.
+    """
+
+    lag_ms: int = 60_000
+    stuck_ms: int = 120_000
+    fresh_ms: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHealth:
+    """A consumer group over all streams: sums of counts, maxima of ages."""
+
+    owed_count: int
+    pending_count: int
+    lag_ms: int
+    pending_age_ms: int
+    is_abandoned: bool
+
+    @classmethod
+    def over(cls, positions: Sequence[GroupPosition]) -> GroupHealth:
+        return cls(
+            owed_count=sum(each.owed_count for each in positions),
+            pending_count=sum(each.pending_count for each in positions),
+            lag_ms=max(each.lag_ms for each in positions),
+            pending_age_ms=max(each.pending_age_ms for each in positions),
+            is_abandoned=any(each.is_abandoned for each in positions),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the servers say.
+
+    Attributes:
+        unreachable: servers that did not answer, and why.
+        groups: by name.
+        entry_count: entries in all streams.
+        parked: rows that wait for an operator, by role.
+    """
+
+    unreachable: tuple[str, ...] = ()
+    groups: dict[str, GroupHealth] = field(default_factory=dict)
+    entry_count: int = 0
+    parked: dict[str, int] = field(default_factory=dict)
+
+
+class Monitor:
+    """Looks at one worker process and at the feed it works on. Thread-safe."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        loops: Sequence[Loop] = (),
+        services: Sequence[ServiceRunner] = (),
+        limits: Limits = Limits(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deployment = deployment
+        self.loops = tuple(loops)
+        self.services = tuple(services)
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = Snapshot()
+        self._asked_s = float("-inf")
+
+    def snapshot(self) -> Snapshot:
+        """What the servers say, not older than `fresh_ms`."""
+        with self._lock:
+            if self._clock() - self._asked_s > self._limits.fresh_ms / 1000:
+                self._last = self._ask()
+                self._asked_s = self._clock()
+            return self._last
+
+    def _ask(self) -> Snapshot:
+        unreachable = []
+        positions, parked = [], {}
+        try:
+            found = (look(self._deployment.redis, stream) for stream in self._deployment.streams)
+            positions = [position for position in found if position is not None]
+        except (redis.RedisError, OSError) as cause:
+            unreachable.append(f"Redis at {self._deployment.settings.redis_address}: {cause}")
+        try:
+            with pymongo.timeout(ASK_S):
+                parked = count_open(self._deployment.database)
+        except PyMongoError as cause:
+            kind = type(cause).__name__  # Its text is a page long.
+            unreachable.append(f"MongoDB at {self._deployment.settings.mongo_address}: {kind}")
+        groups: dict[str, list[GroupPosition]] = {}
+        for position in positions:
+            for group in position.groups:
+                groups.setdefault(group.name, []).append(group)
+        return Snapshot(
+            tuple(unreachable),
+            {name: GroupHealth.over(each) for name, each in sorted(groups.items())},
+            sum(position.length for position in positions),
+            parked,
+        )
+
+    def why_unhealthy(self) -> list[str]:
+        """What is wrong with this process; empty if it is healthy."""
+        snapshot = self.snapshot()
+        reasons = list(snapshot.unreachable)
+        for name in sorted({loop.name for loop in self.loops} & set(snapshot.groups)):
+            lag_ms = snapshot.groups[name].lag_ms
+            if lag_ms > self._limits.lag_ms:
+                reasons.append(f"{name} is {lag_ms / 1000:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
+        now_s = time.monotonic()
+        beats = [(loop.name, loop.beat) for loop in self.loops] + [(each.name, each.beat) for each in self.services]
+        for name, beat_s in beats:
+            if now_s - beat_s > self._limits.stuck_ms / 1000:
+                reasons.append(f"{name} gave no sign of life for {now_s - beat_s:.0f} s: it hangs")
+        return reasons
+
+    def report(self) -> dict[str, Any]:
+        """Health as JSON, for `/healthz`."""
+        reasons = self.why_unhealthy()
+        snapshot = self.snapshot()
+        return {
+            "healthy": not reasons,
+            "why": reasons,
+            "roles": {
+                loop.name: {**_shown(snapshot.groups.get(loop.name)), **dict(loop.counts), "trouble": loop.trouble}
+                for loop in self.loops
+            },
+            "services": {
+                each.name: {"leading": each.leads(), "done": each.done_count, "trouble": each.trouble}
+                for each in self.services
+            },
+            "parked": snapshot.parked,
+            "abandonedGroups": [name for name, group in snapshot.groups.items() if group.is_abandoned],
+        }
+
+
+def _shown(group: GroupHealth | None) -> dict[str, Any]:
+    if group is None:
+        return {}
+    return {"lagSeconds": group.lag_ms / 1000, "lagEntries": group.owed_count, "pending": group.pending_count}

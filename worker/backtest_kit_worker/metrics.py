@@ -1,0 +1,186 @@
+"""Metrics in Prometheus' format and health, over HTTP: `/metrics` and `/healthz`.
+
+Values are read when they are asked for, so counting costs the loops nothing. A service may offer `counts` (by outcome, see
+`RECOVERY`) and `oldest_s` (age of the oldest thing it has not settled). Label values are roles, services and groups
+(at most `GROUPS_MAX` by name), outcomes and nothing that grows with data.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backtest_kit_worker.health import GroupHealth, Monitor
+from backtest_kit_worker.loop import OUTCOMES
+
+GROUPS_MAX = 32
+OTHERS = "(others)"
+"""All further groups together: the one that is worst off stands for them."""
+RECOVERY = {
+    "recovered": ("republished", "Events published in place of their writer."),
+    "gaps": ("gap", "Revisions of which the payload is lost for good."),
+    "foreign": ("foreign", "Changes by programs that know no revisions."),
+}
+"""Metric -> outcome in the `counts` of a service, and what it means."""
+
+
+class WorkerCollector(Collector):
+    """What one worker process counts, and how the feed's groups stand."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._events()
+        yield from self._groups()
+        yield from self._services()
+        snapshot = self._monitor.snapshot()
+        yield _gauge("stream_entries", "Entries in all streams of the feed.", snapshot.entry_count)
+        parked = GaugeMetricFamily("bkm_worker_parked", "Parked entries that wait for an operator.", labels=["role"])
+        for role in sorted({loop.name for loop in self._monitor.loops} | set(snapshot.parked)):
+            parked.add_metric([role], snapshot.parked.get(role, 0))
+        yield parked
+        yield _gauge("servers_unreachable", "Servers that do not answer.", len(snapshot.unreachable))
+        yield _gauge("healthy", "1 if /healthz would say so.", int(not self._monitor.why_unhealthy()))
+
+    def _events(self) -> Metric:
+        events = CounterMetricFamily(
+            "bkm_worker_events",
+            "Entries by what became of them; failed ones are tried again.",
+            labels=["role", "outcome"],
+        )
+        for loop in self._monitor.loops:
+            for outcome in OUTCOMES:
+                events.add_metric([loop.name, outcome], loop.counts[outcome])
+        return events
+
+    def _groups(self) -> Iterator[Metric]:
+        families = {
+            "lag_entries": "Entries that the group has not acknowledged.",
+            "lag_seconds": "Age of the oldest entry that the group has not acknowledged.",
+            "pending_entries": "Entries delivered but not acknowledged.",
+            "pending_age_seconds": "Age of the oldest entry delivered but not acknowledged.",
+            "group_abandoned": "1 if the group owes something and nobody serves it: it holds back trimming.",
+        }
+        groups = bounded(self._monitor.snapshot().groups)
+        for name, help_text in families.items():
+            family = GaugeMetricFamily(f"bkm_worker_{name}", help_text, labels=["role"])
+            for role, group in groups.items():
+                family.add_metric([role], _value(name, group))
+            yield family
+
+    def _services(self) -> Iterator[Metric]:
+        led = GaugeMetricFamily("bkm_worker_leadership", "1 if this process leads the service.", labels=["service"])
+        done = CounterMetricFamily("bkm_worker_service_work", "Work done, in the service's units.", labels=["service"])
+        failed = CounterMetricFamily("bkm_worker_service_failures", "Failed attempts.", labels=["service"])
+        behind = GaugeMetricFamily(
+            "bkm_worker_service_behind_seconds", "Age of the oldest thing it has not settled.", labels=["service"]
+        )
+        totals: Counter[str] = Counter()
+        for each in self._monitor.services:
+            led.add_metric([each.name], int(each.leads()))
+            done.add_metric([each.name], each.done_count)
+            failed.add_metric([each.name], each.failed_count)
+            behind.add_metric([each.name], getattr(each.service, "oldest_s", 0.0))
+            totals.update(getattr(each.service, "counts", {}))
+        yield from (led, done, failed, behind)
+        for name, (outcome, help_text) in RECOVERY.items():
+            yield CounterMetricFamily(f"bkm_worker_{name}", help_text, totals[outcome])
+
+
+def bounded(groups: dict[str, GroupHealth]) -> dict[str, GroupHealth]:
+    """At most `GROUPS_MAX` names: anybody can make groups, but not fill a time series database with them."""
+    shown = dict(list(groups.items())[:GROUPS_MAX])
+    others = list(groups.values())[GROUPS_MAX:]
+    if others:
+        shown[OTHERS] = GroupHealth(
+            owed_count=max(each.owed_count for each in others),
+            pending_count=max(each.pending_count for each in others),
+            lag_ms=max(each.lag_ms for each in others),
+            pending_age_ms=max(each.pending_age_ms for each in others),
+            is_abandoned=any(each.is_abandoned for each in others),
+        )
+    return shown
+
+
+def _value(name: str, group: GroupHealth) -> float:
+    values: dict[str, float] = {
+        "lag_entries": group.owed_count,
+        "lag_seconds": group.lag_ms / 1000,
+        "pending_entries": group.pending_count,
+        "pending_age_seconds": group.pending_age_ms / 1000,
+        "group_abandoned": int(group.is_abandoned),
+    }
+    return values[name]
+
+
+def _gauge(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"bkm_worker_{name}", help_text, value)
+
+
+class MetricsServer:
+    """Serves `/metrics` and `/healthz` in threads of its own.
+
+    Args:
+        port: 0 for any free one; see `port`.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+
+    def __init__(self, monitor: Monitor, host: str, port: int) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(WorkerCollector(monitor))
+        self._server = ThreadingHTTPServer((host, port), _handler(monitor, registry))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    def _serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.1)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(monitor: Monitor, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        # A client that says nothing must not keep a thread for ever.
+        timeout = 10
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
+            elif path == "/healthz":
+                report = monitor.report()
+                body = json.dumps(report, indent=2).encode()
+                self._answer(200 if report["healthy"] else 503, "application/json", body)
+            else:
+                self._answer(404, "text/plain", b"/metrics or /healthz\n")
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class named it
+            """Scrapes are not news."""
+
+    return Handler

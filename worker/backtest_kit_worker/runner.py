@@ -1,0 +1,261 @@
+"""The runner: a thread a role, a thread a service under leadership, a thread that keeps the leases.
+
+Order of shutdown, on SIGTERM or SIGINT:
+1. the signal only sets a request;
+2. each role finishes its batch and hands back what it holds, each service its piece of work: nothing is cut off between
+   being applied and being acknowledged;
+3. leases are released, so that other workers take over at once;
+4. metrics stop, connections close, the process exits.
+What has not ended within `stop_ms` is left: entries stay pending and leases run out, so another worker goes on with them.
+
+A server's restart ends nothing: roles and services try again with growing pauses. Memory is bounded: each role holds one
+batch, there are no queues.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from backtest_kit_worker import roles
+from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.leadership import LEASE_MS, Leadership
+from backtest_kit_worker.loop import Loop, LoopOptions
+from backtest_kit_worker.parking import Parking
+from backtest_kit_worker.services import Service
+
+FOLLOWER_PAUSE_MS = 200
+"""How often a process that does not lead a service looks whether it does."""
+logger = logging.getLogger(__name__)
+
+
+class Exit(IntEnum):
+    """Exit codes of `backtest-kit-worker`. After any of them nothing is lost: what was not acknowledged comes again."""
+
+    DONE = 0
+    """Stopped as asked; everything taken was applied and acknowledged."""
+    FAILED = 1
+    """With --once: a server failed."""
+    SETTINGS = 2
+    """A setting or argument is wrong; nothing was consumed."""
+    CRASHED = 3
+    """A thread ended by itself, which is a bug; the log has the traceback. Start the worker again."""
+    STUCK = 4
+    """Stopped as asked, but something did not end in time and was left."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """Times are milliseconds.
+
+    Attributes:
+        lease_ms: how long a service stays without a holder when its worker dies.
+        stop_ms: how long a shutdown may take.
+        round_max: with `once`, pieces of work of one service.
+    """
+
+    loop: LoopOptions = field(default_factory=LoopOptions)
+    lease_ms: int = LEASE_MS
+    stop_ms: int = 10_000
+    round_max: int = 10_000
+
+
+class ServiceRunner:
+    """Runs one service while this process leads it.
+
+    Attributes:
+        done_count: what `run_once` returned, summed up.
+        beat: `time.monotonic()` of the last sign of life.
+        trouble: the error of the last attempt, None if it succeeded.
+    """
+
+    def __init__(self, service: Service, leadership: Leadership, backoff: Backoff) -> None:
+        self.service = service
+        self._leadership = leadership
+        self._backoff = backoff
+        self.done_count = 0
+        self.failed_count = 0
+        self.beat = time.monotonic()
+        self.trouble: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.service.name
+
+    def leads(self) -> bool:
+        """Whether this process is the one that runs the service."""
+        return self._leadership.holds(self.name)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve whenever this process leads, until `stop` is set; failures are tried again."""
+        failure_count = 0
+        while not stop.is_set():
+            if not self.leads():
+                self._pause(stop, FOLLOWER_PAUSE_MS)
+                continue
+            try:
+                self._serve(stop)
+                failure_count = 0
+            except Exception as cause:
+                failure_count = 1 if self.trouble is None else failure_count + 1
+                self.failed_count += 1
+                self.trouble = f"{type(cause).__name__}: {cause}"
+                pause_ms = self._backoff.pause_ms(failure_count)
+                logger.warning("%s: %s; trying again in %.0f ms", self.name, self.trouble, pause_ms)
+                self._pause(stop, pause_ms)
+
+    def _serve(self, stop: threading.Event) -> None:
+        try:
+            self.service.open()
+            while self.leads() and not stop.is_set():
+                work_count = self._once()
+                self.trouble = None
+                if not work_count:
+                    self._pause(stop, self.service.interval_ms, while_leading=True)
+        finally:
+            self._close()
+
+    def run_until_idle(self, round_max: int) -> int:
+        """Work until nothing is left, if this process gets the lease; returns how much was done. Errors are raised."""
+        if not self._leadership.attempt(self.name):
+            return 0
+        total = 0
+        try:
+            self.service.open()
+            for _ in range(round_max):
+                work_count = self._once()
+                total += work_count
+                if not work_count or not self._leadership.attempt(self.name):
+                    break
+        finally:
+            self._close()
+        return total
+
+    def _once(self) -> int:
+        work_count = self.service.run_once()
+        self.done_count += work_count
+        self.beat = time.monotonic()
+        return work_count
+
+    def _pause(self, stop: threading.Event, pause_ms: float, *, while_leading: bool = False) -> None:
+        end_s = time.monotonic() + pause_ms / 1000
+        while (left_s := end_s - time.monotonic()) > 0 and not stop.wait(min(left_s, 0.5)):
+            self.beat = time.monotonic()
+            if while_leading and not self.leads():
+                return
+
+    def _close(self) -> None:
+        try:
+            self.service.close()
+        except Exception as cause:
+            logger.warning("%s: could not be closed: %s", self.name, cause)
+
+
+class Runner:
+    """All that one worker process does.
+
+    Args:
+        names: of `roles.NAMES`; those without configuration are skipped.
+    """
+
+    def __init__(self, deployment: Deployment, names: Sequence[str], options: RunnerOptions = RunnerOptions()) -> None:
+        self.options = options
+        self.deployment = deployment
+        self.loops: list[Loop] = []
+        services: list[Service] = []
+        parking = Parking(deployment.database)
+        for name in names:
+            role, service = roles.build_role(name, deployment), roles.build_service(name, deployment)
+            if role is None and service is None:
+                logger.info("%s: not configured, skipped", name)
+            if role is not None:
+                streams, consumer = deployment.streams, deployment.consumer
+                self.loops.append(Loop(deployment.redis, streams, role, parking, consumer, options.loop))
+            if service is not None:
+                services.append(service)
+        self.leadership = Leadership(
+            deployment.database, deployment.consumer, [service.name for service in services], options.lease_ms
+        )
+        backoff = Backoff(options.loop.retry_ms, options.loop.retry_max_ms)
+        self.services = [ServiceRunner(service, self.leadership, backoff) for service in services]
+
+    @property
+    def names(self) -> list[str]:
+        """What runs here: roles, then services."""
+        return [loop.name for loop in self.loops] + [service.name for service in self.services]
+
+    def run(self, stop: threading.Event) -> Exit:
+        """Work until `stop` is set."""
+        leading = threading.Event()  # Leases are kept until the services have ended.
+        workers = [_thread(f"role:{loop.name}", loop.run, stop) for loop in self.loops]
+        workers += [_thread(f"service:{service.name}", service.run, stop) for service in self.services]
+        keeper = _thread("leases", self.leadership.run, leading)
+        for thread in (keeper, *workers):
+            thread.start()
+        crashed = _wait(stop, [keeper, *workers])
+        stop.set()
+        end_s = time.monotonic() + self.options.stop_ms / 1000
+        left = [thread.name for thread in workers if not _ended(thread, end_s)]
+        self._close()
+        leading.set()
+        if _ended(keeper, end_s):
+            self.leadership.release()
+        self._report(left)
+        if crashed:
+            return Exit.CRASHED
+        return Exit.STUCK if left else Exit.DONE
+
+    def run_until_idle(self) -> Exit:
+        """Work until nothing is left: roles first, then services, and again if services made new events."""
+        try:
+            while sum(loop.run_until_idle() for loop in self.loops) + self._serve_until_idle():
+                pass
+            for loop in self.loops:
+                loop.drain()
+        except Exception as cause:
+            logger.error("stopped: %s. What was not acknowledged will be delivered again.", cause)
+            return Exit.FAILED
+        finally:
+            self.leadership.release()
+            self._close()
+        self._report([])
+        return Exit.DONE
+
+    def _close(self) -> None:
+        for loop in self.loops:
+            loop.close()
+
+    def _serve_until_idle(self) -> int:
+        return sum(service.run_until_idle(self.options.round_max) for service in self.services)
+
+    def _report(self, left: Sequence[str]) -> None:
+        for name in left:
+            logger.error("%s did not end in time and was left; another worker will go on with it", name)
+        applied_count = sum(loop.applied_count for loop in self.loops)
+        parked_count = sum(loop.parked_count for loop in self.loops)
+        logger.info("stopped: %d changes applied, %d entries parked", applied_count, parked_count)
+
+
+def _thread(name: str, target: Callable[[threading.Event], None], stop: threading.Event) -> threading.Thread:
+    # Daemon: what hangs must not keep the process from exiting.
+    return threading.Thread(target=target, args=(stop,), name=name, daemon=True)
+
+
+def _wait(stop: threading.Event, threads: Sequence[threading.Thread]) -> bool:
+    """Wait for the request to stop; True if a thread ended before it."""
+    while not stop.wait(0.5):
+        dead = [thread.name for thread in threads if not thread.is_alive()]
+        if dead:
+            logger.critical("%s ended unexpectedly; stopping", ", ".join(dead))
+            return True
+    return False
+
+
+def _ended(thread: threading.Thread, end_s: float) -> bool:
+    thread.join(max(0.0, end_s - time.monotonic()))
+    return not thread.is_alive()

@@ -1,0 +1,77 @@
+"""The trim service: removes from the feed what nobody needs any more. What that is: `backtest_kit_mongo.feed.trimming`.
+
+Two at once do no harm: limits only move forward, and an entry can be removed once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import redis
+from pymongo.database import Database
+
+from backtest_kit_mongo.feed.parked import ParkedItems
+from backtest_kit_mongo.feed.settings import load_feed_settings
+from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
+from backtest_kit_worker.deployment import Deployment
+
+logger = logging.getLogger(__name__)
+
+
+class TrimService:
+    """Trims each stream, and closes parked rows whose replay was handled.
+
+    Args:
+        retention_ms: entries younger than this stay.
+    """
+
+    name = "trim"
+    interval_ms = 5_000
+
+    def __init__(
+        self,
+        database: Database[dict[str, Any]],
+        client: redis.Redis,
+        streams: tuple[str, ...],
+        retention_ms: int,
+    ) -> None:
+        self._database = database
+        self._redis = client
+        self._streams = streams
+        self._retention_ms = retention_ms
+        self._parked = ParkedItems(database, client, streams)
+        self._told: dict[str, str] = {}
+
+    @classmethod
+    def build(cls, deployment: Deployment) -> TrimService:
+        retention_ms = load_feed_settings().retention_ms
+        return cls(deployment.database, deployment.redis, deployment.streams, retention_ms)
+
+    def open(self) -> None:
+        self._told.clear()
+
+    def run_once(self) -> int:
+        """Trim a bounded part of each stream; returns how many entries went."""
+        removed_count = 0
+        for stream in self._streams:
+            plan = plan_trim(self._redis, self._database, stream, self._retention_ms)
+            if plan is not None:
+                removed_count += trim(self._redis, plan)
+                self._tell(plan)
+        self._parked.settle()
+        return removed_count
+
+    def _tell(self, plan: TrimPlan) -> None:
+        """Log, once for each, groups that nobody serves and entries that the audit lost: neither passes by itself."""
+        troubles = {limit.name: limit.why for limit in plan.limits if limit.needs_operator}
+        for name, why in troubles.items():
+            if (key := f"{plan.position.stream}/{name}") not in self._told:
+                logger.warning("%s is not trimmed beyond what %s needs: %s", plan.position.stream, name, why)
+                self._told[key] = why
+        for group in plan.position.groups:
+            if group.name not in troubles:
+                self._told.pop(f"{plan.position.stream}/{group.name}", None)
+
+    def close(self) -> None:
+        """Nothing is held."""
