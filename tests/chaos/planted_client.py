@@ -75,7 +75,7 @@ def forget_events() -> None:
 
 
 BUGS: dict[str, Callable[[], None]] = {
-    "LEASE keeps the entry": lambda: edit(Edit("lease", "redis.call('DEL', KEYS[1])\nif sole", "if sole")),
+    "LEASE keeps the entry": lambda: edit(Edit("lease", "redis.call('DEL', KEYS[1])\ninvalidate", "invalidate")),
     "LEASE keeps another's right": lambda: edit(Edit("lease", "else\n  redis.call('DEL', KEYS[2])\nend", "end")),
     "LEASE always takes the right": lambda: edit(Edit("lease", "if sole and open then", "if true then")),
     "COMMIT installs without the right": lambda: edit(

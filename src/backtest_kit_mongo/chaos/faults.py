@@ -14,8 +14,9 @@ from .feed import Feed
 from .fleet import Fleet, Member
 from .history import Flush, RedisKill
 from .servers import LEASE_MS, REDIS_ERRORS, Servers
+from .workers import Workers
 
-__all__ = ["TABLE", "Fault", "Injector"]
+__all__ = ["OF_WORKERS", "TABLE", "Fault", "Injector"]
 
 RETRY_S = 0.3
 """A fault that cannot happen now (its server is down, nobody is left to hurt) is tried again after so long."""
@@ -36,12 +37,14 @@ class Injector:
         evicted_count: keys that Redis evicted.
     """
 
-    def __init__(self, servers: Servers, fleet: Fleet, feed: Feed, keys: Sequence[Key], seed: str) -> None:
+    def __init__(
+        self, servers: Servers, fleet: Fleet, feed: Feed, keys: Sequence[Key], seed: str, workers: Workers | None = None
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.redis_kills: list[RedisKill] = []
         self.flushes: list[Flush] = []
         self.evicted_count = 0
-        self._servers, self._fleet, self._feed = servers, fleet, feed
+        self._servers, self._fleet, self._feed, self._workers = servers, fleet, feed, workers
         settings = servers.settings
         found = [names(settings.database, settings.partitions, key.domain.name, key.parts) for key in keys]
         self._evictable = [name for each in found for name in (each.entry, each.right)]
@@ -94,6 +97,9 @@ class Injector:
         if victims:
             self._fleet.kill(rng.choice(victims))
         return bool(victims)
+
+    def kill_worker(self, rng: random.Random) -> bool:
+        return self._workers is not None and self._workers.kill(rng)
 
     def stop_briefly(self, rng: random.Random) -> bool:
         return self._stop(rng, rng.uniform(0.02, 0.5))
@@ -199,6 +205,7 @@ class Fault:
 
 
 KILL = "SIGKILL of a client"
+KILL_WORKER = "SIGKILL of a worker"
 DELETION = "an entry or a right deleted"
 TABLE = (
     Fault(KILL, 3.5, Injector.kill_client),
@@ -213,3 +220,5 @@ TABLE = (
     Fault(DELETION, 0.5, Injector.delete),
 )
 """In half an hour: about 600 SIGKILLs (300 at the very least), 60 restarts of redis-server and 20 of mongod."""
+OF_WORKERS = Fault(KILL_WORKER, 2.0, Injector.kill_worker)
+"""Added to a run with workers."""

@@ -29,13 +29,17 @@ Entry = tuple[bytes, Mapping[bytes, bytes]]
 class Feed:
     """Collects events.
 
+    Args:
+        trims: nobody else reads the stream.
+
     Attributes:
         counts: how often each change was seen in the stream.
         told: the value that each told of.
     """
 
-    def __init__(self, client: redis.Redis, streams: Sequence[str]) -> None:
+    def __init__(self, client: redis.Redis, streams: Sequence[str], *, trims: bool = True) -> None:
         self._redis: Any = client
+        self._trims = trims
         self._last = dict.fromkeys(streams, "0-0")
         self.counts: Counter[Change] = Counter()
         self.told: dict[Change, Value] = {}
@@ -52,7 +56,8 @@ class Feed:
             while entries := self._after(self._redis, stream, horizon, BATCH_MAX):
                 self._note(entries)
                 self._last[stream] = entries[-1][0].decode()
-                self._redis.xtrim(stream, minid=self._last[stream], approximate=False)
+                if self._trims:
+                    self._redis.xtrim(stream, minid=self._last[stream], approximate=False)
 
     def flush(self) -> Flush:
         """FLUSHALL, in one step with reading what that takes away."""

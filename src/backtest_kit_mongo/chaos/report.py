@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .audit_checks import AuditVerdict
 from .checks import Violation
+from .faults import KILL_WORKER
 from .feed_checks import Cause
 from .history import History, Operation
 from .journal import Kind, Outcome
@@ -28,7 +30,8 @@ PROMISES = (
     "a stale read", "a stale cache entry", "an acknowledged write lost", "a revision went back", "one revision, two writes",
     "one revision, two values", "a value that nobody wrote", "a refused write happened", "a write applied twice",
     "a document twice", "a missing event", "an event repeated", "an event of nothing", "an undocumented error",
-    "a client crashed",
+    "a client crashed", "a revision without exactly one record", "a record of another value", "a record of nothing",
+    "the log does not verify", "a replica differs", "a worker crashed",
 )  # fmt: skip
 """Every kind of violation, in the order in which they should be read."""
 
@@ -44,6 +47,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "operations": {kind.value: _operations(history.operations, kind) for kind in CALLS},
         "faults": {
             **{fault.name: outcome.faults[fault.name] for fault in outcome.options.faults},
+            **({KILL_WORKER: outcome.faults[KILL_WORKER]} if outcome.audit is not None else {}),
             "evicted keys": outcome.evicted_count,
         },
         "violations": {kind: kinds[kind] for kind in PROMISES},
@@ -59,6 +63,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
             "awaiting_recovery": {cause.value: feed.missing.get(cause, 0) for cause in Cause},
             "repeated": feed.repeated,
         },
+        "audit": None if outcome.audit is None else _audit(outcome.audit),
         "documents": outcome.document_count,
         "cache_hits": sum(op.is_hit for op in history.operations),
         "cached_entries_compared": outcome.cached_count,
@@ -67,6 +72,16 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
             "writes": _longest_wait_ms(outcome, (Kind.WRITE, Kind.REMOVE, Kind.MERGE)),
         },
         "journals": str(outcome.kept) if outcome.kept is not None else None,
+    }
+
+
+def _audit(audit: AuditVerdict) -> dict[str, int]:
+    return {
+        "revisions": audit.revisions,
+        "records": audit.records,
+        "gaps": audit.gaps,
+        "seals": audit.seals,
+        "parked": audit.parked,
     }
 
 
@@ -186,13 +201,24 @@ def _verdict(report: dict[str, Any]) -> Table:
     table.add_row("  the longest of them after, ms", f"{outside['longest_ms']:,.0f}")
     table.add_row("  writes past Redis", f"{outside['bypass_writes']:,}")
     table.add_section()
-    table.add_row("changes in MongoDB, each with an event but for these", f"{events['changes']:,}")
-    for cause, count in events["awaiting_recovery"].items():
-        table.add_row(f"  events awaiting recovery: {cause}", f"{count:,}")
-    table.add_row("events told again after a lost reply", f"{events['repeated']:,}")
+    if report["audit"] is not None:
+        _audit_rows(table, report["audit"])
+    else:
+        table.add_row("changes in MongoDB, each with an event but for these", f"{events['changes']:,}")
+        for cause, count in events["awaiting_recovery"].items():
+            table.add_row(f"  events awaiting recovery: {cause}", f"{count:,}")
+        table.add_row("events told again after a lost reply", f"{events['repeated']:,}")
     table.add_section()
     table.add_row("reads that the cache answered", f"{report['cache_hits']:,}")
     table.add_row("cache entries compared with MongoDB at the end", f"{report['cached_entries_compared']:,}")
     for what, longest_ms in report["longest_unavailable_ms"].items():
         table.add_row(f"longest time in which a running client got no {what} through, ms", f"{longest_ms:,.0f}")
     return table
+
+
+def _audit_rows(table: Table, audit: dict[str, int]) -> None:
+    table.add_row("revisions in MongoDB, each with exactly one audit record", f"{audit['revisions']:,}")
+    table.add_row("  audit records of revisions", f"{audit['records']:,}")
+    table.add_row("  of them gaps: recorded, but the payload is lost", f"{audit['gaps']:,}")
+    table.add_row("verified seals", f"{audit['seals']:,}")
+    table.add_row("entries that no worker could apply", f"{audit['parked']:,}")

@@ -9,22 +9,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pymongo import MongoClient
+from pymongo.database import Database
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from backtest_kit_mongo.coherence.keys import streams
 
+from .audit_checks import AuditState, AuditVerdict, check_audit
 from .checks import Evidence, Excused, Violation, check_history, stories
 from .client import Task
 from .errors import ChaosError
 from .evidence import gather
-from .faults import TABLE, Fault, Injector
+from .faults import OF_WORKERS, TABLE, Fault, Injector
 from .feed import Feed
 from .feed_checks import FeedVerdict, check_feed
 from .fleet import CLIENT, Fleet
 from .history import History, load_history
 from .servers import LEASE_MS, REDIS_ERRORS, Servers, settings_of
+from .workers import Workers, roles_of
 from .workload import Workload
 
 __all__ = ["Options", "Outcome", "run_chaos"]
@@ -42,6 +47,8 @@ class Options:
     Attributes:
         client: the command that runs one client.
         faults: what happens.
+        workers: how many worker processes consume the feed and are killed too. With any, the audit log and a replica are
+            checked at the end instead of the feed.
     """
 
     minutes: float = 1.0
@@ -52,6 +59,7 @@ class Options:
     pause_ms: float = 8.0
     client: Sequence[str] = CLIENT
     faults: Sequence[Fault] = TABLE
+    workers: int = 0
 
 
 @dataclass(slots=True)
@@ -75,6 +83,7 @@ class Outcome:
     violations: list[Violation]
     excused: list[Excused]
     feed: FeedVerdict
+    audit: AuditVerdict | None = None
     kept: Path | None = None
 
 
@@ -103,6 +112,8 @@ class _Record:
     fleet: Fleet
     injector: Injector
     evidence: Evidence
+    audit: AuditVerdict | None
+    worker_crashes: Sequence[str]
 
 
 def _run(options: Options, directory: Path, console: Console) -> Outcome:
@@ -125,23 +136,40 @@ def _run(options: Options, directory: Path, console: Console) -> Outcome:
 
 def _on_servers(options: Options, servers: Servers, workload: Workload, journals: Path, console: Console) -> _Record:
     settings = servers.settings
-    feed = Feed(servers.redis, streams(settings.database, settings.partitions))
+    feed = Feed(servers.redis, streams(settings.database, settings.partitions), trims=not options.workers)
     # What this shell configures for a strategy is not for these clients.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CC_")}
     tasks = [_task(options, servers, journals, slot, role) for slot, role in _slots(options)]
-    with Fleet(tasks, options.seed, options.client, environment) as fleet:
-        injector = Injector(servers, fleet, feed, workload.documents, options.seed)
+    workers = Workers(options.workers, servers, environment, options.seed)
+    with Fleet(tasks, options.seed, options.client, environment) as fleet, closing(workers):
+        injector = Injector(servers, fleet, feed, workload.documents, options.seed, workers)
         with _progress(console) as progress:
-            _Drive(options, fleet, injector, feed, progress).run()
+            drive = _Drive(options, fleet, injector, feed, progress, workers)
+            drive.run()
             fleet.audit(_task(options, servers, journals, "auditor", "auditor"))
-        return _Record(fleet, injector, gather(servers, feed, workload))
+            audit = _audit(servers, workers, drive) if options.workers else None
+        return _Record(fleet, injector, gather(servers, feed, workload), audit, workers.crashes)
+
+
+def _audit(servers: Servers, workers: Workers, drive: "_Drive") -> AuditVerdict:
+    """Let the workers finish, and see what they have made of it."""
+    settings = servers.settings
+    names = streams(settings.database, settings.partitions)
+    client: MongoClient[dict[str, Any]]
+    with MongoClient(settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
+        database: Database[dict[str, Any]] = client[settings.database]
+        workers.settle(AuditState(database, lambda: roles_of(servers.redis, names)), drive.settling)
+        return check_audit(database, workers.differing_replicas())
 
 
 def _judge(options: Options, history: History, record: _Record) -> Outcome:
     told = stories(history, record.evidence)
     violations, excused = check_history(told)
-    feed = check_feed(history, record.evidence, told)
+    # Workers trim the feed and recovery repeats its events, so there the log is what is complete.
+    feed = check_feed(history, record.evidence, told) if record.audit is None else FeedVerdict(0, {}, 0)
     crashes = [Violation("a client crashed", "", text) for text in record.fleet.crashes]
+    crashes += [Violation("a worker crashed", "", text) for text in record.worker_crashes]
+    audit = record.audit.violations if record.audit is not None else ()
     return Outcome(
         options=options,
         history=history,
@@ -150,9 +178,10 @@ def _judge(options: Options, history: History, record: _Record) -> Outcome:
         evicted_count=record.injector.evicted_count,
         cached_count=len(record.evidence.cached),
         document_count=len(record.evidence.stored),
-        violations=[*violations, *feed.violations, *crashes],
+        violations=[*violations, *feed.violations, *audit, *crashes],
         excused=excused,
         feed=feed,
+        audit=record.audit,
     )
 
 
@@ -184,16 +213,18 @@ def _progress(console: Console) -> Progress:
 class _Drive:
     """One thread does everything: it hurts, heals, restarts, collects events and shows how it goes."""
 
-    def __init__(self, options: Options, fleet: Fleet, injector: Injector, feed: Feed, progress: Progress) -> None:
+    def __init__(
+        self, options: Options, fleet: Fleet, injector: Injector, feed: Feed, progress: Progress, workers: Workers
+    ) -> None:
         self._duration_s = options.minutes * 60
-        self._faults = options.faults
-        self._fleet, self._injector, self._feed = fleet, injector, feed
+        self._faults = (*options.faults, OF_WORKERS) if options.workers else options.faults
+        self._fleet, self._injector, self._feed, self._workers = fleet, injector, feed, workers
         self._progress = progress
         self._collected_s = 0.0
 
     def run(self) -> None:
         """Faults, then calm for longer than a lease; then all clients have stopped."""
-        bar = self._progress.add_task("starting", total=None, counts="")
+        bar = self._bar = self._progress.add_task("starting", total=None, counts="")
         self._fleet.start()
         self._until_all_are_ready(bar)
         began_s = time.monotonic()
@@ -210,6 +241,10 @@ class _Drive:
         self._until_all_are_ready(bar)
         self._fleet.dismiss()
 
+    def settling(self, left: str) -> None:
+        """Show what the workers have still to do."""
+        self._progress.update(self._bar, description="catching up", counts=left)
+
     def _until_all_are_ready(self, bar: TaskID) -> None:
         deadline_s = time.monotonic() + READY_S
         while len(self._fleet.candidates(unhurt=False)) < len(self._fleet.members):
@@ -221,6 +256,7 @@ class _Drive:
 
     def _step(self, bar: TaskID, elapsed_s: float | None) -> None:
         self._fleet.tick()
+        self._workers.tick()
         now_s = time.monotonic()
         if now_s >= self._collected_s + COLLECT_S:
             self._collected_s = now_s
