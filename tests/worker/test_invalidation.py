@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 from pydantic import ValidationError
-from tests.integration.support import LEASE_MS, eventually, settings_for
+from tests.integration.support import LEASE_MS, settings_for
 
 from backtest_kit_mongo.backends.redis_entry import record_header
 from backtest_kit_mongo.coherence.codec import pack
