@@ -20,10 +20,11 @@ from rich.console import Console
 from tests.chaos.planted_client import PLANTED_BUG
 from tests.integration.support import eventually
 
-from backtest_kit_mongo.chaos.faults import DELETION, KILL, SLOWEST, TABLE
+from backtest_kit_mongo.chaos.faults import DELETION, FLUSHALL, KILL, KILL_WORKER, SLOWEST, TABLE
 from backtest_kit_mongo.chaos.report import PROMISES, as_json, show
 from backtest_kit_mongo.chaos.run import Options, run_chaos
 from backtest_kit_mongo.chaos.servers import Servers
+from backtest_kit_mongo.chaos.workers import WORKER
 from backtest_kit_mongo.embedded import Endpoints
 
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
@@ -91,6 +92,29 @@ def test_a_planted_bug_is_found_and_shown_with_the_calls_that_prove_it(
     printed = io.StringIO()
     show(Console(file=printed, width=200), report)
     assert excerpt["text"] in printed.getvalue()
+
+
+@live
+def test_workers_that_are_killed_all_the_time_still_record_every_revision_once(temporary: Path) -> None:
+    """And restarts, flushes and cuts take their events away meanwhile."""
+    options = Options(0.12, "workers", writers=2, readers=1, keys=8, workers=2)
+    outcome = run_chaos(options, Console(quiet=True))
+    assert as_json(outcome)["violations"] == dict.fromkeys(PROMISES, 0)
+    assert outcome.audit is not None
+    assert outcome.audit.records == outcome.audit.revisions > 0
+    assert outcome.audit.seals > 0
+    assert outcome.faults[KILL_WORKER] > 0
+
+
+@live
+def test_workers_that_do_not_recover_are_found_out(temporary: Path) -> None:
+    faults = [fault for fault in TABLE if fault.name == FLUSHALL]
+    worker = [*WORKER[:-1], "audit,replica"]
+    options = Options(0.07, "flush", 2, 1, keys=4, faults=faults, workers=1, worker=worker, settle_s=3)
+    outcome = run_chaos(options, Console(quiet=True))
+    found = {violation.kind for violation in outcome.violations}
+    assert "a revision without exactly one record" in found
+    assert not found & set(PROMISES[: PROMISES.index("a client crashed")])
 
 
 @live

@@ -99,6 +99,11 @@ class MemoryCache:
             return False
         return redis.now_ms - redis.born[1] > self._lease_ms
 
+    def beat(self, domain: str) -> tuple[str, int]:
+        """The identity of this Redis, which FLUSHALL changes too, and the number that a domain's invalidations reached."""
+        self._see_open()
+        return str(self._redis.born), self._redis.numbers.get(domain, 0)
+
     def _leased(self, key: Key) -> bool:
         alive = {token: end for token, end in self._redis.leases.get(key, {}).items() if end >= self._redis.now_ms}
         self._redis.leases[key] = alive

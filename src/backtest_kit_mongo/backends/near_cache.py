@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from backtest_kit_mongo.backends.redis_link import UNREACHABLE, RedisLink, Script
+from backtest_kit_mongo.backends.redis_link import RedisLink, Script
 from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
 from backtest_kit_mongo.coherence.near import Copies, Fetch
@@ -140,41 +140,44 @@ class _Ear:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._stop.clear()
-                    self._thread = threading.Thread(target=self._run, name="near-cache", daemon=True)
+                    # Each thread has its own event: a new one must not be stopped by what was meant for the one before.
+                    self._stop = threading.Event()
+                    self._thread = threading.Thread(
+                        target=self._run, args=(self._stop,), name="near-cache", daemon=True
+                    )
                     self._thread.start()
 
     def close(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        with self._lock:
+            thread, self._thread = self._thread, None
             self._stop.set()
+        if thread is not None:
             thread.join(timeout=5)
             self._link.drop_idle()
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         is_told = False
-        while not self._stop.is_set():
+        while not stop.is_set():
             try:
                 with self._client.pubsub() as subscription:
-                    self._hear(subscription)
+                    self._hear(subscription, stop)
                 is_told = False
-            except (*UNREACHABLE, redis.RedisError) as cause:
+            except Exception as cause:
+                # Also what nobody should ever send on these channels: it must not end the thread for good.
                 if not is_told:
-                    logger.warning(
-                        "the near cache is off until Redis can be heard again (reads go to Redis): %s", cause
-                    )
+                    logger.warning("the near cache is off until Redis can be heard (reads go to Redis): %s", cause)
                     is_told = True
-                self._stop.wait(self._retry_s)
+                stop.wait(self._retry_s)
             finally:
                 with self._lock:
                     self._copies.lost()
 
-    def _hear(self, subscription: Any) -> None:
+    def _hear(self, subscription: Any, stop: threading.Event) -> None:
         wanted = [name for found in self._channels for name in (found.beats, *found.invalidations)]
         subscription.subscribe(*wanted)
         confirmed = 0
         next_beat_s = 0.0
-        while not self._stop.is_set():
+        while not stop.is_set():
             now_s = self._clock_s()
             if confirmed >= len(wanted) and now_s >= next_beat_s:
                 self._ask(now_s)
@@ -190,14 +193,15 @@ class _Ear:
     def _ask(self, now_s: float) -> None:
         """Ask for beats. The question carries the time of asking, so it need not be kept here."""
         for found in self._channels:
-            self._link.run(self._beat, found.numbers, [found.beats, now_s.hex()])
+            self._link.run(self._beat, [found.born, *found.numbers], [found.beats, now_s.hex()])
 
     def _take(self, channel: bytes, said: bytes) -> None:
         found: Channels | None = self._by_beat.get(channel)
         if found is None:
             number, name = said.decode().split(" ", 1)
             key = parse_entry_name(name, self._database, self._domains)
-            assert key is not None, name  # The channel carries names that scripts were given as their key.
+            if key is None:
+                raise ValueError(f"not the name of an entry: {name:.100}")
             with self._lock:
                 self._copies.heard(channel.decode(), int(number), key)
             return

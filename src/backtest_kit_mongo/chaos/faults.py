@@ -206,6 +206,7 @@ class Fault:
 
 KILL = "SIGKILL of a client"
 KILL_WORKER = "SIGKILL of a worker"
+FLUSHALL = "FLUSHALL"
 DELETION = "an entry or a right deleted"
 TABLE = (
     Fault(KILL, 3.5, Injector.kill_client),
@@ -215,7 +216,7 @@ TABLE = (
     Fault("a client cut off from Redis, then SIGKILL", 15.0, Injector.cut_off_and_kill),
     Fault("kill -9 of redis-server, a suffix lost", 30.0, Injector.kill_redis),
     Fault("kill -9 of mongod", 90.0, Injector.kill_mongo),
-    Fault("FLUSHALL", 45.0, Injector.flush),
+    Fault(FLUSHALL, 45.0, Injector.flush),
     Fault("memory pressure on Redis", 10.0, Injector.press),
     Fault(DELETION, 0.5, Injector.delete),
 )

@@ -29,7 +29,7 @@ from .feed_checks import FeedVerdict, check_feed
 from .fleet import CLIENT, Fleet
 from .history import History, load_history
 from .servers import LEASE_MS, REDIS_ERRORS, Servers, settings_of
-from .workers import Workers, roles_of
+from .workers import WORKER, Workers, roles_of
 from .workload import Workload
 
 __all__ = ["Options", "Outcome", "run_chaos"]
@@ -49,6 +49,8 @@ class Options:
         faults: what happens.
         workers: how many worker processes consume the feed and are killed too. With any, the audit log and a replica are
             checked at the end instead of the feed.
+        worker: the command that runs one worker.
+        settle_s: how long the workers may take to catch up at the end.
     """
 
     minutes: float = 1.0
@@ -60,6 +62,8 @@ class Options:
     client: Sequence[str] = CLIENT
     faults: Sequence[Fault] = TABLE
     workers: int = 0
+    worker: Sequence[str] = WORKER
+    settle_s: float = 300.0
 
 
 @dataclass(slots=True)
@@ -140,25 +144,26 @@ def _on_servers(options: Options, servers: Servers, workload: Workload, journals
     # What this shell configures for a strategy is not for these clients.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CC_")}
     tasks = [_task(options, servers, journals, slot, role) for slot, role in _slots(options)]
-    workers = Workers(options.workers, servers, environment, options.seed)
+    workers = Workers(options.workers, options.worker, servers, environment, options.seed)
     with Fleet(tasks, options.seed, options.client, environment) as fleet, closing(workers):
         injector = Injector(servers, fleet, feed, workload.documents, options.seed, workers)
         with _progress(console) as progress:
             drive = _Drive(options, fleet, injector, feed, progress, workers)
             drive.run()
             fleet.audit(_task(options, servers, journals, "auditor", "auditor"))
-            audit = _audit(servers, workers, drive) if options.workers else None
+            audit = _audit(options, servers, workers, drive) if options.workers else None
         return _Record(fleet, injector, gather(servers, feed, workload), audit, workers.crashes)
 
 
-def _audit(servers: Servers, workers: Workers, drive: "_Drive") -> AuditVerdict:
+def _audit(options: Options, servers: Servers, workers: Workers, drive: "_Drive") -> AuditVerdict:
     """Let the workers finish, and see what they have made of it."""
     settings = servers.settings
     names = streams(settings.database, settings.partitions)
     client: MongoClient[dict[str, Any]]
     with MongoClient(settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
         database: Database[dict[str, Any]] = client[settings.database]
-        workers.settle(AuditState(database, lambda: roles_of(servers.redis, names)), drive.settling)
+        state = AuditState(database, lambda: roles_of(servers.redis, names))
+        workers.settle(state, drive.settling, options.settle_s)
         return check_audit(database, workers.differing_replicas())
 
 

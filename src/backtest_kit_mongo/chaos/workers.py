@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from backtest_kit_mongo.demo.fleet import Process
@@ -17,13 +17,12 @@ from .audit_checks import AuditState
 from .errors import ChaosError
 from .servers import DATABASE, Servers
 
-__all__ = ["Workers", "replica_of"]
+__all__ = ["WORKER", "Workers", "replica_of"]
 
-WORKER = (sys.executable, "-m", "backtest_kit_worker")
-OPTIONS = ("--block-ms", "200", "--claim-idle-ms", "2000", "--roles", "audit,replica,recovery,trim")
+PROGRAM = (sys.executable, "-m", "backtest_kit_worker")
+WORKER = (*PROGRAM, "--block-ms", "200", "--claim-idle-ms", "2000", "--roles", "audit,replica,recovery,trim")
 RESTART_S = 0.5
 STOP_S = 30.0
-SETTLE_S = 240.0
 POLL_S = 0.5
 RETENTION_MS = 3_000
 """Short, so that trimming happens while everything is killed."""
@@ -37,12 +36,17 @@ def replica_of(servers: Servers) -> str:
 class Workers:
     """All worker processes.
 
+    Args:
+        command: runs one of them.
+
     Attributes:
         kill_count: SIGKILLs that were sent.
         crashes: what workers said that ended by themselves.
     """
 
-    def __init__(self, count: int, servers: Servers, environment: Mapping[str, str], seed: str) -> None:
+    def __init__(
+        self, count: int, command: Sequence[str], servers: Servers, environment: Mapping[str, str], seed: str
+    ) -> None:
         endpoints = servers.endpoints
         self._environment = {
             **environment,
@@ -54,6 +58,7 @@ class Workers:
             "CC_REPLICA_MONGO_CONNECTION_STRING": replica_of(servers),
             "CC_STREAM_RETENTION_MS": str(RETENTION_MS),
         }
+        self._command = tuple(command)
         self._running: list[Process | None] = [None] * count
         self._restart_at_s = [0.0] * count
         self._rng = random.Random(f"{seed}/workers")
@@ -68,7 +73,7 @@ class Workers:
             if process is not None and process in self._exited:
                 self._ended(slot, process)
             elif process is None and time.monotonic() >= self._restart_at_s[slot]:
-                self._running[slot] = self._start((*WORKER, *OPTIONS))
+                self._running[slot] = self._start(self._command)
 
     def _start(self, command: tuple[str, ...]) -> Process:
         made: list[Process] = []
@@ -99,15 +104,15 @@ class Workers:
         self.kill_count += 1
         return True
 
-    def settle(self, state: AuditState, step: Callable[[str], None]) -> None:
+    def settle(self, state: AuditState, step: Callable[[str], None], within_s: float) -> None:
         """Let them work undisturbed until nothing is left to do, then stop them. Precondition: nobody writes any more.
 
-        Whatever is still missing after `SETTLE_S` is found by the checks.
+        Whatever is still missing after `within_s` is found by the checks.
 
         Raises:
             ChaosError: a worker does not stop.
         """
-        deadline_s = time.monotonic() + SETTLE_S
+        deadline_s = time.monotonic() + within_s
         while (left := state.left()) and time.monotonic() < deadline_s:
             self.tick()
             step(left)
@@ -128,7 +133,7 @@ class Workers:
 
     def differing_replicas(self) -> str:
         """What `replica compare` says if a replica differs from its source; empty if none does."""
-        process = self._start((*WORKER, "replica", "compare"))
+        process = self._start((*PROGRAM, "replica", "compare"))
         while process not in self._exited:
             time.sleep(0.05)
         return "\n".join(process.output) if self._exited[process] else ""

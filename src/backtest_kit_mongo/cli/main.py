@@ -1,5 +1,7 @@
 """The console script `bkm` (also `backtest-kit-mongo`): one typer application, each command a plain function."""
 
+from importlib.metadata import entry_points
+
 import typer
 
 from . import audit, cache, chaos, demo, domains, park, servers, simulate, stream
@@ -25,6 +27,9 @@ app.add_typer(cache.cache)
 app.add_typer(audit.audit)
 app.add_typer(park.park)
 app.add_typer(stream.stream)
+# Commands of other distributions, and of the worker, which this package may not import.
+for command in entry_points(group="backtest_kit_mongo.commands"):
+    app.add_typer(command.load(), name=command.name)
 
 
 def main() -> None:

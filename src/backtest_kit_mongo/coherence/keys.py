@@ -7,8 +7,8 @@
 | {bk:p}:db:l:domain:parts   | zset   | LEASE                 | COMMIT, ABORT, any purge   | never     | L, leases: token -> deadline in Redis' own ms. No TTL, so no `volatile-*` policy takes it |
 | {bk:p}:db:n:domain         | string | LEASE, COMMIT, RELAY  | nobody                     | never     | how many invalidations the channel of the domain has carried |
 | {bk:p}:db:i:domain         | channel| LEASE, COMMIT, RELAY  |                            |           | invalidations for near caches: number, space, name of the entry |
-| {bk:p}:db:h:process        | channel| BEAT                  |                            |           | answers to one process's beats: when asked, incarnation, numbers |
-| {bk:p}:db:b                | string | LEASE, MISS           | FLUSH                      | never     | B, the incarnation and when it was first seen |
+| {bk:p}:db:h:process        | channel| BEAT                  |                            |           | answers to one process's beats: when asked, B, numbers |
+| {bk:p}:db:b                | string | LEASE, MISS, BEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
 
@@ -72,6 +72,7 @@ class Channels(NamedTuple):
     """What a process listens to in one partition: its own beats' answers and, in step with `numbers`, invalidations."""
 
     beats: str
+    born: str
     numbers: tuple[str, ...]
     invalidations: tuple[str, ...]
 
@@ -83,6 +84,7 @@ def channels(database: str, partitions: int, domains: Iterable[str], process: st
     return tuple(
         Channels(
             f"{prefix}:h:{process}",
+            f"{prefix}:b",
             tuple(f"{prefix}:n:{name}" for name in chosen),
             tuple(f"{prefix}:i:{name}" for name in chosen),
         )

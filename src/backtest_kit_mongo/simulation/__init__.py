@@ -20,6 +20,12 @@ Files, in the order of their use: `actions.py` (what can happen), `states.py` (R
 `workload.py` (who does what), `situation.py` and `world.py` (everything at one moment, and what happens next),
 `checker.py` (what must hold), `schedules.py` (random ones, and their text), `campaign.py` (many of those),
 `exhaustive.py` (all of them), `shrink.py` and `report.py` (a failure, short and told), `planted.py` (failures on
-purpose). A change of the protocol is made in the plans and scripts, and in the memory model; a new rule gets a row in
-`planted.py`.
+purpose).
+
+The near cache has a simulator of its own, which plays worlds instead of looking them up, because copies are objects:
+`near_process.py` (the parties), `near.py` (what happens, and what must hold), `near_campaign.py` (random schedules),
+`near_every.py` (all of them), `near_report.py` and `near_planted.py`.
+
+A change of the protocol is made in the plans and scripts, and in the memory model; a new rule gets a row in
+`planted.py` or `near_planted.py`.
 """

@@ -1,0 +1,65 @@
+"""BEAT on a real Redis: what one near cache is told about what it may have missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+from tests.integration.support import eventually
+
+from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.coherence.keys import Channels, channels
+from backtest_kit_mongo.domains.table import STATE
+from backtest_kit_mongo.embedded import Endpoints
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def client(servers: Endpoints) -> Iterator[redis.Redis]:
+    with redis.Redis(port=servers.redis_port) as client:
+        yield client
+
+
+@pytest.fixture
+def names(new_database: Callable[[], str]) -> Channels:
+    return channels(new_database(), 1, [STATE.name], "listener")[0]
+
+
+@pytest.fixture
+def beat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str]]]:
+    """Ask for a beat and hear its answer: the question, the identity, the numbers."""
+    with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe(names.beats)
+        subscription.get_message(timeout=5)
+
+        def ask() -> list[str]:
+            RedisLink(client).run(Script("beat"), [names.born, *names.numbers], [names.beats, "question"])
+            said: str = subscription.get_message(timeout=5)["data"].decode()
+            return said.split(" ")
+
+        yield ask
+
+
+def test_an_answer_carries_the_question_and_the_numbers(
+    client: redis.Redis, names: Channels, beat: Callable[[], list[str]]
+) -> None:
+    question, identity, number = beat()
+    assert (question, number) == ("question", "0")
+    client.incr(names.numbers[0])
+    assert beat() == [question, identity, "1"]
+
+
+def test_what_a_flush_takes_changes_the_identity_although_the_numbers_are_the_same(
+    client: redis.Redis, names: Channels, beat: Callable[[], list[str]]
+) -> None:
+    before = beat()
+
+    def differs() -> bool:
+        # As often as two of these fall into one millisecond.
+        client.delete(names.born, *names.numbers)
+        return beat()[1] != before[1]
+
+    eventually(differs)
+    assert beat()[2] == before[2]
