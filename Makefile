@@ -24,6 +24,9 @@ test: venv
 
 bench: venv
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/coherence.py
+	$(BIN)/python benchmarks/near.py
+	$(BIN)/python benchmarks/worker.py
 
 demo: venv
 	$(BIN)/bkm demo

@@ -229,7 +229,7 @@ def export(
 
     [cyan]bkm audit export --domain signal | jq -c '[.rev, .payload]'[/]
 
-    [cyan]pip install 'backtest-kit-mongo[parquet]'; bkm audit export --format parquet --out audit.parquet[/]
+    [cyan]bkm audit export --format parquet --out audit.parquet[/]
     """
     console = Console(stderr=True)
     with _log(console) as log:
