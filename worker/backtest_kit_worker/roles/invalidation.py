@@ -31,7 +31,8 @@ class InvalidationSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CC_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     invalidation_redis: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        default=(), description="The other Redis servers, as URLs (redis://user:password@host:port) separated by commas."
+        default=(),
+        description="The other Redis servers, as URLs (redis://user:password@host:port) separated by commas.",
     )
 
     @field_validator("invalidation_redis", mode="before")
