@@ -63,6 +63,10 @@ class AuditState:
         waiting = {name: count for name, count in self._waiting().items() if count}
         if waiting:
             return ", ".join(f"{name} has {count:,} to do" for name, count in waiting.items())
+        copies = list(self.database["replica-state"].find({"_id": {"$regex": "^copy/"}}))
+        done = min((sum(part["done"] for part in copy.get("domains", {}).values()) for copy in copies), default=0)
+        if done < len(DOMAINS):
+            return f"{len(DOMAINS) - done} domains to copy"
         # A batch whose worker died before it confirmed it is sealed after a minute's grace; `verify` covers it as it is.
         unsealed = self.database["audit-pending"].count_documents({"confirmed": True})
         return f"{unsealed:,} batches to seal" if unsealed else ""

@@ -2,10 +2,12 @@
 
 import json
 import queue
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ __all__ = ["WORKER", "Fleet", "HostRun", "Killed", "Process"]
 
 TRADER = (sys.executable, "-m", "backtest_kit_mongo.demo.trader")
 WORKER = (sys.executable, "-m", "backtest_kit_worker")
+KILL_WITHIN_S = 0.05
 SILENCE_S = 60
 """A fleet that says nothing for so long hangs."""
 KEPT_LINES = 15
@@ -192,6 +195,8 @@ class Fleet:
             self._kill_at = None
             run.is_doomed = True
             assert run.process is not None
+            # At any point of a call, also between MongoDB and Redis: the event that then has no sender is recovered.
+            time.sleep(random.uniform(0, KILL_WITHIN_S))
             run.process.send(signal.SIGKILL)
 
     def _ended(self, run: HostRun, exit_code: int) -> None:
