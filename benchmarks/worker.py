@@ -35,6 +35,7 @@ from backtest_kit_mongo.backends.redis_link import RedisLink
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import SIGNAL, STATE
 from backtest_kit_mongo.testing.examples import example
 
@@ -63,17 +64,17 @@ class Bench:
         self.client.flushall()
         self.mongo.drop_database(DATABASE)
 
-    def fill(self, count: int, progress: Progress) -> None:
-        """Events as a writer would have published them."""
+    def fill(self, count: int, domain: Domain, progress: Progress) -> None:
+        """Events as a writer would have published them; the context stands for a key of any domain."""
         bar = progress.add_task("filling the stream", total=count)
-        link, body, origin = RedisLink(self.client), pack(example(SIGNAL)), Origin("bench", 1)
+        link, body, origin = RedisLink(self.client), pack(example(domain)), Origin("bench", 1)
         for start in range(0, count, PACKET):
             commands = []
             for index in range(start, min(count, start + PACKET)):
                 rev, document = divmod(index, DOCUMENTS)
-                key = (f"S{document}", "bench", "binance")
+                key = (f"S{document}", "bench", "binance")[: len(domain.key)]
                 at_ms = time.time_ns() // 1_000_000
-                event = Event(SIGNAL.name, key, f"{document:024x}", rev + 1, "upsert", None, at_ms, origin, body)
+                event = Event(domain.name, key, f"{document:024x}", rev + 1, "upsert", None, at_ms, origin, body)
                 commands.append(["XADD", self.stream, "*", "e", event.header(), "p", body])
             link.execute_many(commands)
             progress.update(bar, completed=start + PACKET)
@@ -114,12 +115,13 @@ def stop(workers: Sequence[subprocess.Popen[str]]) -> None:
 
 def throughput(bench: Bench, events: int, progress: Progress) -> list[Found]:
     rows = []
-    for count in (1, 2):
+    for count, domain in ((1, STATE), (1, SIGNAL), (2, SIGNAL)):
         bench.reset()
-        bench.fill(events, progress)
+        bench.fill(events, domain, progress)
         workers = [bench.start_worker() for _ in range(count)]
         try:
-            rows.append({"workers": count, **bench.drained(workers, events, progress)})
+            found = bench.drained(workers, events, progress)
+            rows.append({"workers": count, "payload_bytes": len(pack(example(domain))), **found})
         finally:
             stop(workers)
     return rows
@@ -196,7 +198,7 @@ def backlog(bench: Bench, events: int, progress: Progress) -> Found:
     bench.reset()
     bk.setup(**bench.config)
     try:
-        bench.fill(events, progress)
+        bench.fill(events, SIGNAL, progress)
         alone_us = write_p50_us(400)
         is_over = threading.Event()
         beside: list[float] = []
@@ -217,12 +219,17 @@ def backlog(bench: Bench, events: int, progress: Progress) -> Found:
 def show(rates: list[Found], late: Found, behind: Found | None) -> None:
     console = wide_console()
     table = Table(title="audit: events worked off a second")
-    for heading in ("workers", "events", "events/s", "highest memory", "goal"):
+    for heading in ("workers", "payload bytes", "events", "events/s", "highest memory", "goal"):
         table.add_column(heading, justify="right")
     for row in rates:
         goal = (">= 20,000 " + ("met" if row["per_s"] >= 20_000 else "missed")) if row["workers"] == 1 else ""
         table.add_row(
-            str(row["workers"]), f"{row['events']:,}", f"{row['per_s']:,.0f}", f"{row['rss_mib']:,.0f} MiB", goal
+            str(row["workers"]),
+            str(row["payload_bytes"]),
+            f"{row['events']:,}",
+            f"{row['per_s']:,.0f}",
+            f"{row['rss_mib']:,.0f} MiB",
+            goal,
         )
     console.print(table)
     console.print(

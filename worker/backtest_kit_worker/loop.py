@@ -57,7 +57,7 @@ class LoopOptions:
         dead_consumer_ms: a consumer that holds nothing and did not ask for so long is removed from the group.
     """
 
-    batch_max: int = 500
+    batch_max: int = 1_000
     block_ms: int = 1_000
     claim_idle_ms: int = 30_000
     retry_ms: int = 200

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final
 
 import bson
@@ -27,8 +28,8 @@ DUPLICATE_KEY: Final = 11_000
 DURABLE: Final = WriteConcern("majority", j=True)
 TIMEOUT_S: Final = 30
 """Bound on one batch, the driver's retries included."""
-PART_MIN: Final = 100
-"""Records that are worth a write of their own."""
+PART_MAX: Final = 250
+"""Records of one write."""
 
 Document = dict[str, Any]
 
@@ -84,7 +85,7 @@ class AuditWriter:
     def write(self, records: Iterable[Mapping[str, Any]]) -> int:
         """Insert records that do not exist yet; returns how many were new.
 
-        A large batch goes as two at once: one is packed while the other waits for the journal.
+        A large batch goes in parts, two at once: one is packed while others wait for the journal.
 
         Args:
             records: by the table of `audit/records.py`; `label` is added where it is missing.
@@ -92,16 +93,19 @@ class AuditWriter:
         Raises:
             DoubledRecord, PyMongoError: each record may have been written; write them again.
         """
-        batch = list(records)
-        if len(batch) < PART_MIN * 2:
-            return self._write(batch)
-        middle = len(batch) // 2
-        return sum(self._pool.map(self._write, (batch[:middle], batch[middle:])))
+        # One at a time: a whole batch of decoded payloads would cost the garbage collector more than encoding them does.
+        encoded = ((record["_id"], bson.encode(_labelled(record))) for record in records)
+        part = dict(islice(encoded, PART_MAX))
+        if len(part) < PART_MAX:
+            return self._write(part) if part else 0
+        parts = []
+        while part:
+            parts.append(self._pool.submit(self._write, part))
+            part = dict(islice(encoded, PART_MAX))
+        wait(parts)
+        return sum(written.result() for written in parts)
 
-    def _write(self, records: Sequence[Mapping[str, Any]]) -> int:
-        batch = {record["_id"]: bson.encode(_labelled(record)) for record in records}
-        if not batch:
-            return 0
+    def _write(self, batch: Mapping[str, bytes]) -> int:
         digests = {record_id: digest(stored) for record_id, stored in batch.items()}
         with pymongo.timeout(TIMEOUT_S):
             place = ObjectId()
