@@ -19,7 +19,6 @@ Each test works under keys of its own.
 
 from __future__ import annotations
 
-from backtest_kit_mongo.testing import rewriting as _rewriting  # noqa: F401
 from backtest_kit_mongo.testing.suites.candles import (
     TestCandleWindows,
     TestFirstWriteWins,
