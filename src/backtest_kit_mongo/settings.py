@@ -152,11 +152,14 @@ def load(**arguments: Any) -> Settings:
     try:
         return Settings(**named)
     except ValidationError as cause:
-        errors = cause.errors(include_url=False, include_input=False, include_context=False)
-        shown = "; ".join(
-            f"CC_{'.'.join(map(str, error['loc'])).upper()}: {error['msg']}".replace("CC_: ", "") for error in errors
-        )
-        raise InvalidSetting(shown) from None
+        raise invalid(cause, "CC_") from None
+
+
+def invalid(cause: ValidationError, prefix: str) -> InvalidSetting:
+    """What is wrong with which environment variables, without a value: it may be a secret."""
+    errors = cause.errors(include_url=False, include_input=False, include_context=False)
+    named = ((".".join(map(str, error["loc"])).upper(), error["msg"]) for error in errors)
+    return InvalidSetting("; ".join(f"{prefix}{name}: {said}" if name else said for name, said in named))
 
 
 def _field(name: str) -> str:

@@ -17,6 +17,7 @@ from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import CANDLE, STATE, STORAGE
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_worker.deployment import connect
 from backtest_kit_worker.roles.invalidation import InvalidationRole, InvalidationSettings
 
@@ -99,5 +100,9 @@ def test_it_is_off_unless_other_servers_are_named(
         with pytest.raises(ValidationError, match="expected URLs") as refused:
             InvalidationSettings()
         assert "hidden@localhost" not in str(refused.value)
+        # The worker turns this into a message and an exit code; anything else would be a traceback.
+        with pytest.raises(InvalidSetting, match=r"CC_INVALIDATION_REDIS: .*expected URLs") as explained:
+            InvalidationRole.build(deployment)
+        assert "hidden" not in str(explained.value)
     finally:
         deployment.close()

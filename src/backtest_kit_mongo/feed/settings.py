@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.settings import invalid
 
 
 class FeedSettings(BaseSettings):
@@ -29,6 +29,4 @@ def load_feed_settings() -> FeedSettings:
     try:
         return FeedSettings()
     except ValidationError as cause:
-        errors = cause.errors(include_url=False, include_input=False, include_context=False)
-        shown = "; ".join(f"CC_STREAM_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors)
-        raise InvalidSetting(shown) from None
+        raise invalid(cause, "CC_STREAM_") from None

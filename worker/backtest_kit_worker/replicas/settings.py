@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.settings import invalid
 
 
 class ReplicaSettings(BaseSettings):
@@ -52,6 +52,4 @@ def load_replicas(**arguments: Any) -> ReplicaSettings:
     try:
         return ReplicaSettings(**arguments)
     except ValidationError as cause:
-        errors = cause.errors(include_url=False, include_input=False, include_context=False)
-        shown = "; ".join(f"CC_REPLICA_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in errors)
-        raise InvalidSetting(shown) from None
+        raise invalid(cause, "CC_REPLICA_") from None

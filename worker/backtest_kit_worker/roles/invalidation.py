@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import redis
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -22,6 +22,7 @@ from backtest_kit_mongo.backends.redis_relay import relay
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names, names
 from backtest_kit_mongo.domains.table import BY_NAME
+from backtest_kit_mongo.settings import invalid
 from backtest_kit_worker.deployment import Deployment
 
 
@@ -46,6 +47,18 @@ class InvalidationSettings(BaseSettings):
         return urls
 
 
+def load_invalidation() -> InvalidationSettings:
+    """Settings from the environment.
+
+    Raises:
+        InvalidSetting: CC_INVALIDATION_REDIS is no list of URLs; the message never shows it.
+    """
+    try:
+        return InvalidationSettings()
+    except ValidationError as cause:
+        raise invalid(cause, "CC_") from None
+
+
 class InvalidationRole:
     """Relays each change to every target. A target that cannot be reached stops the batch, so nothing is skipped."""
 
@@ -59,7 +72,11 @@ class InvalidationRole:
 
     @classmethod
     def build(cls, deployment: Deployment) -> InvalidationRole | None:
-        """None: CC_INVALIDATION_REDIS names no other Redis, and one that is shared needs no relay."""
+        """None: CC_INVALIDATION_REDIS names no other Redis, and one that is shared needs no relay.
+
+        Raises:
+            InvalidSetting: it names something else.
+        """
         timeout_s = deployment.settings.redis_timeout_ms / 1000
         targets = [
             redis.Redis.from_url(
@@ -68,7 +85,7 @@ class InvalidationRole:
                 socket_connect_timeout=timeout_s,
                 retry=Retry(NoBackoff(), 0),
             )
-            for url in InvalidationSettings().invalidation_redis
+            for url in load_invalidation().invalidation_redis
         ]
         return cls(targets, deployment.settings.database, deployment.settings.partitions) if targets else None
 
