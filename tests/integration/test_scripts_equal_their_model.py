@@ -23,6 +23,7 @@ from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache
 from backtest_kit_mongo.backends.redis_entry import parse_entry
 from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_relay import relay
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Origin, decode
@@ -274,7 +275,7 @@ class Play:
             self.pair.ask("publish", fx.Publish(KEYS[0].scope, published(records)))
 
     def relay(self, key: int, rev: int | None) -> None:
-        self.pair.real.relay([(KEYS[key], rev)])
+        relay(self.pair.real._link, self.pair.real._relay, [(self.pair.names_of(KEYS[key]), rev)])
         self.pair.model.relay(KEYS[key], rev)
 
     def wait(self, ms: int) -> None:

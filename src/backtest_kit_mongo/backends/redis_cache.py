@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,6 @@ import redis
 from backtest_kit_mongo.backends.redis_entry import Tokens, parse_entry, record_header
 from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Argument, RedisLink, Script
 from backtest_kit_mongo.backends.redis_missed import Missed
-from backtest_kit_mongo.backends.redis_relay import relay
 from backtest_kit_mongo.backends.redis_safety import unsafe_reason
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -290,16 +289,6 @@ class RedisCache:
                     self._catch_up()
                 except (*UNREACHABLE, redis.RedisError):
                     self._retry_at_s = self._monotonic_s()
-
-    def relay(self, changes: Sequence[tuple[Key, int | None]]) -> None:
-        """Changes of these documents were seen that the cache may not know of: entries older than the revision go (None:
-        whatever they are), and so do copies of them in other processes.
-
-        Raises:
-            CacheDown: Redis cannot be used; try again later.
-        """
-        wanted = [(self._names(key), rev) for key, rev in changes]
-        self._guarded(lambda: relay(self._link, self._relay, wanted))
 
     # -- readers
 

@@ -29,7 +29,7 @@ from .feed_checks import FeedVerdict, check_feed
 from .fleet import CLIENT, Fleet
 from .history import History, load_history
 from .servers import LEASE_MS, REDIS_ERRORS, Servers, settings_of
-from .workers import WORKER, Workers, roles_of
+from .workers import WORKER, Workers, owed_by_group
 from .workload import Workload
 
 __all__ = ["Options", "Outcome", "run_chaos"]
@@ -162,7 +162,7 @@ def _audit(options: Options, servers: Servers, workers: Workers, drive: "_Drive"
     client: MongoClient[dict[str, Any]]
     with MongoClient(settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
         database: Database[dict[str, Any]] = client[settings.database]
-        state = AuditState(database, lambda: roles_of(servers.redis, names))
+        state = AuditState(database, lambda: owed_by_group(servers.redis, names))
         workers.settle(state, drive.settling, options.settle_s)
         return check_audit(database, workers.differing_replicas())
 

@@ -8,29 +8,28 @@ import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+
+import redis
 
 from backtest_kit_mongo.demo.fleet import Process
+from backtest_kit_mongo.feed.positions import look
 
 from .audit_checks import AuditState
 from .errors import ChaosError
 from .servers import DATABASE, Servers
 
-__all__ = ["WORKER", "Workers", "replica_of"]
+__all__ = ["WORKER", "Workers", "owed_by_group"]
 
 PROGRAM = (sys.executable, "-m", "backtest_kit_worker")
 WORKER = (*PROGRAM, "--block-ms", "200", "--claim-idle-ms", "2000", "--roles", "audit,replica,recovery,trim")
 RESTART_S = 0.5
 STOP_S = 30.0
+COMPARE_S = 300.0
 POLL_S = 0.5
 RETENTION_MS = 3_000
 """Short, so that trimming happens while everything is killed."""
-
-
-def replica_of(servers: Servers) -> str:
-    """The replica is another database of the same mongod."""
-    return servers.endpoints.mongo_connection_string(f"{DATABASE}-replica")
 
 
 class Workers:
@@ -55,7 +54,8 @@ class Workers:
             "CC_REDIS_PORT": str(endpoints.redis_port),
             "CC_LEASE_MS": str(servers.settings.lease_ms),
             "CC_MONGO_TIMEOUT_MS": str(servers.settings.mongo_bound_ms),
-            "CC_REPLICA_MONGO_CONNECTION_STRING": replica_of(servers),
+            # The replica is another database of the same mongod.
+            "CC_REPLICA_MONGO_CONNECTION_STRING": servers.endpoints.mongo_connection_string(f"{DATABASE}-replica"),
             "CC_STREAM_RETENTION_MS": str(RETENTION_MS),
         }
         self._command = tuple(command)
@@ -132,9 +132,17 @@ class Workers:
                 self.crashes.append(f"a worker stopped with exit code {code}:\n{said}")
 
     def differing_replicas(self) -> str:
-        """What `replica compare` says if a replica differs from its source; empty if none does."""
+        """What `replica compare` says if a replica differs from its source; empty if none does.
+
+        Raises:
+            ChaosError: it hangs.
+        """
         process = self._start((*PROGRAM, "replica", "compare"))
+        deadline_s = time.monotonic() + COMPARE_S
         while process not in self._exited:
+            if time.monotonic() > deadline_s:
+                process.end(signal.SIGKILL, timeout_s=5)
+                raise ChaosError(f"comparing the replica took more than {COMPARE_S:g} s")
             time.sleep(0.05)
         return "\n".join(process.output) if self._exited[process] else ""
 
@@ -145,15 +153,7 @@ class Workers:
                 process.end(signal.SIGKILL, timeout_s=5)
 
 
-def roles_of(redis_client: Any, streams: tuple[str, ...]) -> dict[str, int]:
-    """By consumer group: entries that it has not acknowledged, as far as the stream still has them."""
-    waiting: dict[str, int] = {}
-    for stream in streams:
-        if not redis_client.exists(stream):
-            continue
-        last = redis_client.xinfo_stream(stream)["last-generated-id"]
-        for group in redis_client.xinfo_groups(stream):
-            name = group["name"].decode()
-            behind = int(group["last-delivered-id"] != last)
-            waiting[name] = waiting.get(name, 0) + int(group["pending"]) + behind
-    return waiting
+def owed_by_group(client: redis.Redis, streams: Sequence[str]) -> Counter[str]:
+    """How many entries each consumer group has still to acknowledge."""
+    positions = filter(None, (look(client, stream) for stream in streams))
+    return sum((Counter({group.name: group.owed_count}) for one in positions for group in one.groups), Counter())

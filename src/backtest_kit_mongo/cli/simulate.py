@@ -21,7 +21,7 @@ from backtest_kit_mongo.simulation.workload import KINDS, SHIPPED, Rig, Workload
 
 from .servers import ExitCode
 from .simulate_near import NearSimulation
-from .simulating import run_campaign
+from .simulating import given, run_campaign
 
 __all__ = ["simulate"]
 
@@ -82,9 +82,9 @@ def simulate(
         raise typer.Exit(ExitCode.FAILED if is_broken else 0)
     bug = _bug(planted)
     if replay:
-        found = _replay(_parsed(replay), bug, out)
+        found = _replay(given(parse_schedule, replay, "--replay"), bug, out)
     elif every:
-        found = _explore(_workload(every), Limits(faults, ticks), bug, out, messages)
+        found = _explore(given(parse_workload, every, "--every"), Limits(faults, ticks), bug, out, messages)
     else:
         found = _campaign(schedules, seed, bug, out, messages)
     if found is not None:
@@ -97,20 +97,6 @@ def _bug(name: str) -> Planted | None:
     if name and name not in PLANTED:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(PLANTED)}", param_hint="--planted")
     return PLANTED[name] if name else None
-
-
-def _parsed(text: str) -> Schedule:
-    try:
-        return parse_schedule(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--replay") from error
-
-
-def _workload(text: str) -> Workload:
-    try:
-        return parse_workload(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--every") from error
 
 
 def _rig(workload: Workload, bug: Planted | None) -> Rig:

@@ -17,12 +17,12 @@ from backtest_kit_mongo.simulation.near_campaign import (
 )
 from backtest_kit_mongo.simulation.near_every import Limits, explore
 from backtest_kit_mongo.simulation.near_planted import NEAR_PLANTED, NearPlanted
-from backtest_kit_mongo.simulation.near_process import SHIPPED, Variant, Workload
+from backtest_kit_mongo.simulation.near_process import SHIPPED, Variant
 from backtest_kit_mongo.simulation.near_report import narrate, shrink
 from backtest_kit_mongo.simulation.report import as_table
 
 from .servers import ExitCode
-from .simulating import run_campaign
+from .simulating import given, run_campaign
 
 
 class NearSimulation:
@@ -56,7 +56,7 @@ class NearSimulation:
         """Every schedule of a workload."""
         with self._messages.status("exploring"):
             try:
-                explored = explore(_workload(text), limits, self._variant)
+                explored = explore(given(parse_workload, text, "--every"), limits, self._variant)
             except TooMany as error:
                 self._messages.print(f"[red]Error:[/] {error}")
                 raise typer.Exit(ExitCode.FAILED) from error
@@ -70,7 +70,7 @@ class NearSimulation:
 
     def replay(self, text: str) -> bool:
         """One schedule, told."""
-        return _tell(_parsed(text), self._variant, self._out)
+        return _tell(given(parse_schedule, text, "--replay"), self._variant, self._out)
 
     def _print_shortest(self, found: Violation) -> bool:
         console = Console()
@@ -79,20 +79,6 @@ class NearSimulation:
         command = f"bkm simulate --near {self._option}--replay '{shortest.schedule}'"
         console.print(f"\nAgain: {command}", soft_wrap=True, highlight=False, markup=False)
         return True
-
-
-def _parsed(text: str) -> Schedule:
-    try:
-        return parse_schedule(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--replay") from error
-
-
-def _workload(text: str) -> Workload:
-    try:
-        return parse_workload(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--every") from error
 
 
 def _tell(schedule: Schedule, variant: Variant, out: Console) -> bool:

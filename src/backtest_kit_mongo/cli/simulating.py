@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -12,6 +14,7 @@ UPDATE_S = 0.1
 """How often the progress bar moves."""
 
 FoundT_co = TypeVar("FoundT_co", covariant=True)
+T = TypeVar("T")
 
 
 class Blocks(Protocol[FoundT_co]):
@@ -21,6 +24,14 @@ class Blocks(Protocol[FoundT_co]):
     def done(self) -> int: ...
 
     def run_block(self, at_most: int) -> FoundT_co | None: ...
+
+
+def given(parse: Callable[[str], T], text: str, option: str) -> T:
+    """What an option says; an error of `parse` becomes one of the command line that names the option."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def run_campaign(

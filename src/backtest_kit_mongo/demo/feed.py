@@ -3,13 +3,14 @@
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.audit.records import FOREIGN
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.table import CANDLE
+from backtest_kit_mongo.feed.positions import look
 
 from .candles import Series
 
@@ -56,22 +57,16 @@ def await_audit(run: str, expected: int, stalled_s: float, on_count: Callable[[i
 def is_consumed() -> bool:
     """Whether the audit group has taken and acknowledged everything in the streams."""
     settings = bk.get_config()
-    redis: Any = bk.get_redis()
+    redis = bk.get_redis()
     try:
         for stream in streams(settings.database, settings.partitions):
-            if not redis.exists(stream):
-                continue
-            group = next((found for found in redis.xinfo_groups(stream) if found["name"] == GROUP.encode()), None)
-            # `lag` would say it in one number, but only from Redis 7 on.
-            if group is None or group["pending"] or _is_behind(redis.xinfo_stream(stream), group):
+            position = look(redis, stream)
+            owed = {group.name: group.owed_count for group in position.groups} if position else {GROUP: 0}
+            if owed.get(GROUP, 1):
                 return False
         return True
     finally:
         redis.close()
-
-
-def _is_behind(stream: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
-    return bool(stream["length"]) and group["last-delivered-id"] != stream["last-generated-id"]
 
 
 def revisions(run: str) -> dict[tuple[str, str], list[int]]:

@@ -2,7 +2,8 @@
 
 A reader may only use a find that began after the reader did, or it could miss a write that had returned before (P1). So
 nobody joins a find under way: who comes meanwhile waits for the next one, which begins when that one has ended, and all
-who wait share it. However many threads read a key, MongoDB serves one of them at a time.
+who wait share it. However many threads read a key, MongoDB serves one of them at a time. Nobody waits for more than the
+find under way and the next one, each of which the truth bounds in time.
 """
 
 from __future__ import annotations
