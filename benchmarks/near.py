@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import redis
-from measuring import BLOCKS, in_threads, percentile, servers, wide_console
+from measuring import BLOCKS, percentile, servers, wide_console
+from paced_writer import rate_per_s, run_writer
 from rich.table import Table
 
 import backtest_kit_mongo as bk
@@ -39,7 +37,6 @@ DATABASE = "bkm-benchmark-near"
 NEAR = "measure,state,signal"
 GOAL = 50
 NEAR_CALLS, GET_CALLS = 5_000, 200
-WRITES, WRITES_PER_S, THREADS = 4_000, 1_000, 12
 CC = {"lease_ms": 3_000, "near_cache": NEAR, "near_cache_max_staleness_ms": 1_000}
 
 
@@ -108,39 +105,15 @@ def hearing_row(settings: Settings, config: dict[str, Any]) -> dict[str, Any]:
         heard_ns[str(key.parts[0])] = time.monotonic_ns()
 
     copies.heard = noting  # type: ignore[method-assign]
-    task = json.dumps({**config, "mongo_connection_string": settings.mongo_connection_string.get_secret_value()})
-    began_s = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, __file__, "--writer"], input=task, capture_output=True, text=True, check=True
-    )
-    took_s = time.monotonic() - began_s
-    returned_ns: dict[str, int] = json.loads(done.stdout)
+    uri = settings.mongo_connection_string.get_secret_value()
+    returned_ns = run_writer({**config, "mongo_connection_string": uri})
     time.sleep(0.2)
     delays = [heard_ns[name] - at_ns for name, at_ns in returned_ns.items() if name in heard_ns]
-    span_s = (max(returned_ns.values()) - min(returned_ns.values())) / 1e9
     return {
-        "writes": len(returned_ns), "heard": len(delays), "writes_per_s": len(returned_ns) / span_s, "took_s": took_s,
+        "writes": len(returned_ns), "heard": len(delays), "writes_per_s": rate_per_s(returned_ns),
         "p50_ms": percentile(delays, 0.5) / 1000, "p99_ms": percentile(delays, 0.99) / 1000,
         "max_ms": max(delays) / 1e6, "after_return": sum(delay > 0 for delay in delays),
     }  # fmt: skip
-
-
-def write_documents() -> None:
-    """The other process: paced writes of new documents; prints when each returned, on the clock of this machine."""
-    bk.setup(**json.loads(sys.stdin.read()))
-    payload = example(STATE)
-    returned_ns: dict[str, int] = {}
-    start_s = time.monotonic()
-
-    def work(offset: int) -> None:
-        for index in range(offset, WRITES, THREADS):
-            threading.Event().wait(max(0.0, start_s + index / WRITES_PER_S - time.monotonic()))
-            bk.PersistStateAdapter.write_state_data(payload, f"s{index}", "bench", 1)
-            returned_ns[f"s{index}"] = time.monotonic_ns()
-
-    in_threads([lambda offset=offset: work(offset) for offset in range(THREADS)])  # type: ignore[misc]
-    sys.stdout.write(json.dumps(returned_ns))
-    bk.shutdown()
 
 
 def show(rows: list[dict[str, Any]], hearing: dict[str, Any]) -> None:
@@ -165,11 +138,7 @@ def show(rows: list[dict[str, Any]], hearing: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--writer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.writer:
-        write_documents()
-        return
     with servers(DATABASE) as found:
         config = {**CC, **found}
         settings = bk.setup(**config)

@@ -25,7 +25,8 @@ from typing import Any
 
 import psutil
 import redis
-from measuring import in_threads, percentile, servers, wide_console
+from measuring import percentile, servers, wide_console
+from paced_writer import rate_per_s, run_writer
 from pymongo import MongoClient
 from rich.progress import Progress
 from rich.table import Table
@@ -42,7 +43,6 @@ from backtest_kit_mongo.testing.examples import example
 DATABASE = "bkm-benchmark-worker"
 DOCUMENTS = 1_000
 PACKET = 1_000
-WRITES, WRITES_PER_S, THREADS = 4_000, 1_000, 12
 SAMPLE_S = 0.05
 Found = dict[str, Any]
 
@@ -146,10 +146,7 @@ def delay(bench: Bench) -> Found:
     watcher.start()
     try:
         time.sleep(2)  # The worker must have come up, or its start would be measured.
-        done = subprocess.run(
-            [sys.executable, __file__, "--writer"], input=json.dumps(bench.config), stdout=subprocess.PIPE, text=True, check=True
-        )  # fmt: skip
-        returned_ns: dict[str, int] = json.loads(done.stdout)
+        returned_ns = run_writer(bench.config)
         deadline_s = time.monotonic() + 30
         while len(seen_ns) < len(returned_ns) and time.monotonic() < deadline_s:
             time.sleep(SAMPLE_S)
@@ -158,29 +155,10 @@ def delay(bench: Bench) -> Found:
         watcher.join()
         stop([worker])
     delays = [seen_ns[name] - at_ns for name, at_ns in returned_ns.items() if name in seen_ns]
-    span_s = (max(returned_ns.values()) - min(returned_ns.values())) / 1e9
     return {
-        "writes": len(returned_ns), "recorded": len(delays), "writes_per_s": len(returned_ns) / span_s,
+        "writes": len(returned_ns), "recorded": len(delays), "writes_per_s": rate_per_s(returned_ns),
         "p50_ms": percentile(delays, 0.5) / 1000, "p99_ms": percentile(delays, 0.99) / 1000,
     }  # fmt: skip
-
-
-def write_documents() -> None:
-    """The other process: paced writes of new documents; prints when each returned, on the clock of this machine."""
-    bk.setup(**json.loads(sys.stdin.read()))
-    payload = example(STATE)
-    returned_ns: dict[str, int] = {}
-    start_s = time.monotonic()
-
-    def work(offset: int) -> None:
-        for index in range(offset, WRITES, THREADS):
-            threading.Event().wait(max(0.0, start_s + index / WRITES_PER_S - time.monotonic()))
-            bk.PersistStateAdapter.write_state_data(payload, f"s{index}", "bench", 1)
-            returned_ns[f"s{index}"] = time.monotonic_ns()
-
-    in_threads([lambda offset=offset: work(offset) for offset in range(THREADS)])  # type: ignore[misc]
-    sys.stdout.write(json.dumps(returned_ns))
-    bk.shutdown()
 
 
 def write_p50_us(count: int, is_over: threading.Event | None = None) -> float:
@@ -250,11 +228,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=60_000, help="events of the throughput table")
     parser.add_argument("--backlog", type=int, default=0, help="also work off so many while writing")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    parser.add_argument("--writer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.writer:
-        write_documents()
-        return
     for name in [name for name in os.environ if name.startswith("CC_")]:
         del os.environ[name]  # The stream is emptied: never on servers that are in use.
     with servers(DATABASE) as found, Progress(console=wide_console(), transient=True) as progress:
