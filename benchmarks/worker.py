@@ -39,6 +39,7 @@ from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import SIGNAL, STATE
 from backtest_kit_mongo.testing.examples import example
+from backtest_kit_worker.pacing import SHARE_MIN
 
 DATABASE = "bkm-benchmark-worker"
 DOCUMENTS = 1_000
@@ -80,8 +81,9 @@ class Bench:
             progress.update(bar, completed=start + PACKET)
         progress.remove_task(bar)
 
-    def start_worker(self) -> subprocess.Popen[str]:
+    def start_worker(self, share: float = SHARE_MIN) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "backtest_kit_worker", "--roles", "audit", "--block-ms", "100"]
+        command += ["--catch-up-share", str(share)]
         return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
 
     def recorded(self) -> int:
@@ -161,27 +163,27 @@ def delay(bench: Bench) -> Found:
     }  # fmt: skip
 
 
-def write_p50_us(count: int, is_over: threading.Event | None = None) -> float:
-    """Median time of a write here; with `is_over` as many as fit until then."""
+def write_us(count: int, is_over: threading.Event | None = None) -> Found:
+    """Times of writes here; with `is_over` as many as fit until then."""
     payload, took = example(STATE), []
     while (len(took) < count) if is_over is None else not is_over.is_set():
         start_ns = time.perf_counter_ns()
         bk.PersistStateAdapter.write_state_data(payload, f"s{len(took) % 64}", "bench", 1)
         took.append((time.perf_counter_ns() - start_ns) / 1000)
         time.sleep(0.005)
-    return statistics.median(took)
+    return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99), "mean": statistics.fmean(took)}
 
 
-def backlog(bench: Bench, events: int, progress: Progress) -> Found:
+def backlog(bench: Bench, events: int, share: float, progress: Progress) -> Found:
     bench.reset()
     bk.setup(**bench.config)
     try:
         bench.fill(events, SIGNAL, progress)
-        alone_us = write_p50_us(400)
+        alone_us = write_us(1_000)
         is_over = threading.Event()
-        beside: list[float] = []
-        writer = threading.Thread(target=lambda: beside.append(write_p50_us(0, is_over)))
-        worker = bench.start_worker()
+        beside: list[Found] = []
+        writer = threading.Thread(target=lambda: beside.append(write_us(0, is_over)))
+        worker = bench.start_worker(share)
         writer.start()
         try:
             found = bench.drained([worker], events, progress)
@@ -189,7 +191,7 @@ def backlog(bench: Bench, events: int, progress: Progress) -> Found:
             is_over.set()
             writer.join()
             stop([worker])
-        return {**found, "write_alone_us": alone_us, "write_beside_us": beside[0]}
+        return {**found, "share": share, "write_alone_us": alone_us, "write_beside_us": beside[0]}
     finally:
         bk.shutdown()
 
@@ -215,11 +217,14 @@ def show(rates: list[Found], late: Found, behind: Found | None) -> None:
         f"{late['p50_ms']:.1f} ms, p99 {late['p99_ms']:.1f} ms (goal: p99 <= 100 ms)"
     )
     if behind is not None:
-        slower = behind["write_beside_us"] / behind["write_alone_us"] - 1
+        alone, beside = behind["write_alone_us"], behind["write_beside_us"]
+        times = "; ".join(
+            f"{name} {alone[name]:,.0f} us before, {beside[name]:,.0f} us meanwhile ({beside[name] / alone[name] - 1:+.0%})"
+            for name in ("p50", "mean", "p99")
+        )
         console.print(
-            f"a backlog of {behind['events']:,} events: {behind['per_s']:,.0f} events/s, highest memory {behind['rss_mib']:,.0f} MiB; "
-            f"writes took {behind['write_alone_us']:,.0f} us before and {behind['write_beside_us']:,.0f} us meanwhile ({slower:+.0%}; goal: "
-            "+10 %)"
+            f"a backlog of {behind['events']:,} events, working {behind['share']:.0%} of the time: {behind['per_s']:,.0f} events/s, highest "
+            f"memory {behind['rss_mib']:,.0f} MiB. A write took: {times}. Goal: +10 %"
         )
 
 
@@ -227,6 +232,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=60_000, help="events of the throughput table")
     parser.add_argument("--backlog", type=int, default=0, help="also work off so many while writing")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=SHARE_MIN,
+        help="share of the time that the worker works on the backlog (--catch-up-share)",
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     arguments = parser.parse_args()
     for name in [name for name in os.environ if name.startswith("CC_")]:
@@ -235,7 +246,7 @@ def main() -> None:
         bench = Bench({**found, "lease_ms": 3_000})
         rates = throughput(bench, arguments.events, progress)
         late = delay(bench)
-        behind = backlog(bench, arguments.backlog, progress) if arguments.backlog else None
+        behind = backlog(bench, arguments.backlog, arguments.share, progress) if arguments.backlog else None
     show(rates, late, behind)
     if arguments.json:
         arguments.json.write_text(json.dumps({"throughput": rates, "delay": late, "backlog": behind}, indent=2))

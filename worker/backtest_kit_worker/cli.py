@@ -18,6 +18,7 @@ from backtest_kit_worker.deployment import connect
 from backtest_kit_worker.health import Limits, Monitor
 from backtest_kit_worker.logs import LogFormat, logger, start_logging
 from backtest_kit_worker.loop import LoopOptions
+from backtest_kit_worker.pacing import SHARE_MIN
 from backtest_kit_worker.runner import Exit, Runner, RunnerOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -49,6 +50,14 @@ def run(
     attempts_max: Annotated[
         int, typer.Option(min=1, help="Park an entry that fails this often while others succeed.")
     ] = 8,
+    catch_up_share: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="While behind, with writers at work: work at least this share of the time. 1: never rest.",
+        ),
+    ] = SHARE_MIN,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65_535, help="Serve /metrics and /healthz here. Default: not at all.")
     ] = None,
@@ -65,7 +74,8 @@ def run(
         return
     start_logging(log_format)
     chosen = _chosen(role)
-    options = RunnerOptions(LoopOptions(batch_max, block_ms, claim_idle_ms, attempts_max=attempts_max))
+    loop = LoopOptions(batch_max, block_ms, claim_idle_ms, attempts_max=attempts_max, share_min=catch_up_share)
+    options = RunnerOptions(loop)
     address = None if metrics_port is None else (metrics_host, metrics_port)
     raise typer.Exit(serve(_settings(), chosen, options, Limits(round(max_lag_s * 1000)), address, once=once))
 

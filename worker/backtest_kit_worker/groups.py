@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 import redis
 
-from backtest_kit_mongo.feed.positions import EntryId, text
+from backtest_kit_mongo.feed.positions import EntryId, look, text
+from backtest_kit_worker.pacing import Sight
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,12 @@ class ConsumerGroup:
             return found
         self._turns.rotate()
         return self._read({self._turns[0]: ">"}, count, min(block_ms, CLUSTER_BLOCK_MS))
+
+    def sight(self, streams: Sequence[str]) -> Sight:
+        """What the streams show of writers, and of what this group has yet to read."""
+        found = [position for stream in streams if (position := look(self._redis, stream)) is not None]
+        own = (group for position in found for group in position.groups if group.name == self.name)
+        return Sight(tuple(position.last for position in found), sum(group.unread_count for group in own))
 
     def own(self, stream: str, count: int) -> list[Batch]:
         """What this consumer took and did not acknowledge; counts as one more delivery."""

@@ -29,6 +29,7 @@ from backtest_kit_mongo.coherence.events import Event, UnknownEvent, decode
 from backtest_kit_mongo.errors import EnvironmentFault
 from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.groups import START, Batch, ConsumerGroup, Entry, is_group_gone
+from backtest_kit_worker.pacing import SHARE_MIN, Pace
 from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles import Role
 
@@ -55,6 +56,7 @@ class LoopOptions:
             or others take over what is only waiting.
         attempts_max: deliveries after which an entry that a server refuses, while others succeed, is parked.
         dead_consumer_ms: a consumer that holds nothing and did not ask for so long is removed from the group.
+        share_min: while behind and others write, work at least this share of the time (see `pacing`); 1: never rest.
     """
 
     batch_max: int = 1_000
@@ -64,6 +66,7 @@ class LoopOptions:
     retry_max_ms: int = 10_000
     attempts_max: int = 8
     dead_consumer_ms: int = 3_600_000
+    share_min: float = SHARE_MIN
 
 
 def is_lost(cause: Exception) -> bool:
@@ -103,6 +106,8 @@ class Loop:
         self._held: deque[Batch] = deque()
         self._cursors = dict.fromkeys(self._streams, START)
         self._claim_due_s = dict.fromkeys(self._streams, 0.0)
+        self._pace = Pace(lambda: self._group.sight(self._streams), options.share_min)
+        self._rest_s = 0.0
         self.counts: Counter[str] = Counter()
         self.beat = time.monotonic()
         self.trouble: str | None = None
@@ -155,6 +160,7 @@ class Loop:
         else:
             self._held.extend(self._fetch(wait_ms))
         handled, failure = 0, None
+        began_s, held_count = time.monotonic(), sum(len(batch.entries) for batch in self._held)
         while self._held:
             self.beat = time.monotonic()
             try:
@@ -168,6 +174,7 @@ class Loop:
         self.beat = time.monotonic()
         if failure is not None:
             raise failure
+        self._rest_s = self._pace.rest_s(self.beat - began_s, is_full=held_count >= self._options.batch_max)
         return handled
 
     def _keep_held(self) -> None:
@@ -283,6 +290,8 @@ class Loop:
             try:
                 self.run_once()
                 failure_count, self.trouble = 0, None
+                if self._rest_s:
+                    stop.wait(self._rest_s)
             except Exception as cause:
                 failure_count, self.trouble = failure_count + 1, f"{type(cause).__name__}: {cause}"
                 self.beat = time.monotonic()

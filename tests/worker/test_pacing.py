@@ -1,0 +1,87 @@
+"""A loop that is behind rests while others write, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from backtest_kit_worker.pacing import FIRST_LOOK_S, LOOK_S, REST_MAX_S, Pace, Sight
+
+SHARE_MIN = 0.25
+TOOK_S = 0.1
+
+
+class Feed:
+    """Answers looks from a list, and keeps the time."""
+
+    def __init__(self, sights: Iterable[tuple[int, int]]) -> None:
+        self.sights = [Sight(end, unread_count) for end, unread_count in sights]
+        self.now_s = 0.0
+        self.look_count = 0
+        self.pace = Pace(self.look, SHARE_MIN, lambda: self.now_s)
+
+    def look(self) -> Sight:
+        self.look_count += 1
+        return self.sights[min(self.look_count, len(self.sights)) - 1]
+
+    def rest_s(self, *, is_full: bool = True) -> float:
+        """The rest after a batch, a look later than the last one."""
+        self.now_s += LOOK_S
+        return self.pace.rest_s(TOOK_S, is_full=is_full)
+
+
+def test_a_loop_that_keeps_up_never_rests_and_never_looks() -> None:
+    feed = Feed([(1, 0)])
+
+    assert [feed.rest_s(is_full=False) for _ in range(5)] == [0.0] * 5
+    assert feed.look_count == 0
+
+
+def test_behind_with_nobody_writing_it_works_at_full_speed_once_it_knows() -> None:
+    feed = Feed([(7, 5_000), (7, 4_000)])
+
+    assert feed.rest_s() == pytest.approx(3 * TOOK_S)
+    assert feed.rest_s() == 0.0
+
+
+def test_two_looks_follow_each_other_quickly_and_later_ones_do_not() -> None:
+    feed = Feed([(7, 5_000)])
+
+    for _ in range(10):
+        feed.now_s += FIRST_LOOK_S
+        feed.pace.rest_s(TOOK_S, is_full=True)
+
+    assert feed.look_count == 2
+
+
+def test_catching_up_beside_writers_it_works_the_lowest_share_of_the_time() -> None:
+    feed = Feed((number, 5_000 - number) for number in range(10))
+
+    assert [feed.rest_s() for _ in range(10)] == [pytest.approx(3 * TOOK_S)] * 10
+
+
+def test_a_feed_busier_than_a_resting_loop_can_follow_is_followed_at_full_speed() -> None:
+    feed = Feed((number, 5_000 + number) for number in range(3))
+
+    assert [feed.rest_s() for _ in range(3)] == [pytest.approx(3 * TOOK_S), pytest.approx(TOOK_S), 0.0]
+
+
+def test_having_caught_up_some_it_slows_down_step_by_step() -> None:
+    feed = Feed([(0, 10), (1, 11), (2, 12), (3, 11), (4, 10), (5, 9)])
+
+    shares = [TOOK_S / (TOOK_S + feed.rest_s()) for _ in range(6)]
+
+    assert shares == pytest.approx([0.25, 0.5, 1.0, 0.8, 0.64, 0.512])
+
+
+def test_a_batch_that_a_server_held_up_is_not_followed_by_a_rest_as_long() -> None:
+    feed = Feed([(1, 10)])
+
+    assert feed.pace.rest_s(60.0, is_full=True) == REST_MAX_S
+
+
+def test_a_share_of_one_never_rests() -> None:
+    pace = Pace(lambda: pytest.fail("looked"), share_min=1)
+
+    assert pace.rest_s(TOOK_S, is_full=True) == 0.0

@@ -1,0 +1,74 @@
+"""Catching up without getting in the way: while writers are at work, a loop that is behind rests between its batches.
+
+A worker at full speed takes as much of MongoDB's journal and of the CPU as it can get, and whoever writes meanwhile waits
+for both. So it works only a share of the time, as long as that suffices:
+
+* nobody writes: full speed;
+* writers are at work and less is unread than a second ago: the share shrinks, slowly, down to `share_min`;
+* writers are at work and no less is unread: the share doubles. A feed that is busier than a resting worker can follow is
+  followed at full speed: falling behind for ever is worse than being in the way.
+
+Rests are multiples of the time that the batch took, not a rate: where servers are slow, rests are long. A loop that is not
+behind (its batches are not full) never rests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+SHARE_MIN: Final = 0.25
+LOOK_S: Final = 1.0
+FIRST_LOOK_S: Final = 0.1
+"""How often the feed is looked at while behind; two looks are needed to know whether anybody writes."""
+REST_MAX_S: Final = 1.0
+"""A batch that a restarting server held up for long says nothing about how long to rest."""
+SHRINK: Final = 0.8
+
+
+class Sight(NamedTuple):
+    """What the feed shows: an end that changes whenever somebody writes, and how many entries are unread."""
+
+    end: object
+    unread_count: int
+
+
+class Pace:
+    """How long a loop rests after each batch.
+
+    Args:
+        look: asks Redis; called at most once in `LOOK_S`, and only while behind.
+        share_min: lowest share of the time that is worked; 1 for never resting.
+        clock_s: monotonic.
+    """
+
+    def __init__(
+        self, look: Callable[[], Sight], share_min: float = SHARE_MIN, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look = look
+        self._share_min = share_min
+        self._clock_s = clock_s
+        self._seen: Sight | None = None
+        self._look_due_s = 0.0
+        self.share = share_min
+
+    def rest_s(self, took_s: float, *, is_full: bool) -> float:
+        """Seconds to rest after a batch that took so long; `is_full`: there was more to take than the batch could hold."""
+        if self._share_min >= 1:
+            return 0.0
+        if not is_full:
+            self._seen, self.share, self._look_due_s = None, self._share_min, 0.0
+            return 0.0
+        if self._clock_s() >= self._look_due_s:
+            before, self._seen = self._seen, self._look()
+            self.share = self._share_min if before is None else self._next_share(before, self._seen)
+            self._look_due_s = self._clock_s() + (FIRST_LOOK_S if before is None else LOOK_S)
+        return min(took_s * (1 / self.share - 1), REST_MAX_S)
+
+    def _next_share(self, before: Sight, now: Sight) -> float:
+        if before.end == now.end:
+            return 1.0
+        if now.unread_count >= before.unread_count:
+            return min(1.0, self.share * 2)
+        return max(self._share_min, self.share * SHRINK)
