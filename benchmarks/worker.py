@@ -165,13 +165,14 @@ def delay(bench: Bench) -> Found:
 
 def write_us(count: int, is_over: threading.Event | None = None) -> Found:
     """Times of writes here; with `is_over` as many as fit until then."""
-    payload, took = example(STATE), []
-    while (len(took) < count) if is_over is None else not is_over.is_set():
+    payload = example(STATE)
+    took_ns: list[int] = []
+    while (len(took_ns) < count) if is_over is None else not is_over.is_set():
         start_ns = time.perf_counter_ns()
-        bk.PersistStateAdapter.write_state_data(payload, f"s{len(took) % 64}", "bench", 1)
-        took.append((time.perf_counter_ns() - start_ns) / 1000)
+        bk.PersistStateAdapter.write_state_data(payload, f"s{len(took_ns) % 64}", "bench", 1)
+        took_ns.append(time.perf_counter_ns() - start_ns)
         time.sleep(0.005)
-    return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99), "mean": statistics.fmean(took)}
+    return {"p50": percentile(took_ns, 0.5), "p99": percentile(took_ns, 0.99), "mean": statistics.fmean(took_ns) / 1000}
 
 
 def backlog(bench: Bench, events: int, share: float, progress: Progress) -> Found:
