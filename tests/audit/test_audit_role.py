@@ -69,7 +69,7 @@ def test_records_of_a_dead_worker_are_sealed_even_if_they_are_never_delivered_ag
     worker: Worker, database: Documents
 ) -> None:
     writer: Any = worker.role._writer
-    writer._confirm = lambda *_: None
+    writer._confirm = lambda *_, **__: None
     worker.record([change(1)])
     writer.write([foreign(1, 9, "theirs")])
     assert worker.seal() == 0

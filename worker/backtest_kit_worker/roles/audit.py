@@ -114,10 +114,10 @@ class AuditWriter:
             if known:
                 # Somebody recorded them first: what is to be sealed is what they wrote.
                 found = {stored["_id"]: digest(stored.raw) for stored in self._stored.find({"_id": {"$in": known}})}
-                digests.update(found)
                 if len(found) < len(known):
                     return len(batch) - len(known)  # Not confirmed, so the sealer will look itself.
-            self._confirm(place, digests)
+                digests.update(found)
+            self._confirm(_place(place, digests, confirmed=True), are_digests_new=bool(known))
         return len(batch) - len(known)
 
     def _insert(self, batch: Mapping[str, bytes]) -> list[str]:
@@ -129,10 +129,12 @@ class AuditWriter:
             return [ids[index] for index in _existing(cause)]
         return []
 
-    def _confirm(self, place: ObjectId, digests: Mapping[str, bytes]) -> None:
+    def _confirm(self, confirmation: Document, *, are_digests_new: bool) -> None:
         """Tell the sealer that all records of a place exist, with these digests."""
-        confirmation = _place(place, digests, confirmed=True)
-        if self._confirmed.replace_one({"_id": place}, confirmation).matched_count == 0:
+        # Only what changed: the digests a second time would be an eighth of what MongoDB has to do for a record.
+        told = ("confirmed", "digests") if are_digests_new else ("confirmed",)
+        update = {"$set": {name: confirmation[name] for name in told}}
+        if self._confirmed.update_one({"_id": confirmation["_id"]}, update).matched_count == 0:
             # This process was held up for so long that the sealer gave the batch up, perhaps before it was inserted.
             self._pending.insert_one({**confirmation, "_id": ObjectId()})
 
