@@ -27,6 +27,7 @@ bench: venv
 	$(BIN)/python benchmarks/coherence.py
 	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/worker.py
+	$(BIN)/python benchmarks/candles.py
 
 demo: venv
 	$(BIN)/bkm demo

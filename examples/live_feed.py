@@ -21,7 +21,7 @@ from rich.pretty import pretty_repr
 
 from backtest_kit_mongo.stream import ChangeEvent, consume, forget
 
-COLOURS = {"upsert": "green", "remove": "red", "batch": "cyan"}
+COLOURS = {"upsert": "green", "remove": "red", "batch": "cyan", "conflict": "yellow"}
 
 
 def line(event: ChangeEvent) -> str:
@@ -31,7 +31,7 @@ def line(event: ChangeEvent) -> str:
     payload = pretty_repr(event.payload, max_width=10_000, max_length=4, max_string=40)
     origin = f"{event.host}:{event.process}{' from the audit log' if event.replayed else ''}"
     return (
-        f"[dim]{event.written_at:%H:%M:%S.%f}[/] [{colour}]{event.operation:6}[/] [bold]{escape(event.domain)}[/] "
+        f"[dim]{event.written_at:%H:%M:%S.%f}[/] [{colour}]{event.operation:8}[/] [bold]{escape(event.domain)}[/] "
         f"{escape(key)} [dim]rev {event.rev}[/] {escape(payload)} [dim]{escape(origin)}[/]"
     )
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 
 import pytest
 
-from backtest_kit_mongo.embedded import Endpoints, NotInstalledError, down, up
+from backtest_kit_mongo.testing.servers import Servers
+
+pytest_plugins = ["backtest_kit_pytest", "pytester"]
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
-    """A private mongod and redis-server. Where they cannot run, tests are skipped on a laptop and fail in CI."""
-    # Each xdist worker has its own base directory, and so its own servers: none is stopped under another worker's tests.
-    directory = tmp_path_factory.mktemp("servers")
-    try:
-        endpoints = up(directory, die_with_caller=True)
-    except NotInstalledError as cause:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must test against real servers: {cause}", pytrace=False)
-        pytest.skip(f"no servers: {cause}")
-    yield endpoints
-    down(directory)
-    shutil.rmtree(directory, ignore_errors=True)  # Hundreds of megabytes, and pytest would keep those of three runs.
+def servers(bkm_servers: Servers) -> Servers:
+    """A private mongod and redis-server, or with `--containers` those of Docker. Where they cannot run, tests are skipped
+    on a laptop and fail in CI.
+    """
+    return bkm_servers
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 NOT_INSTALLED = (
+    "opentelemetry",
     "pytest",
     "_pytest",
     "hypothesis",

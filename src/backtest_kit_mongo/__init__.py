@@ -3,12 +3,14 @@
     import backtest_kit_mongo as bk
     bk.setup()                                        # once; see `bk.get_config()` for the settings
     bk.PersistSignalAdapter.write_signal_data(row, "BTCUSDT", "my-strategy", "binance")
+    bk.read_candles("BTCUSDT", "1m", "binance", since, until).close  # a NumPy array
 
 When a write returns, it is durable in MongoDB, cached in Redis and published as a change event. Before `setup()` the
 adapters keep files below ./dump. What else there is: `errors` (whose fault, and whether the write may have happened),
 `contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded` (private servers for a laptop).
 """
 
+from backtest_kit_mongo import metrics
 from backtest_kit_mongo.adapters import (
     PersistBreakevenAdapter,
     PersistCandleAdapter,
@@ -27,6 +29,8 @@ from backtest_kit_mongo.adapters import (
     PersistStateAdapter,
     PersistStorageAdapter,
     PersistStrategyAdapter,
+    read_candles,
+    write_candles,
 )
 from backtest_kit_mongo.crud import BaseCRUD
 from backtest_kit_mongo.errors import (
@@ -90,8 +94,11 @@ __all__ = [
     "get_mongo",
     "get_redis",
     "install",
+    "read_candles",
+    "metrics",
     "set_config",
     "set_logger",
     "setup",
     "shutdown",
+    "write_candles",
 ]

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo import contracts as c
 from backtest_kit_mongo import instances
-from backtest_kit_mongo.contracts import CandleReport, Payload, Row, When
+from backtest_kit_mongo.contracts import CandleReport, CandleTable, Payload, Row, When
+from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.registry import Registry
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.frame import Candles
 
 
 class PersistSignalRegistry(Registry[c.PersistSignalInstance]):
@@ -97,6 +101,50 @@ class PersistCandleRegistry(Registry[c.PersistCandleInstance]):
         self, candles: Sequence[Payload], symbol: str, interval: str, exchange_name: str
     ) -> CandleReport | None:
         return self._at(symbol, interval, exchange_name).write_candles_data(candles)
+
+    def read_candles(
+        self,
+        symbol: str,
+        interval: str,
+        exchange_name: str,
+        since: When,
+        until: When,
+        *,
+        when: When | None = None,
+    ) -> Candles:
+        """Candles that open at `since` or later and before `until`, column by column: NumPy arrays, `.to_polars()`,
+        `.to_pandas()`, `.to_arrow()`, `.to_dicts()`, and `.gaps`, which lists what is missing.
+
+        Args:
+            since, until: epoch milliseconds or datetimes; they need not be open times.
+            when: simulation time: candles that close later than this are not seen.
+
+        Raises:
+            CallerError: a moment or key field is wrong, or the adapter in use has no columns.
+            ServerUnreachable, ReadFailed: nothing was read.
+        """
+        return self._columnar(symbol, interval, exchange_name).read_candles(since, until, when)
+
+    def write_candles(self, symbol: str, interval: str, exchange_name: str, candles: CandleTable) -> CandleReport:
+        """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp` in
+        epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
+
+        Raises:
+            CallerError: a column or candle is wrong (the message names it), or the adapter in use has no columns. No
+            candle was written.
+            ServerUnreachable, WriteRefused: no candle was written.
+            WriteOutcomeUnknown: some were; writing all of them again is safe.
+        """
+        return self._columnar(symbol, interval, exchange_name).write_candles(candles)
+
+    def _columnar(self, *context: str) -> c.ColumnarCandleInstance:
+        instance = self._at(*context)
+        if not isinstance(instance, c.ColumnarCandleInstance):
+            raise CallerError(
+                f"the candle adapter in use ({type(instance).__name__}) offers windows of rows only, not read_candles and "
+                "write_candles; use read_candles_data and write_candles_data, or the built-in adapter. Nothing was read or written."
+            )
+        return instance
 
 
 class PersistStorageRegistry(Registry[c.PersistStorageInstance]):
@@ -303,6 +351,9 @@ PersistRecentAdapter = PersistRecentRegistry(instances.RecentInstance)
 PersistStateAdapter = PersistStateRegistry(instances.StateInstance)
 PersistDictionaryAdapter = PersistDictionaryRegistry(instances.DictionaryInstance)
 PersistSessionAdapter = PersistSessionRegistry(instances.SessionInstance)
+
+read_candles = PersistCandleAdapter.read_candles
+write_candles = PersistCandleAdapter.write_candles
 
 REGISTRIES: tuple[Registry[Any], ...] = (
     PersistCandleAdapter,

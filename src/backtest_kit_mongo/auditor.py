@@ -16,11 +16,11 @@ from typing import Any
 
 from backtest_kit_mongo.backends.mongo import MongoTruth
 from backtest_kit_mongo.backends.redis_entry import INCARNATION_CHARS, parse_entry
-from backtest_kit_mongo.backends.redis_link import RedisLink
+from backtest_kit_mongo.backends.redis_link import Link, Script
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Find
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
-from backtest_kit_mongo.coherence.keys import entry_pattern, names, parse_entry_name
+from backtest_kit_mongo.coherence.keys import Names, entry_pattern, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.settings import Settings
@@ -73,12 +73,13 @@ class Auditor:
     """
 
     def __init__(
-        self, settings: Settings, truth: MongoTruth, link: RedisLink, monotonic_s: Callable[[], float] = time.monotonic
+        self, settings: Settings, truth: MongoTruth, link: Link, monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._settings = settings
         self._truth = truth
         self._link = link
         self._monotonic_s = monotonic_s
+        self._incarnation = Script("incarnation")
 
     def keys(self, sample: int, seed: int | None = None) -> list[Key]:
         """Up to `sample` keys that have an entry, chosen evenly (reservoir over SCAN, so memory stays bounded)."""
@@ -95,25 +96,24 @@ class Auditor:
         return chosen
 
     def _entry_names(self) -> Iterator[str]:
-        cursor = b"0"
-        while True:
-            answer = self._link.execute("SCAN", cursor, "MATCH", entry_pattern(self._settings.database), "COUNT", 1_000)
-            cursor, found = answer
-            yield from (name.decode() for name in found)
-            if cursor == b"0":
-                return
+        pattern = entry_pattern(self._settings.database)
+        for server in self._link.everywhere():
+            cursor = b"0"
+            while True:
+                cursor, found = server.execute("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000)
+                yield from (name.decode() for name in found)
+                if cursor == b"0":
+                    break
 
     def check(self, keys: Sequence[Key], report: Report, progress: Callable[[], None] = lambda: None) -> None:
         """Look at each key once (again where it changed meanwhile) and add to the report."""
-        incarnation = self._incarnation()
+        incarnations: dict[str, bytes] = {}
         for key in keys:
-            self._check_one(key, incarnation, report)
+            born = self._names(key).born
+            if born not in incarnations:
+                incarnations[born] = self._link.run(self._incarnation, [born], [])
+            self._check_one(key, incarnations[born], report)
             progress()
-
-    def _incarnation(self) -> bytes:
-        info: bytes = self._link.execute("INFO", "REPLICATION")
-        (line,) = (line for line in info.splitlines() if line.startswith(b"master_replid:"))
-        return line.partition(b":")[2].strip()
 
     def _check_one(self, key: Key, incarnation: bytes, report: Report) -> None:
         for _ in range(LOOKS_MAX):
@@ -132,14 +132,14 @@ class Auditor:
         report.busy += 1
 
     def _look(self, key: Key) -> tuple[bytes | None, Record, bytes | None]:
-        name = self._names(key)
+        name = self._names(key).entry
         entry: bytes | None = self._link.execute("GET", name)
         stored = self._truth.find(Find(key))
         again: bytes | None = self._link.execute("GET", name)
         return entry, stored, again
 
-    def _names(self, key: Key) -> str:
-        return names(self._settings.database, self._settings.partitions, key.domain.name, key.parts).entry
+    def _names(self, key: Key) -> Names:
+        return names(self._settings.database, self._settings.partitions, key.domain.name, key.parts)
 
     def recheck(self, report: Report) -> None:
         """Look again at violations that have come of one of the ages, until they are over."""
@@ -156,9 +156,7 @@ class Auditor:
 
     def _trace(self, stored: Record) -> list[tuple[int, int, str, int]]:
         """The document's newest changes among the stream's last 1,000 entries, newest first."""
-        stream = names(
-            self._settings.database, self._settings.partitions, stored.key.domain.name, stored.key.parts
-        ).stream
+        stream = self._names(stored.key).stream
         found: list[tuple[int, int, str, int]] = []
         for _, fields in self._link.execute("XREVRANGE", stream, "+", "-", "COUNT", 1_000):
             try:

@@ -16,25 +16,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.frame import Candles
 
 When: TypeAlias = int | datetime
 Payload: TypeAlias = Mapping[str, Any] | BaseModel
 Row: TypeAlias = dict[str, Any]
 
 
+class ByColumn(Protocol):
+    """Gives an array by a column's name: a mapping, a data frame, a table."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+CandleTable: TypeAlias = "Candles | Columns | ByColumn"
+
+
 @dataclass(frozen=True, slots=True)
 class CandleReport:
     """What became of written candles:
 
-    `inserted` are new, `known` were stored before and kept, `unclosed` were refused (open times in ms).
+    `inserted` are new, `known` were stored before and kept, `unclosed` were refused (open times in ms). `conflicts` are the
+    open times of candles that were offered with other values than those stored, or twice with different values: the
+    first write wins, and what contradicts it is kept in `candle-conflicts` (files and memory only log it).
     """
 
     inserted: int
     known: int
     unclosed: tuple[int, ...] = ()
+    conflicts: tuple[int, ...] = ()
 
 
 class PersistInstance(Protocol):
@@ -91,6 +107,14 @@ class PersistCandleInstance(PersistInstance, Protocol):
 
     def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None: ...
     def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport | None: ...
+
+
+@runtime_checkable
+class ColumnarCandleInstance(PersistCandleInstance, Protocol):
+    """A candle instance that also reads and writes columns. An adapter need not offer this."""
+
+    def read_candles(self, since: When, until: When, when: When | None = None) -> Candles: ...
+    def write_candles(self, candles: CandleTable) -> CandleReport: ...
 
 
 class PersistStorageInstance(PersistInstance, Protocol):

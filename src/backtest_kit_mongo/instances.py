@@ -6,94 +6,15 @@ Methods and parameters are those of `contracts.py`; everything below the signatu
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from pydantic import BaseModel
-
-from backtest_kit_mongo.coherence.codec import detached, dump
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
-from backtest_kit_mongo.contracts import CandleReport, Payload, Row, When
+from backtest_kit_mongo.bound import Bound
+from backtest_kit_mongo.candle_instance import CandleInstance as CandleInstance
+from backtest_kit_mongo.contracts import Payload, Row, When
 from backtest_kit_mongo.domains import table
-from backtest_kit_mongo.domains.checks import check, make_change, make_child, make_key, make_when, row_item
+from backtest_kit_mongo.domains.checks import make_when
 from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
-
-logger = logging.getLogger(__name__)
-
-V = TypeVar("V")
-
-
-class Bound(Generic[V]):
-    """One context of one domain in one store. V is what a read returns."""
-
-    def __init__(self, domain: Domain, store: Store, *context: Part) -> None:
-        self._domain = domain
-        self._store = store
-        self._context = make_key(domain, context)
-        self._last_rows: dict[Part, tuple[Any, Change]] = {}
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._context} in {self._store.name}>"
-
-    def wait_for_init(self, initial: bool) -> None:
-        """Connect the store unless it is; `initial` does not matter, because opening knows by itself."""
-        self._store.open()
-
-    def _key(self, item: Part) -> Key:
-        try:
-            return make_child(self._context, item)
-        except TypeError:
-            return make_key(self._domain, (*self._context.parts, item))  # Which says what is wrong with it.
-
-    def _read(self, key: Key, when: When | None = None) -> V:
-        moment = None if when is None else make_when(self._domain, when)
-        record = self._store.read(key)
-        if not record.visible(moment) or record.payload is None:
-            return cast("V", self._domain.empty())
-        return cast("V", record.payload)
-
-    def _write(self, key: Key, payload: Any, when: When | None = None) -> None:
-        """Domains without a stored `when` take one all the same (Measure), and it is checked."""
-        self._store.write(make_change(key, payload, make_when(self._domain, when) if self._domain.has_when else None))
-
-    def _list(self, when: When | None, limit: int | None, *, keys_only: bool = False) -> Iterator[Record]:
-        moment = make_when(self._domain, when, required=False)
-        return self._store.scan(self._context, when=moment, limit=_limit(limit), keys_only=keys_only)
-
-    def _keys(self, when: When | None, limit: int | None) -> Iterator[str]:
-        return (str(record.key.item) for record in self._list(when, limit, keys_only=True))
-
-    def _read_rows(self, limit: int | None) -> list[Row]:
-        return [record.payload for record in self._list(None, limit)]
-
-    def _write_rows(self, rows: Sequence[Payload]) -> None:
-        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the same
-        change again, neither validated nor encoded; the plan decides whether it is still what is stored.
-        """
-        last = self._last_rows
-        given: dict[Part, tuple[Any, Change]] = {}
-        for row in rows:
-            item = row_item(self._domain, row)
-            if item in given and self._domain.on_conflict is OnConflict.KEEP:
-                continue
-            before = last.get(item)
-            given[item] = (
-                before
-                if before is not None and row == before[0]
-                else (detached(row), make_change(self._key(item), row))
-            )
-        if given:
-            self._store.merge(self._context, tuple(change for _, change in given.values()))
-            self._last_rows = given
-
-
-def _limit(limit: int | None) -> int | None:
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise InvalidKey(f"limit must be a non-negative int or None, not {limit!r}")
-    return limit
 
 
 class SignalInstance(Bound[Row | None]):
@@ -160,89 +81,6 @@ class BreakevenInstance(Bound[Row]):
 
     def write_breakeven_data(self, data: Payload, signal_id: str, when: When) -> None:
         self._write(self._key(signal_id), data, when)
-
-
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-class CandleInstance(Bound[Row]):
-    """Windows of closed candles; the first write of a candle wins."""
-
-    def __init__(
-        self,
-        store: Store,
-        symbol: str,
-        interval: str,
-        exchange_name: str,
-        *,
-        clock_ms: Callable[[], int] = _wall_clock_ms,
-    ) -> None:
-        super().__init__(table.CANDLE, store, exchange_name, symbol, interval)
-        self._step_ms = table.INTERVAL_MS[interval]
-        self._clock_ms = clock_ms
-
-    def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None:
-        """`limit` candles from `since_timestamp` (ms) on, ascending;
-
-        None if any is missing. `until_timestamp` is implied by `limit`.
-        """
-        count = _limit(limit) or 0
-        since = self._aligned(since_timestamp)
-        rows = self._store.window(self._context, since, since + count * self._step_ms) if count else []
-        if len(rows) != count:
-            return None
-        for row, moment in zip(rows, range(since, since + count * self._step_ms, self._step_ms), strict=True):
-            if row["timestamp"] != moment:
-                return None
-        return rows
-
-    def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport:
-        """Store closed candles; a candle that is stored already is kept, one that is not closed yet is refused and
-        reported.
-
-        Raises:
-            InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time. No candle
-            was written.
-        """
-        now_ms = self._clock_ms()
-        rows: dict[int, Row] = {}
-        unclosed: list[int] = []
-        for index, candle in enumerate(candles):
-            row = self._row(index, candle)
-            if row["timestamp"] + self._step_ms > now_ms:
-                # First write wins: a bar stored before its end would be frozen with a price that never was its close.
-                unclosed.append(row["timestamp"])
-            else:
-                rows.setdefault(row["timestamp"], row)
-        if unclosed:
-            logger.warning(
-                "%s: %d candle(s) not closed yet were not stored, first at %d",
-                self._context,
-                len(unclosed),
-                unclosed[0],
-            )
-        new = self._store.append(self._context, list(rows.values()), self._step_ms) if rows else ()
-        return CandleReport(len(new), len(rows) - len(new), tuple(unclosed))
-
-    def _row(self, index: int, candle: Payload) -> Row:
-        data: Any = dump(candle) if isinstance(candle, BaseModel) else candle
-        try:
-            row = {name: data[name] for name in ("timestamp", *self._domain.fields)}
-        except (KeyError, TypeError) as cause:
-            raise InvalidPayload(
-                f"{self._context}: candle {index} has no column {cause}. No candle was written."
-            ) from cause
-        check(self._context, row)
-        self._aligned(row["timestamp"])
-        return row
-
-    def _aligned(self, moment: int) -> int:
-        if type(moment) is not int or moment % self._step_ms:
-            raise InvalidKey(
-                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), a multiple of {self._step_ms}"
-            )
-        return moment
 
 
 class StorageInstance(Bound[Row]):

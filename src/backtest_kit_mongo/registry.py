@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from backtest_kit_mongo import stores
@@ -63,6 +64,18 @@ class Registry(Generic[I]):
     def use_dummy(self) -> None:
         """Nothing is kept."""
         self.use_store(stores.dummy_store)
+
+    @contextmanager
+    def serving(self, store: Store) -> Iterator[None]:
+        """Serve every context over this store within the block, and after it as before: for tests."""
+        with self._lock:
+            before = self._factory, self._slots
+        self.use_store(lambda: store)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._factory, self._slots = before
 
     def clear(self) -> None:
         """Drop all instances; the registered implementation stays. Needed after the working directory changed."""

@@ -7,11 +7,12 @@ Every field `name` is the environment variable `CC_NAME`. Values that are secret
 from __future__ import annotations
 
 import difflib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
@@ -20,6 +21,8 @@ from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 
 DEFAULT_DATABASE = "backtest-kit"
+PORT_MAX = 65_535
+_TLS_FILES = ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
 
 
 class Settings(BaseSettings):
@@ -31,12 +34,38 @@ class Settings(BaseSettings):
 
     mongo_connection_string: SecretStr = Field(
         SecretStr(f"mongodb://localhost:27017/{DEFAULT_DATABASE}?wtimeoutMS=15000"),
-        description="MongoDB; the path names the database. Write concern is majority with journal unless the string says otherwise.",
+        description="MongoDB; the path names the database. Write concern is majority with journal unless the string says otherwise. "
+        "TLS is part of it: tls=true&tlsCAFile=/path/ca.pem, and tlsCertificateKeyFile=/path/client.pem if the server asks "
+        "for a certificate.",
     )
     redis_host: str = Field("127.0.0.1", description="Redis host.")
-    redis_port: int = Field(6379, ge=1, le=65_535, description="Redis port.")
+    redis_port: int = Field(6379, ge=1, le=PORT_MAX, description="Redis port.")
     redis_user: str = Field("", description="Redis ACL user; empty for the default user.")
     redis_password: SecretStr = Field(SecretStr(""), description="Redis password; empty for none.")
+    redis_tls: bool = Field(
+        False, description="Speak TLS to Redis and its Sentinels, and check their certificates and host names."
+    )
+    redis_tls_ca_file: FilePath | None = Field(
+        None, description="PEM file of the authorities that may sign Redis' certificate. Default: the system's."
+    )
+    redis_tls_cert_file: FilePath | None = Field(
+        None, description="PEM file of this client's certificate, for a Redis that asks for one."
+    )
+    redis_tls_key_file: FilePath | None = Field(None, description="PEM file of the key of that certificate.")
+    redis_sentinel: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
+        (),
+        description="Sentinels as host:port, separated by commas. Every new connection asks them for the primary; CC_REDIS_HOST and "
+        "CC_REDIS_PORT are then not used.",
+    )
+    redis_sentinel_service: str = Field("mymaster", min_length=1, description="The name that Sentinels know it by.")
+    redis_sentinel_password: SecretStr = Field(
+        SecretStr(""), description="Password of the Sentinels themselves; empty for none."
+    )
+    redis_cluster: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
+        (),
+        description="Nodes of a Redis Cluster as host:port, separated by commas; any that answers names the others. CC_REDIS_HOST and "
+        "CC_REDIS_PORT are then not used. The same kind of Redis on all hosts.",
+    )
     cache_mode: Literal["document", "id"] = Field(
         "document",
         description="`document` caches whole documents in Redis; `id` keeps the npm package's `_id` keys up to date and reads MongoDB, "
@@ -81,8 +110,31 @@ class Settings(BaseSettings):
     near_cache_max_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Bound on the memory of all copies of a process."
     )
+    candle_cache_max_bytes: int = Field(
+        256 * 1024 * 1024,
+        ge=0,
+        description="Bound on the memory of the candle blocks that a process keeps for `read_candles`; 0 keeps none. A kept block "
+        "never goes stale.",
+    )
     partitions: int = Field(
         1, ge=1, le=4_096, description="Streams and hash slots the keys are spread over. The same on all hosts."
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=PORT_MAX,
+        description="Serve this process's metrics at /metrics of this port. Default: not at all.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address to serve them on.")
+    metrics_port_count: int = Field(
+        1,
+        ge=1,
+        le=1_000,
+        description="Take the first free port of so many, from `CC_METRICS_PORT` on: for several processes on a host.",
+    )
+    tracing: bool = Field(
+        False,
+        description="Make OpenTelemetry spans of reads and writes; needs the extra `otel` and the program's own set-up of it.",
     )
     embedded: bool = Field(False, description="Use a private mongod and redis-server on this machine.")
     embedded_dir: Path = Field(
@@ -101,6 +153,28 @@ class Settings(BaseSettings):
             )
         return chosen
 
+    @field_validator("tracing")
+    @classmethod
+    def _traceable(cls, value: bool) -> bool:
+        if value and find_spec("opentelemetry") is None:
+            raise ValueError("needs OpenTelemetry: pip install 'backtest-kit-mongo[otel]'")
+        return value
+
+    @field_validator("redis_sentinel", "redis_cluster", mode="before")
+    @classmethod
+    def _addresses(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        parsed = [_address(one.strip()) for one in value.split(",") if one.strip()]
+        if not all(parsed):
+            raise ValueError("expected host:port, separated by commas")
+        return parsed
+
+    @field_validator("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file", mode="before")
+    @classmethod
+    def _no_file(cls, value: Any) -> Any:
+        return None if value == "" else value
+
     @field_validator("mongo_connection_string")
     @classmethod
     def _parsable(cls, value: SecretStr) -> SecretStr:
@@ -112,7 +186,25 @@ class Settings(BaseSettings):
                 "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special characters of "
                 "user and password percent-encoded"
             ) from None
+        except OSError as cause:
+            raise ValueError(f"a file that it names cannot be read: {cause.filename}: {cause.strerror}") from None
         return value
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        """A certificate without TLS means that somebody believes to be protected who is not."""
+        named = [name for name in _TLS_FILES if getattr(self, name) is not None]
+        if named and not self.redis_tls:
+            raise ValueError(f"{' and '.join(named)} given, but redis_tls is off")
+        if (self.redis_tls_cert_file is None) != (self.redis_tls_key_file is None):
+            raise ValueError("redis_tls_cert_file and redis_tls_key_file go together")
+        return self
+
+    @model_validator(mode="after")
+    def _sentinel_or_cluster(self) -> Settings:
+        if self.redis_sentinel and self.redis_cluster:
+            raise ValueError("redis_sentinel and redis_cluster exclude each other: a cluster fails over by itself")
+        return self
 
     @model_validator(mode="after")
     def _lease_outlives_mongo(self) -> Settings:
@@ -139,6 +231,12 @@ class Settings(BaseSettings):
 
     @property
     def redis_address(self) -> str:
+        """Where Redis is, for messages."""
+        if self.redis_cluster:
+            return f"the cluster of {','.join(f'{host}:{port}' for host, port in self.redis_cluster)}"
+        if self.redis_sentinel:
+            asked = ",".join(f"{host}:{port}" for host, port in self.redis_sentinel)
+            return f"{self.redis_sentinel_service} (by the Sentinels {asked})"
         return f"{self.redis_host}:{self.redis_port}"
 
 
@@ -160,6 +258,15 @@ def invalid(cause: ValidationError, prefix: str) -> InvalidSetting:
     errors = cause.errors(include_url=False, include_input=False, include_context=False)
     named = ((".".join(map(str, error["loc"])).upper(), error["msg"]) for error in errors)
     return InvalidSetting("; ".join(f"{prefix}{name}: {said}" if name else said for name, said in named))
+
+
+def _address(text: str) -> tuple[str, int] | None:
+    """Host and port; None if it is something else. An IPv6 address stands in brackets."""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    if not bare or (":" in bare and bare == host) or not port.isdecimal() or not 0 < int(port) <= PORT_MAX:
+        return None
+    return bare, int(port)
 
 
 def _field(name: str) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import ssl
 import threading
+import time
+from dataclasses import replace
 from typing import Any
 
 import pymongo
@@ -15,13 +18,19 @@ from pymongo import MongoClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from backtest_kit_mongo import stores
+from backtest_kit_mongo import metrics, stores
 from backtest_kit_mongo.adapters import REGISTRIES
 from backtest_kit_mongo.backends.mongo import MongoTruth
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache, RedisIdCache
-from backtest_kit_mongo.backends.redis_link import UNREACHABLE, RedisLink
+from backtest_kit_mongo.backends.redis_cluster import ClusterClient, link_over
+from backtest_kit_mongo.backends.redis_counts import CacheCounts
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Link
+from backtest_kit_mongo.backends.redis_nodes import ClusterNodes
+from backtest_kit_mongo.backends.redis_partitions import PartitionedCache
+from backtest_kit_mongo.backends.redis_sentinel import client_of_primary
 from backtest_kit_mongo.coherence.events import Origin
+from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp, ServerUnreachable
@@ -34,6 +43,11 @@ WAYS_OUT = (
     "`docker compose up -d --wait` starts the ones of the compose file. Otherwise check CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and "
     "CC_REDIS_PORT."
 )
+OPEN_REDIS: dict[str, Any] = {
+    "redis_user": "", "redis_password": SecretStr(""), "redis_sentinel": (), "redis_cluster": (), "redis_tls": False,
+    "redis_tls_ca_file": None, "redis_tls_cert_file": None, "redis_tls_key_file": None,
+}  # fmt: skip
+"""A Redis that answers whoever reaches it, directly and in the clear."""
 _lock = threading.RLock()
 _config: dict[str, Any] = {}
 """What `set_config` and `setup` were given."""
@@ -42,17 +56,47 @@ _settings: Settings | None = None
 
 
 def redis_client(settings: Settings) -> redis.Redis:
-    """A client that never retries by itself: a retry needs a fresh token, so it is made where tokens are."""
-    return redis.Redis(
-        host=settings.redis_host,
-        port=settings.redis_port,
-        username=settings.redis_user or None,
-        password=settings.redis_password.get_secret_value() or None,
-        socket_timeout=settings.redis_timeout_ms / 1000,
-        socket_connect_timeout=settings.redis_timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-        client_name="backtest-kit-mongo",
-    )
+    """A client that never retries by itself: a retry needs a fresh token, so it is made where tokens are.
+
+    With CC_REDIS_SENTINEL each of its new connections goes to whom the Sentinels then name as the primary; with
+    CC_REDIS_CLUSTER each command goes to the node of its key.
+    """
+    transport = {
+        "socket_timeout": settings.redis_timeout_ms / 1000,
+        "socket_connect_timeout": settings.redis_timeout_ms / 1000,
+        "retry": Retry(NoBackoff(), 0),
+        **_tls(settings),
+    }
+    options: dict[str, Any] = {
+        **transport,
+        "username": settings.redis_user or None,
+        "password": settings.redis_password.get_secret_value() or None,
+        "client_name": "backtest-kit-mongo",
+    }
+    if settings.redis_cluster:
+        seeds = settings.redis_cluster
+        patience_s = settings.redis_timeout_ms / 1000
+        nodes = ClusterNodes(seeds, lambda host, port: redis.Redis(host=host, port=port, **options), patience_s)
+        return ClusterClient(nodes, seeds[0])
+    if not settings.redis_sentinel:
+        return redis.Redis(host=settings.redis_host, port=settings.redis_port, **options)
+    password = settings.redis_sentinel_password.get_secret_value() or None
+    of_sentinels = {**transport, "password": password}
+    return client_of_primary(settings.redis_sentinel, settings.redis_sentinel_service, of_sentinels, options)
+
+
+def _tls(settings: Settings) -> dict[str, Any]:
+    """The client library's names for it; nothing without TLS."""
+    if not settings.redis_tls:
+        return {}
+    files = {
+        "ssl_ca_certs": settings.redis_tls_ca_file,
+        "ssl_certfile": settings.redis_tls_cert_file,
+        "ssl_keyfile": settings.redis_tls_key_file,
+    }
+    named = {name: str(path) for name, path in files.items() if path is not None}
+    # Older releases of the library do not check the name unless told to: any certificate of the authority would do.
+    return {"ssl": True, "ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2, **named}
 
 
 def make_store(settings: Settings) -> Store:
@@ -62,6 +106,7 @@ def make_store(settings: Settings) -> Store:
         settings.database,
         DOMAINS,
         timeout_ms=settings.mongo_bound_ms,
+        candle_cache_max_bytes=settings.candle_cache_max_bytes,
     )
     options = CacheOptions(
         database=settings.database,
@@ -73,9 +118,24 @@ def make_store(settings: Settings) -> Store:
         bypass=settings.on_redis_down == "bypass",
         origin=Origin(socket.gethostname(), os.getpid()),
     )
+    store_kind = Store
+    if settings.tracing:
+        from backtest_kit_mongo import tracing
+
+        options, store_kind = replace(options, trace=tracing.traceparent), tracing.TracedStore
+    cache = _make_cache(settings, link_over(redis_client(settings)), options)
+    return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings))
+
+
+def _make_cache(settings: Settings, link: Link, options: CacheOptions) -> RedisCache | PartitionedCache:
     kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
-    cache = kind(RedisLink(redis_client(settings)), options)
-    return Store(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings))
+    if not settings.redis_cluster:
+        return kind(link, options)
+    counts = CacheCounts(time.monotonic)
+    spots = streams(settings.database, settings.partitions)
+    return PartitionedCache(
+        settings.database, [kind(link, options, spot=spot, counts=counts) for spot in spots], counts
+    )
 
 
 def _make_near(settings: Settings) -> NearCache | None:
@@ -90,7 +150,14 @@ def _make_near(settings: Settings) -> NearCache | None:
         retry_ms=settings.redis_retry_ms,
     )
     client = redis_client(settings)
-    return NearCache(client, RedisLink(client), options)
+    return NearCache(client, link_over(client), options)
+
+
+def _make_live(settings: Settings) -> Store:
+    """This process's store. A forked child makes its own, and so serves its own metrics."""
+    if settings.metrics_port is not None:
+        metrics.serve(settings.metrics_host, settings.metrics_port, settings.metrics_port_count)
+    return make_store(settings)
 
 
 def set_config(**config: Any) -> None:
@@ -120,7 +187,7 @@ def install() -> None:
     with _lock:
         if _settings is None:
             settings = resolve(get_config())
-            stores.configure_live(lambda: make_store(settings))
+            stores.configure_live(lambda: _make_live(settings))
             _install(settings)
 
 
@@ -160,7 +227,7 @@ def setup(**config: Any) -> Settings:
         try:
             settings = resolve(get_config())
             _require_servers(settings)
-            stores.configure_live(lambda: make_store(settings))
+            stores.configure_live(lambda: _make_live(settings))
             stores.live_store().open()
         except BaseException:
             # The registries were not touched, and what failed is not kept: the next call starts from what was chosen
@@ -185,6 +252,8 @@ def resolve(settings: Settings) -> Settings:
             "mongo_connection_string": SecretStr(running.mongo_connection_string(settings.database)),
             "redis_host": running.redis_host,
             "redis_port": running.redis_port,
+            # What the environment says of another Redis does not hold for a private one.
+            **OPEN_REDIS,
         }
     )
 
@@ -240,6 +309,7 @@ def shutdown() -> None:
         _settings = None
         _config.clear()
         stores.configure_live(None)
+        metrics.close()
         for registry in REGISTRIES:
             registry.use_json()
 

@@ -69,6 +69,11 @@ def live_store() -> Store:
         return _live
 
 
+def live_store_if_open() -> Store | None:
+    """The live store; None if nobody has used it yet."""
+    return _live
+
+
 def _forget_after_fork() -> None:
     # Sockets and locks of the parent must not be used by the child: it makes its own store on first use.
     global _live, _lock

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from math import nan
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import Code, ObjectId
 from pymongo.database import Database
 from tests.audit.support import Worker, change, foreign, gap
 
 from backtest_kit_mongo.audit import Anchor
 from backtest_kit_mongo.audit.chain import seal_hash
+from backtest_kit_mongo.audit.verify import _Verifier
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.testing.examples import example
@@ -280,3 +282,45 @@ def test_a_seal_of_many_small_pieces_verifies(database: Documents) -> None:
     report = worker.verify()
     assert (report.clean, report.records) == (True, 145)
     assert report.seals > 10
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        {"rev": True},
+        {"rev": "2"},
+        {"rev": Code("2")},
+        {"rev": 2.5},
+        {"rev": nan},
+        {"rev": {}},
+        {"documentId": Code("d1")},
+    ],
+    ids=str,
+)
+def test_a_second_record_whose_numbers_or_names_have_another_type_is_found(
+    three_seals: Worker, database: Documents, disguise: dict[str, Any]
+) -> None:
+    original = database["audit-items"].find_one({"_id": "state/d1/2"}) or {}
+    database["audit-items"].insert_one({**original, "_id": "another", **disguise})
+    assert [kind for kind, _ in three_seals.finds()] == ["unknown"]
+
+
+def test_seals_made_while_the_heads_are_looked_at_are_not_taken_for_missing(
+    three_seals: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = _Verifier._newest
+    revisions = iter(range(4, 100))
+
+    def look_then_seal(verifier: _Verifier) -> int:
+        newest = look(verifier)
+        three_seals.sealed([change(next(revisions))])
+        return newest
+
+    monkeypatch.setattr(_Verifier, "_newest", look_then_seal)
+    assert three_seals.finds() == []
+
+
+def test_a_seal_under_an_id_that_is_no_number_is_found(three_seals: Worker, database: Documents) -> None:
+    forged = database["audit-seals"].find_one({"_id": 3}) or {}
+    database["audit-seals"].insert_one({**forged, "_id": "4"})
+    assert three_seals.finds()[0] == ("seal altered", "seal 4")

@@ -168,9 +168,8 @@ class TestSharing:
         assert refused == [str(dump / "state/s/b/b.json")]
 
     def test_of_two_candles_of_one_time_in_one_batch_the_first_wins(self, store: Store) -> None:
-        scope = series(store)._context
-        assert store.append(scope, [candle(0, 1.25), candle(0, 1.5)], MINUTE_MS) == (T,)
-        assert store.window(scope, T, T + 1) == [candle(0, 1.25)]
+        assert series(store).write_candles_data([candle(0, 1.25), candle(0, 1.5)]).inserted == 1
+        assert store.window(series(store)._context, T, T + 1) == [candle(0, 1.25)]
 
     def test_of_two_writers_of_a_candle_one_wins_and_both_agree_who(self, dump: Path) -> None:
         with ThreadPoolExecutor(4) as pool:

@@ -131,10 +131,12 @@ class TestMerge:
 class TestAppend:
     SERIES = Key(CANDLE, ("binance", "BTC/USDT", "1m"))
 
-    def appended(self, *times: int) -> fx.Published:
-        plan = plans.append(self.SERIES, ({"timestamp": 0},), 60)
-        assert isinstance(plan.send(None), fx.Append)
-        publish = plan.send(times)
+    def appended(self, *times: int, scope: Key = SERIES) -> fx.Published:
+        plan = plans.append(scope, "columns", 60)
+        asked = plan.send(None)
+        assert isinstance(asked, fx.Append)
+        assert asked.rows == "columns"
+        publish = plan.send(fx.Appended(times))
         assert isinstance(publish, fx.Publish)
         return publish.published[0]
 
@@ -143,11 +145,64 @@ class TestAppend:
         assert event.record.payload == {"ranges": [[0, 120, 3], [300, 300, 1], [420, 480, 2]], "count": 6}
 
     def test_batches_of_contexts_that_look_alike_have_different_names(self) -> None:
-        other = plans.append(Key(CANDLE, ("binance:BTC/USDT", "1m", "x")), ({"timestamp": 0},), 60)
-        other.send(None)
-        publish = other.send((0,))
-        assert isinstance(publish, fx.Publish)
-        assert publish.published[0].record.id != self.appended(0).record.id
+        other = self.appended(0, scope=Key(CANDLE, ("binance:BTC/USDT", "1m", "x")))
+        assert other.record.id != self.appended(0).record.id
 
     def test_a_batch_of_known_rows_tells_nobody(self) -> None:
-        assert play(plans.append(self.SERIES, ({"timestamp": 0},), 60), (fx.Append, ())) == ()
+        known = fx.Appended(())
+        assert play(plans.append(self.SERIES, (), 60), (fx.Append, known)) is known
+
+    def test_a_batch_that_redis_did_not_take_is_kept_for_later(self) -> None:
+        steps: list[Step] = [(fx.Append, fx.Appended((0,))), (fx.Publish, fx.CacheDown()), (fx.Defer, None)]
+        assert play(plans.append(self.SERIES, (), 60), *steps).new == (0,)
+
+
+class TestConflicts:
+    SERIES = TestAppend.SERIES
+    ONE = fx.Conflict(60, {"open": 1.0, "volume": 2.0}, {"open": 1.5, "volume": 2.0})
+    OTHER = fx.Conflict(120, {"open": 1.0}, {"open": 2})
+
+    def told(self, appended: fx.Appended, *kept: fx.Conflict) -> list[fx.Published]:
+        plan = plans.append(self.SERIES, (), 60)
+        plan.send(None)
+        quarantine = plan.send(appended)
+        assert quarantine == fx.Quarantine(self.SERIES, appended.conflicts)
+        publish = plan.send(kept)
+        assert isinstance(publish, fx.Publish)
+        return list(publish.published)
+
+    def test_the_batch_and_each_conflict_that_was_not_kept_before_are_told_at_once(self) -> None:
+        batch, conflict = self.told(fx.Appended((0,), (self.ONE, self.OTHER)), self.ONE)
+        assert (batch.operation, conflict.operation) == ("batch", "conflict")
+        assert conflict.record.payload == {
+            "timestamp": 60,
+            "stored": {"open": 1.0, "volume": 2.0},
+            "offered": {"open": 1.5, "volume": 2.0},
+        }
+        assert conflict.record.rev == 1
+        assert conflict.body == pack(conflict.record.payload)
+
+    def test_the_name_of_a_conflict_is_that_of_what_was_offered(self) -> None:
+        again = self.ONE._replace(stored={"open": 9.0, "volume": 2.0}, offered={"open": 1.5, "volume": 2})
+        changed = self.ONE._replace(offered={"open": 1.5, "volume": 2.5})
+        names = [
+            self.told(fx.Appended((), (conflict,)), conflict)[0].record.id
+            for conflict in (self.ONE, again, changed, self.ONE._replace(timestamp=120))
+        ]
+        assert names[0].startswith("binance:BTC%2FUSDT:1m:60~")
+        assert names[0] == names[1]
+        assert len(set(names)) == 3
+
+    def test_conflicts_that_were_kept_before_tell_nobody(self) -> None:
+        appended = fx.Appended((), (self.ONE,))
+        assert play(plans.append(self.SERIES, (), 60), (fx.Append, appended), (fx.Quarantine, ())) is appended
+
+    @pytest.mark.parametrize("error", [WriteRefused("no"), ServerUnreachable("no"), WriteOutcomeUnknown("?")])
+    def test_rows_that_are_stored_are_told_even_if_conflicts_cannot_be_kept(self, error: Exception) -> None:
+        steps: list[Step] = [
+            (fx.Append, fx.Appended((0,), (self.ONE,))),
+            (fx.Quarantine, error),
+            (fx.Publish, None),
+        ]
+        with pytest.raises(WriteOutcomeUnknown, match="the rows are stored"):
+            play(plans.append(self.SERIES, (), 60), *steps)

@@ -20,6 +20,7 @@ from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE, STORAGE
+from backtest_kit_mongo.drivers.counts import HIT
 from backtest_kit_mongo.drivers.sync import Store
 
 KEY = Key(STATE, ("signal", "bucket"))
@@ -40,7 +41,13 @@ class FakeLink:
     def execute_many(self, commands: Any) -> list[Any]:
         return [self.execute(*command) for command in commands]
 
+    def at(self, _: str) -> FakeLink:
+        return self
+
     def drop_idle(self) -> None:
+        return
+
+    def close(self) -> None:
         return
 
 
@@ -73,8 +80,7 @@ def store(client: Any) -> Store:
 
 
 def hits(store: Store) -> int:
-    assert isinstance(store.cache, RedisCache)
-    return store.cache.counts["hit"]
+    return store.counts.read_count(HIT)
 
 
 def test_a_write_is_read_back_in_one_hop_with_its_event(store: Store, client: Any) -> None:

@@ -20,6 +20,7 @@ from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
+from backtest_kit_mongo.drivers.counts import HIT
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.instances import CandleInstance, StorageInstance
 
@@ -73,15 +74,14 @@ def open_cache(store: Store) -> None:
 
     def cached() -> bool:
         store.read(KEY)
-        return counts(store)["hit"] > before
+        return hits(store) > before
 
-    before = counts(store)["hit"]
+    before = hits(store)
     eventually(cached)
 
 
-def counts(store: Store) -> dict[str, int]:
-    assert isinstance(store.cache, RedisCache)
-    return store.cache.counts
+def hits(store: Store) -> int:
+    return store.counts.read_count(HIT)
 
 
 def events(client: Any, database: str) -> list[tuple[str, int]]:
@@ -157,9 +157,9 @@ class TestIncarnations:
         embedded.stop_redis(directory)
         embedded.start_redis(directory)
         client.set(entry, old)  # Even if the entry survived: its incarnation is over.
-        before = counts(store)["hit"]
+        before = hits(store)
         assert value_of(store) == 1
-        assert counts(store)["hit"] == before
+        assert hits(store) == before
 
     def test_nothing_is_cached_for_one_lease_time_after_a_restart(
         self, own: Endpoints, database: str, directory: Path, client: Any
@@ -170,7 +170,7 @@ class TestIncarnations:
             put(patient, 1)
             for _ in range(5):
                 value_of(patient)
-            assert counts(patient)["hit"] == 0
+            assert hits(patient) == 0
             assert client.exists(names(database, 1, "state", KEY.parts).entry) == 0
 
     def test_a_flush_is_only_a_miss(self, store: Store, client: Any) -> None:

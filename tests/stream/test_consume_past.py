@@ -39,9 +39,10 @@ def test_the_past_comes_from_the_audit_log_and_then_the_stream_without_gap_or_do
 
 def test_a_replayed_event_equals_the_one_from_the_stream(desk: Desk) -> None:
     desk.write(1)
-    CandleInstance(desk.store, "BTC", "1m", "e").write_candles_data(
-        [{"timestamp": 0, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 0.0}]
-    )
+    for price in (1.0, 2.0):  # The second one contradicts the first.
+        CandleInstance(desk.store, "BTC", "1m", "e").write_candles_data(
+            [{"timestamp": 0, "open": price, "high": price, "low": price, "close": price, "volume": 0.0}]
+        )
     StorageInstance(desk.store, True).write_storage_data([{"id": "a", "priority": 1}])
     live = desk.take("live", start="beginning")
     desk.audit_and_trim()

@@ -34,7 +34,7 @@ def test_the_example_prints_the_past_then_the_present_until_it_is_interrupted(de
     process = start(desk, "state", "--start", "beginning")
     assert process.stdout is not None
     first = process.stdout.readline()
-    assert "upsert state signalId=s bucketName=b rev 1 {'data': 1}" in first
+    assert "upsert   state signalId=s bucketName=b rev 1 {'data': 1}" in first
     assert "from the audit log" in first
     desk.write(2)
     assert "rev 2 {'data': 2}" in process.stdout.readline()

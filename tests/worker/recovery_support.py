@@ -12,6 +12,7 @@ from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
 from backtest_kit_mongo.audit.records import ITEMS
+from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.effects import Append, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.record import Key, Record
@@ -27,7 +28,8 @@ from backtest_kit_worker.services.recovery import RecoveryOptions, RecoveryServi
 
 MINUTE_MS = 60_000
 _PROOF = ["signal", "proof"]
-AT_ONCE = RecoveryOptions(grace_ms=0, await_ms=1, save_ms=0)
+# No looking back: MongoDB's log tells what earlier tests did to the same collections.
+AT_ONCE = RecoveryOptions(grace_ms=0, await_ms=1, save_ms=0, look_back_ms=0)
 
 
 class Bed:
@@ -78,8 +80,8 @@ class Bed:
 
     def append_unannounced(self, *minutes: int, interval: str = "1m") -> None:
         """Candles whose writer died before it told the feed."""
-        rows = tuple({"timestamp": minute * MINUTE_MS, **candle()} for minute in minutes)
-        self.store.truth.append(Append(series(interval), rows))
+        rows = [{"timestamp": minute * MINUTE_MS, **candle()} for minute in sorted(minutes)]
+        self.store.truth.append(Append(series(interval), of_rows(rows)))
 
     @property
     def states(self) -> Any:

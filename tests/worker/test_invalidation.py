@@ -67,9 +67,10 @@ def test_a_changed_row_takes_the_stamp_of_its_list_away(client: Any, database: s
     assert not client.exists(name)
 
 
-def test_candles_have_nothing_to_invalidate(client: Any, database: str) -> None:
+@pytest.mark.parametrize("operation", ["batch", "conflict"])
+def test_candles_have_nothing_to_invalidate(client: Any, database: str, operation: str) -> None:
     series = Key(CANDLE, ("binance", "BTC", "1m"))
-    assert InvalidationRole([client], database, 1).apply([event(series, 1, "batch")]) == 0
+    assert InvalidationRole([client], database, 1).apply([event(series, 1, operation)]) == 0
 
 
 def test_near_caches_that_listen_there_are_told(client: Any, database: str) -> None:

@@ -168,6 +168,23 @@ class TestWhileAServerIsAway:
         loop.run_until_idle()
         assert slow.seen == {}
 
+    def test_a_batch_of_which_nothing_is_left_does_not_hold_up_what_is_held_beside_it(
+        self, client: Any, mongo: Any, stream: str
+    ) -> None:
+        streams = [stream, f"{stream}:other"]
+        role = Recorder(always(AutoReconnect("gone")))
+        loop = Loop(client, streams, role, Parking(mongo), "one", LoopOptions(block_ms=1, retry_ms=1))
+        ids = {name: publish(client, name, event(number)) for number, name in enumerate(streams)}
+        with pytest.raises(AutoReconnect):
+            loop.run_once(0)
+        client.xack(streams[1], GROUP, *ids[streams[1]])  # Another worker took it over and finished.
+        for _ in range(3):
+            with pytest.raises(AutoReconnect):
+                loop.run_once(0)
+        role.plan = None
+        loop.run_until_idle()
+        assert role.documents == ["d0"]
+
     def test_run_goes_on_by_itself_when_redis_comes_back(self, mongo: Any, own_redis: OwnRedis) -> None:
         role, stop = Recorder(), threading.Event()
         options = LoopOptions(block_ms=20, retry_ms=5, retry_max_ms=20)

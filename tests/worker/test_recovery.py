@@ -55,7 +55,7 @@ def test_a_write_whose_writer_died_before_redis_is_republished_and_audited(bed: 
     bed.work_until(lambda: bed.data() == [1])
     (event,) = bed.events()
     assert told(event) == (f"state/{record.id}/1", ("signal", "bucket"), "upsert", 1, pack({"data": 1}))
-    assert bed.recovery.recovered_count == 1
+    assert bed.recovery.counts["republished"] == 1
 
 
 def test_a_write_that_was_announced_is_left_alone(bed: Bed) -> None:
@@ -216,7 +216,7 @@ def test_a_payload_that_nothing_tells_becomes_a_gap_not_a_guess(bed: Bed) -> Non
     gap = bed.records(rev=3)[0]
     assert (gap["operation"], gap["payload"]) == ("gap", None)
     assert "state before them is not known" in gap["reason"]
-    assert bed.recovery.gaps_count >= 1
+    assert bed.recovery.counts["gap"] >= 1
 
 
 # -- ledgers and candles

@@ -102,6 +102,30 @@ def test_a_revision_is_not_mistaken_for_the_foreign_change_that_it_was_found_wit
     assert told(bed) == [(1, "upsert", None, 1), (2, "upsert", None, 2), (2, "foreign", "update", 5)]
 
 
+def test_however_far_behind_recovery_is_a_revision_is_not_mistaken_for_a_foreign_change_that_came_later(
+    bed: Bed,
+) -> None:
+    bed.write(1)
+    bed.catch_up()
+    bed.restart(batch_max=1)
+    bed.write_unannounced(2)
+    bed.states.update_one({}, {"$set": {"payload.data": 99}})
+    bed.catch_up()
+    assert [(r["rev"], r["operation"], r["payload"]["data"]) for r in bed.records()] == [
+        (1, "upsert", 1), (2, "upsert", 2), (2, "foreign", 99),
+    ]  # fmt: skip
+
+
+def test_while_recovery_may_not_read_on_a_later_document_is_not_believed(bed: Bed) -> None:
+    bed.write(1)
+    bed.catch_up()
+    bed.restart(batch_max=1, unjudged_max=1)
+    bed.write_unannounced(2)
+    bed.states.update_one({}, {"$set": {"payload.data": 99}})
+    bed.catch_up()
+    assert [r["payload"]["data"] for r in bed.records()] == [1, 2, 99]
+
+
 def test_a_replaced_document_is_recorded_and_later_changes_are_not_lost(bed: Bed) -> None:
     bed.write(1)
     bed.write(2)

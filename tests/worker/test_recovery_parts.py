@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import MagicMock
 
 import bson
 import pytest
+from bson import Timestamp
+from pymongo.errors import OperationFailure
 
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, MEASURE, MEMORY, RISK, STATE, STORAGE
@@ -14,6 +17,7 @@ from backtest_kit_worker.recovery.candles import batch
 from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, concerns, key_of, revision, written_at
 from backtest_kit_worker.recovery.feed import END, NOWHERE, Feed, has_passed
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
+from backtest_kit_worker.recovery.tail import END_OF_TIME, Tail, oldest
 
 
 def update(domain: Any, fields: dict[str, Any], **more: Any) -> Change:
@@ -126,3 +130,28 @@ def test_a_barrier_is_passed_on_all_streams_or_not_at_all() -> None:
     barrier = {"a": (5, 0), "b": (7, 1)}
     assert has_passed({"a": (5, 0), "b": END}, barrier)
     assert not has_passed({"a": END, "b": (7, 0)}, barrier)
+
+
+class _Refusing:
+    def find_one(self, *_: Any, **__: Any) -> None:
+        raise OperationFailure("not authorized on local", 13)
+
+
+def test_who_may_not_look_at_mongodb_s_log_goes_on_from_now(caplog: pytest.LogCaptureFixture) -> None:
+    client: Any = {"local": {"oplog.rs": _Refusing()}}
+    assert oldest(client) is None
+    assert "grant `read`" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("position", "moment"),
+    [
+        (Timestamp(5, 7), 5 << 32 | 7),
+        ({"_data": "820000000500000007" + "2B0229296E04"}, 5 << 32 | 7),
+        ({"_data": "of another kind"}, END_OF_TIME),
+    ],
+    ids=["time", "token", "unknown"],
+)
+def test_a_position_tells_how_far_the_log_was_read(position: Any, moment: int) -> None:
+    database: Any = MagicMock()
+    assert Tail(database, position, 1).moment == moment

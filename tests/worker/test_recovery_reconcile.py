@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from tests.worker.recovery_support import MINUTE_MS, Bed, bed_for, series
 
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker import services
 from backtest_kit_worker.recovery import reconcile
 from backtest_kit_worker.recovery.tail import HistoryLost
 
@@ -25,6 +26,19 @@ def shared(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]
 def bed(shared: Bed) -> Bed:
     shared.clear()
     return shared
+
+
+@pytest.fixture
+def fresh(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
+    """A database of which MongoDB's log tells nothing from before the test."""
+    with bed_for(servers, f"{new_database()}_look_back") as made:
+        yield made
+
+
+@pytest.fixture
+def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of MongoDB's log begins now."""
+    monkeypatch.setattr(services.recovery, "oldest", lambda client: None)
 
 
 def lose_place(bed: Bed) -> None:
@@ -66,6 +80,49 @@ def test_with_the_place_lost_only_what_is_missing_is_filled(bed: Bed) -> None:
     assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "gap", None), (4, "gap", None), (5, "upsert", 5), (1, "upsert", 1)]  # fmt: skip
 
 
+def test_what_was_written_shortly_before_any_worker_ran_keeps_its_payloads(fresh: Bed) -> None:
+    lose_place(fresh)
+    for value in (1, 2, 3):
+        fresh.write_unannounced(value)
+    fresh.restart(look_back_ms=600_000)
+    fresh.work_until(compared(fresh))
+    assert told(fresh) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+
+
+def test_with_a_lost_position_what_is_left_of_the_log_still_tells_payloads(fresh: Bed) -> None:
+    fresh.write_unannounced(1)
+    fresh.catch_up()
+    for value in (2, 3):  # Known to the one that loses its position, so it must forget what it knows.
+        fresh.write_unannounced(value)
+    fresh.work(audit=False)
+    fresh.recovery._tail.position = {"_data": "none"}  # type: ignore[union-attr]
+    fresh.recovery._tail.reset()  # type: ignore[union-attr]
+    for value in (4, 5):
+        fresh.write_unannounced(value)
+    fresh.work_until(compared(fresh))
+    fresh.catch_up()
+    assert told(fresh) == [(rev, "upsert", rev) for rev in range(1, 6)]
+
+
+def test_behind_a_change_that_mongodb_cannot_tell_recovery_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services.recovery, "oldest", pytest.fail)  # It would meet the same change again, for ever.
+    bed.write(1)
+    bed.catch_up()
+    bed.write_unannounced(2)
+    while not bed.recovery.unjudged_count:
+        bed.work(audit=False)
+    bed.recovery._tail.read = _too_large  # type: ignore[method-assign, union-attr]
+    bed.work(audit=False)
+    bed.write_unannounced(3)
+    bed.catch_up()
+    assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+
+
+def _too_large(*_: int) -> NoReturn:
+    raise HistoryLost("too large", is_blocked=True)
+
+
+@pytest.mark.usefixtures("short_log")
 @pytest.mark.parametrize("is_token", [True, False])
 def test_a_position_that_mongodb_no_longer_knows_leads_to_a_comparison(
     bed: Bed, caplog: pytest.LogCaptureFixture, is_token: bool
@@ -82,9 +139,10 @@ def test_a_position_that_mongodb_no_longer_knows_leads_to_a_comparison(
     bed.restart()
     bed.work_until(lambda: told(bed) == [(1, "upsert", 1), (2, "upsert", 2)])
     bed.work_until(compared(bed))
-    assert "no longer reaches back" in caplog.text
+    assert "cannot be read on" in caplog.text
 
 
+@pytest.mark.usefixtures("short_log")
 def test_what_was_read_before_the_log_was_lost_is_still_judged(bed: Bed) -> None:
     bed.write_unannounced(1)
     bed.write_unannounced(2)
@@ -169,6 +227,24 @@ def test_a_comparison_goes_on_where_another_process_left_it(bed: Bed, monkeypatc
     bed.work_until(compared(bed))
     assert sorted(bed.data()) == list(range(11))
     assert bed.recovery._reconciler.scanned_count < 11
+
+
+def test_documents_of_two_domains_that_share_an_id_are_told_apart(bed: Bed) -> None:
+    other = {"_id": "x", "signalId": "signal", "dictionaryName": "other", "payload": {"data": "other", "of": "other"}}
+    bed.mongo["dictionary-items"].insert_one({**other, "rev": 1})
+    bed.mongo["dictionary-items"].update_one({"_id": "x"}, {"$set": {"payload.data": "others", "rev": 2}})
+    bed.catch_up()
+    lose_place(bed)
+    bed.states.insert_one(
+        {"_id": "x", "signalId": "signal", "bucketName": "x", "payload": {"data": 2, "of": "state"}, "rev": 2}
+    )
+    bed.restart()
+    bed.work_until(compared(bed))
+    for rev in (3, 4):
+        bed.states.update_one({"_id": "x"}, {"$set": {"payload.data": rev, "rev": rev}})
+    bed.catch_up()
+    found = [(r["rev"], r["payload"]) for r in bed.records(domain="state")]
+    assert found == [(1, None), *((rev, {"data": rev, "of": "state"}) for rev in (2, 3, 4))]
 
 
 def test_a_new_database_needs_no_comparison(bed: Bed) -> None:

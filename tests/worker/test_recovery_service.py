@@ -15,6 +15,11 @@ from tests.worker.recovery_support import AT_ONCE, Bed, bed_for
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.health import Limits, Monitor
+from backtest_kit_worker.leadership import Leadership
+from backtest_kit_worker.metrics import WorkerCollector
+from backtest_kit_worker.runner import ServiceRunner
 from backtest_kit_worker.services import Service
 from backtest_kit_worker.services.recovery import RecoveryService
 
@@ -108,11 +113,25 @@ def test_two_holders_at_once_do_no_harm(bed: Bed) -> None:
 
 
 def test_lag_is_the_age_of_the_oldest_unjudged_change(bed: Bed) -> None:
-    assert bed.recovery.lag_ms == 0
+    assert bed.recovery.oldest_s == 0
     bed.write_unannounced(1)
     while not bed.recovery.unjudged_count:
         bed.work(audit=False)
-    assert 0 < bed.recovery.lag_ms < 10_000
+    assert 0 < bed.recovery.oldest_s < 10
+
+
+def test_metrics_and_health_tell_what_recovery_did_and_how_far_it_is_behind(bed: Bed) -> None:
+    service = ServiceRunner(bed.recovery, Leadership(bed.mongo, "one", ["recovery"]), Backoff(1, 1))
+    monitor = Monitor(bed.deployment, services=[service], limits=Limits(lag_ms=0))
+    bed.write_unannounced(1)
+    while not bed.recovery.unjudged_count:
+        bed.work(audit=False)
+    told = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
+    assert told["bkm_worker_service_behind_seconds"] > 0
+    assert [why.split()[0] for why in monitor.why_unhealthy()] == ["recovery"]
+    bed.catch_up()
+    told = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
+    assert told["bkm_worker_recovered"] >= 1
 
 
 def test_a_failure_while_a_piece_is_sighted_reads_it_again(bed: Bed) -> None:

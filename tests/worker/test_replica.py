@@ -175,6 +175,14 @@ class TestCandles:
         bed.role(bed.to_mongo()).apply(bed.events())
         bed.require_equal()
 
+    def test_a_contradicting_candle_is_not_copied_and_keeps_nothing_else_from_being(self, bed: Bed) -> None:
+        series = CandleInstance(bed.store, "BTC", "1m", "e")
+        series.write_candles_data(candles(2))
+        assert series.write_candles_data([{**row, "volume": 9.0} for row in candles(3)]).conflicts
+        assert [event.operation for _, event in bed.events()].count("conflict") == 2
+        bed.role(bed.to_mongo()).apply(bed.events())
+        bed.require_equal()
+
     def test_the_first_write_of_a_candle_wins(self, bed: Bed) -> None:
         CandleInstance(bed.store, "BTC", "1m", "e").write_candles_data(candles(2))
         role, target = bed.role(bed.to_mongo()), bed.to_mongo()

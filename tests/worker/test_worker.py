@@ -73,6 +73,19 @@ def test_a_batch_of_candles_is_one_record_with_ranges(store: Store, client: Any,
     assert record["payload"] == {"ranges": [[0, 120_000, 3], [540_000, 540_000, 1]], "count": 4}
 
 
+def test_a_candle_that_contradicts_a_stored_one_is_one_record_with_both(
+    store: Store, client: Any, mongo: Any, stream: str
+) -> None:
+    candle = {"timestamp": 0, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 0.0}
+    for volume in (0.0, 2.0, 2.0):
+        CandleInstance(store, "BTC", "1m", "e").write_candles_data([{**candle, "volume": volume}])
+    loop(client, mongo, stream).run_until_idle()
+    (record,) = mongo["audit-items"].find({"operation": "conflict"})
+    assert record["key"] == ["e", "BTC", "1m"]
+    assert record["payload"]["timestamp"] == 0
+    assert [record["payload"][version]["volume"] for version in ("stored", "offered")] == [0.0, 2.0]
+
+
 def test_a_removal_is_recorded_as_one(store: Store, client: Any, mongo: Any, stream: str) -> None:
     measure = MeasureInstance(store, "bucket")
     measure.write_measure_data({"id": "k", "data": 1, "removed": False}, "k", 1)

@@ -163,7 +163,8 @@ class ConsumerGroup:
 
     def keep(self, stream: str, ids: Iterable[str]) -> set[str]:
         """Tell the others that these are being worked on, without counting a delivery; returns those still pending."""
-        found = self._redis.xclaim(stream, self.name, self.consumer, 0, list(ids), justid=True)
+        names = list(ids)  # None, if another took them all: what Redis would refuse, now and each time after.
+        found = self._redis.xclaim(stream, self.name, self.consumer, 0, names, justid=True) if names else ()
         return {text(entry) for entry in found}
 
     def uncount(self, stream: str, deliveries: Mapping[str, int]) -> None:

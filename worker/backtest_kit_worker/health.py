@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pymongo
 import redis
@@ -67,12 +67,22 @@ class Snapshot:
         groups: by name.
         entry_count: entries in all streams.
         parked: rows that wait for an operator, by role.
+        replica_lag_s: by replica, for how long it may have missed changes: the age of the oldest change that the role
+            has not acknowledged, or that of the copy of what was there before while it is not complete.
     """
 
     unreachable: tuple[str, ...] = ()
     groups: dict[str, GroupHealth] = field(default_factory=dict)
     entry_count: int = 0
     parked: dict[str, int] = field(default_factory=dict)
+    replica_lag_s: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """A role that fills replicas."""
+
+    def unfilled_s(self) -> dict[str, float]: ...
 
 
 class Monitor:
@@ -105,7 +115,7 @@ class Monitor:
 
     def _ask(self) -> Snapshot:
         unreachable = []
-        positions, parked = [], {}
+        positions, parked, unfilled_s = [], {}, {}
         try:
             found = (look(self._deployment.redis, stream) for stream in self._deployment.streams)
             positions = [position for position in found if position is not None]
@@ -114,6 +124,7 @@ class Monitor:
         try:
             with pymongo.timeout(ASK_S):
                 parked = count_open(self._deployment.database)
+                unfilled_s = self._unfilled_s()
         except PyMongoError as cause:
             kind = type(cause).__name__  # Its text is a page long.
             unreachable.append(f"MongoDB at {self._deployment.settings.mongo_address}: {kind}")
@@ -121,12 +132,23 @@ class Monitor:
         for position in positions:
             for group in position.groups:
                 groups.setdefault(group.name, []).append(group)
+        health = {name: GroupHealth.over(each) for name, each in sorted(groups.items())}
+        # The role acknowledges what all replicas have, so none is further ahead than its group.
+        applied_s = health["replica"].lag_ms / 1000 if "replica" in health else 0.0
         return Snapshot(
             tuple(unreachable),
-            {name: GroupHealth.over(each) for name, each in sorted(groups.items())},
+            health,
             sum(position.length for position in positions),
             parked,
+            {name: max(applied_s, since_s) for name, since_s in unfilled_s.items()},
         )
+
+    def _unfilled_s(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for loop in self.loops:
+            if isinstance(loop.role, Fills):
+                found |= loop.role.unfilled_s()
+        return found
 
     def why_unhealthy(self) -> list[str]:
         """What is wrong with this process; empty if it is healthy."""
@@ -136,6 +158,10 @@ class Monitor:
             lag_ms = snapshot.groups[name].lag_ms
             if lag_ms > self._limits.lag_ms:
                 reasons.append(f"{name} is {lag_ms / 1000:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
+        for each in self.services:
+            behind_s = getattr(each.service, "oldest_s", 0.0)
+            if behind_s > self._limits.lag_ms / 1000:
+                reasons.append(f"{each.name} is {behind_s:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
         now_s = time.monotonic()
         beats = [(loop.name, loop.beat) for loop in self.loops] + [(each.name, each.beat) for each in self.services]
         for name, beat_s in beats:

@@ -31,7 +31,7 @@ from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.groups import START, Batch, ConsumerGroup, Entry, is_group_gone
 from backtest_kit_worker.pacing import SHARE_MIN, Pace
 from backtest_kit_worker.parking import Parking
-from backtest_kit_worker.roles import Role
+from backtest_kit_worker.roles import Apply, Role
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,9 @@ class Loop:
 
     `run_once` is one iteration, so tests call it; `run` repeats it until `stop` is set.
 
+    Args:
+        apply: called in place of the role's own, to watch it at work.
+
     Attributes:
         counts: entries by outcome (`OUTCOMES`); one may fail several times before its end.
         beat: `time.monotonic()` of the last sign of life; an iteration that hangs stops it.
@@ -95,10 +98,12 @@ class Loop:
         parking: Parking,
         consumer: str,
         options: LoopOptions = LoopOptions(),
+        apply: Apply | None = None,
     ) -> None:
         self._group = ConsumerGroup(client, role.name, consumer)
         self._streams = tuple(streams)
         self._role = role
+        self._watched_apply = apply
         self._parking = parking
         self._options = options
         self._opened = False
@@ -115,6 +120,10 @@ class Loop:
     @property
     def name(self) -> str:
         return self._role.name
+
+    @property
+    def role(self) -> Role:
+        return self._role
 
     @property
     def applied_count(self) -> int:
@@ -251,7 +260,7 @@ class Loop:
         if not events:
             return {}
         try:
-            new_count = self._role.apply(events)
+            new_count = (self._watched_apply or self._role.apply)(events)
         except Exception as cause:
             if is_lost(cause):
                 raise

@@ -8,16 +8,14 @@ Values are read when they are asked for, so counting costs the loops nothing. A 
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from backtest_kit_mongo.metrics.pages import Page, PageServer
 from backtest_kit_worker.health import GroupHealth, Monitor
 from backtest_kit_worker.loop import OUTCOMES
 
@@ -48,6 +46,14 @@ class WorkerCollector(Collector):
         for role in sorted({loop.name for loop in self._monitor.loops} | set(snapshot.parked)):
             parked.add_metric([role], snapshot.parked.get(role, 0))
         yield parked
+        behind = GaugeMetricFamily(
+            "bkm_worker_replica_lag_seconds",
+            "For how long the replica may have missed changes; infinite before its first copy has begun.",
+            labels=["replica"],
+        )
+        for replica, lag_s in snapshot.replica_lag_s.items():
+            behind.add_metric([replica], lag_s)
+        yield behind
         yield _gauge("servers_unreachable", "Servers that do not answer.", len(snapshot.unreachable))
         yield _gauge("healthy", "1 if /healthz would say so.", int(not self._monitor.why_unhealthy()))
 
@@ -126,7 +132,7 @@ def _gauge(name: str, help_text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"bkm_worker_{name}", help_text, value)
 
 
-class MetricsServer:
+class MetricsServer(PageServer):
     """Serves `/metrics` and `/healthz` in threads of its own.
 
     Args:
@@ -139,48 +145,12 @@ class MetricsServer:
     def __init__(self, monitor: Monitor, host: str, port: int) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(WorkerCollector(monitor))
-        self._server = ThreadingHTTPServer((host, port), _handler(monitor, registry))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
-        self._thread.start()
 
-    @property
-    def port(self) -> int:
-        return self._server.server_port
+        def metrics() -> Page:
+            return Page(200, CONTENT_TYPE_LATEST, generate_latest(registry))
 
-    def _serve(self) -> None:
-        self._server.serve_forever(poll_interval=0.1)
+        def health() -> Page:
+            report = monitor.report()
+            return Page(200 if report["healthy"] else 503, "application/json", json.dumps(report, indent=2).encode())
 
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def _handler(monitor: Monitor, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        # A client that says nothing must not keep a thread for ever.
-        timeout = 10
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
-            elif path == "/healthz":
-                report = monitor.report()
-                body = json.dumps(report, indent=2).encode()
-                self._answer(200 if report["healthy"] else 503, "application/json", body)
-            else:
-                self._answer(404, "text/plain", b"/metrics or /healthz\n")
-
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class named it
-            """Scrapes are not news."""
-
-    return Handler
+        super().__init__(host, port, {"/metrics": metrics, "/healthz": health})

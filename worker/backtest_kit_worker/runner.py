@@ -175,7 +175,8 @@ class Runner:
                 logger.info("%s: not configured, skipped", name)
             if role is not None:
                 streams, consumer = deployment.streams, deployment.consumer
-                self.loops.append(Loop(deployment.redis, streams, role, parking, consumer, options.loop))
+                apply = _traced(role) if deployment.settings.tracing else None
+                self.loops.append(Loop(deployment.redis, streams, role, parking, consumer, options.loop, apply))
             if service is not None:
                 services.append(service)
         self.leadership = Leadership(
@@ -239,6 +240,12 @@ class Runner:
         applied_count = sum(loop.applied_count for loop in self.loops)
         parked_count = sum(loop.parked_count for loop in self.loops)
         logger.info("stopped: %d changes applied, %d entries parked", applied_count, parked_count)
+
+
+def _traced(role: roles.Role) -> roles.Apply:
+    from backtest_kit_worker.tracing import traced  # Needs the extra `otel`, which the setting asks for.
+
+    return traced(role)
 
 
 def _thread(name: str, target: Callable[[threading.Event], None], stop: threading.Event) -> threading.Thread:

@@ -7,7 +7,8 @@
 | label       | the same parts as one escaped text, so that an index entry is one key |
 | documentId  | MongoDB's `_id` as text; of candles the series and the first new open time |
 | rev         | the revision that the change made |
-| operation   | upsert, remove, batch (candles; payload = ranges), gap (content lost, `reason` says why), foreign (another program) |
+| operation   | upsert, remove, batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
+|             | gap (content lost, `reason` says why), foreign (another program) |
 | foreign     | foreign changes only: n, the cluster time as an integer; the revision they came after is `rev` |
 | when        | simulation time in ms |
 | payload     | the payload after the change |

@@ -24,6 +24,7 @@ from contextlib import closing
 from itertools import groupby
 from typing import Any, Final
 
+from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -36,6 +37,7 @@ from backtest_kit_mongo.backends.mongo_errors import reading
 Document = dict[str, Any]
 RECORDS_MAX: Final = 1_000
 """Records fetched at once. MongoDB's own batches of 16 MiB are a hundred when decoded."""
+_NUMBERS: Final = (int, Int64)
 _TABLES: Final = """
 CREATE TABLE heads (name TEXT PRIMARY KEY, rev INTEGER, chain BLOB, matched INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE foreigners (id TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -101,7 +103,8 @@ class _Verifier:
         for stored in self._seals.find().sort("_id", 1).batch_size(4):
             wrong = list(self._seal_is_wrong(stored))
             yield from wrong
-            self._number = int(stored["_id"])
+            if isinstance(stored["_id"], int):  # Whoever replaced a seal may have named it anything.
+                self._number = int(stored["_id"])
             if wrong:
                 self._chains_known = False
             if any(finding.kind is Kind.SEAL_ALTERED for finding in wrong):
@@ -192,12 +195,17 @@ class _Verifier:
         rows = self._items.find({}, fields, batch_size=RECORDS_MAX).sort(list(IDENTITY)).allow_disk_use(True)
         looked_at = 0
         for document, history in groupby(rows, key=lambda row: str(row.get("documentId"))):
-            sealed: dict[str, int] = {}
-            previous: dict[str, tuple[int, int | None]] = {}
+            sealed: dict[Any, int] = {}
+            previous: dict[Any, tuple[Any, Any]] = {}
             for row in history:
                 looked_at += 1
-                domain, rev, foreign = str(row.get("domain")), int(row.get("rev") or 0), row.get("foreign")
+                rev: Any = row.get("rev")
+                domain, foreign = row.get("domain"), row.get("foreign")
                 name = f"{domain}/{document}"
+                if not _has_form(row):
+                    detail = "its domain, documentId, rev or foreign is of a type that the worker never writes"
+                    yield Finding(Kind.UNKNOWN, f"{name}/{rev}", detail)
+                    continue
                 record_id = f"{name}/{rev}" if foreign is None else f"{name}/{rev}~{foreign}"
                 if previous.get(domain) == (rev, foreign):
                     yield Finding(Kind.DOUBLED, record_id, "there is another record of it under another _id")
@@ -237,13 +245,15 @@ class _Verifier:
     # -- heads
 
     def _heads_differ(self) -> Iterator[Finding]:
-        newest = next(iter(self._seals.find({}, {"_id": 1}).sort("_id", -1).limit(1)), {"_id": 0})["_id"]
+        newest = self._newest()
         # The heads of the last seal may not have been moved yet.
         unmoved = {} if self._last is None else {links.document: links.after for links in self._last.links}
         for head in self._heads.find({"seal": {"$exists": True}}, batch_size=RECORDS_MAX):
             name, number = head["_id"], int(head["seal"])
             matched = self._chains.execute("UPDATE heads SET matched = 1 WHERE name = ?", (name,)).rowcount
             rev, chain = self._head(name)
+            if number > newest:
+                newest = self._newest()  # A seal is there before its heads move, but not before they are looked at.
             if number > newest:
                 yield Finding(
                     Kind.SEAL_MISSING, f"seal {number}", f"{name} was sealed by it; the last seal is {newest}"
@@ -255,3 +265,21 @@ class _Verifier:
         for (name,) in self._chains.execute("SELECT name FROM heads WHERE NOT matched ORDER BY name"):
             if unmoved.get(name) != ORIGIN:
                 yield Finding(Kind.HEAD_ALTERED, name, "it is sealed but has no head")
+
+    def _newest(self) -> int:
+        """Number of the last seal that there is by now."""
+        last = next(iter(self._seals.find({}, {"_id": 1}).sort("_id", -1).limit(1)), None)
+        return int(last["_id"]) if last is not None and isinstance(last["_id"], int) else 0
+
+
+def _has_form(row: Mapping[str, Any]) -> bool:
+    """Whether a record is named by types that the worker writes. MongoDB holds 1, "1" and true for different values, so a
+    second record of a revision would fit in beside the first, and neither its place nor its number would give it away.
+    """
+    foreign = row.get("foreign")
+    return (
+        type(row.get("domain")) is str
+        and type(row.get("documentId")) is str
+        and type(row.get("rev")) in _NUMBERS
+        and (foreign is None or type(foreign) in _NUMBERS)
+    )

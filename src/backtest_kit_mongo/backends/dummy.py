@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backtest_kit_mongo.coherence.effects import Append, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.backends.row_series import RowSeries
+from backtest_kit_mongo.coherence.effects import (
+    Append,
+    Appended,
+    Conflict,
+    Find,
+    Merge,
+    Published,
+    Quarantine,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
 from backtest_kit_mongo.coherence.record import Key, Part, Record
 
 
@@ -33,8 +45,15 @@ class DummyTruth:
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         return ()
 
-    def append(self, effect: Append) -> tuple[int, ...]:
+    def append(self, effect: Append) -> Appended:
+        return Appended(())
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
         return ()
+
+    @property
+    def series(self) -> RowSeries:
+        return RowSeries(self.window)
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         return iter(())

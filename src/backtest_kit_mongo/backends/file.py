@@ -33,8 +33,20 @@ from typing import Any, Final, NamedTuple
 from backtest_kit_mongo.backends import file_disk as disk
 from backtest_kit_mongo.backends import file_names as names
 from backtest_kit_mongo.backends.file_json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.row_series import RowSeries
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Append, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import (
+    Append,
+    Appended,
+    Conflict,
+    Find,
+    Merge,
+    Published,
+    Quarantine,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 
@@ -125,21 +137,32 @@ class FileTruth:
         with self._writing(root, effect.scope):
             return tuple(self._store(root, [row.change for row in effect.rows]))
 
-    def append(self, effect: Append) -> tuple[int, ...]:
-        root = self._root()
-        places = self._series(root, effect.scope)
-        rows = {row["timestamp"]: row for row in reversed(effect.rows)}  # The first of a time wins.
+    def append(self, effect: Append) -> Appended:
+        from backtest_kit_mongo.candles.columns import to_rows
+
+        root, scope = self._root(), effect.scope
+        places = self._series(root, scope)
         times: list[int] = []
         outputs: list[disk.Output] = []
-        with self._writing(root, effect.scope):
-            for moment, row in sorted(rows.items()):
-                place = places.at(moment)
-                prior = self._prior(root, effect.scope.child(moment), place)
-                if not prior.record.exists:
+        stored: list[dict[str, Any]] = []
+        with self._writing(root, scope):
+            for row in to_rows(effect.rows):
+                moment = int(row["timestamp"])
+                prior = self._prior(root, scope.child(moment), place := places.at(moment))
+                if prior.record.exists:
+                    stored.append(_row(prior.record))
+                else:
                     times.append(moment)
-                    outputs.append(_output(root, place, effect.scope.domain, row, Stamp(1, None), prior))
+                    outputs.append(_output(root, place, scope.domain, row, Stamp(1, None), prior))
             is_new = disk.write_all(outputs)
-        return tuple(moment for moment, new in zip(times, is_new, strict=True) if new)
+        # What a program without locks wrote in between is stored too.
+        met = [moment for moment, new in zip(times, is_new, strict=True) if not new]
+        stored += (_row(record) for record in self._listed(root, scope, places, met))
+        return _appended(effect, tuple(moment for moment, new in zip(times, is_new, strict=True) if new), stored)
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        """Keeps nothing: contradictions are reported and logged, here that is all."""
+        return ()
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         """In natural order of the ids; with a limit in order of the last change.
@@ -161,13 +184,16 @@ class FileTruth:
         moments: Iterable[int] | None = _expected_times(scope, since, until)
         if moments is None:
             moments = places.times(root, since, until)
+        return [_row(record) for record in self._listed(root, scope, places, moments)]
+
+    @property
+    def series(self) -> RowSeries:
+        return RowSeries(self.window)
+
+    def _listed(self, root: str, scope: Key, places: _Series, moments: Iterable[int]) -> Iterator[Record]:
+        """The rows of these times that are stored and can be read."""
         found = (self._load_if_readable(root, scope.child(moment), places.at(moment)) for moment in moments)
-        columns = scope.domain.fields
-        return [
-            {"timestamp": record.key.item, **{name: record.payload[name] for name in columns}}
-            for record in found
-            if record.exists
-        ]
+        return (record for record in found if record.exists)
 
     def _root(self) -> str:
         """The base of one operation: a working directory that changes meanwhile does not tear it apart."""
@@ -288,6 +314,19 @@ def _expected_times(scope: Key, since: int, until: int) -> range | None:
     if not step_ms or until - since > step_ms * PROBES_MAX:
         return None
     return range(-(-since // step_ms) * step_ms, until, step_ms)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """A row of a series as plain data, without what else a foreign file may hold."""
+    return {"timestamp": record.key.item, **{name: record.payload[name] for name in record.key.domain.fields}}
+
+
+def _appended(effect: Append, new: tuple[int, ...], stored: list[dict[str, Any]]) -> Appended:
+    from backtest_kit_mongo.candles.columns import of_rows
+    from backtest_kit_mongo.candles.conflicts import contradictions
+
+    stored.sort(key=lambda row: row["timestamp"])
+    return Appended(new, contradictions(of_rows(stored), effect.rows))
 
 
 def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: _Prior) -> disk.Output:

@@ -9,8 +9,20 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from backtest_kit_mongo.backends.row_series import RowSeries
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Append, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import (
+    Append,
+    Appended,
+    Conflict,
+    Find,
+    Merge,
+    Published,
+    Quarantine,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
 
 
@@ -71,13 +83,25 @@ class MemoryTruth:
                 if not (keep and row.change.key in self._documents)
             )
 
-    def append(self, effect: Append) -> tuple[int, ...]:
+    def append(self, effect: Append) -> Appended:
+        from backtest_kit_mongo.candles.columns import of_rows, to_rows
+        from backtest_kit_mongo.candles.conflicts import contradictions
+
         with self._lock:
             series = self._series.setdefault(effect.scope, {})
-            new = sorted({row["timestamp"] for row in effect.rows} - series.keys())
-            for row in effect.rows:
-                series.setdefault(row["timestamp"], dict(row))
-            return tuple(new)
+            offered = {int(row["timestamp"]): row for row in to_rows(effect.rows)}
+            stored = of_rows([series[moment] for moment in offered if moment in series])
+            new = tuple(moment for moment in offered if moment not in series)
+            series.update((moment, offered[moment]) for moment in new)
+        return Appended(new, contradictions(stored, effect.rows))
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        """Keeps nothing: contradictions are reported and logged, here that is all."""
+        return ()
+
+    @property
+    def series(self) -> RowSeries:
+        return RowSeries(self.window)
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         with self._lock:

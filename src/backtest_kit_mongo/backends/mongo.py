@@ -14,33 +14,48 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pymongo
 from bson import ObjectId
 from bson.int64 import Int64
 from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.backends import mongo_indexes
-from backtest_kit_mongo.backends.mongo_errors import DUPLICATE_KEY, reading, writing
+from backtest_kit_mongo.backends.mongo_errors import own_duplicates, reading, writing
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Append, Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import (
+    Append,
+    Appended,
+    Conflict,
+    Expected,
+    Find,
+    Merge,
+    Published,
+    Quarantine,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.restoring import restoration, restore
 from backtest_kit_mongo.errors import (
     CallerError,
     CorruptData,
-    LegacyIndex,
     ReadFailed,
     ServerUnreachable,
     WriteOutcomeUnknown,
     WriteRefused,
 )
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.backends.mongo_candles import MongoCandles
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +72,28 @@ class MongoTruth:
         database: database name.
         domains: the collections to prepare.
         timeout_ms: bound on each operation, retries included.
+        candle_cache_max_bytes: bound on the candle blocks that are kept in this process.
     """
 
-    def __init__(self, connection_string: str, database: str, domains: tuple[Domain, ...], timeout_ms: int) -> None:
+    def __init__(
+        self,
+        connection_string: str,
+        database: str,
+        domains: tuple[Domain, ...],
+        timeout_ms: int,
+        candle_cache_max_bytes: int = 0,
+    ) -> None:
         self._uri = connection_string
         self._database_name = database
         self._domains = domains
         self._timeout_s = timeout_ms / 1000
+        self._candle_cache_bytes = candle_cache_max_bytes
         self._lock = threading.Lock()
         self._client: MongoClient[Document] | None = None
         self._collections: dict[Domain, Collection[Document]] = {}
         self._find_collections: dict[Domain, Collection[Document]] = {}
+        self._database: Database[Document]
+        self._series: MongoCandles | None = None
 
     @property
     def client(self) -> MongoClient[Document]:
@@ -119,6 +145,7 @@ class MongoTruth:
             self._collections[domain] = collection
             self._find_collections[domain] = collection.with_options(read_concern=fill_concern)
 
+        self._database = database
         # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(prepare, self._domains))
@@ -136,6 +163,7 @@ class MongoTruth:
     def close(self) -> None:
         with self._lock:
             client, self._client = self._client, None
+            self._series = None
         self._collections.clear()
         if client is not None:
             client.close()
@@ -241,30 +269,10 @@ class MongoTruth:
             result = self._collections[domain].bulk_write(operations, ordered=False)
             return set(), dict(result.upserted_ids or {})
         except BulkWriteError as cause:
-            details = cause.details or {}
-            errors = details.get("writeErrors", [])
-            if details.get("writeConcernErrors") or not errors:
-                raise WriteOutcomeUnknown(
-                    f"{domain.name}: the rows may not be on a majority of the servers; repeat the write"
-                ) from cause
-            for error in errors:
-                self._require_own_duplicate(domain, error, cause)
-            upserted = {entry["index"]: entry["_id"] for entry in details.get("upserted", [])}
-            return {error["index"] for error in errors}, upserted
+            upserted = {entry["index"]: entry["_id"] for entry in (cause.details or {}).get("upserted", [])}
+            return own_duplicates(domain, cause), upserted
 
-    @staticmethod
-    def _require_own_duplicate(domain: Domain, error: Mapping[str, Any], cause: BulkWriteError) -> None:
-        if error.get("code") != DUPLICATE_KEY:
-            raise WriteOutcomeUnknown(
-                f"{domain.name}: some rows were written, some refused: {error.get('errmsg', '')!s:.300}"
-            ) from cause
-        if "keyPattern" in error and tuple(error["keyPattern"]) != domain.columns:
-            raise LegacyIndex(
-                f"{domain.name}: a unique index on {', '.join(error['keyPattern'])} forbids valid documents; some rows were written. "
-                f"Drop that index of {domain.collection}, then repeat the write."
-            ) from cause
-
-    # -- lists and series
+    # -- lists
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         domain = scope.domain
@@ -286,37 +294,26 @@ class MongoTruth:
             for document in cursor:
                 yield _record(scope.child(document[column]), document)
 
-    def append(self, effect: Append) -> tuple[int, ...]:
-        """Insert the rows that are not stored yet. Asking first keeps a re-fetch from costing an error a row; what another
-        writer inserts in between meets the unique key and is told apart there.
-        """
-        domain = effect.scope.domain
-        now = datetime.now(UTC)
-        times = [row["timestamp"] for row in effect.rows]
-        # Not a range: a batch of two candles years apart must not read the years between.
-        query = {**effect.scope.query(), "timestamp": {"$in": times}}
-        with reading(effect.scope), pymongo.timeout(self._timeout_s):
-            stored = {row["timestamp"] for row in self._collections[domain].find(query, {"_id": 0, "timestamp": 1})}
-        rows = [row for row in effect.rows if row["timestamp"] not in stored]
-        if not rows:
-            return ()
-        shared = {**effect.scope.query(), "createDate": now, "updatedDate": now, "__v": 0, "rev": _ONE}
-        operations = [
-            InsertOne({"_id": ObjectId(), **shared, **row, "timestamp": Int64(row["timestamp"])}) for row in rows
-        ]
-        with self._bounded(effect.scope, None):
-            clashes, _ = self._bulk(domain, operations)
-        return tuple(sorted(row["timestamp"] for index, row in enumerate(rows) if index not in clashes))
+    # -- series
+
+    @property
+    def series(self) -> MongoCandles:
+        """Made on first use: it needs NumPy, which only those who use candles should wait for."""
+        from backtest_kit_mongo.backends.mongo_candles import MongoCandles
+
+        with self._lock:
+            if self._series is None:
+                self._series = MongoCandles(self._database, self._timeout_s, self._candle_cache_bytes)
+            return self._series
+
+    def append(self, effect: Append) -> Appended:
+        return self.series.append(effect)
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        return self.series.quarantine(effect)
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
-        domain = scope.domain
-        query: Document = {**scope.query(), "timestamp": {"$gte": since, "$lt": until}}
-        fields = {"_id": 0, "timestamp": 1, **dict.fromkeys(domain.fields, 1)}
-        with reading(scope), pymongo.timeout(self._timeout_s):
-            rows = self._collections[domain].find(query, fields, sort=[("timestamp", 1)]).to_list()
-        for row in rows:
-            row["timestamp"] = int(row["timestamp"])  # The npm package stores doubles.
-        return rows
+        return self.series.window(scope, since, until)
 
 
 def _fields(domain: Domain) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import bson.errors
 import pymongo.errors as pe
 
+from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.errors import (
     InvalidPayload,
     LegacyIndex,
@@ -67,6 +69,32 @@ def writing(what: object) -> Iterator[None]:
         raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {_brief(cause)}") from cause
     except pe.PyMongoError as cause:
         raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+
+
+def own_duplicates(domain: Domain, cause: pe.BulkWriteError) -> set[int]:
+    """The positions of a bulk's documents that met an existing key of the domain, if nothing else went wrong.
+
+    Raises:
+        WriteOutcomeUnknown: some may not be on a majority of the servers, or were refused for another reason.
+        LegacyIndex: another unique index is in the way.
+    """
+    details: Mapping[str, Any] = cause.details or {}
+    errors = details.get("writeErrors", [])
+    if details.get("writeConcernErrors") or not errors:
+        raise WriteOutcomeUnknown(
+            f"{domain.name}: the rows may not be on a majority of the servers; repeat the write"
+        ) from cause
+    for error in errors:
+        if error.get("code") != DUPLICATE_KEY:
+            raise WriteOutcomeUnknown(
+                f"{domain.name}: some rows were written, some refused: {error.get('errmsg', '')!s:.300}"
+            ) from cause
+        if "keyPattern" in error and tuple(error["keyPattern"]) != domain.columns:
+            raise LegacyIndex(
+                f"{domain.name}: a unique index on {', '.join(error['keyPattern'])} forbids valid documents; some rows were written. "
+                f"Drop that index of {domain.collection}, then repeat the write."
+            ) from cause
+    return {error["index"] for error in errors}
 
 
 def _unknown(what: object, cause: Exception) -> str:

@@ -28,8 +28,8 @@ def ensure(collection: Collection[dict[str, Any]], domain: Domain) -> None:
     """
     present = collection.index_information()
     for name, index in present.items():
-        _require_valid(collection, domain, name, index)
-    have = {_fields(index) for index in present.values()}
+        require_valid(collection, domain, name, index)
+    have = {index_fields(index) for index in present.values()}
     missing = [index for index in wanted(domain) if index.fields not in have]
     if not missing:
         return
@@ -42,12 +42,18 @@ def ensure(collection: Collection[dict[str, Any]], domain: Domain) -> None:
         ) from cause
 
 
-def _fields(index: dict[str, Any]) -> Fields:
+def index_fields(index: dict[str, Any]) -> Fields:
+    """The fields of an index as `index_information` tells it."""
     return tuple((str(name), int(direction)) for name, direction in index["key"] if isinstance(direction, int | float))
 
 
-def _require_valid(collection: Collection[dict[str, Any]], domain: Domain, name: str, index: dict[str, Any]) -> None:
-    columns = tuple(field for field, _ in _fields(index))
+def require_valid(collection: Collection[dict[str, Any]], domain: Domain, name: str, index: dict[str, Any]) -> None:
+    """Refuse an index that forbids valid documents or does not keep a key to one document.
+
+    Raises:
+        LegacyIndex: with the command that drops it.
+    """
+    columns = tuple(field for field, _ in index_fields(index))
     unique = bool(index.get("unique"))
     drop = f'mongosh: use {collection.database.name}; db.getCollection("{collection.name}").dropIndex("{name}")'
     if unique and columns in domain.legacy_unique:

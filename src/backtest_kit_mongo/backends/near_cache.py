@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Link, RedisLink, Script
 from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
 from backtest_kit_mongo.coherence.near import Copies, Fetch
@@ -29,6 +29,9 @@ CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps: otherwise a laptop that wakes up would take old copies for fresh."""
 BEATS_PER_STALENESS = 4
 """One lost or late beat must not make all copies unservable."""
+DEAF_S = 5.0
+"""Without a beat for so long, and for several times the staleness bound, another connection is made: the node of a
+cluster through which this process listens may be cut off from the others."""
 
 
 boot_s: Callable[[], float] = partial(time.clock_gettime, CLOCK)
@@ -57,7 +60,7 @@ class NearCache:
     """Copies of this process, thread-safe. Listening begins with the first read that may leave a copy."""
 
     def __init__(
-        self, client: redis.Redis, link: RedisLink, options: NearOptions, *, clock_s: Callable[[], float] = boot_s
+        self, client: redis.Redis, link: Link, options: NearOptions, *, clock_s: Callable[[], float] = boot_s
     ) -> None:
         self._options = options
         self._clock_s = clock_s
@@ -114,7 +117,7 @@ class _Ear:
     def __init__(
         self,
         client: redis.Redis,
-        link: RedisLink,
+        link: Link,
         options: NearOptions,
         copies: Copies,
         lock: threading.Lock,
@@ -132,6 +135,7 @@ class _Ear:
         self._domains = {domain.name: domain for domain in options.domains}
         self._channels = channels(options.database, options.partitions, sorted(self._domains), os.urandom(12).hex())
         self._by_beat = {found.beats.encode(): found for found in self._channels}
+        self._beat_heard_s = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -153,7 +157,7 @@ class _Ear:
             self._stop.set()
         if thread is not None:
             thread.join(timeout=5)
-            self._link.drop_idle()
+            self._link.close()
 
     def _run(self, stop: threading.Event) -> None:
         is_told = False
@@ -177,11 +181,14 @@ class _Ear:
         subscription.subscribe(*wanted)
         confirmed = 0
         next_beat_s = 0.0
+        self._beat_heard_s = self._clock_s()
         while not stop.is_set():
             now_s = self._clock_s()
             if confirmed >= len(wanted) and now_s >= next_beat_s:
                 self._ask(now_s)
                 next_beat_s = now_s + self._beat_s
+                if now_s - self._beat_heard_s > max(DEAF_S, 4 * BEATS_PER_STALENESS * self._beat_s):
+                    raise redis.ConnectionError("beats are asked for and never heard")
             message = subscription.get_message(timeout=max(0.001, min(self._beat_s, next_beat_s - now_s)))
             if message is None:
                 continue
@@ -191,9 +198,21 @@ class _Ear:
                 confirmed += 1
 
     def _ask(self, now_s: float) -> None:
-        """Ask for beats. The question carries the time of asking, so it need not be kept here."""
+        """Ask for beats. The question carries the time of asking, so it need not be kept here. Copies that depend on a
+        node that is away are not confirmed, and the others go on.
+        """
+        heard, lost = False, dict[RedisLink, Exception]()
         for found in self._channels:
-            self._link.run(self._beat, [found.born, *found.numbers], [found.beats, now_s.hex()])
+            node = self._link.at(found.born)
+            if node in lost:
+                continue
+            try:
+                self._link.run(self._beat, [found.born, *found.numbers], [found.beats, now_s.hex()])
+                heard = True
+            except (*UNREACHABLE, redis.RedisError) as cause:
+                lost[node] = cause
+        if lost and not heard:
+            raise next(iter(lost.values()))
 
     def _take(self, channel: bytes, said: bytes) -> None:
         found: Channels | None = self._by_beat.get(channel)
@@ -206,6 +225,7 @@ class _Ear:
                 self._copies.heard(channel.decode(), int(number), key)
             return
         asked, incarnation, *numbers = said.decode().split(" ")
+        self._beat_heard_s = self._clock_s()
         with self._lock:
             for heard, number in zip(found.invalidations, numbers, strict=True):
                 self._copies.confirmed(heard, float.fromhex(asked), incarnation, int(number))

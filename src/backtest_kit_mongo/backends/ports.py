@@ -7,13 +7,16 @@ a backend costs one class here and one line in the conformance tests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import (
     Abort,
     Append,
+    Appended,
     CacheRead,
     Commit,
+    Conflict,
     Defer,
     Fill,
     Find,
@@ -24,6 +27,7 @@ from backtest_kit_mongo.coherence.effects import (
     NearEnd,
     Publish,
     Published,
+    Quarantine,
     Right,
     Rows,
     SoftRemove,
@@ -31,6 +35,10 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.plans import Blocks
 
 
 class Truth(Protocol):
@@ -55,7 +63,14 @@ class Truth(Protocol):
 
     def merge(self, effect: Merge) -> tuple[Published, ...]: ...
 
-    def append(self, effect: Append) -> tuple[int, ...]: ...
+    def append(self, effect: Append) -> Appended: ...
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        """A truth that has no place for contradictions keeps none and answers with none: then the log alone has them."""
+
+    @property
+    def series(self) -> Series:
+        """The columnar way to the rows of series."""
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         """Records of a scope that are visible at `when`; all of them, or the `limit` most recently changed.
@@ -65,6 +80,16 @@ class Truth(Protocol):
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         """Rows of a series with since <= timestamp < until, ascending, as plain dicts with integer timestamps."""
+
+
+class Series(Protocol):
+    """Rows of series as columns. All methods are thread-safe; errors are those of `Truth`."""
+
+    def find_blocks(self, effect: FindBlocks) -> Blocks: ...
+
+    def find_rows(self, effect: FindRows) -> Columns: ...
+
+    def put_block(self, effect: PutBlock) -> None: ...
 
 
 class Cache(Protocol):

@@ -18,8 +18,9 @@ from typing import Any
 
 import redis
 
-from backtest_kit_mongo.backends.redis_entry import Tokens, parse_entry, record_header
-from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.backends.redis_counts import CacheCounts
+from backtest_kit_mongo.backends.redis_entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
+from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Argument, Link, Script
 from backtest_kit_mongo.backends.redis_missed import Missed
 from backtest_kit_mongo.backends.redis_safety import unsafe_reason
 from backtest_kit_mongo.coherence.codec import pack
@@ -49,7 +50,11 @@ Call = tuple[Script, tuple[str, ...], Iterable[Argument]]
 
 @dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """What the cache needs to know of the settings. Times are milliseconds."""
+    """What the cache needs to know of the settings. Times are milliseconds.
+
+    Attributes:
+        trace: the trace that the write at hand belongs to, as a W3C `traceparent`; empty for none.
+    """
 
     database: str
     partitions: int
@@ -59,6 +64,7 @@ class CacheOptions:
     retry_ms: int
     bypass: bool
     origin: Origin
+    trace: Callable[[], str] = str
 
 
 class RedisCache:
@@ -66,18 +72,25 @@ class RedisCache:
 
     While Redis cannot be reached it is bypassed: reads and writes go to MongoDB, and what the cache missed is kept.
     Before it is used again the entries of every key written meanwhile are deleted and the kept events are appended.
+
+    Args:
+        spot: a key on the server that this cache depends on, where keys are spread over several.
+        counts: shared by the caches of one store.
     """
 
     def __init__(
         self,
-        link: RedisLink,
+        link: Link,
         options: CacheOptions,
         *,
         script: Callable[[str], Script] = Script,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         monotonic_s: Callable[[], float] = time.monotonic,
+        spot: str = "",
+        counts: CacheCounts | None = None,
     ) -> None:
         self._link = link
+        self._spot = spot
         self._options = options
         self._wall_ms = wall_ms
         self._monotonic_s = monotonic_s
@@ -87,9 +100,8 @@ class RedisCache:
         )
         self._lock = threading.Lock()
         self._retry_at_s: float | None = None
-        self._missed = Missed()
-        # For people; several threads at once may lose a count.
-        self.counts = {"hit": 0, "miss": 0, "bypass": 0}
+        self._missed = Missed(options.partitions if spot else 1)
+        self.counts = counts if counts is not None else CacheCounts(monotonic_s)
 
     # -- availability
 
@@ -101,7 +113,7 @@ class RedisCache:
             ServerUnreachable: it cannot be reached and `on_redis_down` is `fail`.
         """
         try:
-            memory = self._link.execute("INFO", "MEMORY")
+            memory = self._link.at(self._spot).execute("INFO", "MEMORY")
         except redis.AuthenticationError as cause:
             raise ServerUnreachable(f"Redis refused the credentials: {cause}") from cause
         except UNREACHABLE as cause:
@@ -124,7 +136,7 @@ class RedisCache:
                     "entries of %d documents until those are written again or recovered",
                     len(self._missed.events), len(self._missed.keys),
                 )  # fmt: skip
-        self._link.drop_idle()
+        self._link.close()
 
     @property
     def _is_down(self) -> bool:
@@ -147,6 +159,7 @@ class RedisCache:
                 self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
                 raise CacheDown from cause
             self._retry_at_s = None
+            self.counts.came_back(self)
             logger.warning("Redis is back; everything it missed was delivered")
 
     def _went_down(self, cause: Exception) -> None:
@@ -154,6 +167,7 @@ class RedisCache:
             if self._retry_at_s is None:
                 logger.warning("Redis cannot be reached, going on with MongoDB alone (slower, never wrong): %s", cause)
             self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
+            self.counts.went_down(self)
             self._link.drop_idle()
 
     def _catch_up(self) -> None:
@@ -161,7 +175,7 @@ class RedisCache:
         read again.
         """
         self._missed.deliver(self._link, self._relay, self._names)
-        if reason := unsafe_reason(self._link.execute("INFO", "MEMORY")):
+        if reason := unsafe_reason(self._link.at(self._spot).execute("INFO", "MEMORY")):
             raise redis.ResponseError(reason)
 
     def _attempt(self, build: Callable[[], Call]) -> Any:
@@ -232,7 +246,6 @@ class RedisCache:
             raise ServerUnreachable(
                 "Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written"
             ) from cause
-        self.counts["bypass"] += 1
         return None
 
     def abort(self, effect: Abort) -> None:
@@ -243,7 +256,9 @@ class RedisCache:
             head = (effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
             return self._commit, self._names(effect.key), (*head, *self._event_arguments(effect.published, effect.body))
 
-        self._attempt(build)
+        installed, _ = self._attempt(build)
+        if not installed:
+            self.counts.lease_conflicts += 1
 
     def _event_arguments(self, published: Iterable[Published], shared: bytes) -> Iterator[bytes]:
         for change in published:
@@ -263,6 +278,7 @@ class RedisCache:
             written_ms=self._wall_ms(),
             origin=self._options.origin,
             body=change.body,
+            trace=self._options.trace(),
         )
 
     def publish(self, effect: Publish) -> None:
@@ -289,29 +305,28 @@ class RedisCache:
                     self._catch_up()
                 except (*UNREACHABLE, redis.RedisError):
                     self._retry_at_s = self._monotonic_s()
+                    self.counts.went_down(self)
 
     # -- readers
 
     def read(self, effect: CacheRead) -> Record | Right:
-        options = self._options
+        options, key_names = self._options, self._names(effect.key)
 
         def build() -> Call:
-            return self._read, self._names(effect.key)[:4], (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+            return self._read, key_names[:4], (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
 
         try:
             answer = self._attempt(build)
         except CacheDown:
-            self.counts["bypass"] += 1
-            return Right("")
+            return Right("", is_bypass=True)
         if isinstance(answer, bytes):
+            self.counts.saw(key_names.born, answer[:INCARNATION_CHARS])
             record = self._readable(effect.key, answer)
             if record is not None:
-                self.counts["hit"] += 1
                 return record
             with suppress(CacheDown):
-                self._send([["DEL", self._names(effect.key).entry]])
+                self._send([["DEL", key_names.entry]])
             return Right("")
-        self.counts["miss"] += 1
         return Right(answer[0].decode())
 
     def fill(self, effect: Fill) -> None:
@@ -325,7 +340,8 @@ class RedisCache:
                 (effect.token, self._options.ttl_ms, record_header(record), body),
             )
 
-        self._attempt(build)
+        if not self._attempt(build):
+            self.counts.fills_refused += 1
 
 
 class RedisIdCache(RedisCache):

@@ -1,8 +1,13 @@
 """One way to send a command to Redis: no hidden retries, no surprises about what was executed.
 
 The protocol needs a fresh token for each attempt of LEASE and READ, so the client library's own retries are off and
-every attempt is made here. Connections are the library's (TLS, authentication, parsing); the pool is ours, because the
-library's asks the kernel before each use whether the socket is still good, which costs a sixth of a cached read.
+every attempt is made here. Connections are the library's (TLS, authentication, Sentinel, parsing); the pool is ours,
+because the library's asks the kernel before each use whether the socket is still good, which costs a sixth of a cached
+read.
+
+Which server is the primary is decided when a connection is made (with Sentinel: by asking), and each script makes sure
+of it where it runs. A server that says it is none loses all our connections, and so do the others of its kind when one
+new connection is led elsewhere: one process must not hear two servers.
 """
 
 from __future__ import annotations
@@ -11,15 +16,19 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import redis
 from hiredis import pack_command
-from redis.exceptions import NoScriptError
+from redis.exceptions import MasterDownError, NoScriptError
 
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
+NOT_PRIMARY = ("BKREPLICA", "READONLY", "NOREPLICAS", "MASTERDOWN")
+"""Refusals of a server that is a replica, or a primary that has lost its replicas, perhaps to another primary. Searched
+for in the text, because Redis 6.2 puts words of its own before what a script says."""
 
 _LUA = files("backtest_kit_mongo.backends") / "lua"
 
@@ -29,8 +38,43 @@ class Script:
 
     def __init__(self, name: str, prelude: str | None = None) -> None:
         shared = prelude if prelude is not None else (_LUA / "prelude.lua").read_text("utf-8")
+        self._name, self._shared = name, shared
         self.source = shared + (_LUA / f"{name}.lua").read_text("utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    @cached_property
+    def in_cluster(self) -> Script:
+        """The same step where partitions can move between servers, with the incarnation that this takes."""
+        return Script(self._name, self._shared + (_LUA / "cluster.lua").read_text("utf-8"))
+
+
+class Link(Protocol):
+    """What the cache, the near cache and relays send through: to one server, or to the nodes of a cluster. Thread-safe.
+
+    All keys of a script or command are of one partition. Errors are the client library's.
+    """
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Execute a script once."""
+
+    def execute(self, *command: Argument) -> Any: ...
+
+    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]: ...
+
+    def form(self, script: Script) -> Script:
+        """The script as it is sent here."""
+
+    def at(self, key: str) -> RedisLink:
+        """To the server that has this key now, for what is asked of servers and not of keys."""
+
+    def everywhere(self) -> Sequence[RedisLink]:
+        """To each server that may have keys."""
+
+    def drop_idle(self) -> None:
+        """After a failure: keep no connection that is most likely dead, too."""
+
+    def close(self) -> None:
+        """Close idle connections; what is sent later makes new ones."""
 
 
 class RedisLink:
@@ -39,6 +83,7 @@ class RedisLink:
     def __init__(self, client: redis.Redis) -> None:
         self._source = client.connection_pool
         self._idle: deque[Any] = deque()
+        self._address: tuple[Any, Any] | None = None
         self._process = os.getpid()
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -57,7 +102,15 @@ class RedisLink:
 
     def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one packet. The first error is raised after all answers were read."""
-        connection = self._take()
+        answers = self.exchange(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send commands in one packet; errors that the server answered stand among the answers."""
+        connection, idle = self._take()
         try:
             # hiredis packs a whole command in C; the library would look at each argument in Python first.
             connection.send_packed_command([_packed(command) for command in commands])
@@ -65,11 +118,31 @@ class RedisLink:
         except BaseException:
             connection.disconnect()
             raise
-        self._idle.append(connection)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
+        if idle is self._idle:
+            idle.append(connection)
+        else:
+            connection.disconnect()  # Meanwhile the others of its kind were dropped.
+        return [self._judged(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    def form(self, script: Script) -> Script:
+        return script
+
+    def at(self, key: str) -> RedisLink:
+        return self
+
+    def everywhere(self) -> Sequence[RedisLink]:
+        return (self,)
+
+    def close(self) -> None:
+        self.drop_idle()
+
+    def _judged(self, error: Exception) -> Exception:
+        """What an error that a server answered means."""
+        known = isinstance(error, redis.ReadOnlyError | MasterDownError)  # Of which the library cuts off the sign.
+        if not known and not any(sign in str(error) for sign in NOT_PRIMARY):
+            return error
+        self.drop_idle()
+        return redis.ConnectionError(f"the server is not, or may no longer be, the primary: {error}")
 
     @staticmethod
     def _answer(connection: Any) -> Any:
@@ -78,21 +151,34 @@ class RedisLink:
         except redis.ResponseError as error:
             return error
 
-    def _take(self) -> Any:
+    def _take(self) -> tuple[Any, deque[Any]]:
+        """A connection, and where to put it afterwards."""
         if self._process != os.getpid():
             self._idle = deque()  # The parent's sockets.
             self._process = os.getpid()
+        idle = self._idle
         try:
-            return self._idle.pop()
+            return idle.pop(), idle
         except IndexError:
-            # Not the pool's own `make_connection`: it counts every connection ever made against a maximum.
-            return self._source.connection_class(**self._source.connection_kwargs)
+            return self._connected(idle)
+
+    def _connected(self, idle: deque[Any]) -> tuple[Any, deque[Any]]:
+        # Not the pool's own `make_connection`: it counts every connection ever made against a maximum.
+        connection = self._source.connection_class(**self._source.connection_kwargs)
+        connection.connect()
+        address = getattr(connection, "host", None), getattr(connection, "port", None)
+        if self._address not in (None, address):
+            self.drop_idle()
+            idle = self._idle
+        self._address = address
+        return connection, idle
 
     def drop_idle(self) -> None:
-        """Close idle connections: after a failure they are most likely dead too."""
+        """Close idle connections, and those in use once they come back: after a failure they are most likely dead too."""
+        dropped, self._idle = self._idle, deque()
         while True:
             try:
-                self._idle.pop().disconnect()
+                dropped.pop().disconnect()
             except IndexError:
                 return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_link import Link, Script
 from backtest_kit_mongo.backends.redis_relay import RELAY_MAX
 from backtest_kit_mongo.backends.redis_relay import relay as send_relay
 from backtest_kit_mongo.coherence.events import Event
@@ -24,9 +24,15 @@ CATCH_UP_BYTES = 1024 * 1024
 
 
 class Missed:
-    """Keys whose entries must go, and events that must be appended, before the cache is used again."""
+    """Keys whose entries must go, and events that must be appended, before the cache is used again.
 
-    def __init__(self) -> None:
+    Args:
+        shares: how many of these share the bounds.
+    """
+
+    def __init__(self, shares: int = 1) -> None:
+        self._events_max = DEFERRED_EVENTS_MAX // shares
+        self._bytes_max = DEFERRED_BYTES_MAX // shares
         self.keys: dict[Key, None] = {}
         self.events: list[tuple[str, Event]] = []
         self._bytes = 0
@@ -41,14 +47,14 @@ class Missed:
             self.events.append((stream, event))
             self._bytes += len(event.body)
         dropped = 0
-        while self.events and (len(self.events) - dropped > DEFERRED_EVENTS_MAX or self._bytes > DEFERRED_BYTES_MAX):
+        while self.events and (len(self.events) - dropped > self._events_max or self._bytes > self._bytes_max):
             self._bytes -= len(self.events[dropped][1].body)
             dropped += 1
         if dropped:
             del self.events[:dropped]
             logger.error("Redis has been away too long: the oldest %d kept change events are dropped", dropped)
 
-    def deliver(self, link: RedisLink, relay: Script, names_of: Callable[[Key], Names]) -> None:
+    def deliver(self, link: Link, relay: Script, names_of: Callable[[Key], Names]) -> None:
         """Delete the entries and rights, then append the events. What was delivered is forgotten at once, so a failure in
         between repeats one packet at most, which consumers tell apart by its revisions.
         """

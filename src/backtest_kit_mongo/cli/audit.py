@@ -29,7 +29,9 @@ from backtest_kit_mongo.audit.log import Snapshot
 from backtest_kit_mongo.audit.records import AuditRecord
 from backtest_kit_mongo.audit.show import line, timeline
 from backtest_kit_mongo.coherence.codec import millis
-from backtest_kit_mongo.errors import BacktestKitError, CallerError, InvalidSetting
+from backtest_kit_mongo.errors import CallerError, InvalidSetting
+
+from .opening import opened
 
 __all__ = ["audit"]
 
@@ -102,7 +104,7 @@ def verify_command(
     """
     console = Console(stderr=True)
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _log(console) as log:
+    with _log() as log:
         known = Anchor.parse(anchor) if anchor else None
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("verifying", total=None)
@@ -155,7 +157,7 @@ def tail(
 
     [cyan]bkm audit tail -n 0 --follow --json | jq .payload[/]
     """
-    with _log(Console(stderr=True)) as log:
+    with _log() as log:
         chosen = log.follow if follow else log.tail
         for record in chosen(count, domain=domain, symbol=symbol):
             typer.echo(to_json(record) if as_json else line(record))
@@ -172,7 +174,7 @@ def show(key: KeyText, as_json: AsJson = False) -> None:
 
     [cyan]bkm audit show storage/live/b7c1 --json[/]
     """
-    with _log(Console(stderr=True)) as log:
+    with _log() as log:
         records = log.timeline(key)
         shown = False
         for text in map(to_json, records) if as_json else timeline(records):
@@ -203,7 +205,7 @@ def asof(
     [cyan]bkm audit asof signal/BTC%2FUSDT/trend/binance --at 2024-01-01T12:00:30+02:00[/]
     """
     console = Console(stderr=True)
-    with _log(console) as log:
+    with _log() as log:
         if (when is None) == (at is None):
             raise CallerError("give either --when (simulation time) or --at (wall clock)")
         found = log.asof(key, at=_moment(str(at))) if when is None else log.asof(key, when=_simulated(when))
@@ -232,7 +234,7 @@ def export(
     [cyan]bkm audit export --format parquet --out audit.parquet[/]
     """
     console = Console(stderr=True)
-    with _log(console) as log:
+    with _log() as log:
         if out is None and file_format == "parquet":
             raise CallerError("--format parquet needs --out FILE")
         total = log.count(domain=domain, symbol=symbol)
@@ -296,16 +298,10 @@ def _moment(written: str) -> datetime:
 
 
 @contextmanager
-def _log(console: Console) -> Iterator[AuditLog]:
-    """The audit log of the settings; errors become a message and an exit status."""
+def _log() -> Iterator[AuditLog]:
+    """The audit log of the settings; Ctrl-C is how one stops looking."""
     try:
-        with open_log() as log:
+        with opened(open_log) as log:
             yield log
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
-    except (CallerError, InvalidSetting) as error:
-        console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(ExitCode.WRONG_ARGUMENT) from error
-    except (BacktestKitError, OSError) as error:
-        console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(ExitCode.FAILED) from error

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -11,13 +13,12 @@ from rich.progress import Progress
 
 from backtest_kit_mongo.auditor import Auditor, Report, summary
 from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.redis_link import RedisLink
+from backtest_kit_mongo.backends.redis_cluster import link_over
 from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_mongo.errors import BacktestKitError
-from backtest_kit_mongo.settings import Settings, load
-from backtest_kit_mongo.setup import redis_client, resolve
+from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.setup import redis_client
 
-from .servers import ExitCode
+from .opening import ExitCode, opened
 
 __all__ = ["cache"]
 
@@ -38,17 +39,13 @@ def check(
     """Compare cached entries with MongoDB and count violations of "an entry equals MongoDB".
 
     It reads only. Servers come from the CC_ variables. Each violation is looked at again after 1 s, and with --follow after
-    1 min and 5 min. Exit status: 0 without violations, 1 with, 2 for wrong settings.
+    1 min and 5 min. Exit status: 0 without violations, 1 with (or when a server
+    cannot be asked), 2 for wrong settings.
     """
     console = Console(stderr=True)
     report = Report()
-    try:
-        settings = resolve(load())
-        with _auditor(settings) as auditor:
-            _run(auditor, report, sample, console, follow=follow)
-    except BacktestKitError as error:
-        console.print(f"[red]Error:[/] {error}", soft_wrap=True)
-        raise typer.Exit(ExitCode.FAILED) from error
+    with opened(_auditor) as auditor:
+        _run(auditor, report, sample, console, follow=follow)
     data = summary(report)
     if as_json:
         typer.echo(json.dumps(data, indent=2))
@@ -62,22 +59,18 @@ def check(
         raise typer.Exit(ExitCode.FAILED)
 
 
-class _auditor:  # noqa: N801 - used as a context manager only
+@contextmanager
+def _auditor(settings: Settings) -> Iterator[Auditor]:
     """An auditor with its connections."""
-
-    def __init__(self, settings: Settings) -> None:
-        uri = settings.mongo_connection_string.get_secret_value()
-        self._truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms)
-        self._link = RedisLink(redis_client(settings))
-        self._auditor = Auditor(settings, self._truth, self._link)
-
-    def __enter__(self) -> Auditor:
-        self._truth.open()
-        return self._auditor
-
-    def __exit__(self, *_: object) -> None:
-        self._link.drop_idle()
-        self._truth.close()
+    uri = settings.mongo_connection_string.get_secret_value()
+    truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms)
+    link = link_over(redis_client(settings))
+    try:
+        truth.open()
+        yield Auditor(settings, truth, link)
+    finally:
+        link.close()
+        truth.close()
 
 
 def _run(auditor: Auditor, report: Report, sample: int, console: Console, *, follow: bool) -> None:

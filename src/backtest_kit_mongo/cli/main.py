@@ -4,7 +4,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from . import audit, cache, chaos, demo, domains, park, servers, simulate, stream
+from . import audit, cache, candles, chaos, demo, doctor, domains, park, servers, simulate, stream, top
 
 __all__ = ["app", "main"]
 
@@ -19,10 +19,13 @@ app = typer.Typer(
 app.command()(servers.up)
 app.command()(servers.down)
 app.command()(servers.status)
+app.command()(doctor.doctor)
+app.command()(top.top)
 app.command()(demo.demo)
 app.command()(simulate.simulate)
 app.command()(chaos.chaos)
 app.command()(domains.domains)
+app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)
 app.add_typer(park.park)

@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.feed.parked import Parked
+from backtest_kit_mongo.feed.servers import FeedServers
 
-from .feed_servers import FeedServers, connected
+from .opening import connected
 from .servers import ExitCode
 
 __all__ = ["park"]
@@ -99,7 +100,7 @@ def replay(
 
     [cyan]bkm park replay audit/1700000000000-0[/]
 
-    Exit status: 0 when all were appended (or would be), 1 when not.
+    Exit status: 0 when all were appended (or would be), 1 when not, 2 when an entry cannot be appended again.
     """
     if bool(names) == everything:
         raise typer.BadParameter("name entries, or use --all")

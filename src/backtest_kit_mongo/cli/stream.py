@@ -12,11 +12,12 @@ from rich.table import Table
 
 from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
+from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim
 from backtest_kit_mongo.feed.trimming import trim as carry_out
 
-from .feed_servers import FeedServers, connected
+from .opening import connected
 from .servers import ExitCode
 
 __all__ = ["stream"]
@@ -50,7 +51,7 @@ def status(as_json: AsJson = False) -> None:
 
     [cyan]bkm stream status --json | jq '.[].groups[] | {name, lag_ms}'[/]
 
-    Exit status: 0; 1 when a server cannot be asked.
+    Exit status: 0; 1 when a server cannot be asked, 2 for wrong settings.
     """
     with connected() as servers:
         positions = [look(servers.redis, name) for name in servers.streams]
@@ -89,7 +90,7 @@ def trim(
 
     [cyan]bkm stream trim[/]             trim now
 
-    Exit status: 0; 1 when a server cannot be asked.
+    Exit status: 0; 1 when a server cannot be asked, 2 for wrong settings.
     """
     with connected() as servers:
         retention_ms = load_feed_settings().retention_ms

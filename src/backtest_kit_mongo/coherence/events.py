@@ -17,7 +17,7 @@ from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.record import Part
 
 SCHEMA_VERSION = 1
-Operation = Literal["upsert", "remove", "batch"]
+Operation = Literal["upsert", "remove", "batch", "conflict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,19 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of one document, or for `batch` of a run of new rows of a series.
+    """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` is no change: a row was
+    offered that contradicts the stored one.
 
     Attributes:
-        document: MongoDB `_id`; for `batch`, the series' key and the first new timestamp.
+        document: MongoDB `_id`; for `batch`, the series' key and the first new timestamp; for `conflict`, the row's key
+            and a digest of what was offered.
         rev: revision that this change made. (document, rev) names a change once and for all.
         when: simulation time in ms, None where the domain stores none.
         written_ms: wall clock of the writer, for people; no rule compares it.
-        body: packed payload; for `batch`, {"ranges": [[first, last, count], ...], "count": n}.
+        body: packed payload; for `batch`, {"ranges": [[first, last, count], ...], "count": n}; for `conflict`,
+            {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
+        trace: the writer's span as a W3C `traceparent`, empty if nobody traces. Not part of the change: consumers that
+            store changes leave it out.
     """
 
     domain: str
@@ -49,6 +54,7 @@ class Event:
     written_ms: int
     origin: Origin
     body: bytes
+    trace: str = ""
 
     @property
     def id(self) -> str:
@@ -60,21 +66,23 @@ class Event:
         return unpack(self.body)
 
     def header(self) -> bytes:
-        packed: bytes = msgpack.packb(
-            {
-                "v": SCHEMA_VERSION,
-                "id": self.id,
-                "domain": self.domain,
-                "key": self.key,
-                "doc": self.document,
-                "rev": self.rev,
-                "op": self.operation,
-                "when": self.when,
-                "at": self.written_ms,
-                "host": self.origin.host,
-                "pid": self.origin.process,
-            }
-        )
+        fields: dict[str, Any] = {
+            "v": SCHEMA_VERSION,
+            "id": self.id,
+            "domain": self.domain,
+            "key": self.key,
+            "doc": self.document,
+            "rev": self.rev,
+            "op": self.operation,
+            "when": self.when,
+            "at": self.written_ms,
+            "host": self.origin.host,
+            "pid": self.origin.process,
+        }
+        if self.trace:
+            # Readers of version 1 take the fields that they know, so one more needs no new version.
+            fields["trace"] = self.trace
+        packed: bytes = msgpack.packb(fields)
         return packed
 
 
@@ -102,6 +110,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Event:
             written_ms=header["at"],
             origin=Origin(header["host"], header["pid"]),
             body=fields[b"p"],
+            trace=header.get("trace", ""),
         )
     except UnknownEvent:
         raise

@@ -102,6 +102,11 @@ def entry_pattern(database: str) -> str:
     return f"{{bk:*}}:{quote(database, safe='')}:e:*"
 
 
+def lease_pattern(database: str) -> str:
+    """A SCAN pattern for the names of a database's leases."""
+    return f"{{bk:*}}:{quote(database, safe='')}:l:*"
+
+
 def parse_entry_name(name: str, database: str, domains: Mapping[str, Domain]) -> Key | None:
     """The key of an entry by its name; None if it is no entry of this database."""
     head, _, label = name.partition(f"}}:{quote(database, safe='')}:e:")

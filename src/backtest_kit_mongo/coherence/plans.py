@@ -15,9 +15,11 @@ from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Abort,
     Append,
+    Appended,
     CacheDown,
     CacheRead,
     Commit,
+    Conflict,
     Defer,
     Expected,
     Fill,
@@ -30,6 +32,7 @@ from backtest_kit_mongo.coherence.effects import (
     Plan,
     Publish,
     Published,
+    Quarantine,
     Right,
     Rows,
     SoftRemove,
@@ -38,7 +41,13 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
-from backtest_kit_mongo.errors import CallerError, ServerUnreachable, WriteRefused
+from backtest_kit_mongo.errors import (
+    CallerError,
+    EnvironmentFault,
+    ServerUnreachable,
+    WriteOutcomeUnknown,
+    WriteRefused,
+)
 
 CERTAINLY_NOT_WRITTEN = (CallerError, WriteRefused, ServerUnreachable)
 """After these the lease may be released.
@@ -231,24 +240,49 @@ def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator
             yield Expected(change, row.rev, row.id)
 
 
-def append(scope: Key, rows: tuple[dict[str, object], ...], step_ms: int) -> Plan[tuple[int, ...]]:
-    """Insert rows into a series and tell the feed once, as ranges.
+def append(scope: Key, rows: Any, step_ms: int) -> Plan[Appended]:
+    """Insert rows into a series and tell the feed once, as ranges; keep and tell what contradicts stored rows.
 
-    Rows are never replaced, so no lease is needed: nothing can become stale.
+    Rows are never replaced, so no lease is needed: nothing can become stale. A crash after a contradiction was kept may lose
+    its event, not the contradiction.
     """
-    new = yield from ask(Append(scope, rows))
-    if not new:
-        return new
-    ranges = list(_ranges(new, step_ms))
-    payload = {"ranges": ranges, "count": len(new)}
+    appended = yield from ask(Append(scope, rows))
+    told = [_batch(scope, appended.new, step_ms)] if appended.new else []
+    if appended.conflicts:
+        try:
+            kept = yield from ask(Quarantine(scope, appended.conflicts))
+        except EnvironmentFault as cause:
+            yield from _tell(scope, told)
+            raise WriteOutcomeUnknown(
+                f"{scope}: the rows are stored, but {len(appended.conflicts)} that contradict stored ones could not be kept for "
+                f"inspection; repeat the write: {cause}"
+            ) from cause
+        told += [_contradiction(scope, conflict) for conflict in kept]
+    yield from _tell(scope, told)
+    return appended
+
+
+def _tell(scope: Key, told: Sequence[Published]) -> Plan[None]:
+    if not told:
+        return
+    try:
+        yield from ask(Publish(scope, tuple(told)))
+    except CacheDown:
+        yield from ask(Defer((), tuple(told)))
+
+
+def _batch(scope: Key, new: Sequence[int], step_ms: int) -> Published:
+    payload = {"ranges": list(_ranges(new, step_ms)), "count": len(new)}
     # Rows are inserted once and for all, so the first new time belongs to this batch alone and names it.
     document = escaped((*scope.parts, new[0]))
-    batch = Published(Record(scope, rev=1, payload=payload, id=document), "batch", pack(payload))
-    try:
-        yield from ask(Publish(scope, (batch,)))
-    except CacheDown:
-        yield from ask(Defer((), (batch,)))
-    return new
+    return Published(Record(scope, rev=1, payload=payload, id=document), "batch", pack(payload))
+
+
+def _contradiction(scope: Key, conflict: Conflict) -> Published:
+    payload = {"timestamp": conflict.timestamp, "stored": conflict.stored, "offered": conflict.offered}
+    # The same offer again is the same event. A batch's name ends in its time, so it is never that of a conflict.
+    document = f"{escaped((*scope.parts, conflict.timestamp))}~{conflict.digest}"
+    return Published(Record(scope, rev=1, payload=payload, id=document), "conflict", pack(payload))
 
 
 def _ranges(times: Sequence[int], step_ms: int) -> Iterator[list[int]]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import stores
-from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.drivers.counts import HIT, MISS, PASSED_BY
 
 from .book import Book, Host, Row
 from .candles import Window
@@ -67,8 +67,7 @@ class Reporter:
             self._send(book)
 
     def _send(self, book: Book) -> None:
-        cache = stores.live_store().cache
-        assert isinstance(cache, RedisCache)
+        counts = stores.live_store().counts
         line: dict[str, Any] = {
             "pid": os.getpid(),
             "first": self._first,
@@ -81,8 +80,8 @@ class Reporter:
             "compared": self._desk.compared,
             "mismatches": self._desk.mismatches[:3],
             "mismatched": len(self._desk.mismatches),
-            "hits": cache.counts["hit"],
-            "misses": cache.counts["miss"] + cache.counts["bypass"],
+            "hits": counts.read_count(HIT),
+            "misses": counts.read_count(MISS, PASSED_BY),
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()

@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from threading import get_ident
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from backtest_kit_mongo.backends.ports import Cache, Near, Truth
+from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
-from backtest_kit_mongo.coherence.record import Change, Key, Record
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
+from backtest_kit_mongo.drivers.counts import (
+    DEFERRED,
+    FAILED_READ,
+    HIT,
+    LIST,
+    MISS,
+    NEAR,
+    PASSED_BY,
+    WRITTEN,
+    Counts,
+    failed_write,
+)
 from backtest_kit_mongo.drivers.flights import Flights
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
 
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
@@ -55,6 +73,9 @@ class Store:
         self.truth = truth
         self.cache = cache
         self.near = near
+        self.counts = Counts()
+        # By thread, how the operation that it is in will end where that is not the usual way, which so costs nothing.
+        self._detours: dict[int, int] = {}
         self._near_domains = frozenset() if near is None else near.domains
         self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
             fx.Find: Flights(truth.find).find,
@@ -63,11 +84,15 @@ class Store:
             fx.Rows: truth.rows,
             fx.Merge: truth.merge,
             fx.Append: truth.append,
+            fx.Quarantine: truth.quarantine,
+            # Late: the columnar way needs NumPy, which only those who read candles should wait for.
+            series_plans.FindBlocks: lambda effect: truth.series.find_blocks(effect),
+            series_plans.FindRows: lambda effect: truth.series.find_rows(effect),
             fx.Lease: cache.lease,
             fx.Abort: cache.abort,
             fx.Commit: cache.commit,
             fx.Publish: cache.publish,
-            fx.Defer: cache.defer,
+            fx.Defer: self._defer,
             fx.CacheRead: cache.read,
             fx.Fill: cache.fill,
         }
@@ -106,45 +131,105 @@ class Store:
             self._snapshots.clear()
 
     def _perform(self, effect: fx.Effect[Any]) -> Any:
-        return self._handlers[type(effect)](effect)
+        answer = self._handlers[type(effect)](effect)
+        if type(answer) is fx.Right:
+            self._detours[get_ident()] = PASSED_BY if answer.is_bypass else MISS
+        return answer
+
+    def _defer(self, effect: fx.Defer) -> None:
+        self._detours[get_ident()] = DEFERRED
+        self.cache.defer(effect)
 
     def read(self, key: Key) -> Record:
         near = self.near
         if near is not None and key.domain in self._near_domains:
-            return near.get(key) or self._read_near(key)
-        self.open()
-        return drive(plans.read(key), self._perform)
+            copy = near.get(key)
+            if copy is None:
+                return self._reading(key.domain, plans.read_near(key))
+            tally = self.counts.reads.get(key.domain) or self.counts.reads_of(key.domain)
+            tally.outcomes[NEAR] += 1
+            return copy
+        return self._reading(key.domain, plans.read(key))
 
-    def _read_near(self, key: Key) -> Record:
-        self.open()
-        return drive(plans.read_near(key), self._perform)
+    def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
+        since_s = perf_counter()
+        try:
+            self.open()
+            return drive(plan, self._perform)
+        except BaseException:
+            self._detours[get_ident()] = FAILED_READ
+            raise
+        finally:
+            outcome = self._detours.pop(get_ident(), HIT) if self._detours else HIT
+            # Few calls: this is the warm read, which counting must not slow down noticeably.
+            tally = self.counts.reads.get(domain) or self.counts.reads_of(domain)
+            tally.add(outcome, perf_counter() - since_s)
+
+    def _listing(self, domain: Domain, look: Callable[[], R]) -> R:
+        outcome = FAILED_READ
+        since_s = perf_counter()
+        try:
+            self.open()
+            answer = look()
+            outcome = LIST
+            return answer
+        finally:
+            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
+
+    def _writing(self, domain: Domain, plan: fx.Plan[R]) -> R:
+        since_s = perf_counter()
+        try:
+            self.open()
+            return drive(plan, self._perform)
+        except BaseException as error:
+            self._detours[get_ident()] = failed_write(error)
+            raise
+        finally:
+            outcome = self._detours.pop(get_ident(), WRITTEN)
+            self.counts.writes_of(domain).add(outcome, perf_counter() - since_s)
 
     def write(self, change: Change) -> Record:
-        self.open()
-        return drive(plans.write(change), self._perform)
+        return self._writing(change.key.domain, plans.write(change))
 
     def remove(self, key: Key) -> Record | None:
-        self.open()
-        return drive(plans.remove(key), self._perform)
+        return self._writing(key.domain, plans.remove(key))
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did."""
-        self.open()
-        merged = drive(plans.merge(scope, changes, self._snapshots.get(scope)), self._perform)
+        merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
         self._snapshots[scope] = merged.snapshot
         return merged.written
 
-    def append(self, scope: Key, rows: Sequence[dict[str, Any]], step_ms: int) -> tuple[int, ...]:
-        """Insert rows of a series; returns the times that were new."""
-        self.open()
-        return drive(plans.append(scope, tuple(rows), step_ms), self._perform)
+    def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
+        """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
+        appended = self._writing(scope.domain, plans.append(scope, rows, step_ms))
+        self.counts.appended(len(rows), appended)
+        return appended
 
     def scan(
         self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
     ) -> Iterator[Record]:
         self.open()
-        return self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only)
+        return self._scanning(scope.domain, self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only))
+
+    def _scanning(self, domain: Domain, records: Iterator[Record]) -> Iterator[Record]:
+        """Counted when the caller has taken the last record, or has seen enough."""
+        since_s = perf_counter()
+        outcome = FAILED_READ
+        try:
+            yield from records
+            outcome = LIST
+        except GeneratorExit:
+            outcome = LIST
+            raise
+        finally:
+            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
-        self.open()
-        return self.truth.window(scope, since, until)
+        return self._listing(scope.domain, lambda: self.truth.window(scope, since, until))
+
+    def columns(self, scope: Key, step_ms: int, since: int, until: int) -> Columns:
+        """Rows of a series with since <= timestamp < until, column by column."""
+        return self._listing(
+            scope.domain, lambda: drive(series_plans.read(scope, step_ms, since, until), self._perform)
+        )

@@ -109,7 +109,8 @@ def look(client: redis.Redis, stream: str) -> StreamPosition | None:
         if "no such key" in str(cause):
             return None
         raise
-    seconds, microseconds = asked.time()
+    # Of the server that made the ids; each node of a cluster has a clock of its own.
+    seconds, microseconds = map(int, asked.eval("return redis.call('TIME')", 1, stream))
     now_ms = seconds * 1000 + microseconds // 1000
     first = EntryId.parse(info["first-entry"][0]) if info["first-entry"] else None
     bare = StreamPosition(stream, info["length"], first, EntryId.parse(info["last-generated-id"]), now_ms, ())

@@ -22,7 +22,7 @@ from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.stream.groups import order
 from backtest_kit_mongo.stream.progress import Job, Position
 
-OPERATIONS = ("upsert", "remove", "batch")
+OPERATIONS = ("upsert", "remove", "batch", "conflict")
 BATCH = 500
 TIMEOUT_S = 30
 

@@ -34,7 +34,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """One change of one document, or for `batch` of a run of new rows of a series.
+    """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` tells of a row that was
+    offered although it is stored with other values; nothing was changed.
 
     Attributes:
         key: key columns by stored name, for example {"symbol": "BTCUSDT", ...}.
@@ -69,7 +70,8 @@ class ChangeEvent:
 
     @property
     def payload(self) -> Any:
-        """What was written, decoded anew by each access; for `batch`, {"ranges": [[first, last, count], ...], "count": n}.
+        """What was written, decoded anew by each access; for `batch`, {"ranges": [[first, last, count], ...], "count": n};
+        for `conflict`, {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
 
         Raises:
             CorruptData: the bytes cannot be decoded. Acknowledge the event to go on without it.

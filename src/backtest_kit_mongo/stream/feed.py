@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 from pymongo import MongoClient
+from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
 from backtest_kit_mongo.backends.redis_link import UNREACHABLE
 from backtest_kit_mongo.errors import EnvironmentFault, ReadFailed
@@ -32,7 +33,8 @@ WAIT_S = 0.2
 """Pause between looks at a replay that another process is busy with."""
 GONE = ("NOGROUP", "UNBLOCKED")
 """Answers of a Redis that was flushed."""
-FAILING_OVER = ("READONLY", "MASTERDOWN", "CLUSTERDOWN")
+FAILING_OVER = (redis.ReadOnlyError, ClusterDownError, AskError, TryAgainError)
+"""Answers of a server that is no primary any more, of a cluster without one, and of a slot that is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class ChangeFeed:
         if isinstance(cause, redis.ResponseError):
             if any(word in str(cause) for word in GONE):
                 return
-            if not any(word in str(cause) for word in FAILING_OVER):
+            if not isinstance(cause, FAILING_OVER):
                 raise ReadFailed(
                     f"group {self.group!r}: Redis refused to deliver: {cause}. What was not acknowledged comes again."
                 ) from cause

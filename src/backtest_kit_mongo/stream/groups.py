@@ -5,6 +5,7 @@ Errors of the client come through as they are; the caller decides what they mean
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ PREFIX = "feed:"
 HANDED_BACK = "handed-back"
 """The consumer that holds what a closed feed left unacknowledged, for whoever asks next."""
 PAGE = 1_000
+CLUSTER_BLOCK_MS = 50
+"""Only one stream of a cluster can be waited for at a time, and the others must not wait for long meanwhile."""
 
 order = EntryId.parse
 """What entry ids are compared by."""
@@ -55,6 +58,7 @@ class Group:
         self._name = f"{PREFIX}{name}"
         self.consumer = consumer
         self._cursors = dict.fromkeys(self.streams, "0-0")
+        self._apart: deque[str] = deque()  # The streams in turn, once it is known that they are on several servers.
 
     def close(self) -> None:
         self._redis.close()
@@ -116,8 +120,8 @@ class Group:
         return count
 
     def holes(self) -> Iterator[Span]:
-        """Streams from which entries that the group has not read may have been trimmed. Redis 6 cannot say for certain:
-        an entry that the group read last and that is gone, too, looks the same.
+        """Streams from which entries that the group has not read may have been trimmed. Redis cannot say for certain: an entry
+        that the group read last and that is gone, too, looks the same. (Redis 7's `max-deleted-entry-id` knows of XDEL only.)
         """
         for stream in self.streams:
             info, group = self._stream_info(stream), self._info(stream)
@@ -126,9 +130,6 @@ class Group:
             read = text(group["last-delivered-id"])
             first = text(info["first-entry"][0]) if info["first-entry"] else None
             upper = before(first) if first else text(info["last-generated-id"])
-            deleted = info.get("max-deleted-entry-id")
-            if deleted is not None:
-                upper = min(upper, text(deleted), key=order)
             if order(read) < order(upper) and read != "0-0" and not self._redis.xrange(stream, read, read, count=1):
                 yield Span(stream, read, upper)
 
@@ -154,10 +155,23 @@ class Group:
 
     def read(self, count: int, block_ms: int | None) -> list[Entry]:
         """New entries; waits up to `block_ms` (None: not at all) for the first."""
-        answer = self._redis.xreadgroup(
-            self._name, self.consumer, dict.fromkeys(self.streams, ">"), count=count, block=block_ms
-        )
-        return list(_entries(answer))
+        if not self._apart:
+            try:
+                return self._read(self.streams, count, block_ms)
+            except redis.exceptions.ClusterCrossSlotError:
+                self._apart.extend(self.streams)
+        packet = self._redis.pipeline(transaction=False)
+        for stream in self.streams:
+            packet.xreadgroup(self._name, self.consumer, {stream: ">"}, count=count)
+        found = [entry for answer in packet.execute() for entry in _entries(answer)]
+        if found or block_ms is None:
+            return found
+        self._apart.rotate()
+        return self._read([self._apart[0]], count, min(block_ms, CLUSTER_BLOCK_MS))
+
+    def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
+        wanted = dict.fromkeys(streams, ">")
+        return list(_entries(self._redis.xreadgroup(self._name, self.consumer, wanted, count=count, block=block_ms)))
 
     def own(self, count: int) -> list[Entry]:
         """What this consumer's name holds already: left by an earlier process of the same name."""

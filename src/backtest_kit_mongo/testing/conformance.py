@@ -1,6 +1,10 @@
 """The conformance suite: what every backend must do, over the domain table. A backend passes it or is not one.
 
-A test module binds it with one line and one fixture, which makes an empty store for each class:
+By itself, for a maker that needs no arguments and returns an empty store (called for each class of tests):
+
+    pytest --pyargs backtest_kit_mongo.testing.conformance --bkm-store=my_package.backend:make_store
+
+Among other tests, a module binds it with one line and one fixture:
 
     from backtest_kit_mongo.testing.conformance import *
 
@@ -26,8 +30,9 @@ from backtest_kit_mongo.testing.suites.candles import (
     TestWrongCandles,
     TestWrongWindows,
 )
+from backtest_kit_mongo.testing.suites.columns import TestCandleColumns, TestCandleConflicts, TestWrongColumns
 from backtest_kit_mongo.testing.suites.documents import TestADocument, TestAnEmptyStore, TestNothingIsShared
-from backtest_kit_mongo.testing.suites.fixtures import empty_store, tag, twin
+from backtest_kit_mongo.testing.suites.fixtures import empty_store, store, tag, twin  # noqa: F401 - `store` is not for binding
 from backtest_kit_mongo.testing.suites.keys import TestCollisions, TestHostileKeys, TestSeriesKeys
 from backtest_kit_mongo.testing.suites.lists import (
     TestAnEmptyList,
@@ -46,6 +51,8 @@ __all__ = [
     "TestADocument",
     "TestAnEmptyList",
     "TestAnEmptyStore",
+    "TestCandleColumns",
+    "TestCandleConflicts",
     "TestCandleWindows",
     "TestCollisions",
     "TestDates",
@@ -67,6 +74,7 @@ __all__ = [
     "TestTheLog",
     "TestUnclosedCandles",
     "TestWrongCandles",
+    "TestWrongColumns",
     "TestWrongKeys",
     "TestWrongPayloads",
     "TestWrongRows",

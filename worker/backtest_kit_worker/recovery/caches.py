@@ -10,7 +10,8 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis_cluster import link_over
+from backtest_kit_mongo.backends.redis_link import Script
 from backtest_kit_mongo.backends.redis_relay import relay
 from backtest_kit_mongo.coherence.keys import Names, entry_pattern, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Domain, Key
@@ -33,7 +34,7 @@ class Caches:
         self._redis: Any = client
         self._database = database
         self._partitions = partitions
-        self._send = send or partial(relay, RedisLink(client), Script("relay"))
+        self._send = send or partial(relay, link_over(client), Script("relay"))
         self.relayed_count = 0
 
     def names(self, key: Key) -> Names:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from pymongo.collection import Collection
 
 from backtest_kit_mongo.coherence import plans
-from backtest_kit_mongo.coherence.effects import Publish, Published
+from backtest_kit_mongo.coherence.effects import Appended, Publish, Published
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
@@ -102,9 +102,9 @@ def append_of(row: Change) -> Append | None:
 def batch(scope: Key, rows: Sequence[Change]) -> Published:
     """The event of an append: what the writer itself would have published for these new rows."""
     times = sorted({int(row.key.item) for row in rows if row.key is not None})
-    plan = plans.append(scope, (), INTERVAL_MS.get(str(scope.parts[-1]), 0))
+    plan = plans.append(scope, None, INTERVAL_MS.get(str(scope.parts[-1]), 0))
     next(plan)
-    effect = plan.send(tuple(times))
+    effect = plan.send(Appended(tuple(times)))
     assert isinstance(effect, Publish)  # What an append asks for after its rows are stored.
     plan.close()
     return effect.published[0]

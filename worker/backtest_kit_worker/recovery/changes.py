@@ -48,6 +48,8 @@ class Change:
         whole: which of the two `body` is.
         intact: an update that only set fields, so that what was before and `body` give what was after.
         found: BSON of the whole document, read soon after an update; emptied when a change in between is sighted.
+        doubtful: `found`, or the revision of a FOREIGN change, is of a later moment than the change, and the log is not read
+        up to there yet: what it will tell may be in `found`.
         reason: why a SKIPPED revision is missing.
         publish_count: how often its event was republished.
     """
@@ -63,6 +65,7 @@ class Change:
     whole: bool = False
     intact: bool = True
     found: bytes = field(default=b"", repr=False)
+    doubtful: bool = False
     reason: str = ""
     publish_count: int = 0
 

@@ -94,8 +94,11 @@ class Judge:
 
     @property
     def oldest_s(self) -> float:
-        """Age of the oldest unjudged change, from first sight."""
-        return self._monotonic_s() - self._cohorts[0].due_s + self._grace_s if self._cohorts else 0.0
+        """Age of the oldest unjudged change, from first sight. Any thread may ask."""
+        try:
+            return self._monotonic_s() - self._cohorts[0].due_s + self._grace_s
+        except IndexError:
+            return 0.0
 
     def add(self, changes: Sequence[Change], position: Position, marks: frozenset[ObjectId]) -> None:
         """Judge changes of the log after the grace; `position` is where the log goes on."""

@@ -168,13 +168,13 @@ class Reconciler:
 
     def _missing(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[Change]:
         revisions = {_name(document): revision(document.get("rev")) for document in page}
-        recorded = self._records.counts([name for name, rev in revisions.items() if rev])
+        recorded = self._records.counts(domain, [name for name, rev in revisions.items() if rev])
         for document in page:
             name = _name(document)
             if recorded.get(name, 0) >= revisions[name]:
                 continue
             key = key_of(domain, document)
-            for hole in self._records.holes(name, revisions[name]):
+            for hole in self._records.holes(domain, name, revisions[name]):
                 for rev in hole:
                     lost = Change(domain, name, rev, Kind.SKIPPED, "scan", key=key, reason=_LOST)
                     yield _current(lost, document) if rev == revisions[name] else lost

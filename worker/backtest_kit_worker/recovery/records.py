@@ -47,11 +47,11 @@ class AuditRecords:
             return set()
         return {record["_id"] for record in self.collection.find({"_id": {"$in": list(ids)}}, {"_id": 1})}
 
-    def state(self, document: str, rev: int) -> tuple[int, State | None]:
+    def state(self, domain: Domain, document: str, rev: int) -> tuple[int, State | None]:
         """What the document held after its revision `rev` and the foreign changes since (None: not known), and the
         cluster time of the last of these (0: there was none).
         """
-        records = list(self.collection.find({"documentId": document, "rev": rev}))
+        records = list(self.collection.find({"documentId": document, "rev": rev, "domain": domain.name}))
         if not records:
             return 0, None
         last = max(records, key=lambda record: record.get("foreign") or 0)
@@ -68,18 +68,22 @@ class AuditRecords:
             return None, 0
         return (Key(domain, tuple(last["key"])) if last["key"] else None), int(last["rev"])
 
-    def counts(self, documents: Sequence[str]) -> Mapping[str, int]:
+    def counts(self, domain: Domain, documents: Sequence[str]) -> Mapping[str, int]:
         """How many revisions of each document have their record."""
-        of_revisions = {"documentId": {"$in": list(documents)}, "rev": {"$gte": 1}, "operation": {"$ne": FOREIGN}}
+        of_revisions = {
+            "documentId": {"$in": list(documents)}, "rev": {"$gte": 1}, "domain": domain.name, "operation": {"$ne": FOREIGN},
+        }  # fmt: skip
         pipeline: list[dict[str, Any]] = [
             {"$match": of_revisions},
             {"$group": {"_id": "$documentId", "count": {"$sum": 1}}},
         ]
         return {group["_id"]: group["count"] for group in self.collection.aggregate(pipeline)}
 
-    def holes(self, document: str, rev: int) -> list[range]:
+    def holes(self, domain: Domain, document: str, rev: int) -> list[range]:
         """The revisions from 1 to `rev` that have no record."""
-        of_revisions = {"documentId": document, "rev": {"$gte": 1, "$lte": rev}, "operation": {"$ne": FOREIGN}}
+        of_revisions = {
+            "documentId": document, "rev": {"$gte": 1, "$lte": rev}, "domain": domain.name, "operation": {"$ne": FOREIGN},
+        }  # fmt: skip
         found: list[range] = []
         expected = 1
         for record in self.collection.find(of_revisions, {"rev": 1}).sort("rev", 1):
@@ -90,16 +94,16 @@ class AuditRecords:
             found.append(range(expected, rev + 1))
         return found
 
-    def already_foreign(self, changes: Sequence[Change]) -> set[tuple[str, int]]:
-        """(document, cluster time) of those foreign changes that have a record, whatever revision it names: how high the
+    def already_foreign(self, changes: Sequence[Change]) -> set[tuple[str, str, int]]:
+        """(domain, document, cluster time) of those foreign changes that have a record, whatever revision it names: how high the
         document had come may look different when a change is judged again.
         """
         query = {
             "documentId": {"$in": [change.document for change in changes]},
             "foreign": {"$in": [Int64(change.at) for change in changes]},
         }
-        found = self.collection.find(query, {"documentId": 1, "foreign": 1})
-        return {(record["documentId"], int(record["foreign"])) for record in found}
+        found = self.collection.find(query, {"domain": 1, "documentId": 1, "foreign": 1})
+        return {(record["domain"], record["documentId"], int(record["foreign"])) for record in found}
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Insert records unless they exist."""

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from backtest_kit_mongo.coherence.codec import millis, pack
 from backtest_kit_mongo.coherence.effects import Published
 from backtest_kit_mongo.coherence.events import Event, Operation, Origin
-from backtest_kit_mongo.coherence.record import Key, Record, Shape
+from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.domains.checks import DOCUMENT_MAX_BYTES, OVERHEAD_BYTES
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.candles import Append, append_of, batch
@@ -34,7 +34,7 @@ class _Work:
     """What one round found to do.
 
     Attributes:
-        states: the last known state of (document, revision), of changes that have no record yet.
+        states: the last known state of (domain, document, revision), of changes that have no record yet.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Work:
         self.published: list[Change] = []
         self.records: list[dict[str, Any]] = []
         self.recorded: set[Change] = set()
-        self.states: dict[tuple[str, int], _Found] = {}
+        self.states: dict[tuple[Domain, str, int], _Found] = {}
 
 
 class Repair:
@@ -75,18 +75,19 @@ class Repair:
         work = _Work()
         foreign = [change for change in changes if change.kind is Kind.FOREIGN]
         known = self._records.already_foreign(foreign) if foreign else set()
+        waiting = set(earlier)
         for change in changes:
             if change.kind is Kind.SKIPPED:
                 self._add_gap(work, change, change.reason)
             elif change.kind is Kind.FOREIGN:
-                if (change.document, change.at) in known:
+                if (change.domain.name, change.document, change.at) in known:
                     work.recorded.add(change)
-                elif not self._must_wait(change, earlier):
+                elif not self._must_wait(change, waiting):
                     self._add_foreign(work, change)
-            elif not change.is_row and not self._must_wait(change, earlier):
+            elif not change.is_row and not self._must_wait(change, waiting):
                 self._add_event(work, change)
         self._add_batches(work, [change for change in changes if change.is_row])
-        self._add_unannounced(work, foreign, pending)
+        self._add_unannounced(work, [change for change in foreign if not change.doubtful], pending)
         self._deliver(work)
         return [change for change in changes if change not in work.recorded]
 
@@ -113,8 +114,12 @@ class Repair:
     # -- single documents
 
     @staticmethod
-    def _must_wait(change: Change, earlier: frozenset[str]) -> bool:
-        return change.document in earlier and _builds_on_before(change)
+    def _must_wait(change: Change, waiting: set[str]) -> bool:
+        """Whether it is too early for a change. `waiting`: documents with earlier changes of which that is so."""
+        if change.doubtful or (change.document in waiting and _builds_on_before(change)):
+            waiting.add(change.document)
+            return True
+        return False
 
     def _state(self, work: _Work, change: Change) -> State:
         """What a change left; remembered for the changes after it.
@@ -125,15 +130,15 @@ class Repair:
         try:
             state = rebuild(change, self._before(work, change) if _builds_on_before(change) else None)
         except Unrecoverable:
-            work.states[change.document, change.rev] = _Found(change.at, None)
+            work.states[change.domain, change.document, change.rev] = _Found(change.at, None)
             raise
-        work.states[change.document, change.rev] = _Found(change.at, state)
+        work.states[change.domain, change.document, change.rev] = _Found(change.at, state)
         return state
 
     def _before(self, work: _Work, change: Change) -> State | None:
         rev = change.rev if change.kind is Kind.FOREIGN else change.rev - 1
-        recorded = _Found(*self._records.state(change.document, rev))
-        built = work.states.get((change.document, rev))
+        recorded = _Found(*self._records.state(change.domain, change.document, rev))
+        built = work.states.get((change.domain, change.document, rev))
         return built.state if built is not None and built.at >= recorded.at else recorded.state
 
     def _add_event(self, work: _Work, change: Change) -> None:

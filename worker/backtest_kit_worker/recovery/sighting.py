@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet
@@ -92,6 +92,8 @@ class Sighter:
         self._caches = caches
         self._known: OrderedDict[tuple[Domain, str], Known] = OrderedDict()
         self._doubtful: OrderedDict[tuple[Domain, str], WeakSet[Change]] = OrderedDict()
+        self._doubts: deque[tuple[int, WeakSet[Change]]] = deque()
+        """Doubtful changes by the cluster time up to which the log must be read."""
 
     def sight(self, raws: Iterable[RawBSONDocument]) -> Sighting:
         """Understand a piece of the log. What is remembered changes only if all of it succeeds, so a piece may be sighted
@@ -176,6 +178,10 @@ class Sighter:
         change is judged, and tells what the change did not leave: a revision that came after a foreign change, and a
         foreign change that came after any.
         """
+        doubtful = WeakSet(draft.change for draft in drafts if draft.change.found or draft.is_unplaced)
+        if doubtful:
+            now = self._database.client.admin.command("ping")["operationTime"]
+            self._doubts.append((now.time << 32 | now.inc, doubtful))
         for draft in drafts:
             change = draft.change
             place = (change.domain, change.document)
@@ -184,13 +190,27 @@ class Sighter:
                     earlier.rev = min(earlier.rev, change.rev - 1)
                 if Kind.FOREIGN in (earlier.kind, change.kind):
                     earlier.found = b""
-            if change.found or draft.is_unplaced:
+            if change in doubtful:
+                change.doubtful = True
                 self._doubtful.setdefault(place, WeakSet()).add(change)
                 self._doubtful.move_to_end(place)
             if place in latest and latest[place].key is None:
                 latest[place] = Known(change.key, latest[place].rev)
         while len(self._doubtful) > DOUBTFUL_MAX:
             self._doubtful.popitem(last=False)
+
+    def believe(self, moment: int) -> None:
+        """Everything up to this cluster time was sighted."""
+        while self._doubts and self._doubts[0][0] <= moment:
+            for change in self._doubts.popleft()[1]:
+                change.doubtful = False
+
+    def give_up(self) -> None:
+        """Do without what was found later: what changes themselves do not tell comes from the states before them."""
+        for _, changes in self._doubts:
+            for change in changes:
+                change.doubtful, change.found = False, b""
+        self._doubts.clear()
 
     def _relay(self, drafts: Sequence[_Draft]) -> None:
         older: dict[Key, int] = {}

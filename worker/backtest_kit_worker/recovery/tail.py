@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from typing import Any, Final
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
+from pymongo import MongoClient
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
@@ -15,9 +18,15 @@ from pymongo.errors import OperationFailure
 from backtest_kit_worker.recovery.changes import COLLECTIONS
 from backtest_kit_worker.recovery.state import COLLECTION, MARKER, Position
 
-LOST_CODES: Final = frozenset({9, 15, 260, 280, 286, 10_334})
+logger = logging.getLogger(__name__)
+
+TOO_LARGE: Final = 10_334
+"""BSONObjectTooLarge: a change that MongoDB cannot tell, however often it is asked."""
+LOST_CODES: Final = frozenset({9, 15, 260, 280, 286, TOO_LARGE})
 """FailedToParse, Overflow (a token that is none), InvalidResumeToken, ChangeStreamFatalError (the token's entry is not
-there), ChangeStreamHistoryLost, BSONObjectTooLarge (a change that MongoDB cannot tell, however often it is asked)."""
+there), ChangeStreamHistoryLost."""
+END_OF_TIME: Final = 2**64
+_TIMED: Final = "82[0-9A-F]{16}"
 _PIPELINE: Final = [
     {
         "$match": {
@@ -31,7 +40,30 @@ _PIPELINE: Final = [
 
 
 class HistoryLost(Exception):
-    """MongoDB's log does not reach back to the position; changes may have been missed."""
+    """MongoDB's log cannot be read on from the position; changes may have been missed.
+
+    Attributes:
+        is_blocked: by a change that MongoDB cannot tell, so only what came after it can be read.
+    """
+
+    def __init__(self, why: str, *, is_blocked: bool = False) -> None:
+        super().__init__(why)
+        self.is_blocked = is_blocked
+
+
+def oldest(client: MongoClient[dict[str, Any]]) -> Timestamp | None:
+    """The first moment that MongoDB's log still tells of; None if this user may not know, or behind a mongos.
+
+    Raises:
+        PyMongoError: MongoDB failed.
+    """
+    try:
+        entry: Any = client["local"]["oplog.rs"].find_one({}, {"ts": 1}, sort=[("$natural", 1)])
+    except OperationFailure as cause:
+        logger.warning("MongoDB's log cannot be looked at; grant `read` on the database `local`: %s", cause)
+        return None
+    moment: Timestamp | None = entry and entry["ts"]
+    return moment
 
 
 class Tail:
@@ -71,7 +103,8 @@ class Tail:
         except OperationFailure as cause:
             self.reset()
             if cause.code in LOST_CODES:
-                raise HistoryLost(str(cause.details.get("errmsg", cause) if cause.details else cause)) from cause
+                why = str(cause.details.get("errmsg", cause) if cause.details else cause)
+                raise HistoryLost(why, is_blocked=cause.code == TOO_LARGE) from cause
             raise
         return changes
 
@@ -82,6 +115,16 @@ class Tail:
             _PIPELINE, max_await_time_ms=self._await_ms, start_after=token, start_at_operation_time=since
         )
         return self._stream
+
+    @property
+    def moment(self) -> int:
+        """Cluster time, as one integer, up to which the log was read."""
+        if isinstance(self.position, Timestamp):
+            return self.position.time << 32 | self.position.inc
+        data = str(self.position.get("_data", ""))
+        # A token begins with its time, so that tokens have the order of the log. One that does not is of a server of which
+        # this is not known; there the grace has to do.
+        return int(data[2:18], 16) if re.match(_TIMED, data) else END_OF_TIME
 
     def keep(self) -> None:
         """What was read is taken over: go on after it, also after a reset."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_worker.deployment import Deployment
@@ -31,6 +31,10 @@ class Role(Protocol):
         whole batch is delivered again later. A ConnectionError, TimeoutError or a driver's own form of them says that a
         server is away, and nothing about the events; anything else starts a search for the event that causes it.
         """
+
+
+Apply: TypeAlias = Callable[[Sequence[tuple[str, Event]]], int]
+"""What `Role.apply` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,24 @@ def _trim(deployment: Deployment) -> Service:
     return TrimService.build(deployment)
 
 
+def _blocks(deployment: Deployment) -> Role:
+    from backtest_kit_worker.roles.blocks import BlocksRole
+
+    return BlocksRole(deployment)
+
+
+def _compaction(deployment: Deployment) -> Service:
+    from backtest_kit_worker.services.blocks import CompactionService
+
+    return CompactionService(deployment)
+
+
 TABLE: Final[Mapping[str, Work]] = {
     "audit": Work(_audit, _seal),
     "replica": Work(_replica, _copy),
     "invalidation": Work(_invalidation),
     "recovery": Work(service=_recovery),
+    "blocks": Work(_blocks, _compaction),
     "trim": Work(service=_trim),
 }
 NAMES: Final = tuple(TABLE)

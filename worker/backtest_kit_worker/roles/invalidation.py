@@ -21,6 +21,7 @@ from backtest_kit_mongo.backends.redis_link import RedisLink, Script
 from backtest_kit_mongo.backends.redis_relay import relay
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names, names
+from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.settings import invalid
 from backtest_kit_worker.deployment import Deployment
@@ -108,7 +109,7 @@ class InvalidationRole:
         a series has none.
         """
         domain = BY_NAME[event.domain]
-        if event.operation == "batch":
+        if domain.shape is Shape.SERIES:
             return None
         parts = event.key if domain.cached else event.key[:-1]
         found = names(self._database, self._partitions, domain.name, parts)

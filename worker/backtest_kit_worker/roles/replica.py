@@ -7,6 +7,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from math import inf
 from typing import Any, Final
 
 from bson import ObjectId
@@ -18,7 +20,7 @@ from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.fan import Fan
 from backtest_kit_worker.replicas.source import Source
-from backtest_kit_worker.replicas.state import State
+from backtest_kit_worker.replicas.state import Copy, State
 from backtest_kit_worker.replicas.target import Target, version
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,17 @@ class ReplicaRole:
     def close(self) -> None:
         for target in self._targets:
             target.close()
+
+    def unfilled_s(self) -> dict[str, float]:
+        """By target, for how long the copy of what was there before has been under way: 0.0 if it is complete, infinite
+        if it has not begun.
+
+        Raises:
+            PyMongoError: the source's database failed.
+        """
+        now = datetime.now(UTC)
+        copies = {target.name: self._state.copy(target.name) for target in self._targets}
+        return {name: _unfilled_s(copy, now) for name, copy in copies.items()}
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
         """Copy the documents that events tell of, as they are now; returns how many of the events were news.
@@ -157,6 +170,8 @@ def _told(events: Iterable[Event]) -> _Told:
         domain = BY_NAME.get(event.domain)
         if domain is None:
             raise ValueError(f"unknown domain {event.domain!r}: a newer release wrote this event")
+        if event.operation == "conflict":
+            continue  # No document was written, and replicas copy documents.
         if event.operation == "batch":
             ranges = [(int(first), int(last), int(count)) for first, last, count in event.payload["ranges"]]
             told.series[Key(domain, event.key)].ranges[event.id] = ranges
@@ -165,6 +180,12 @@ def _told(events: Iterable[Event]) -> _Told:
         name = _id(event.document)
         revisions[name] = max(revisions.get(name, 0), event.rev)
     return told
+
+
+def _unfilled_s(copy: Copy | None, now: datetime) -> float:
+    if copy is None:
+        return inf
+    return 0.0 if copy.is_complete else max(0.0, (now - copy.started_at).total_seconds())
 
 
 def _id(document: str) -> ObjectId | str:

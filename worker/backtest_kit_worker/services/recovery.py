@@ -20,13 +20,12 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from bson.timestamp import Timestamp
 
-from backtest_kit_mongo.audit.records import FOREIGN, GAP
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.recovery.caches import Caches, Relay
@@ -38,7 +37,7 @@ from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
 from backtest_kit_worker.recovery.sighting import Sighter
 from backtest_kit_worker.recovery.state import Position, RecoveryState
-from backtest_kit_worker.recovery.tail import HistoryLost, Tail
+from backtest_kit_worker.recovery.tail import HistoryLost, Tail, oldest
 from backtest_kit_worker.roles.audit import AuditRole
 
 logger = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ class RecoveryOptions:
         batch_max, batch_bytes_max: changes read at once.
         unjudged_max, unjudged_bytes_max: beyond these nothing more is read until some are judged.
         save_ms: how often the place is saved. What was judged since is judged again after a crash, to no effect.
+        look_back_ms: how far back the first reading of the log begins where strategies wrote before any worker ran.
     """
 
     grace_ms: int = 2_000
@@ -67,6 +67,7 @@ class RecoveryOptions:
     unjudged_max: int = 50_000
     unjudged_bytes_max: int = 64 * 1024 * 1024
     save_ms: int = 1_000
+    look_back_ms: int = 600_000
 
 
 class RecoveryService:
@@ -118,7 +119,7 @@ class RecoveryService:
         self._saved_s, self._unsaved_count = self._monotonic_s(), 0
         position = self._state.position()
         if position is None:
-            position = self._start("recovery never ran on this database")
+            position = self._start("recovery never ran on this database", self._now(self._options.look_back_ms))
         else:
             self._reconciler.resume()
         self._saved = position
@@ -143,8 +144,7 @@ class RecoveryService:
         try:
             done += self._read()
         except HistoryLost as cause:
-            logger.error("MongoDB's log no longer reaches back to where recovery stood: %s", cause)
-            self._lose()
+            self._lose(cause)
             done += 1
         done += self._reconciler.step()
         self._save()
@@ -156,36 +156,50 @@ class RecoveryService:
         assert tail is not None  # Opened by run_once.
         is_full = self._judge.unjudged_count >= options.unjudged_max
         if is_full or self._judge.unjudged_bytes >= options.unjudged_bytes_max:
+            self._sighter.give_up()  # Nothing more is read until some are judged, so none of them may wait for that.
             return 0
         try:
             raws = tail.read(options.batch_max, options.batch_bytes_max)
             sighting = self._sighter.sight(raws)
             tail.keep()
+            self._sighter.believe(tail.moment)
         except BaseException:
             tail.reset()
             raise
         self._judge.add(sighting.changes, tail.position, sighting.marks)
         return len(raws)
 
-    def _start(self, reason: str) -> Position:
-        """Read the log from now on, and compare what there is already."""
+    def _start(self, reason: str, since: Timestamp) -> Position:
+        """Read the log from `since` on, and compare what there is already. What the log told by the time of the comparison
+        has its payloads from there.
+        """
         # Asked before the scan: whatever is committed later is told by the log.
-        now = self._deployment.mongo.admin.command("ping")["operationTime"]
-        position = Timestamp(now.time, now.inc + 1)
+        position = self._now()
         if not self._is_new():
+            position = since
             self._reconciler.begin(reason)
         self._state.move(position)
         return position
+
+    def _now(self, before_ms: int = 0) -> Timestamp:
+        """The moment after everything committed so far, by MongoDB's clock, or so long before it."""
+        now = self._deployment.mongo.admin.command("ping")["operationTime"]
+        return Timestamp(now.time - before_ms // 1000, 0) if before_ms else Timestamp(now.time, now.inc + 1)
 
     def _is_new(self) -> bool:
         """Whether nothing was ever stored here."""
         database = self._deployment.database
         return self._records.is_empty() and all(database[name].find_one({}, {"_id": 1}) is None for name in COLLECTIONS)
 
-    def _lose(self) -> None:
-        """Go on after a hole in the log. What was read before it is still judged."""
+    def _lose(self, cause: HistoryLost) -> None:
+        """Go on with what is left of the log. What was read before is still judged."""
+        logger.error("MongoDB's log cannot be read on from where recovery stood: %s", cause)
+        left = None if cause.is_blocked else oldest(self._deployment.mongo)
         self._judge.forget_positions()
-        self._saved = self._start("MongoDB's log lost the changes since")
+        self._sighter.give_up()
+        # What it remembers is newer than what may be read again.
+        self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+        self._saved = self._start("MongoDB's log lost the changes since", left or self._now())
         self._tail = Tail(self._deployment.database, self._saved, self._options.await_ms)
 
     def _save(self) -> None:
@@ -200,19 +214,9 @@ class RecoveryService:
     # -- for metrics
 
     @property
-    def recovered_count(self) -> int:
-        """Events republished by this process."""
-        return self._repair.counts["republished"]
-
-    @property
-    def gaps_count(self) -> int:
-        """Revisions recorded as gaps."""
-        return self._repair.counts[GAP]
-
-    @property
-    def foreign_count(self) -> int:
-        """Foreign changes recorded."""
-        return self._repair.counts[FOREIGN]
+    def counts(self) -> Mapping[str, int]:
+        """Changes by outcome: `republished`, `gap`, `foreign`."""
+        return dict(self._repair.counts)
 
     @property
     def relayed_count(self) -> int:
@@ -225,6 +229,6 @@ class RecoveryService:
         return self._judge.unjudged_count if self._tail is not None else 0
 
     @property
-    def lag_ms(self) -> float:
+    def oldest_s(self) -> float:
         """Age of the oldest of them, from first sight; the grace is part of it."""
-        return self._judge.oldest_s * 1000 if self._tail is not None else 0.0
+        return self._judge.oldest_s if self._tail is not None else 0.0

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 
 from backtest_kit_mongo.adapters import PersistCandleRegistry
+from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.contracts import CandleReport
 from backtest_kit_mongo.domains.checks import make_key
@@ -120,14 +121,15 @@ class TestCandleWindows:
 class TestFirstWriteWins:
     def test_a_stored_candle_is_kept_and_reported_as_known(self, store: Store, twin: Store, tag: str) -> None:
         series(store, tag).write_candles_data(candles(5))
-        changed = [{**row, "close": 99.9} for row in candles(8)]
-        assert series(twin, tag).write_candles_data(changed) == CandleReport(inserted=3, known=5)
+        changed = [{**row, "close": 100.1 + 2 * i} for i, row in enumerate(candles(8))]
+        times = tuple(row["timestamp"] for row in changed[:5])
+        assert series(twin, tag).write_candles_data(changed) == CandleReport(inserted=3, known=5, conflicts=times)
         assert window(series(store, tag), 8) == candles(5) + changed[5:]
 
     def test_the_first_of_two_candles_of_one_time_in_a_batch_wins(self, store: Store, tag: str) -> None:
         instance, row = series(store, tag), candles(1)[0]
         report = instance.write_candles_data([row, {**row, "close": 99.9}, row])
-        assert report == CandleReport(inserted=1, known=0)
+        assert report == CandleReport(inserted=1, known=0, conflicts=(row["timestamp"],))
         assert window(instance, 1) == [row]
 
     def test_writing_no_candles_does_nothing(self, store: Store, tag: str) -> None:
@@ -135,9 +137,12 @@ class TestFirstWriteWins:
 
     def test_append_answers_with_the_new_times_in_order(self, store: Store, tag: str) -> None:
         rows = candles(6)
-        assert store.append(scope(tag), rows[2:4][::-1], MINUTE_MS) == tuple(r["timestamp"] for r in rows[2:4])
-        assert store.append(scope(tag), rows, MINUTE_MS) == tuple(r["timestamp"] for r in rows[:2] + rows[4:])
-        assert store.append(scope(tag), rows, MINUTE_MS) == ()
+        some = store.append(scope(tag), of_rows(rows[2:4]), MINUTE_MS)
+        rest = store.append(scope(tag), of_rows(rows), MINUTE_MS)
+        none = store.append(scope(tag), of_rows(rows), MINUTE_MS)
+        assert some.new == tuple(row["timestamp"] for row in rows[2:4])
+        assert rest.new == tuple(row["timestamp"] for row in rows[:2] + rows[4:])
+        assert none == ((), ())
 
     def test_concurrent_writers_of_one_window_insert_each_candle_once(self, store: Store, tag: str) -> None:
         instance, rows = series(store, tag), candles(200)
@@ -193,7 +198,7 @@ class TestWrongCandles:
 
     def refuse(self, store: Store, tag: str, wrong: Any) -> None:
         batch = candles(3)
-        store.append(scope(tag), candles(1, since_ms=0), MINUTE_MS)
+        store.append(scope(tag), of_rows(candles(1, since_ms=0)), MINUTE_MS)
         for index in range(3):
             with pytest.raises(CallerError):
                 series(store, tag).write_candles_data([*batch[:index], wrong, *batch[index:]])

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
+from pkgutil import resolve_name
 
 import pytest
 
 from backtest_kit_mongo.drivers.sync import Store
 
 _tags = count()
+
+
+@pytest.fixture(scope="class")
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """A store that `--bkm-store` makes, for a run of the suite by itself. Test modules that bind it have their own."""
+    named: str | None = request.config.getoption("--bkm-store", None)
+    if not named:
+        pytest.fail("name a backend: --bkm-store=module:maker, where maker() returns an empty store", pytrace=False)
+    made: Store = resolve_name(named)()
+    yield made
+    made.close()
 
 
 @pytest.fixture

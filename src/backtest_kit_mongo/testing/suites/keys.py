@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 
+from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.checks import make_key
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
@@ -209,7 +210,7 @@ class TestSeriesKeys:
     def write(self, store: Store, scopes: list[Key]) -> None:
         for mark, scope in enumerate(scopes):
             row = {**example(BY_NAME["candle"]), "volume": float(mark)}
-            assert store.append(scope, [row], INTERVAL_MS["1m"]) == (BASE_MS,)
+            assert store.append(scope, of_rows([row]), INTERVAL_MS["1m"]).new == (BASE_MS,)
 
     def marks(self, store: Store, scopes: list[Key]) -> list[list[float]]:
         return [[row["volume"] for row in store.window(scope, 0, 2**53)] for scope in scopes]
@@ -241,5 +242,5 @@ class TestSeriesKeys:
         # The oldest schema had no exchange in the key, and its unique index refused the second one.
         one, other = self.scopes((f"{tag}a", "s", "1m"), (f"{tag}b", "s", "1m"))
         rows = candles(5)
-        assert len(store.append(one, rows, INTERVAL_MS["1m"])) == 5
-        assert len(store.append(other, rows, INTERVAL_MS["1m"])) == 5
+        assert len(store.append(one, of_rows(rows), INTERVAL_MS["1m"]).new) == 5
+        assert len(store.append(other, of_rows(rows), INTERVAL_MS["1m"]).new) == 5

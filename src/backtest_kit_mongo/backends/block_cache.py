@@ -1,0 +1,88 @@
+"""Candle blocks that this process keeps, the least recently used of them given up first."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, span_ms
+from backtest_kit_mongo.candles.columns import Columns, between
+from backtest_kit_mongo.coherence.record import Key
+
+STALE_MIN = 256
+"""So many candles that had to be read beside a kept block make it worth asking for a fuller one."""
+
+
+class BlockCache:
+    """Thread-safe. What a block holds is true for ever, so nothing here can be wrong, only less than there is by now.
+
+    Args:
+        bytes_max: bound on the arrays of all kept blocks; 0 keeps none.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._blocks: OrderedDict[tuple[Key, int], Block] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        return self._bytes
+
+    def get(self, scope: Key, starts: range) -> list[Block]:
+        """Kept blocks with these starts (ms), ascending."""
+        with self._lock:
+            found = [self._blocks[scope, start] for start in self._kept(scope, starts)]
+            for block in found:
+                self._blocks.move_to_end((scope, block.start))
+            return found
+
+    def _kept(self, scope: Key, starts: range) -> list[int]:
+        if len(starts) <= len(self._blocks):
+            return [start for start in starts if (scope, start) in self._blocks]
+        # A range without end has more starts than memory has room for.
+        return sorted(start for held, start in self._blocks if held == scope and start in starts)
+
+    def put(self, scope: Key, blocks: Iterable[Block]) -> None:
+        with self._lock:
+            for block in blocks:
+                if _size(block) <= self._bytes_max:
+                    self._drop(scope, block.start)
+                    self._blocks[scope, block.start] = block
+                    self._bytes += _size(block)
+            while self._bytes > self._bytes_max:
+                self._drop(*next(iter(self._blocks)))
+
+    def drop(self, scope: Key, start: int) -> None:
+        """The block was replaced by this process."""
+        with self._lock:
+            self._drop(scope, start)
+
+    def _drop(self, scope: Key, start: int) -> None:
+        if (block := self._blocks.pop((scope, start), None)) is not None:
+            self._bytes -= _size(block)
+
+    def drop_behind(self, scope: Key, step_ms: int, rows: Columns) -> None:
+        """Drop the blocks that lack many of these candles, which were read from documents."""
+        if len(rows) < STALE_MIN:
+            return
+        span = span_ms(step_ms)
+        starts, counts = np.unique(rows.timestamp // span * span, return_counts=True)
+        with self._lock:
+            for start in starts[counts >= STALE_MIN].tolist():
+                block = self._blocks.get((scope, start))
+                if block is not None and len(block.columns) < BLOCK_ROWS and _missing(block, rows, span) >= STALE_MIN:
+                    self._drop(scope, start)
+
+
+def _missing(block: Block, rows: Columns, span: int) -> int:
+    found = between(rows, block.start, block.start + span).timestamp
+    return int(np.isin(found, block.columns.timestamp, assume_unique=True, invert=True).sum())
+
+
+def _size(block: Block) -> int:
+    return block.columns.timestamp.nbytes + sum(column.nbytes for column in block.columns.values)

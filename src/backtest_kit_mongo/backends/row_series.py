@@ -1,0 +1,36 @@
+"""The columnar port for truths that keep rows and no blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.coherence.record import Key
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.plans import Blocks
+
+Window: TypeAlias = Callable[[Key, int, int], list[dict[str, Any]]]
+"""`Truth.window`."""
+
+
+class RowSeries:
+    """Columns made of rows; what a block could save here is not what reading costs."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+
+    def find_blocks(self, effect: FindBlocks) -> Blocks:
+        return ()
+
+    def find_rows(self, effect: FindRows) -> Columns:
+        from backtest_kit_mongo.candles.columns import of_rows
+
+        ranges = sorted((*effect.ranges, *((moment, moment + 1) for moment in effect.times)))
+        found = (row for since, until in ranges for row in self._window(effect.scope, since, until))
+        return of_rows([row for row in found if row["timestamp"] % effect.step_ms == 0])
+
+    def put_block(self, effect: PutBlock) -> None:
+        """Nothing is kept: `find_blocks` answers for every range that there is none."""

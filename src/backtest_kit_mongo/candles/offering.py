@@ -1,0 +1,121 @@
+"""Candles as callers offer them: checked, and brought into the form in which they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Mask, Times, Values
+from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.errors import InvalidPayload
+
+NOTHING_WRITTEN = "No candle was written."
+
+
+class Offer(NamedTuple):
+    """Candles in any order, perhaps several of one open time. `integers` as in `Columns`."""
+
+    timestamp: Times
+    values: tuple[Values, ...]
+    integers: int
+
+    def take(self, chosen: Mask | NDArray[np.intp]) -> Offer:
+        return Offer(self.timestamp[chosen], tuple(column[chosen] for column in self.values), self.integers)
+
+
+def of_table(series: object, table: Any, step_ms: int) -> Offer:
+    """Candles that are columns already: `Candles`, `Columns`, or anything that gives an array by a column's name.
+
+    Raises:
+        InvalidPayload: a column is missing or has another length, or a candle is wrong; the message names it by its place and
+        open time.
+    """
+    columns = table.columns if isinstance(table, Candles) else table
+    if isinstance(columns, Columns):
+        offer = Offer(columns.timestamp, columns.values, columns.integers)
+    else:
+        offer = _of_arrays(
+            *(_array(series, table, name, "iu" if name == "timestamp" else "iuf") for name in ("timestamp", *FIELDS))
+        )
+    lengths = [len(offer.timestamp), *map(len, offer.values)]
+    if len(set(lengths)) > 1:
+        raise InvalidPayload(f"{series}: the columns have different lengths {lengths}. {NOTHING_WRITTEN}")
+    if (fault := find_fault(offer, step_ms)) is not None:
+        raise InvalidPayload(f"{series}: {fault}. {NOTHING_WRITTEN}")
+    return offer
+
+
+def _array(series: object, table: Any, name: str, kinds: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(table[name])
+    except (KeyError, IndexError, TypeError, ValueError) as cause:
+        raise InvalidPayload(f"{series}: no column {name!r}: {cause!r}. {NOTHING_WRITTEN}") from cause
+    if array.ndim != 1 or (array.dtype.kind not in kinds and len(array)):
+        wanted = "epoch milliseconds as integers" if name == "timestamp" else "numbers"
+        raise InvalidPayload(
+            f"{series}: {name} must be a one-dimensional array of {wanted}, not {array.dtype} of shape {array.shape}. {NOTHING_WRITTEN}"
+        )
+    return array
+
+
+def of_rows(rows: Sequence[Mapping[str, Any]]) -> Offer:
+    """Rows whose columns are all there, and numbers.
+
+    Raises:
+        OverflowError: a number does not fit 64 bits.
+    """
+    columns: list[NDArray[Any]] = []
+    for field in FIELDS:
+        plain = [row[field] for row in rows]
+        is_exact = set(map(type, plain)) == {int} and min(plain) >= -EXACT_MAX and max(plain) <= EXACT_MAX
+        columns.append(np.array(plain, np.int64 if is_exact else np.float64))
+    return _of_arrays(np.array([row["timestamp"] for row in rows], np.int64), *columns)
+
+
+def _of_arrays(timestamp: NDArray[Any], *columns: NDArray[Any]) -> Offer:
+    integers = 0
+    for bit, column in enumerate(columns):
+        if column.dtype.kind in "iu" and (
+            not len(column) or (column.min() >= -EXACT_MAX and column.max() <= EXACT_MAX)
+        ):
+            integers |= 1 << bit
+    values = tuple(column.astype(np.float64, copy=False) for column in columns)
+    return Offer(timestamp.astype(np.int64, copy=False), values, integers)
+
+
+def find_fault(offer: Offer, step_ms: int) -> str | None:
+    """What is wrong with the first wrong candle, with its place and open time; None if all are right."""
+    _, high, low, *_ = offer.values
+    is_misaligned = (offer.timestamp < 0) | (offer.timestamp % step_ms != 0)
+    is_wrong = is_misaligned | ~(high >= low)
+    for column in offer.values:
+        is_wrong |= ~np.isfinite(column)
+    if not is_wrong.any():
+        return None
+    first = int(np.argmax(is_wrong))
+    named = f"candle {first} at {offer.timestamp[first]}"
+    if is_misaligned[first]:
+        return f"{named}: its open time must be epoch milliseconds, a multiple of {step_ms}"
+    for field, column in zip(FIELDS, offer.values, strict=True):
+        if not np.isfinite(column[first]):
+            return f"{named}: {field} must be a finite number, not {column[first]}"
+    return f"{named}: high {high[first]} is below low {low[first]}"
+
+
+def rounds(offer: Offer) -> Iterator[Columns]:
+    """The first candle of each open time; then, if there are any, the next ones that are not equal to it; and so on.
+
+    Stored one round after the other, the first wins, and what contradicts it meets it there like any other conflict.
+    """
+    while len(offer.timestamp):
+        times, first, of_first = np.unique(offer.timestamp, return_index=True, return_inverse=True)
+        yield Columns(times, tuple(column[first] for column in offer.values), offer.integers)
+        if len(times) == len(offer.timestamp):
+            return
+        is_other = np.zeros(len(offer.timestamp), np.bool_)
+        for column in offer.values:
+            is_other |= column != column[first][of_first]
+        offer = offer.take(is_other)

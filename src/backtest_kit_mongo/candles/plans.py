@@ -1,0 +1,137 @@
+"""The steps of reading and compacting candles, and the effects that they ask for. No I/O.
+
+Why a read is right whatever else happens meanwhile: a candle's document is inserted once, never changed and never
+deleted, so a block, made of documents that no failover can take back, stays true however old it is. And a read looks
+into documents after blocks: a candle that was stored before the read began is in a block that it was given, or in a
+document at an open time that none of them covers, which it then asks for.
+
+NumPy is imported by the plans, not by this module: drivers name the effects, and they are part of
+`import backtest_kit_mongo`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from backtest_kit_mongo.coherence.effects import Effect, Plan, ask
+from backtest_kit_mongo.coherence.record import Key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from backtest_kit_mongo.candles.codec import Block, EncodedBlock
+    from backtest_kit_mongo.candles.columns import Columns
+
+Blocks: TypeAlias = "Sequence[Block]"
+Range: TypeAlias = tuple[int, int]
+"""Open times [since, until), ms."""
+
+RANGES_MAX: Final = 64
+"""Most ranges of one query. MongoDB plans each of them, which takes it 25 us: as long as looking up 20 single times."""
+TIMES_MAX: Final = 10_000
+"""Most single open times of one query; they take 13 ms."""
+SHORT_GAP: Final = 16
+"""Open times up to which a gap is asked for one by one, if there are more than `RANGES_MAX` gaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindBlocks(Effect["Blocks"]):
+    """Blocks whose range overlaps [since, until), at most one a range, in any order. Those that cannot be used are left
+    out; a copy that this process has kept will do, however old.
+    """
+
+    scope: Key
+    step_ms: int
+    since: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindRows(Effect["Columns"]):
+    """Documents with an open time in one of `ranges` or among `times`, in one query.
+
+    The query must begin after the effect was asked for, because only then have the blocks been read. Documents that are
+    no valid candles are left out.
+
+    Attributes:
+        ranges: at most `RANGES_MAX`, ascending, apart from one another.
+        times: at most `TIMES_MAX`, ascending, outside the ranges.
+        durable: only what is majority-committed. Blocks are made of that: what a failover takes back would stay in them.
+    """
+
+    scope: Key
+    step_ms: int
+    ranges: tuple[Range, ...] = ()
+    times: tuple[int, ...] = ()
+    durable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PutBlock(Effect[None]):
+    """Store a block, in the place of what is stored for its range."""
+
+    scope: Key
+    step_ms: int
+    block: EncodedBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What came of one compaction: `count` candles are in the block from `start` (ms) on; with 0, none was stored."""
+
+    start: int
+    count: int
+
+
+def read(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
+    """Candles of a series that open in [since, until), ms."""
+    from backtest_kit_mongo.candles.columns import between, merge, missing
+
+    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+    covered = merge([between(block.columns, since, until) for block in blocks])
+    parts = [covered]
+    for query in _queries(scope, step_ms, missing(covered.timestamp, step_ms, since, until)):
+        rows = yield from ask(query)
+        parts.append(rows)
+    return merge(parts)
+
+
+def _queries(scope: Key, step_ms: int, gaps: NDArray[np.int64]) -> Iterator[FindRows]:
+    """Ask for every open time of the gaps (rows [since, until), ascending) and for no other."""
+    times: list[int] = []
+    if len(gaps) > RANGES_MAX:
+        counts = (gaps[:, 1] - gaps[:, 0]) // step_ms
+        times = _open_times(gaps[counts <= SHORT_GAP], step_ms)
+        gaps = gaps[counts > SHORT_GAP]
+    ranges = [(since, until) for since, until in gaps.tolist()]
+    for some in range(0, len(ranges), RANGES_MAX):
+        yield FindRows(scope, step_ms, ranges=tuple(ranges[some : some + RANGES_MAX]))
+    for some in range(0, len(times), TIMES_MAX):
+        yield FindRows(scope, step_ms, times=tuple(times[some : some + TIMES_MAX]))
+
+
+def _open_times(gaps: NDArray[np.int64], step_ms: int) -> list[int]:
+    """The open times of gaps none of which is longer than `SHORT_GAP`, ascending."""
+    import numpy as np
+
+    grid = gaps[:, :1] + np.arange(SHORT_GAP) * step_ms
+    times: list[int] = grid[grid < gaps[:, 1:]].tolist()
+    return times
+
+
+def compact(scope: Key, step_ms: int, start: int) -> Plan[Compacted]:
+    """Make the block that starts at `start` (ms) from the documents that are stored now.
+
+    May run twice at once, be dropped anywhere and be repeated: the block that is stored is one that was true when its
+    documents were read, so it is true now. It need not be the fullest one that was made.
+    """
+    from backtest_kit_mongo.candles.codec import encode_block, span_ms
+
+    rows = yield from ask(FindRows(scope, step_ms, ranges=((start, start + span_ms(step_ms)),), durable=True))
+    if len(rows):
+        yield from ask(PutBlock(scope, step_ms, encode_block(rows, start, step_ms)))
+    return Compacted(start, len(rows))

@@ -1,0 +1,140 @@
+"""What `bkm candles list`, `check` and `conflicts` say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from backtest_kit_mongo.candles.calendar import CALENDARS, gaps_within
+from backtest_kit_mongo.candles.columns import FIELDS
+from backtest_kit_mongo.candles.compaction import summarize
+from backtest_kit_mongo.candles.frame import Gap
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.table import INTERVAL_MS
+
+from .candle_store import CandleStore, Chosen, moment_text
+
+__all__ = ["Checked", "check", "print_checks", "print_conflicts", "print_list"]
+
+
+def print_list(store: CandleStore, chosen: Chosen, messages: Console, *, as_json: bool) -> None:
+    """One line a series."""
+    with messages.status("Reading candles ..."):
+        rows = [_summary(store, key) for key in store.series(chosen)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table()
+    for heading in ("exchange", "symbol", "interval", "first", "last", "candles", "gaps", "missing", "blocks"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        names = [escape(row[name]) for name in ("exchange", "symbol", "interval")]
+        times = [moment_text(row[name]) for name in ("first", "last")]
+        numbers = [f"{row[name]:,}" for name in ("candles", "gaps", "missing")]
+        share = f"{row['blocks']:,} ({row['inBlocks'] * 100 // max(row['candles'], 1)} %)"
+        table.add_row(*names, *times, *numbers, share)
+    Console().print(table if rows else "No candles.")
+
+
+def _summary(store: CandleStore, series: Key) -> dict[str, Any]:
+    exchange, symbol, interval = series.parts
+    span, candles, blocks = store.span(series), store.read(series), summarize(store.database, series)
+    return {
+        "exchange": exchange,
+        "symbol": symbol,
+        "interval": interval,
+        "first": span[0],
+        "last": span[-1],
+        "candles": len(candles),
+        "gaps": len(candles.gaps),
+        "missing": sum(gap.count for gap in candles.gaps),
+        "blocks": blocks.blocks,
+        "inBlocks": blocks.candles,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A series beside a calendar.
+
+    Attributes:
+        gaps: runs of expected candles that are missing.
+        unexpected: candles that are there although the market was closed.
+    """
+
+    series: Key
+    candles: int
+    gaps: tuple[Gap, ...]
+    unexpected: int
+
+    @property
+    def missing(self) -> int:
+        return sum(gap.count for gap in self.gaps)
+
+
+def check(store: CandleStore, chosen: Chosen, calendar: str, since: str | None, until: str | None) -> Iterator[Checked]:
+    """Check each series, from its first candle to its last unless limits are given."""
+    is_open = CALENDARS[calendar]
+    for key in store.series(chosen, required=True):
+        step_ms = INTERVAL_MS[str(key.item)]
+        candles = store.read(key, since, until)
+        gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, step_ms, is_open)
+        unexpected = int(np.count_nonzero(~is_open(candles.timestamp, step_ms)))
+        yield Checked(key, len(candles), gaps, unexpected)
+
+
+def print_checks(checks: Iterable[Checked], shown_max: int, *, as_json: bool) -> bool:
+    """Print what was found; returns whether nothing is missing. `shown_max` gaps a series are named."""
+    complete = True
+    for checked in checks:
+        complete = complete and not checked.gaps
+        exchange, symbol, interval = map(str, checked.series.parts)
+        if as_json:
+            one: dict[str, Any] = {
+                "exchange": exchange,
+                "symbol": symbol,
+                "interval": interval,
+                "candles": checked.candles,
+            }
+            one |= {"missing": checked.missing, "unexpected": checked.unexpected}
+            typer.echo(json.dumps({**one, "gaps": [asdict(gap) for gap in checked.gaps]}))
+            continue
+        more = f", {checked.unexpected:,} while the market is closed" if checked.unexpected else ""
+        kept = f"{checked.missing:,} missing in {len(checked.gaps):,} gaps" if checked.gaps else "no gaps"
+        typer.echo(f"{exchange} {symbol} {interval}: {checked.candles:,} candles{more}, {kept}")
+        for gap in checked.gaps[:shown_max]:
+            last = f" to {moment_text(gap.last)}" if gap.count > 1 else ""
+            typer.echo(f"  {moment_text(gap.first)}{last}: {gap.count:,}")
+        if len(checked.gaps) > shown_max:
+            typer.echo(f"  and {len(checked.gaps) - shown_max:,} more; --json prints all")
+    return complete
+
+
+def print_conflicts(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Both versions of candles that were offered with other values than the stored ones."""
+    if as_json:
+        for row in rows:
+            seen = {name: row[name].isoformat() for name in ("firstSeen", "lastSeen")}
+            typer.echo(json.dumps({**row, **seen}, default=str))
+        return
+    table = Table()
+    for heading in ("exchange", "symbol", "interval", "opens", "stored, offered", "count", "last seen", "host"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        names = (str(row[name]) for name in ("exchangeName", "symbol", "interval"))
+        last = [str(row["count"]), f"{row['lastSeen']:%Y-%m-%d %H:%M:%S}", str(row["host"])]
+        table.add_row(*map(escape, (*names, moment_text(int(row["timestamp"])), _difference(row), *last)))
+    Console().print(table if table.rows else "No conflicts.")
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    stored, offered = row["stored"], row["offered"]
+    return ", ".join(f"{name} {stored[name]} -> {offered[name]}" for name in FIELDS if stored[name] != offered[name])

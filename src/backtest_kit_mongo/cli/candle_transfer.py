@@ -1,0 +1,217 @@
+"""What `bkm candles import`, `export` and `fetch` do: candles in and out, with progress bars."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from backtest_kit_mongo.candles import files
+from backtest_kit_mongo.candles.columns import take
+from backtest_kit_mongo.candles.fetching import Fetched, Source, fetch
+from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.contracts import CandleReport
+from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
+
+from .candle_store import CandleStore, Chosen, moment_ms, moment_text, step_of
+
+__all__ = ["ImportStopped", "Named", "export_files", "export_text", "fetch_candles", "import_files", "named_files"]
+
+CHUNK: Final = 10_000
+"""Candles stored at once: one bulk write and one change event, and what the progress bar moves by."""
+
+
+class ImportStopped(EnvironmentFault):
+    """The store failed while a file was imported. A part of the file is stored."""
+
+
+class Named(NamedTuple):
+    """A file and the series that it holds."""
+
+    path: Path
+    symbol: str
+    interval: str
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of the candles of one file.
+
+    Attributes:
+        new: stored now.
+        known: stored before, with the same values or, `conflicts` of them, with others; what was stored is kept.
+        unclosed: not closed yet, so refused.
+        error: why the file could not be used; nothing of it is stored.
+    """
+
+    file: str
+    symbol: str
+    interval: str
+    candles: int = 0
+    new: int = 0
+    known: int = 0
+    conflicts: int = 0
+    unclosed: int = 0
+    error: str | None = None
+
+    def add(self, report: CandleReport) -> None:
+        self.new += report.inserted
+        self.known += report.known
+        self.conflicts += len(report.conflicts)
+        self.unclosed += len(report.unclosed)
+
+    def __str__(self) -> str:
+        told = [
+            f"{self.candles:,} candles of {self.symbol} {self.interval}",
+            f"{self.new:,} new",
+            f"{self.known:,} known",
+        ]
+        more = ((self.conflicts, "conflicts, see `bkm candles conflicts`"), (self.unclosed, "refused: not closed yet"))
+        return f"{self.file}: {', '.join((*told, *(f'{count:,} {what}' for count, what in more if count)))}"
+
+
+def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None) -> list[Named]:
+    """The files to import and their series: what is given, else what a file's name says.
+
+    Raises:
+        CallerError: there is no such file, its name does not say what it holds, or the interval is unknown.
+    """
+    found = []
+    for path in files.find(paths):
+        said = files.series_of(path)
+        of, every = (symbol, interval) if said is None else (symbol or said.symbol, interval or said.interval)
+        if of is None or every is None or not path.name.endswith(files.SUFFIXES):
+            raise files.WrongFile(
+                f"{path}: the name does not say what it holds. Name it like BTCUSDT-1m.csv.gz (or .csv, or .parquet), or give "
+                "--symbol and --interval."
+            )
+        step_of(every)
+        found.append(Named(path, of, every))
+    return found
+
+
+def import_files(
+    store: CandleStore, named: Sequence[Named], exchange: str, messages: Console, *, as_json: bool
+) -> bool:
+    """Import one file after the other; returns whether all could be used. One that cannot is told and left out.
+
+    Raises:
+        ImportStopped: the store failed; the message says how far the file had come.
+    """
+    done = []
+    began_s = time.perf_counter()
+    for one in named:
+        imported = Imported(str(one.path), one.symbol, one.interval)
+        try:
+            _import(store, one, exchange, imported, messages)
+        except CallerError as error:
+            imported.error = str(error)
+            messages.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        if as_json:
+            typer.echo(json.dumps(asdict(imported)))
+        elif imported.error is None:
+            typer.echo(str(imported))
+        done.append(imported)
+    elapsed_s, count = time.perf_counter() - began_s, sum(one.candles for one in done)
+    messages.print(f"{count:,} candles in {elapsed_s:.1f} s ({count / elapsed_s:,.0f} candles/s).")
+    return not any(one.error for one in done)
+
+
+def _import(store: CandleStore, one: Named, exchange: str, imported: Imported, messages: Console) -> None:
+    with messages.status(f"Reading {escape(one.path.name)} ..."):
+        columns = files.read_file(one.path, step_of(one.interval))
+    imported.candles = len(columns)
+    instance = store.instance(exchange, one.symbol, one.interval)
+    with _bar(messages, one.path.name, len(columns)) as (progress, task):
+        for start in range(0, len(columns), CHUNK):
+            chunk = take(columns, slice(start, start + CHUNK))
+            try:
+                imported.add(instance.write_candles(chunk))
+            except BacktestKitError as error:
+                raise ImportStopped(
+                    f"{one.path}: stopped at candle {start + 1:,} of {len(columns):,}, which opens at "
+                    f"{moment_text(int(chunk.timestamp[0]))}: {error} All candles before it are stored, perhaps some of the next "
+                    f"{len(chunk):,}. The same command goes on: what is stored is recognised."
+                ) from error
+            progress.advance(task, len(chunk))
+
+
+def export_files(
+    store: CandleStore, chosen: Chosen, directory: Path, suffix: str, since: str | None, until: str | None
+) -> None:
+    """Write one file a series.
+
+    Raises:
+        OSError: a file cannot be written; those that were named are complete.
+        ParquetMissing: the suffix is Parquet's and pyarrow is not installed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for candles in _chosen(store, chosen, since, until):
+        path = directory / files.name_of(candles.symbol, candles.interval, suffix)
+        files.write_file(candles.columns, path)
+        typer.echo(f"{path}: {len(candles):,} candles")
+
+
+def export_text(store: CandleStore, chosen: Chosen, since: str | None, until: str | None) -> None:
+    """Write one series as CSV to standard output.
+
+    Raises:
+        CallerError: more than one series is chosen.
+    """
+    found = list(_chosen(store, chosen, since, until))
+    if len(found) > 1:
+        series = ", ".join(f"{each.symbol} {each.interval}" for each in found)
+        raise CallerError(f"Standard output takes one series, chosen are {series}; add --symbol and --interval.")
+    files.write_csv(found[0].columns, sys.stdout)
+
+
+def _chosen(store: CandleStore, chosen: Chosen, since: str | None, until: str | None) -> Iterator[Candles]:
+    return (store.read(series, since, until) for series in store.series(chosen, required=True))
+
+
+def fetch_candles(
+    store: CandleStore, source: Source, exchange: str, symbol: str, since: str, until: str | None, messages: Console
+) -> Fetched:
+    """Fetch what is missing of one series and say what came of it.
+
+    Raises:
+        FetchFailed: the exchange failed; what was fetched before is stored.
+    """
+    first = moment_ms(since, source.step_ms)
+    last = moment_ms(until, source.step_ms) if until else source.clock_ms()
+    instance = store.instance(exchange, symbol, source.interval)
+    with _bar(messages, symbol, None) as (progress, task):
+        moved = partial(_moved, progress, task)
+        fetched = fetch(source, instance.read_candles, instance.write_candles, first, last, moved)
+    more = (
+        (len(fetched.conflicts), "conflicts, see `bkm candles conflicts`"),
+        (fetched.invalid, "rows left out: not valid"),
+    )
+    told = [f"{fetched.inserted:,} new", f"{fetched.missing:,} still missing"]
+    told += [f"{count:,} {what}" for count, what in more if count]
+    end = f"up to {moment_text(fetched.until)}"
+    typer.echo(f"{exchange} {symbol} {source.interval} {end}: {', '.join(told)} ({fetched.requests:,} requests)")
+    return fetched
+
+
+def _moved(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _bar(messages: Console, title: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # A file or pipe would get an empty line for each bar.
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        yield progress, progress.add_task(escape(title), total=total)

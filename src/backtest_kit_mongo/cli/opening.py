@@ -1,0 +1,47 @@
+"""The one way from the CC_ variables to what a command works with; whatever goes wrong is a message and an exit status."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from enum import IntEnum
+from typing import TypeVar
+
+import redis
+import typer
+from pymongo.errors import PyMongoError
+from rich.console import Console
+from rich.markup import escape
+
+from backtest_kit_mongo.errors import BacktestKitError, CallerError, NotFound
+from backtest_kit_mongo.feed.servers import FeedServers, open_servers
+from backtest_kit_mongo.settings import Settings, load
+from backtest_kit_mongo.setup import resolve
+
+__all__ = ["ExitCode", "connected", "opened"]
+
+T = TypeVar("T")
+
+
+class ExitCode(IntEnum):
+    """What the exit status of a command tells a script."""
+
+    #: A server could not be reached or refused, or what was named does not exist.
+    FAILED = 1
+    #: A setting, key or argument is wrong.
+    WRONG_ARGUMENT = 2
+
+
+@contextmanager
+def opened(make: Callable[[Settings], AbstractContextManager[T]]) -> Iterator[T]:
+    """What a command works with, made from the settings in force and closed after it."""
+    try:
+        with make(resolve(load())) as made:
+            yield made
+    except (BacktestKitError, redis.RedisError, PyMongoError, OSError) as error:
+        Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        is_wrong = isinstance(error, CallerError) and not isinstance(error, NotFound)
+        raise typer.Exit(ExitCode.WRONG_ARGUMENT if is_wrong else ExitCode.FAILED) from error
+
+
+def connected() -> AbstractContextManager[FeedServers]:
+    """Both servers; they connect on first use."""
+    return opened(open_servers)

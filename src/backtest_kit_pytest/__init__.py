@@ -1,0 +1,98 @@
+"""pytest plugin of backtest-kit-mongo: stores for the tests of strategies, and of backends.
+
+    def test_my_strategy_resumes(bkm_store):    # all 17 adapters keep their data in memory for this test
+        ...
+
+    def test_it_does_so_on_real_servers(bkm_live):
+        ...
+
+* `bkm_store`     memory, fast. The adapters are as before after the test.
+* `bkm_live`      MongoDB and Redis, in a database of the test's own. The adapters are as before after the test.
+* `bkm_settings`  the settings of that database, to connect a worker or another process to it.
+* `bkm_servers`   the servers, one pair for each test process: private ones of this machine, or containers with
+                  `--containers` (needs Docker and `testcontainers`). Where there are none, tests are skipped; with CI in
+                  the environment they fail.
+
+A backend proves itself with one line:
+
+    pytest --pyargs backtest_kit_mongo.testing.conformance --bkm-store=my_package.backend:make_store
+
+This is a package of its own because pytest imports its plugins at each start, and the package of which the fixtures
+speak takes longer to import than pytest: nothing of it is imported until a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.drivers.sync import Store
+    from backtest_kit_mongo.settings import Settings
+    from backtest_kit_mongo.testing.servers import Servers
+
+__all__ = ["bkm_live", "bkm_servers", "bkm_settings", "bkm_store", "pytest_addoption"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("backtest-kit-mongo")
+    group.addoption(
+        "--containers",
+        action="store_true",
+        help="Run tests that need MongoDB and Redis against containers instead of private servers.",
+    )
+    group.addoption(
+        "--bkm-store",
+        metavar="MODULE:MAKER",
+        help="For the conformance suite: a callable without arguments that returns a store with nothing in it.",
+    )
+
+
+@pytest.fixture
+def bkm_store() -> Iterator[Store]:
+    """Memory behind all adapters for one test, empty at its beginning."""
+    from backtest_kit_mongo.testing.serving import memory_store, serving
+
+    with serving(memory_store()) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def bkm_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A MongoDB and a Redis that only this test process uses."""
+    from backtest_kit_mongo.testing.servers import UnavailableError, container_servers, private_servers
+
+    with ExitStack() as stack:
+        try:
+            if request.config.getoption("--containers"):
+                servers = stack.enter_context(container_servers())
+            else:
+                servers = stack.enter_context(private_servers(tmp_path_factory.mktemp("servers")))
+        except UnavailableError as cause:
+            if os.environ.get("CI"):
+                pytest.fail(f"CI must test against real servers: {cause}", pytrace=False)
+            pytest.skip(f"no servers: {cause}")
+        yield servers
+
+
+@pytest.fixture
+def bkm_settings(bkm_servers: Servers) -> Iterator[Settings]:
+    """Settings of a database that no other test has; it is dropped after the test."""
+    from backtest_kit_mongo.testing.serving import fresh_settings
+
+    with fresh_settings(bkm_servers) as settings:
+        yield settings
+
+
+@pytest.fixture
+def bkm_live(bkm_settings: Settings) -> Iterator[Store]:
+    """MongoDB and Redis behind all adapters for one test, empty at its beginning."""
+    from backtest_kit_mongo.setup import make_store
+    from backtest_kit_mongo.testing.serving import serving
+
+    with serving(make_store(bkm_settings)) as store:
+        yield store

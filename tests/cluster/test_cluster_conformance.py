@@ -1,0 +1,40 @@
+"""What touches the cache of the conformance suite, over a cluster, read back by a second store as by another host."""
+
+from __future__ import annotations
+
+import pytest
+
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.testing.conformance import (
+    TestADocument,
+    TestCollisions,
+    TestLedgers,
+    TestNothingIsShared,
+    TestRemovedMemory,
+    TestRowsThatOthersWrote,
+    TestSoftRemoval,
+    tag,
+)
+
+pytestmark = pytest.mark.live
+
+__all__ = [
+    "TestADocument",
+    "TestCollisions",
+    "TestLedgers",
+    "TestNothingIsShared",
+    "TestRemovedMemory",
+    "TestRowsThatOthersWrote",
+    "TestSoftRemoval",
+    "tag",
+]
+
+
+@pytest.fixture(scope="class")
+def store(pair: tuple[Store, Store]) -> Store:
+    return pair[0]
+
+
+@pytest.fixture(scope="class")
+def twin(pair: tuple[Store, Store]) -> Store:
+    return pair[1]

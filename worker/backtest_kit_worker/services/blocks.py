@@ -1,0 +1,76 @@
+"""The compaction service: makes the blocks of ranges that the blocks role noted.
+
+Two at once do no harm, nor does one that is killed anywhere. A block is made of documents that stay as they are, so
+whichever is stored last is right, and reads ask the documents for what it lacks. A range leaves the list only after its
+block was stored, and only with the candles that were noted before its documents were read; of two that compact the same
+range, one takes it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import pymongo
+
+from backtest_kit_mongo.backends.mongo_candles import MongoCandles
+from backtest_kit_mongo.backends.ports import Series
+from backtest_kit_mongo.candles.compaction import DURABLE, Compactor, ToDo
+from backtest_kit_worker.deployment import Deployment
+
+RANGES_MAX: Final = 16
+"""Ranges compacted in one run, one after the other: about a second, and the memory of one range."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class CompactionService:
+    """Compacts the ranges that are due, those first whose candles wait longest.
+
+    Args:
+        series: reads documents and stores blocks; by default MongoDB.
+        now: the clock that says what is due.
+    """
+
+    name = "compaction"
+    interval_ms = 1_000
+
+    def __init__(
+        self, deployment: Deployment, series: Series | None = None, now: Callable[[], datetime] = _now
+    ) -> None:
+        self._bound_s = deployment.settings.mongo_bound_ms / 1000
+        durable = deployment.database.with_options(write_concern=DURABLE)
+        self._compactor = Compactor(series or MongoCandles(durable, self._bound_s, cache_max_bytes=0), durable)
+        self._to_do = ToDo(deployment.database)
+        self._now = now
+
+    def open(self) -> None:
+        with pymongo.timeout(self._bound_s):
+            self._to_do.open()
+
+    def run_once(self) -> int:
+        """Compact up to `RANGES_MAX` ranges; returns how many.
+
+        Raises:
+            EnvironmentFault, PyMongoError: MongoDB failed; the range stays on the list.
+            Exception: a range cannot be compacted; it stays on the list, behind the others.
+        """
+        looked_at = self._now()
+        with pymongo.timeout(self._bound_s):
+            found = self._to_do.due(looked_at, RANGES_MAX)
+        for due in found:
+            try:
+                self._compactor.compact(due.range)
+            except Exception:
+                with pymongo.timeout(self._bound_s):
+                    self._to_do.put_back(due, looked_at)
+                raise
+            with pymongo.timeout(self._bound_s):
+                self._to_do.settle(due, looked_at)
+        return len(found)
+
+    def close(self) -> None:
+        """Nothing is held."""
