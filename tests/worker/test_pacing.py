@@ -13,10 +13,10 @@ TOOK_S = 0.1
 
 
 class Feed:
-    """Answers looks from a list, and keeps the time."""
+    """Answers looks from a list of (end, waiting) or (end, waiting, kept from), and keeps the time."""
 
-    def __init__(self, sights: Iterable[tuple[int, int]]) -> None:
-        self.sights = [Sight(end, unread_count) for end, unread_count in sights]
+    def __init__(self, sights: Iterable[tuple[int, ...]]) -> None:
+        self.sights = [Sight(*sight) for sight in sights]
         self.now_s = 0.0
         self.look_count = 0
         self.pace = Pace(self.look, SHARE_MIN, lambda: self.now_s)
@@ -65,6 +65,16 @@ def test_a_feed_busier_than_a_resting_loop_can_follow_is_followed_at_full_speed(
     feed = Feed((number, 5_000 + number) for number in range(3))
 
     assert [feed.rest_s() for _ in range(3)] == [pytest.approx(3 * TOOK_S), pytest.approx(TOOK_S), 0.0]
+
+
+def test_where_trimming_hides_how_much_waits_the_loop_does_not_slow_down() -> None:
+    feed = Feed([(0, 50, 1), (1, 40, 1), (2, 10, 9)])
+
+    assert [feed.rest_s() for _ in range(3)] == [
+        pytest.approx(3 * TOOK_S),
+        pytest.approx(3 * TOOK_S),
+        pytest.approx(TOOK_S),
+    ]
 
 
 def test_having_caught_up_some_it_slows_down_step_by_step() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import redis
 
-from backtest_kit_mongo.feed.positions import EntryId, look, text
+from backtest_kit_mongo.feed.positions import EntryId, text
 from backtest_kit_worker.pacing import Sight
 
 logger = logging.getLogger(__name__)
@@ -104,11 +104,22 @@ class ConsumerGroup:
         self._turns.rotate()
         return self._read({self._turns[0]: ">"}, count, min(block_ms, CLUSTER_BLOCK_MS))
 
-    def sight(self, streams: Sequence[str]) -> Sight:
-        """What the streams show of writers, and of what this group has yet to read."""
-        found = [position for stream in streams if (position := look(self._redis, stream)) is not None]
-        own = (group for position in found for group in position.groups if group.name == self.name)
-        return Sight(tuple(position.last for position in found), sum(group.unread_count for group in own))
+    def sight(self, streams: Sequence[str], handled_count: int) -> Sight:
+        """What the streams show of writers, and how much waits. `handled_count`: entries that this consumer has handled; it
+        stands for the group where Redis (6) does not count.
+        """
+        ends, added, read, kept_from = [], 0, 0, []
+        for stream in streams:
+            about = self._redis.xinfo_stream(stream)
+            ends.append(about["last-generated-id"])
+            if "entries-added" in about:
+                added += about["entries-added"]
+            else:
+                added += about["length"]
+                kept_from.append(about["first-entry"] and about["first-entry"][0])
+            own = [group for group in self._redis.xinfo_groups(stream) if text(group["name"]) == self.name]
+            read += next((group["entries-read"] for group in own if group.get("entries-read")), 0)
+        return Sight(tuple(ends), added - (read or handled_count), tuple(kept_from))
 
     def own(self, stream: str, count: int) -> list[Batch]:
         """What this consumer took and did not acknowledge; counts as one more delivery."""

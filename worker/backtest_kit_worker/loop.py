@@ -111,7 +111,8 @@ class Loop:
         self._held: deque[Batch] = deque()
         self._cursors = dict.fromkeys(self._streams, START)
         self._claim_due_s = dict.fromkeys(self._streams, 0.0)
-        self._pace = Pace(lambda: self._group.sight(self._streams), options.share_min)
+        self._handled_count = 0
+        self._pace = Pace(lambda: self._group.sight(self._streams, self._handled_count), options.share_min)
         self._rest_s = 0.0
         self.counts: Counter[str] = Counter()
         self.beat = time.monotonic()
@@ -183,6 +184,7 @@ class Loop:
         self.beat = time.monotonic()
         if failure is not None:
             raise failure
+        self._handled_count += handled
         self._rest_s = self._pace.rest_s(self.beat - began_s, is_full=held_count >= self._options.batch_max)
         return handled
 

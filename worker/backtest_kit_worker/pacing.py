@@ -4,9 +4,9 @@ A worker at full speed takes as much of MongoDB's journal and of the CPU as it c
 for both. So it works only a share of the time, as long as that suffices:
 
 * nobody writes: full speed;
-* writers are at work and less is unread than a second ago: the share shrinks, slowly, down to `share_min`;
-* writers are at work and no less is unread: the share doubles. A feed that is busier than a resting worker can follow is
-  followed at full speed: falling behind for ever is worse than being in the way.
+* writers are at work and less waits than a second ago: the share shrinks, slowly, down to `share_min`;
+* writers are at work and no less waits, or nobody can tell (Redis 6 after trimming): the share doubles. A feed that is
+  busier than a resting worker can follow is followed at full speed: falling behind for ever is worse than being in the way.
 
 Rests are multiples of the time that the batch took, not a rate: where servers are slow, rests are long. A loop that is not
 behind (its batches are not full) never rests.
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-SHARE_MIN: Final = 0.25
+SHARE_MIN: Final = 0.1
 LOOK_S: Final = 1.0
 FIRST_LOOK_S: Final = 0.1
 """How often the feed is looked at while behind; two looks are needed to know whether anybody writes."""
@@ -28,10 +28,17 @@ SHRINK: Final = 0.8
 
 
 class Sight(NamedTuple):
-    """What the feed shows: an end that changes whenever somebody writes, and how many entries are unread."""
+    """What the feed shows.
+
+    Attributes:
+        end: changes whenever somebody writes.
+        waiting: entries that were added, less those that were read. Only how it changes means something.
+        kept_from: where `waiting` counts only what the streams hold, what they hold begins here.
+    """
 
     end: object
-    unread_count: int
+    waiting: int
+    kept_from: object = ()
 
 
 class Pace:
@@ -69,6 +76,6 @@ class Pace:
     def _next_share(self, before: Sight, now: Sight) -> float:
         if before.end == now.end:
             return 1.0
-        if now.unread_count >= before.unread_count:
+        if now.waiting >= before.waiting or now.kept_from != before.kept_from:
             return min(1.0, self.share * 2)
         return max(self._share_min, self.share * SHRINK)
