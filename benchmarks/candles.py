@@ -6,7 +6,8 @@ Floors, in the same run: raw blobs (the bytes of the same blocks, fetched by bar
 list of dicts, bare `insert_many`; and, where they are installed, pymongoarrow on the same documents and ArcticDB (LMDB, no server) with the same
 candles. Each read is repeated until a second is over, ours and its floor in turns; shown are medians, and the ratio of the medians.
 First reads keep no blocks in the process, warm ones have them. Ingest: N candles written one by one, with the worker's compaction
-after each 1,024, are read in a ratio to the same candles written at once. Private servers of the `embedded` extra are used, unless the CC_
+as it goes along, are read in a ratio to the same candles written at once; at once, and ten seconds later, when the worker has
+compacted what is left. Private servers of the `embedded` extra are used, unless the CC_
 variables name others (everything is kept in databases named bkm-benchmark-*).
 """
 
@@ -33,7 +34,7 @@ import backtest_kit_mongo as bk
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.columns import FIELDS
-from backtest_kit_mongo.candles.compaction import BLOCKS, Compactor, find_ranges
+from backtest_kit_mongo.candles.compaction import BLOCKS, Compactor, When, find_ranges
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
@@ -213,14 +214,18 @@ class Bench:
         for index, row in enumerate(rows, 1):
             candle = dict(zip(("timestamp", *FIELDS), row, strict=True))
             bk.PersistCandleAdapter.write_candles_data([candle], "SINGLE", INTERVAL, EXCHANGE)
-            if index % 1_024 == 0:
+            if index % When().pending_min == 0:
                 self.compact("SINGLE")
                 progress.update(bar, completed=index)
         progress.remove_task(bar)
         bk.write_candles("BULK", INTERVAL, EXCHANGE, columns)
         self.compact("BULK")
-        ours_ms, floor_ms = in_turns(lambda: self.read_first("SINGLE", count), lambda: self.read_first("BULK", count))
-        self.lines.append(Line(count, "written one by one, first read", ours_ms, "written at once", floor_ms, 1 / 0.8))
+        for case in ("one by one, first read", "one by one, read later"):
+            ours_ms, floor_ms = in_turns(
+                lambda: self.read_first("SINGLE", count), lambda: self.read_first("BULK", count)
+            )
+            self.lines.append(Line(count, case, ours_ms, "written at once", floor_ms, 1 / 0.8))
+            self.compact("SINGLE")
 
 
 def _pymongoarrow() -> Callable[[Any, dict[str, Any]], object] | None:

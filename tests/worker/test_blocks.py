@@ -223,8 +223,8 @@ def test_an_event_that_makes_no_sense_is_parked(yard: Yard, interval: str, range
     [
         (3, NOW, NOW + timedelta(minutes=14), False),
         (3, NOW, NOW + timedelta(minutes=15), True),
-        (1_023, NOW, NOW, False),
-        (1_024, NOW, NOW, True),
+        (255, NOW, NOW, False),
+        (256, NOW, NOW, True),
         (3, NOW - timedelta(days=400), NOW - timedelta(days=400) + timedelta(minutes=1), False),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_loop_that_keeps_up_never_rests_and_never_looks() -> None:
 def test_behind_with_nobody_writing_it_works_at_full_speed_once_it_knows() -> None:
     feed = Feed([(7, 5_000), (7, 4_000)])
 
-    assert feed.rest_s() == pytest.approx(3 * TOOK_S)
+    assert feed.rest_s() == FIRST_LOOK_S
     assert feed.rest_s() == 0.0
 
 
@@ -58,23 +58,19 @@ def test_two_looks_follow_each_other_quickly_and_later_ones_do_not() -> None:
 def test_catching_up_beside_writers_it_works_the_lowest_share_of_the_time() -> None:
     feed = Feed((number, 5_000 - number) for number in range(10))
 
-    assert [feed.rest_s() for _ in range(10)] == [pytest.approx(3 * TOOK_S)] * 10
+    assert [feed.rest_s() for _ in range(10)][1:] == [pytest.approx(3 * TOOK_S)] * 9
 
 
 def test_a_feed_busier_than_a_resting_loop_can_follow_is_followed_at_full_speed() -> None:
     feed = Feed((number, 5_000 + number) for number in range(3))
 
-    assert [feed.rest_s() for _ in range(3)] == [pytest.approx(3 * TOOK_S), pytest.approx(TOOK_S), 0.0]
+    assert [feed.rest_s() for _ in range(3)] == [FIRST_LOOK_S, pytest.approx(TOOK_S), 0.0]
 
 
 def test_where_trimming_hides_how_much_waits_the_loop_does_not_slow_down() -> None:
     feed = Feed([(0, 50, 1), (1, 40, 1), (2, 10, 9)])
 
-    assert [feed.rest_s() for _ in range(3)] == [
-        pytest.approx(3 * TOOK_S),
-        pytest.approx(3 * TOOK_S),
-        pytest.approx(TOOK_S),
-    ]
+    assert [feed.rest_s() for _ in range(3)][1:] == [pytest.approx(3 * TOOK_S), pytest.approx(TOOK_S)]
 
 
 def test_having_caught_up_some_it_slows_down_step_by_step() -> None:
@@ -82,11 +78,14 @@ def test_having_caught_up_some_it_slows_down_step_by_step() -> None:
 
     shares = [TOOK_S / (TOOK_S + feed.rest_s()) for _ in range(6)]
 
-    assert shares == pytest.approx([0.25, 0.5, 1.0, 0.8, 0.64, 0.512])
+    assert shares[1:] == pytest.approx([0.5, 1.0, 0.8, 0.64, 0.512])
 
 
 def test_a_batch_that_a_server_held_up_is_not_followed_by_a_rest_as_long() -> None:
-    feed = Feed([(1, 10)])
+    feed = Feed([(1, 10), (2, 9)])
+
+    feed.rest_s()
+    feed.now_s += LOOK_S
 
     assert feed.pace.rest_s(60.0, is_full=True) == REST_MAX_S
 

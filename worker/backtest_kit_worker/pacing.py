@@ -21,7 +21,9 @@ from typing import Final, NamedTuple
 SHARE_MIN: Final = 0.1
 LOOK_S: Final = 1.0
 FIRST_LOOK_S: Final = 0.1
-"""How often the feed is looked at while behind; two looks are needed to know whether anybody writes."""
+"""How often the feed is looked at while behind. It takes two looks to know whether anybody writes; the first two are close
+together, with a rest in between.
+"""
 REST_MAX_S: Final = 1.0
 """A batch that a restarting server held up for long says nothing about how long to rest."""
 SHRINK: Final = 0.8
@@ -69,8 +71,11 @@ class Pace:
             return 0.0
         if self._clock_s() >= self._look_due_s:
             before, self._seen = self._seen, self._look()
-            self.share = self._share_min if before is None else self._next_share(before, self._seen)
-            self._look_due_s = self._clock_s() + (FIRST_LOOK_S if before is None else LOOK_S)
+            self._look_due_s = self._clock_s() + LOOK_S
+            if before is None:
+                self._look_due_s = self._clock_s() + FIRST_LOOK_S
+                return FIRST_LOOK_S
+            self.share = self._next_share(before, self._seen)
         return min(took_s * (1 / self.share - 1), REST_MAX_S)
 
     def _next_share(self, before: Sight, now: Sight) -> float:
