@@ -39,11 +39,19 @@ def test_other_cc_variables_of_the_engine_are_none_of_our_business(monkeypatch: 
         ({"cache_mode": "all"}, "CC_CACHE_MODE"),
         ({"mongo_connection_string": "http://x"}, "not a MongoDB connection string"),
         ({"lease_ms": 1_000, "mongo_timeout_ms": 1_000}, "must be less than lease_ms"),
+        ({"redis_cluster": "one:6379,two"}, "CC_REDIS_CLUSTER: .*host:port"),
+        ({"redis_cluster": "one:6379", "redis_sentinel": "two:26379"}, "exclude each other"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(arguments: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidSetting, match=says):
         load(**arguments)
+
+
+def test_a_cluster_is_some_of_its_nodes() -> None:
+    settings = load(redis_cluster="one:6379, [::1]:6380")
+    assert settings.redis_cluster == (("one", 6379), ("::1", 6380))
+    assert settings.redis_address == "the cluster of one:6379,::1:6380"
 
 
 def test_no_secret_shows_in_a_repr_or_an_error() -> None:

@@ -64,6 +64,8 @@ class CandleInstance(Bound[Row]):
         count = checked_limit(limit) or 0
         since = self._aligned(since_timestamp)
         rows = self._store.window(self._context, since, since + count * self._step_ms) if count else []
+        if len(rows) > count:  # Foreign documents may lie between two open times.
+            rows = [row for row in rows if row["timestamp"] % self._step_ms == 0]
         if len(rows) != count:
             return None
         for row, moment in zip(rows, range(since, since + count * self._step_ms, self._step_ms), strict=True):
@@ -102,7 +104,7 @@ class CandleInstance(Bound[Row]):
             InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time; the message
             names it. No candle was written.
         """
-        offer = self._plain_offer(candles) if candles else None
+        offer = self._plain_offer(list(candles)) if candles else None  # An iterator could be read only once.
         return self._write_offer(offer) if offer is not None else CandleReport(0, 0)
 
     def write_candles(self, candles: CandleTable) -> CandleReport:
@@ -186,7 +188,7 @@ class CandleInstance(Bound[Row]):
             try:
                 chunk = take(columns, slice(start, start + CHUNK_ROWS))
                 appended.append(self._store.append(self._context, chunk, self._step_ms))
-            except (ServerUnreachable, WriteRefused) as cause:
+            except (ServerUnreachable, WriteRefused, WriteOutcomeUnknown) as cause:
                 if start == 0 and is_first:
                     raise
                 stored = f"all before {columns.timestamp[start]}" if is_first else "all"

@@ -57,7 +57,7 @@ def candles(*places: int) -> Columns:
 
 
 def store(database: Documents, *places: int, scope: Key = SCOPE) -> None:
-    MongoCandles(database, 10, 0).append(Append(scope, candles(*places)))
+    MongoCandles(database, 10, 0).append(Append(scope, candles(*places), STEP_MS))
 
 
 def put(database: Documents, columns: Columns, start: int = 0) -> None:
@@ -168,6 +168,20 @@ def cut(database: Documents) -> str:
     return "KeyError: 'data'"
 
 
+def spoil_count(database: Documents) -> str:
+    put(database, candles(0, 1, 2))
+    database["candle-blocks"].update_one({}, {"$set": {"count": float("inf")}})
+    return "OverflowError: "
+
+
+def rename(database: Documents) -> str:
+    put(database, candles(0, 1, 2))
+    stored = database["candle-blocks"].find_one_and_delete({})
+    assert stored is not None
+    database["candle-blocks"].insert_one({**stored, "_id": "x"})
+    return "its _id is 'x' and not 'binance:BTC"
+
+
 def misplace(database: Documents) -> str:
     put(database, candles(0, 1, 2))
     stored = database["candle-blocks"].find_one_and_delete({})
@@ -176,7 +190,9 @@ def misplace(database: Documents) -> str:
     return f"CorruptBlock: block {STEP_MS}"
 
 
-@pytest.mark.parametrize("spoil", [change_value, invent_candle, forget_integers, damage, cut, misplace])
+@pytest.mark.parametrize(
+    "spoil", [change_value, invent_candle, forget_integers, damage, cut, spoil_count, rename, misplace]
+)
 def test_a_block_that_differs_is_found_and_mended(database: Documents, spoil: Callable[[Documents], str]) -> None:
     store(database, 0, 1, 2)
     fault = spoil(database)

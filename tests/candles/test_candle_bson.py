@@ -94,6 +94,13 @@ class TestRawReading:
         found = candle_bson.read(self.batch(document, other), 60_000)
         assert (len(found.timestamp), found.rejected) == (1, [60_000])
 
+    @pytest.mark.parametrize("time", [60_000.5, -0.5], ids=str)
+    def test_a_time_that_is_no_whole_number_is_no_open_time(self, time: float) -> None:
+        documents = [{"timestamp": each, **dict.fromkeys(FIELDS, 1.0)} for each in (60_000.0, time)]
+        found = candle_bson.read(self.batch(*documents), 60_000)
+        assert found.timestamp.tolist() == [60_000]
+        assert list(map(str, found.rejected)) == [str(time)]
+
     def test_integers_beyond_float64_are_not_called_integers(self) -> None:
         document = {"timestamp": Int64(60_000), **dict.fromkeys(FIELDS, Int64(2**53 + 1))}
         for found in self.both(self.batch(document)):

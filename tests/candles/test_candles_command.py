@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import Decimal128
 from pymongo import MongoClient
 from pymongo.database import Database
 from typer.testing import CliRunner, Result
 
 from backtest_kit_mongo.candle_instance import CandleInstance
 from backtest_kit_mongo.candles import fetching
+from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.fetching import FetchFailed, Source
 from backtest_kit_mongo.cli import candle_transfer
 from backtest_kit_mongo.cli.candles import CandlesExit, candles
@@ -108,6 +110,26 @@ def test_export_takes_a_part_of_a_series_and_prints_one_to_standard_output(data:
     assert (wrong.exit_code, "not a moment" in wrong.stderr) == (ExitCode.WRONG_ARGUMENT, True)
 
 
+def test_a_limit_beyond_one_series_leaves_the_others_alone(data: Path, tmp_path: Path) -> None:
+    (data / "OLD-1h.csv").write_text(lines(-500))
+    bkm("import", data, "--exchange", "csv")
+    later = bkm("export", tmp_path, "--exchange", "csv", "--since", START, "--format", "csv")
+    assert later.exit_code == 0, later.output
+    assert "OLD-1h.csv: 0 candles" in later.stdout
+    assert "ABC%2FUSDT-1h.csv: 50 candles" in later.stdout
+    assert bkm("check", "--symbol", "ABC/USDT", "--until", START).exit_code == 0
+    assert bkm("check", "--since", START, "--until", START - HOUR).exit_code == ExitCode.WRONG_ARGUMENT
+
+
+def test_files_of_different_series_do_not_become_one(data: Path) -> None:
+    refused = bkm("import", data, "--exchange", "csv", "--symbol", "ABC/USDT")
+    assert refused.exit_code == ExitCode.WRONG_ARGUMENT
+    assert "the files of ABC/USDT 1h would all become ABC/USDT 1h" in refused.stderr
+    assert "No candles." in bkm("list").stdout
+    renamed = bkm("import", data / "EURUSD-1h.csv.gz", "--exchange", "csv", "--symbol", "EUR/USD")
+    assert "32 candles of EUR/USD 1h, 32 new" in renamed.stdout
+
+
 def test_a_file_with_a_fault_is_left_out_as_a_whole_and_the_others_are_imported(data: Path) -> None:
     (data / "BAD-1h.csv").write_text(lines(1, 2).replace(f"{START + 2 * HOUR},1.25", f"{START + 2 * HOUR},x"))
     result = bkm("import", data, "--exchange", "csv")
@@ -176,6 +198,15 @@ def test_list_shows_ranges_and_gaps(data: Path) -> None:
         assert text in printed
 
 
+def test_list_shows_open_times_that_no_calendar_has(database: Database[dict[str, Any]]) -> None:
+    times = [START * 1_000, Decimal128(str(START))]  # Microseconds, and what is no candle.
+    shared = {"exchangeName": "csv", "symbol": "X", "interval": "1h", **dict.fromkeys(FIELDS, 1.0)}
+    database["candle-items"].insert_many([{**shared, "timestamp": time} for time in times])
+    shown = bkm("list")
+    assert shown.exit_code == 0, shown.output
+    assert str(START * 1_000) in shown.stdout
+
+
 def test_check_names_each_gap_and_exits_with_its_own_code(data: Path) -> None:
     bkm("import", data, "--exchange", "csv")
     found = bkm("check")
@@ -198,7 +229,7 @@ def test_check_expects_nothing_while_the_market_is_closed(data: Path) -> None:
 
 
 def test_check_of_a_longer_range_counts_what_is_missing_at_its_ends(data: Path) -> None:
-    bkm("import", data, "--exchange", "csv", "--symbol", "ABC/USDT")
+    bkm("import", data / "ABC%2FUSDT-1h.csv", "--exchange", "csv")
     bounds = ("--since", START - 2 * HOUR, "--until", "2018-01-14")
     one = bkm_json("check", "--symbol", "ABC/USDT", *bounds)[0]
     assert [gap["count"] for gap in one["gaps"]] == [2, 2]

@@ -293,3 +293,14 @@ def test_an_unknown_exchange_or_interval_is_told_with_what_there_is(opened: Call
         opened("zzzzzzzzzzzz")
     with pytest.raises(UnknownExchange, match="kraken has no candles of 3m; it has 1m, 5m"):
         opened("kraken", "3m")
+
+
+def test_candles_of_one_page_that_contradict_each_other_are_told(rig: Rig) -> None:
+    class Twice(FakeExchange):
+        def fetch_ohlcv(self, symbol: str, timeframe: str, since: int | None, limit: int | None) -> Sequence[Row]:
+            found = list(super().fetch_ohlcv(symbol, timeframe, since, limit))
+            return [*found, row(1, close=1.75), row(2)]
+
+    fetched = rig.fetch(Twice(range(3)), 0, 3)
+    assert (fetched.inserted, fetched.conflicts, fetched.missing) == (3, [START + MINUTE], 0)
+    assert rig.instance.read_candles(START, START + 3 * MINUTE).close.tolist() == [1.5, 1.5, 1.5]

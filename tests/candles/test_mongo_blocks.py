@@ -6,6 +6,7 @@ import logging
 from typing import Any
 from unittest.mock import Mock
 
+import pymongo
 import pytest
 
 from backtest_kit_mongo.backends.block_cache import STALE_MIN
@@ -50,6 +51,22 @@ class TestBlocks:
         indexes = bed.database[BLOCKS].index_information().values()
         unique = [[name for name, _ in index["key"]] for index in indexes if index.get("unique")]
         assert unique == [["exchangeName", "symbol", "interval", "start"]]
+
+    def test_a_long_read_of_blocks_is_bounded_batch_by_batch(self, bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+        for block in range(3):
+            bed.instance.write_candles_data(rows(1, first=block * BLOCK_ROWS))
+            bed.compact(block)
+        bounds_s: list[float] = []
+        timeout = pymongo.timeout
+
+        def noted(bound_s: float) -> Any:
+            bounds_s.append(bound_s)
+            return timeout(bound_s)
+
+        monkeypatch.setattr(pymongo, "timeout", noted)
+        asked = FindBlocks(bed.scope, STEP_MS, START, START + 3 * span_ms(STEP_MS))
+        assert len(bed.candles.find_blocks(asked)) == 3
+        assert len(bounds_s) > 3
 
     def test_blocks_of_several_ranges_are_read_together(self, bed: Bed) -> None:
         given = [row for number in (0, 1, 3) for row in rows(4, first=number * BLOCK_ROWS)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from itertools import count
 from typing import Any
 
 import bson
@@ -13,8 +13,10 @@ from bson import Decimal128
 from bson.int64 import Int64
 
 from backtest_kit_mongo.adapters import PersistCandleRegistry
-from backtest_kit_mongo.backends.mongo_candles import CONFLICTS, PART_ROWS, MongoCandles
-from backtest_kit_mongo.candles.columns import FIELDS, Columns, of_rows
+from backtest_kit_mongo.backends import mongo_candles
+from backtest_kit_mongo.backends.mongo_candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
+from backtest_kit_mongo.candles.columns import FIELDS, of_rows
+from backtest_kit_mongo.candles.compaction import find_ranges
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.effects import Append, Publish, Quarantine
 from backtest_kit_mongo.coherence.record import Key
@@ -50,10 +52,19 @@ class TestDocuments:
         assert {type(document["volume"]) for document in bed.documents()} == {Int64}
         assert {type(document["open"]) for document in bed.documents()} == {float}
 
+    def test_rows_that_lie_apart_are_looked_up_without_what_lies_between(self, bed: Bed) -> None:
+        for step in (60 * STEP_MS, STEP_MS):
+            times = START + step * np.arange(3)
+            (apart, together) = (
+                [(START + n * step, START + n * step + 1) for n in range(3)],
+                (START, START + 2 * step + 1),
+            )
+            assert list(_lookup(bed.scope, times, STEP_MS).ranges) == (apart if step > STEP_MS else [together])
+
     def test_a_series_may_have_any_text_in_its_key(self, bed: Bed) -> None:
         for symbol in ("", "a\0b", "перелом ✓", "x" * 5_000):
             scope = Key(CANDLE, ("e", symbol, "1m"))
-            bed.candles.append(Append(scope, of_rows(rows(2))))
+            bed.candles.append(Append(scope, of_rows(rows(2)), STEP_MS))
             assert bed.candles.window(scope, START, 2**53) == rows(2)
 
 
@@ -92,11 +103,19 @@ class TestForeignDocuments:
         assert str(START + 2 * STEP_MS) in record.message
         assert bed.instance.read_candles_data(5, START, 0) is None
 
-    def test_a_document_between_two_open_times_is_left_out(self, bed: Bed) -> None:
+    @pytest.mark.parametrize("beside_ms", [1, 0.5])
+    def test_a_document_between_two_open_times_is_left_out(self, bed: Bed, beside_ms: float) -> None:
         bed.instance.write_candles_data(rows(3))
-        bed.insert_foreign([{**rows(1)[0], "timestamp": START + 1}])
+        bed.insert_foreign([{**rows(1)[0], "timestamp": START + beside_ms}])
         assert bed.read(3).to_dicts() == rows(3)
+        assert bed.instance.read_candles_data(3, START, 0) == rows(3)
         assert bed.compact() == 3
+
+    def test_decimal_open_times_are_no_candles_and_stop_nothing(self, bed: Bed) -> None:
+        bed.instance.write_candles_data(rows(1, first=1))
+        bed.database[COLLECTION].insert_one({**bed.scope.query(), **rows(1)[0], "timestamp": Decimal128(str(START))})
+        assert bed.read(3).to_dicts() == rows(1, first=1)
+        assert [each.start for each in find_ranges(bed.database, bed.scope)] == [START]
 
 
 class TestConflicts:
@@ -157,20 +176,22 @@ class TestConflicts:
     ) -> None:
         found = MongoCandles._stored
 
-        def late(self: MongoCandles, scope: Key, times: Any) -> Any:
-            answer = found(self, scope, times)
+        def late(self: MongoCandles, scope: Key, times: Any, step_ms: int) -> Any:
+            answer = found(self, scope, times, step_ms)
             monkeypatch.setattr(MongoCandles, "_stored", found)
-            self.append(Append(scope, of_rows(rows(2, first=1))))
+            self.append(Append(scope, of_rows(rows(2, first=1)), STEP_MS))
             return answer
 
         monkeypatch.setattr(MongoCandles, "_stored", late)
         report = bed.instance.write_candles_data([{**row, "volume": 0.25 * 2} for row in rows(4)])
         assert report == CandleReport(inserted=2, known=2, conflicts=(START + STEP_MS,))
 
-    def test_quarantine_answers_with_what_is_new(self, bed: Bed) -> None:
+    @pytest.mark.parametrize("at_once", [2, 1_000])
+    def test_quarantine_answers_with_what_is_new(self, bed: Bed, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+        monkeypatch.setattr(mongo_candles, "KEPT_AT_ONCE", at_once)
         bed.instance.write_candles_data(rows(3))
         offered = of_rows([{**row, "volume": 77.0} for row in rows(3)])
-        conflicts = bed.candles.append(Append(bed.scope, offered)).conflicts
+        conflicts = bed.candles.append(Append(bed.scope, offered, STEP_MS)).conflicts
         assert bed.candles.quarantine(Quarantine(bed.scope, conflicts[1:2])) == conflicts[1:2]
         assert bed.candles.quarantine(Quarantine(bed.scope, conflicts)) == (conflicts[0], conflicts[2])
 
@@ -183,7 +204,7 @@ class TestErrors:
         )
         try:
             with pytest.raises(LegacyIndex, match="symbol, close"):
-                bed.candles.append(Append(scope, of_rows([{**row, "close": 11.0} for row in rows(2)])))
+                bed.candles.append(Append(scope, of_rows([{**row, "close": 11.0} for row in rows(2)]), STEP_MS))
         finally:
             bed.database[COLLECTION].drop_index("wrong")
 
@@ -198,30 +219,30 @@ class TestErrors:
 
         monkeypatch.setattr(MongoCandles, "_insert", refuse_later)
         try:
-            with pytest.raises(WriteOutcomeUnknown):
+            with pytest.raises(WriteOutcomeUnknown, match=f"all before {START + 4 * STEP_MS} are stored"):
                 bed.instance.write_candles_data(rows(10))
         finally:
             bed.database.command("collMod", COLLECTION, validator={})
         assert bed.read(10).to_dicts() == rows(4)
 
-    def test_a_part_that_fails_beside_others_says_that_rows_were_written(
+    def test_a_part_that_fails_after_another_says_that_rows_were_written(
         self, bed: Bed, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        insert_part = MongoCandles._insert_part
+        insert_part, parts = MongoCandles._insert_part, count()
 
-        def failing(self: MongoCandles, scope: Key, part: Columns, now: datetime) -> list[int]:
-            if part.timestamp[0] == START + PART_ROWS * STEP_MS:
+        def failing(self: MongoCandles, scope: Key, documents: Any) -> list[int]:
+            if next(parts) == 2:
                 raise ServerUnreachable("nothing was written")
-            return insert_part(self, scope, part, now)
+            return insert_part(self, scope, documents)
 
         monkeypatch.setattr(MongoCandles, "_insert_part", failing)
         with pytest.raises(WriteOutcomeUnknown, match="some rows were written"):
-            bed.candles.append(Append(bed.scope, of_rows(rows(3 * PART_ROWS))))
+            bed.candles.append(Append(bed.scope, of_rows(rows(3 * PART_ROWS)), STEP_MS))
         assert len(bed.documents()) == 2 * PART_ROWS
 
     def test_all_rows_of_a_large_append_carry_one_time_and_those_met_are_told_apart(self, bed: Bed) -> None:
-        bed.candles.append(Append(bed.scope, of_rows(rows(1, PART_ROWS + 7))))
-        appended = bed.candles.append(Append(bed.scope, of_rows(rows(2 * PART_ROWS + 1))))
+        bed.candles.append(Append(bed.scope, of_rows(rows(1, PART_ROWS + 7)), STEP_MS))
+        appended = bed.candles.append(Append(bed.scope, of_rows(rows(2 * PART_ROWS + 1)), STEP_MS))
         assert len(appended.new) == 2 * PART_ROWS
         assert len({document["createDate"] for document in bed.documents()}) == 2
 

@@ -58,7 +58,7 @@ def processes_in(directory: Path) -> list[psutil.Process]:
 @live
 def test_a_short_run_keeps_every_promise_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    size = ("--minutes", "0.75", "--writers", "2", "--readers", "2", "--keys", "12")
+    size = ("--minutes", "0.4", "--writers", "2", "--readers", "2", "--keys", "12")
     command = [*BKM, "chaos", *size, "--seed", "smoke", "--json", str(report_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,7 +7,6 @@ import pytest
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.testing.conformance import (
     TestADocument,
-    TestCollisions,
     TestLedgers,
     TestNothingIsShared,
     TestRemovedMemory,
@@ -20,7 +19,6 @@ pytestmark = pytest.mark.live
 
 __all__ = [
     "TestADocument",
-    "TestCollisions",
     "TestLedgers",
     "TestNothingIsShared",
     "TestRemovedMemory",

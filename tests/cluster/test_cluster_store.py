@@ -15,9 +15,9 @@ from backtest_kit_mongo.auditor import Auditor, Report
 from backtest_kit_mongo.backends.mongo import MongoTruth
 from backtest_kit_mongo.backends.redis_cluster import link_over
 from backtest_kit_mongo.backends.redis_counts import CacheCounts
-from backtest_kit_mongo.backends.redis_link import Script
+from backtest_kit_mongo.backends.redis_link import RedisLink, Script
 from backtest_kit_mongo.backends.redis_partitions import PartitionedCache
-from backtest_kit_mongo.coherence.keys import Names, names
+from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.drivers.sync import Store
@@ -178,6 +178,31 @@ def test_while_a_slot_is_on_its_way_its_partition_alone_goes_without_cache(
             node.ask("SETSLOT", slot, "STABLE")
     eventually(lambda: is_hit(store, moving))
     assert value(quiet[1], moving) == wanted
+
+
+def test_whoever_takes_a_node_for_a_redis_of_its_own_is_told(
+    cluster: Cluster, settings: Settings, spots: list[Key]
+) -> None:
+    name = names_of(settings, spots[0]).entry
+    with redis.Redis(port=other(cluster, cluster.owner(name)).port) as client:
+        link = RedisLink(client)
+        with pytest.raises(redis.ResponseError, match="name it in CC_REDIS_CLUSTER"):
+            link.execute("GET", name)
+        link.close()
+
+
+def test_ids_for_the_npm_package_are_written_wherever_their_slots_are(
+    stores: MakeStore, client: redis.Redis, settings: Settings, spots: list[Key]
+) -> None:
+    store = stores(cache_mode="id")
+    plain: Any = client
+    before = {key: plain.xlen(names_of(settings, key).stream) for key in spots}
+    for key in spots:
+        write(store, key, 1)
+    assert all(plain.get(id_cache_name(key)).decode() == store.read(key).id for key in spots)
+    assert {key: plain.xlen(names_of(settings, key).stream) for key in spots} == {
+        key: n + 1 for key, n in before.items()
+    }
 
 
 def test_a_dead_master_costs_its_own_partitions_the_cache_until_its_replica_takes_over(

@@ -26,7 +26,8 @@ Connect = Callable[[Mode, str], Store]
 """Makes one more store over the database of this name."""
 
 
-@pytest.fixture(scope="module")
+# For the session: the suite's classes are spread over processes, so what ends with the module would be made anew for each class.
+@pytest.fixture(scope="session")
 def connect(servers: Endpoints) -> Iterator[Connect]:
     stores: list[Store] = []
 
@@ -48,7 +49,7 @@ def connect(servers: Endpoints) -> Iterator[Connect]:
         store.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(connect: Connect, new_database: Callable[[], str]) -> Callable[[Mode], tuple[Store, Store]]:
     """Two stores of one database, the same two whenever a mode comes again."""
 

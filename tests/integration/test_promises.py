@@ -174,11 +174,11 @@ def unreachable(_: Any) -> Any:
 
 
 def first_write(endpoints: Endpoints, database: str, barrier: Any, failures: Any) -> None:
-    """200 writes of one key in a process of their own, begun by all processes at once."""
+    """400 writes of one key in a process of their own, begun by all processes at once."""
     try:
         with store_for(endpoints, database, lease_ms=60_000) as store:
             barrier.wait(60)
-            for number in range(200):
+            for number in range(400):
                 StateInstance(store, "signal", "bucket").write_state_data({"data": {"n": number}}, number)
     except BaseException as error:
         failures.put(repr(error))
@@ -190,13 +190,13 @@ class TestIndexesExistBeforeTheFirstWrite:
         self, servers: Endpoints, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
     ) -> None:
         context = multiprocessing.get_context("spawn")
-        barrier, failures = context.Barrier(8), context.Queue()
-        writers = [context.Process(target=first_write, args=(servers, database, barrier, failures)) for _ in range(8)]
+        barrier, failures = context.Barrier(4), context.Queue()
+        writers = [context.Process(target=first_write, args=(servers, database, barrier, failures)) for _ in range(4)]
         for writer in writers:
             writer.start()
         for writer in writers:
             writer.join(120)
-        assert [writer.exitcode for writer in writers] == [0] * 8, failures.get() if not failures.empty() else ""
+        assert [writer.exitcode for writer in writers] == [0] * 4, failures.get() if not failures.empty() else ""
         collection = mongo[database]["state-items"]
         assert [document["rev"] for document in collection.find()] == [1_600]
         unique = [index for index in collection.index_information().values() if index.get("unique")]

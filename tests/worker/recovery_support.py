@@ -81,7 +81,7 @@ class Bed:
     def append_unannounced(self, *minutes: int, interval: str = "1m") -> None:
         """Candles whose writer died before it told the feed."""
         rows = [{"timestamp": minute * MINUTE_MS, **candle()} for minute in sorted(minutes)]
-        self.store.truth.append(Append(series(interval), of_rows(rows)))
+        self.store.truth.append(Append(series(interval), of_rows(rows), MINUTE_MS))
 
     @property
     def states(self) -> Any:

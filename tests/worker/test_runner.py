@@ -218,6 +218,7 @@ class TestTheRunner:
             "replica": [],
             "invalidation": [],
             "recovery": ["recovery"],
+            "blocks": ["blocks", "compaction"],
             "trim": ["trim"],
         }
 

@@ -23,11 +23,10 @@ from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
-from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.backends import mongo_indexes
+from backtest_kit_mongo.backends import mongo_concerns, mongo_indexes
 from backtest_kit_mongo.backends.mongo_errors import own_duplicates, reading, writing
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import (
@@ -120,23 +119,18 @@ class MongoTruth:
         with reading("connecting"), pymongo.timeout(self._timeout_s):
             hello = client.admin.command("hello")
         write_concern = self._write_concern(client.write_concern.document)
-        # A write acknowledged by one member is not yet what a majority read sees; such writes are read locally.
-        majority = "setName" in hello and write_concern.document.get("w") == "majority"
+        read_concern, fill_concern = mongo_concerns.read_concerns(hello, write_concern)
         database = client.get_database(
             self._database_name,
             write_concern=write_concern,
-            read_concern=ReadConcern("majority" if majority else "local"),
+            read_concern=read_concern,
             read_preference=ReadPreference.PRIMARY,
         )
-        if "setName" not in hello:
+        if not mongo_concerns.is_replicated(hello):
             logger.warning(
                 "MongoDB at %s is not a replica set: no change streams, no retried writes",
                 hello.get("me", self._database_name),
             )
-        # What a reader installs in the cache must be current even if this primary was deposed a moment ago and does not
-        # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
-        one_member = len(hello.get("hosts", ())) <= 1
-        fill_concern = database.read_concern if one_member or not majority else ReadConcern("linearizable")
 
         def prepare(domain: Domain) -> None:
             collection = database[domain.collection]

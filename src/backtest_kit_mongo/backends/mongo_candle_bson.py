@@ -153,7 +153,9 @@ def read(batch: bytes, step_ms: int) -> Batch:
 
 
 def _read_table(batch: bytes) -> Batch | None:
-    """None: the documents are not all laid out as the first one, or that has other fields than eight-byte numbers."""
+    """None: the documents are not all laid out as the first one, or that has other fields than eight-byte numbers, or a time
+    is no whole number.
+    """
     size = int.from_bytes(batch[:4], "little")
     if len(batch) % size:
         return None
@@ -169,9 +171,10 @@ def _read_table(batch: bytes) -> Batch | None:
         if (table[:, first:end] != table[0, first:end]).any():
             return None
     columns = [_column(batch, table, places[name]) for name in COLUMNS]
-    if any(column is None for column in columns):
+    numbers = [column for column in columns if column is not None]
+    if len(numbers) < len(columns) or (np.floor(numbers[0]) != numbers[0]).any():
         return None
-    return _batch([column for column in columns if column is not None], [])
+    return _batch(numbers, [])
 
 
 def _column(batch: bytes, table: _Bytes, place: _Place) -> NDArray[Any] | None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -33,9 +34,9 @@ from typing import Any, Final
 import numpy as np
 import pymongo
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import IndexModel, UpdateOne
-from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
@@ -65,8 +66,14 @@ BLOCKS: Final = "candle-blocks"
 CONFLICTS: Final = "candle-conflicts"
 BATCH_DOCUMENTS: Final = 20_000
 """2 MB: as fast as larger answers, which would hold memory and one bound in time for longer."""
+BATCH_BLOCKS: Final = 16
+"""5 MB."""
 PART_ROWS: Final = 2_500
-"""Rows of one insert; a large append is several, two at a time."""
+"""Rows of one insert; a large append is several."""
+KEPT_AT_ONCE: Final = 1_000
+"""Contradictions of one write, 0.1 to 0.2 s: an append of nothing else must not run into the bound on time, and again when it
+is repeated.
+"""
 _NAMED_MAX: Final = 5
 """Rejected documents that a log line names."""
 
@@ -117,37 +124,31 @@ class MongoCandles:
         scope, offered = effect.scope, effect.rows
         if not len(offered):
             return Appended(())
-        stored = self._stored(scope, offered.timestamp)
+        stored = self._stored(scope, offered.timestamp, effect.step_ms)
         absent = take(offered, ~np.isin(offered.timestamp, stored.timestamp, assume_unique=True))
         met = np.zeros(len(absent), np.bool_)
         if len(absent):
             met[self._insert(scope, absent)] = True
         if met.any():
-            stored = merge((stored, self._stored(scope, absent.timestamp[met])))
+            stored = merge((stored, self._stored(scope, absent.timestamp[met], effect.step_ms)))
         return Appended(tuple(absent.timestamp[~met].tolist()), contradictions(stored, offered))
 
-    def _stored(self, scope: Key, times: Times) -> Columns:
-        return self._find(self._database, _lookup(scope, times))
+    def _stored(self, scope: Key, times: Times, step_ms: int) -> Columns:
+        return self._find(self._database, _lookup(scope, times, step_ms))
 
     def _insert(self, scope: Key, rows: Columns) -> list[int]:
         """Insert in any order; returns the positions that met an existing key."""
-        now = datetime.now(UTC)  # One time for all: by it recovery knows the rows of one append.
-        starts = range(0, len(rows), PART_ROWS)
-        if len(starts) <= 1:
-            return self._insert_part(scope, rows, now)
-        # One part is packed while another waits. A pool of this call alone: the threads of a kept one are gone after a fork.
-        with ThreadPoolExecutor(2) as pool:
-            parts = [pool.submit(self._insert_part, scope, take(rows, slice(n, n + PART_ROWS)), now) for n in starts]
-        failures = [cause for part in parts if (cause := part.exception()) is not None]
-        if failures and isinstance(failures[0], ServerUnreachable | WriteRefused) and len(failures) < len(parts):
-            # What that part says of itself is not true of the whole.
-            raise WriteOutcomeUnknown(
-                f"{scope}: some rows were written, repeat the write: {failures[0]}"
-            ) from failures[0]
-        return [start + position for start, part in zip(starts, parts, strict=True) for position in part.result()]
+        met: list[int] = []
+        for number, documents in enumerate(_packed(scope, rows)):
+            try:
+                met += (number * PART_ROWS + position for position in self._insert_part(scope, documents))
+            except (ServerUnreachable, WriteRefused) as cause:
+                if number == 0:
+                    raise
+                raise WriteOutcomeUnknown(f"{scope}: some rows were written, repeat the write: {cause}") from cause
+        return met
 
-    def _insert_part(self, scope: Key, rows: Columns, now: datetime) -> list[int]:
-        documents = candle_bson.documents(scope.query(), rows, now)
+    def _insert_part(self, scope: Key, documents: Sequence[RawBSONDocument]) -> list[int]:
         with writing(scope), pymongo.timeout(self._timeout_s):
             try:
                 self._database[scope.domain.collection].insert_many(documents, ordered=False)
@@ -175,7 +176,8 @@ class MongoCandles:
         branches = [{**scope.query(), "timestamp": times} for times in wanted]
         query = branches[0] if len(branches) == 1 else {"$or": branches}
         collection = database[scope.domain.collection]
-        batches = [candle_bson.read(raw, effect.step_ms) for raw in self._raw(collection, scope, query)]
+        cursor = collection.find_raw_batches(query, candle_bson.PROJECTION, batch_size=BATCH_DOCUMENTS)
+        batches = [candle_bson.read(raw, effect.step_ms) for raw in self._each(scope, cursor) if raw]
         rejected = [moment for batch in batches for moment in batch.rejected]
         if rejected:
             named = ", ".join(map(str, rejected[:_NAMED_MAX])) + (", ..." if len(rejected) > _NAMED_MAX else "")
@@ -185,16 +187,15 @@ class MongoCandles:
             )  # fmt: skip
         return candle_bson.joined(batches)
 
-    def _raw(self, collection: Collection[Document], scope: Key, query: Document) -> Iterator[bytes]:
+    def _each(self, scope: Key, cursor: Any) -> Iterator[Any]:
+        """What a query finds, as it arrives. Bounded for each batch: a long read over a slow network is no failure."""
         with reading(scope):
-            with pymongo.timeout(self._timeout_s):
-                cursor: Any = collection.find_raw_batches(query, candle_bson.PROJECTION, batch_size=BATCH_DOCUMENTS)
-                batch: bytes | None = next(cursor, None)
-            while batch is not None:
-                if batch:
-                    yield batch
+            while True:
                 with pymongo.timeout(self._timeout_s):
-                    batch = next(cursor, None)
+                    found = next(cursor, None)
+                if found is None:
+                    return
+                yield found
 
     # -- blocks
 
@@ -207,8 +208,7 @@ class MongoCandles:
         if kept:
             wanted["$nin"] = [block.start for block in kept]
         query = {**effect.scope.query(), "start": wanted}
-        with reading(effect.scope), pymongo.timeout(self._timeout_s):
-            stored = self._blocks.find(query).to_list()
+        stored = self._each(effect.scope, self._blocks.find(query, batch_size=BATCH_BLOCKS))
         found = [block for each in stored if (block := _decoded(effect, each)) is not None]
         self._cache.put(effect.scope, found)
         return kept + found
@@ -240,10 +240,30 @@ class MongoCandles:
     # -- contradictions
 
     def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        operations = [_offer(effect.scope, conflict) for conflict in effect.conflicts]
-        with writing(f"{effect.scope}: contradictions"), pymongo.timeout(self._timeout_s):
-            result = self._conflicts.bulk_write(operations, ordered=False)
-        return tuple(effect.conflicts[place] for place in sorted(result.upserted_ids or {}))
+        new: list[Conflict] = []
+        for start in range(0, len(effect.conflicts), KEPT_AT_ONCE):
+            part = effect.conflicts[start : start + KEPT_AT_ONCE]
+            operations = [_offer(effect.scope, conflict) for conflict in part]
+            with writing(f"{effect.scope}: contradictions"), pymongo.timeout(self._timeout_s):
+                result = self._conflicts.bulk_write(operations, ordered=False)
+            new += (part[place] for place in sorted(result.upserted_ids or {}))
+        return tuple(new)
+
+
+def _packed(scope: Key, rows: Columns) -> Iterator[Sequence[RawBSONDocument]]:
+    """Documents of all rows, in parts. While one is inserted the next is packed. (Not two inserted at once: neighbours in one
+    index, they cost MongoDB twice the time.)
+    """
+    now = datetime.now(UTC)  # One time for all: by it recovery knows the rows of one append.
+    if len(rows) <= PART_ROWS:
+        yield candle_bson.documents(scope.query(), rows, now)
+        return
+    parts = [take(rows, slice(start, start + PART_ROWS)) for start in range(0, len(rows), PART_ROWS)]
+    # A thread of this call alone: that of a kept pool is gone after a fork.
+    with ThreadPoolExecutor(1) as packer:
+        ahead = deque(packer.submit(candle_bson.documents, scope.query(), part, now) for part in parts)
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _decoded(effect: FindBlocks, stored: Mapping[str, Any]) -> Block | None:
@@ -272,12 +292,11 @@ def _offer(scope: Key, conflict: Conflict) -> UpdateOne:
     return UpdateOne({"_id": name}, update, upsert=True)
 
 
-def _lookup(scope: Key, times: Times) -> FindRows:
+def _lookup(scope: Key, times: Times, step_ms: int) -> FindRows:
     """Documents of these ascending times, as ranges if those are few. A row or two years apart must not cost reading the years
     between.
     """
-    apart_ms: NDArray[np.int64] = np.diff(times)
-    ends = np.flatnonzero(apart_ms > apart_ms.min()) if len(apart_ms) else np.empty(0, np.intp)
+    ends: NDArray[np.intp] = np.flatnonzero(np.diff(times) > step_ms)
     if len(ends) >= RANGES_MAX:
         return FindRows(scope, 1, times=tuple(times.tolist()))
     first = times[np.append(0, ends + 1)].tolist()

@@ -22,11 +22,11 @@ from typing import Any, Protocol, TypeAlias
 
 import redis
 from hiredis import pack_command
-from redis.exceptions import MasterDownError, NoScriptError
+from redis.exceptions import MasterDownError, MovedError, NoScriptError
 
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
-NOT_PRIMARY = ("BKREPLICA", "READONLY", "NOREPLICAS", "MASTERDOWN")
+NOT_PRIMARY = ("BKREPLICA", "BKALONE", "READONLY", "NOREPLICAS", "MASTERDOWN")
 """Refusals of a server that is a replica, or a primary that has lost its replicas, perhaps to another primary. Searched
 for in the text, because Redis 6.2 puts words of its own before what a script says."""
 
@@ -104,6 +104,8 @@ class RedisLink:
         """Send commands in one packet. The first error is raised after all answers were read."""
         answers = self.exchange(commands)
         for answer in answers:
+            if isinstance(answer, MovedError):
+                raise redis.ResponseError("the server is a node of a cluster: name it in CC_REDIS_CLUSTER") from answer
             if isinstance(answer, Exception):
                 raise answer
         return answers

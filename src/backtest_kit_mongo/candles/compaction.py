@@ -35,6 +35,8 @@ RANGES: Final = "candle-ranges"
 DURABLE: Final = WriteConcern("majority", j=True)
 TIMES_END: Final = 2**53
 """No open time is as large; a foreign document's infinity would be."""
+TIME_TYPES: Final = ["int", "long", "double"]
+"""BSON types of open times; foreign documents may hold decimals, which are no candles."""
 
 Document = dict[str, Any]
 
@@ -61,7 +63,7 @@ class BlockRange(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Its `_id` in `candle-ranges`."""
+        """Its `_id` in `candle-ranges`, and its block's in `candle-blocks`."""
         return f"{escaped(self.scope.parts)}/{self.start}"
 
     def query(self) -> Document:
@@ -109,7 +111,7 @@ def _starts(database: Database[Document], scope: Key) -> Iterator[int]:
     """Leaps from the first candle of a range to the first one behind that range."""
     step_ms, since = INTERVAL_MS[str(scope.item)], -TIMES_END
     while True:
-        query = {**scope.query(), "timestamp": {"$gte": since, "$lt": TIMES_END}}
+        query = {**scope.query(), "timestamp": {"$gte": since, "$lt": TIMES_END, "$type": TIME_TYPES}}
         found = database[CANDLE.collection].find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", ASCENDING)])
         if found is None:
             return
@@ -163,7 +165,7 @@ class When:
         quiet_ms: a range that is over need not wait for either once nothing has been added to it for so long.
     """
 
-    pending_min: int = 1_024
+    pending_min: int = 256
     age_ms: int = 15 * 60_000
     quiet_ms: int = 10_000
 
@@ -252,7 +254,7 @@ class Checked(NamedTuple):
     """A range's block beside its documents.
 
     Attributes:
-        in_block: candles in the block, None if there is none.
+        in_block: candles that can be read from the block, None if there is none.
         in_documents: valid candles in documents.
         fault: what is wrong with the block, empty if nothing is. That it lacks candles is no fault: it was made earlier.
     """
@@ -321,8 +323,10 @@ class Compactor:
             return Checked(each, None, len(rows))
         try:
             block = decode_block(encoded_block(stored), each.step_ms).columns
-        except (CorruptBlock, KeyError, TypeError, ValueError) as cause:
-            return Checked(each, int(stored.get("count") or 0), len(rows), f"{type(cause).__name__}: {cause}")
+        except (CorruptBlock, KeyError, TypeError, ValueError, OverflowError) as cause:
+            return Checked(each, 0, len(rows), f"{type(cause).__name__}: {cause}")
+        if stored["_id"] != each.id:  # No compactor could replace it.
+            return Checked(each, len(block), len(rows), f"its _id is {stored['_id']!r:.200} and not {each.id!r}")
         return Checked(each, len(block), len(rows), _difference(block, rows))
 
 

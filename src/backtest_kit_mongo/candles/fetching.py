@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, NamedTuple, Protocol
 
-from backtest_kit_mongo.candles.columns import FIELDS, Columns, of_rows
+from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles, Gap
-from backtest_kit_mongo.contracts import CandleReport
+from backtest_kit_mongo.contracts import CandleReport, CandleTable
 from backtest_kit_mongo.domains.table import INTERVAL_MS
 from backtest_kit_mongo.errors import CallerError, EnvironmentFault
 
@@ -195,7 +195,7 @@ class Fetched:
 
 
 Read = Callable[[int, int], Candles]
-Write = Callable[[Columns], CandleReport]
+Write = Callable[[CandleTable], CandleReport]
 Progress = Callable[[int, int], None]
 """Is told how many of how many open times have been asked for."""
 
@@ -246,16 +246,15 @@ def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -
     count = min(source.page, (wanted.until - wanted.since) // source.step_ms)
     rows = source.rows(wanted.since, count)
     fetched.requests += 1
-    valid = {int(row[0]): row for row in rows if _is_candle(row, source.step_ms)}
+    valid = [(int(row[0]), *row[1 : len(COLUMNS)]) for row in rows if _is_candle(row, source.step_ms)]
     if invalid := [row for row in rows if not _is_candle(row, source.step_ms)]:
         fetched.invalid += len(invalid)
         series = f"{source.exchange.id}, {source.symbol} {source.interval}"
         logger.warning("%s: %d rows are no valid candles, first %.200r", series, len(invalid), invalid[0])
-    times = sorted(moment for moment in valid if wanted.since <= moment < wanted.until)
-    if times:
-        named = [{**dict(zip(COLUMNS, valid[moment], strict=False)), "timestamp": moment} for moment in times]
-        fetched.add(write(of_rows(named)))
-    newest = max(valid, default=wanted.since - 1)
+    if chosen := [row for row in valid if wanted.since <= row[0] < wanted.until]:
+        # All of them: of two that contradict each other, the store keeps one and tells of the other.
+        fetched.add(write(dict(zip(COLUMNS, map(list, zip(*chosen, strict=True)), strict=True))))
+    newest = max((row[0] for row in valid), default=wanted.since - 1)
     if newest < wanted.since:
         return wanted.since + count * source.step_ms
     return min(newest + source.step_ms, wanted.until)

@@ -30,9 +30,13 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
     """Candles that are columns already: `Candles`, `Columns`, or anything that gives an array by a column's name.
 
     Raises:
-        InvalidPayload: a column is missing or has another length, or a candle is wrong; the message names it by its place and
-        open time.
+        InvalidPayload: a column is missing or has another length, a candle is wrong (the message names it by its place and
+            open time), or `Candles` are of another interval.
     """
+    if isinstance(table, Candles) and table.step_ms != step_ms:
+        raise InvalidPayload(
+            f"{series}: these are candles of {table.interval}; stored as others they would stay so. {NOTHING_WRITTEN}"
+        )
     columns = table.columns if isinstance(table, Candles) else table
     if isinstance(columns, Columns):
         offer = Offer(columns.timestamp, columns.values, columns.integers)

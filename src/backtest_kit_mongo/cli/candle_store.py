@@ -13,7 +13,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.backends.mongo import MongoTruth
 from backtest_kit_mongo.backends.mongo_candles import CONFLICTS
 from backtest_kit_mongo.candle_instance import CandleInstance
-from backtest_kit_mongo.candles.compaction import TIMES_END, find_series
+from backtest_kit_mongo.candles.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.record import Key
@@ -74,7 +74,7 @@ class CandleStore:
     def span(self, series: Key) -> range:
         """From the first stored open time to the last, in steps of the interval; empty without candles."""
         candles = self.database[CANDLE.collection]
-        query = {**series.query(), "timestamp": {"$gte": 0, "$lt": TIMES_END}}
+        query = {**series.query(), "timestamp": {"$gte": 0, "$lt": TIMES_END, "$type": TIME_TYPES}}
         ends = [candles.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", order)]) for order in (1, -1)]
         step_ms = INTERVAL_MS[str(series.item)]
         first, last = (0 if end is None else int(end["timestamp"]) for end in ends)
@@ -89,6 +89,8 @@ class CandleStore:
         step_ms, span = INTERVAL_MS[str(series.item)], self.span(series)
         first = span.start if since is None else moment_ms(since, step_ms)
         end = span.stop if until is None else moment_ms(until, step_ms)
+        if since is None or until is None:
+            end = max(first, end)  # One of several series may lie wholly outside the limit.
         return self.instance(*map(str, series.parts)).read_candles(first, end)
 
     def conflicts(self, chosen: Chosen, limit: int) -> Iterator[Mapping[str, Any]]:
@@ -135,5 +137,8 @@ def moment_ms(written: str, step_ms: int) -> int:
 
 
 def moment_text(moment: int) -> str:
-    """An open time for people, to the minute: no interval is shorter."""
-    return f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M}"
+    """An open time for people, to the minute: no interval is shorter. Foreign documents may hold what no calendar has."""
+    try:
+        return f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M}"
+    except (OverflowError, ValueError, OSError):
+        return str(moment)

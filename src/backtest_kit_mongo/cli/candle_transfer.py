@@ -85,9 +85,11 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
     """The files to import and their series: what is given, else what a file's name says.
 
     Raises:
-        CallerError: there is no such file, its name does not say what it holds, or the interval is unknown.
+        CallerError: there is no such file, its name does not say what it holds, the interval is unknown, or files that are
+            named after different series would be stored as one.
     """
     found = []
+    names: dict[tuple[str, str], files.SeriesName] = {}
     for path in files.find(paths):
         said = files.series_of(path)
         of, every = (symbol, interval) if said is None else (symbol or said.symbol, interval or said.interval)
@@ -98,6 +100,11 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
             )
         step_of(every)
         found.append(Named(path, of, every))
+        if said is not None and said != names.setdefault((of, every), said):
+            raise CallerError(
+                f"{path} and the files of {' '.join(names[of, every])} would all become {of} {every}, and what is stored stays: "
+                "import each series for itself."
+            )
     return found
 
 

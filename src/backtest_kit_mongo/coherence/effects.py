@@ -235,10 +235,12 @@ class Append(Effect[Appended]):
 
     Attributes:
         rows: `candles.columns.Columns`, which plans only pass on: the core knows no arrays.
+        step_ms: from one row to the next.
     """
 
     scope: Key
     rows: Any
+    step_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ def append(scope: Key, rows: Any, step_ms: int) -> Plan[Appended]:
     Rows are never replaced, so no lease is needed: nothing can become stale. A crash after a contradiction was kept may lose
     its event, not the contradiction.
     """
-    appended = yield from ask(Append(scope, rows))
+    appended = yield from ask(Append(scope, rows, step_ms))
     told = [_batch(scope, appended.new, step_ms)] if appended.new else []
     if appended.conflicts:
         try:

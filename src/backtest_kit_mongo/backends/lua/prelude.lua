@@ -7,6 +7,11 @@ local function incarnation()
   if string.find(info, 'role:slave', 1, true) then
     error('BKREPLICA this server is a replica; its entries may be old')
   end
+  -- Said only where min-replicas-to-write is set. Writers are refused then, and go past this server, perhaps to another that was promoted
+  -- meanwhile: what is cached here must not be read any more either.
+  if string.find(info, 'min_slaves_good_slaves:0', 1, true) then
+    error('BKALONE this server has lost its replicas; another may be the primary')
+  end
   return string.match(info, 'master_replid:(%x+)')
 end
 

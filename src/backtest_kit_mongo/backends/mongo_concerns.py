@@ -1,0 +1,30 @@
+"""Which read concerns a deployment needs, judged by what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+
+def is_router(hello: Mapping[str, Any]) -> bool:
+    """Whether a mongos answered, with replica sets behind it."""
+    return bool(hello.get("msg") == "isdbgrid")
+
+
+def is_replicated(hello: Mapping[str, Any]) -> bool:
+    """Whether writes reach several members, or could."""
+    return "setName" in hello or is_router(hello)
+
+
+def read_concerns(hello: Mapping[str, Any], writes: WriteConcern) -> tuple[ReadConcern, ReadConcern]:
+    """For reads in general, and for those whose answer may be cached."""
+    # A write acknowledged by one member is not yet what a majority read sees; such writes are read locally.
+    if not is_replicated(hello) or writes.document.get("w") != "majority":
+        return ReadConcern("local"), ReadConcern("local")
+    # What a reader installs in the cache must be current even if this primary was deposed a moment ago and does not
+    # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
+    one_member = not is_router(hello) and len(hello.get("hosts", ())) <= 1
+    return ReadConcern("majority"), ReadConcern("majority" if one_member else "linearizable")

@@ -1,0 +1,43 @@
+"""What is refused, and what is not lost, before anything reaches a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backtest_kit_mongo.backends.memory import MemoryTruth
+from backtest_kit_mongo.backends.ports import NoCache
+from backtest_kit_mongo.candle_instance import CandleInstance
+from backtest_kit_mongo.contracts import CandleReport
+from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.errors import InvalidPayload
+from tests.candles.mongo_support import START, STEP_MS, rows
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store("memory", MemoryTruth(), NoCache())
+
+
+def test_candles_of_another_interval_are_refused(store: Store) -> None:
+    hours = CandleInstance(store, "BTC", "1h", "e")
+    hours.write_candles_data([{**rows(1)[0], "timestamp": START - START % 3_600_000}])
+    found = hours.read_candles(0, START + 1)
+    assert len(found) == 1
+    minutes = CandleInstance(store, "BTC", "1m", "e")
+    with pytest.raises(InvalidPayload, match=r"candles of 1h.*No candle was written"):
+        minutes.write_candles(found)
+    assert len(minutes.read_candles(0, 2 * START)) == 0
+
+
+@pytest.mark.parametrize("spoiled", [{}, {"volume": True}])
+def test_an_iterator_of_candles_is_read_once_and_whole(store: Store, spoiled: dict[str, Any]) -> None:
+    minutes = CandleInstance(store, "BTC", "1m", "e")
+    offered: Any = ({**row, **spoiled} for row in rows(3))
+    if spoiled:
+        with pytest.raises(InvalidPayload, match="candle 0"):
+            minutes.write_candles_data(offered)
+    else:
+        assert minutes.write_candles_data(offered) == CandleReport(inserted=3, known=0)
+        assert minutes.read_candles_data(3, START, START + 3 * STEP_MS) == rows(3)
