@@ -1,15 +1,20 @@
-# The worker's image: built in one stage, installed into a clean second one. No compiler, no package cache, no root.
-ARG PYTHON_IMAGE=python:3.12-slim
+# The image of the worker and of `bkm`. Built and installed in the first stage; the second gets the installed files only:
+# no compiler, no pip, no package cache, no sources, no root.
+ARG PYTHON_IMAGE=python:3.12.7-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /project
-COPY pyproject.toml README.md LICENSE ./
+# Dependencies first: they are the slow part, and change less often than the sources.
 COPY ops/constraints.txt ops/constraints.txt
+COPY pyproject.toml README.md LICENSE ./
+RUN python3 -m venv --without-pip /opt/bkm \
+    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed \
+    && python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --constraint ops/constraints.txt --requirement needed
 COPY src src
 COPY worker worker
-RUN python3 -m venv /opt/bkm && /opt/bkm/bin/pip install --no-cache-dir --constraint ops/constraints.txt .
+RUN python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --no-deps .
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/bkm /opt/bkm
-ENV PATH=/opt/bkm/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/bkm/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65534:65534
 ENTRYPOINT ["backtest-kit-worker"]

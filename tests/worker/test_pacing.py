@@ -61,6 +61,17 @@ def test_catching_up_beside_writers_it_works_the_lowest_share_of_the_time() -> N
     assert [feed.rest_s() for _ in range(10)][1:] == [pytest.approx(3 * TOOK_S)] * 9
 
 
+def test_between_rests_it_takes_smaller_batches_and_at_full_speed_whole_ones() -> None:
+    feed = Feed([(0, 50), (1, 49), (1, 48)])
+    sizes = [feed.pace.batch_max(1_000)]
+    for _ in range(3):
+        feed.rest_s()
+        sizes.append(feed.pace.batch_max(1_000))
+    feed.rest_s(is_full=False)
+
+    assert [*sizes, feed.pace.batch_max(1_000)] == [1_000, 250, 250, 1_000, 1_000]
+
+
 def test_a_feed_busier_than_a_resting_loop_can_follow_is_followed_at_full_speed() -> None:
     feed = Feed((number, 5_000 + number) for number in range(3))
 

@@ -112,6 +112,7 @@ class Loop:
         self._cursors = dict.fromkeys(self._streams, START)
         self._claim_due_s = dict.fromkeys(self._streams, 0.0)
         self._handled_count = 0
+        self._asked_count = options.batch_max
         self._pace = Pace(lambda: self._group.sight(self._streams, self._handled_count), options.share_min)
         self._rest_s = 0.0
         self.counts: Counter[str] = Counter()
@@ -185,7 +186,7 @@ class Loop:
         if failure is not None:
             raise failure
         self._handled_count += handled
-        self._rest_s = self._pace.rest_s(self.beat - began_s, is_full=held_count >= self._options.batch_max)
+        self._rest_s = self._pace.rest_s(self.beat - began_s, is_full=held_count >= self._asked_count)
         return handled
 
     def _keep_held(self) -> None:
@@ -197,7 +198,8 @@ class Loop:
         claimed = [batch for stream in self._streams for batch in self._claim(stream)]
         if any(batch.suspect for batch in claimed):
             return claimed  # What is fetched beside a suspect would be suspected too when it kills this process.
-        return claimed + self._group.fresh(self._streams, self._options.batch_max, 0 if claimed else wait_ms)
+        self._asked_count = self._pace.batch_max(self._options.batch_max)
+        return claimed + self._group.fresh(self._streams, self._asked_count, 0 if claimed else wait_ms)
 
     def _claim(self, stream: str) -> list[Batch]:
         """Go on with the walk over pending entries, until some are found or it has come to its end."""

@@ -27,6 +27,8 @@ together, with a rest in between.
 REST_MAX_S: Final = 1.0
 """A batch that a restarting server held up for long says nothing about how long to rest."""
 SHRINK: Final = 0.8
+BITES: Final = 4
+"""Into so many parts a batch is divided while the loop rests between them."""
 
 
 class Sight(NamedTuple):
@@ -61,6 +63,10 @@ class Pace:
         self._seen: Sight | None = None
         self._look_due_s = 0.0
         self.share = share_min
+
+    def batch_max(self, most: int) -> int:
+        """How many entries to take next; `most` is the setting. Between rests fewer: who writes meanwhile waits for less."""
+        return most if self._seen is None or self.share == 1.0 else max(1, most // BITES)
 
     def rest_s(self, took_s: float, *, is_full: bool) -> float:
         """Seconds to rest after a batch that took so long; `is_full`: there was more to take than the batch could hold."""

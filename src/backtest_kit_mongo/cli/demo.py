@@ -41,6 +41,15 @@ def demo(
         str, typer.Option("--run", show_default="a new one", help="Name of the run; that of a broken run resumes it.")
     ] = "",
     database: Annotated[str, typer.Option("--database", help="MongoDB database of the demo.")] = DATABASE,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Run a worker, or leave the feed to the database's own.")
+    ] = True,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, help="Start processes again that fail, so often in all, as a supervisor would."
+        ),
+    ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
     ] = None,
@@ -48,7 +57,7 @@ def demo(
 ) -> None:
     """Replay a small strategy over real candles: several processes, one database, one worker. Then check everything.
 
-    It uses the servers that CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and CC_REDIS_PORT name; if none is set it starts
+    It uses the servers that CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST, CC_REDIS_PORT and CC_REDIS_SENTINEL name; if none is set it starts
     private ones and stops them at the end. A second run finds its candles in the store.
 
     [bold]Examples[/]
@@ -62,7 +71,7 @@ def demo(
     Exit status: 0 when every check passed, 1 when not.
     """
     messages = Console(stderr=True, quiet=quiet, highlight=False)
-    options = Options(candles, last_bars or None, kill, run, database)
+    options = Options(candles, last_bars or None, kill, run, database, worker, restarts)
     try:
         outcome = run_demo(options, messages)
     except (DemoError, EmbeddedError, BacktestKitError) as error:

@@ -24,6 +24,7 @@ KILL_WITHIN_S = 0.05
 SILENCE_S = 60
 """A fleet that says nothing for so long hangs."""
 KEPT_LINES = 15
+RESTART_PAUSE_S = 1.0
 
 Report = dict[str, Any]
 SUMMED = ("seconds", "reads", "writes", "compared", "mismatched", "hits", "misses")
@@ -110,7 +111,8 @@ class HostRun:
 
     Attributes:
         last: the latest report of the running process; `before` the sums over those that ended.
-        failure: what a process said that ended by itself with an error.
+        failure: what a process said that ended by itself with an error, and was not started again.
+        failures: the same of those that were.
     """
 
     task: Task
@@ -121,6 +123,7 @@ class HostRun:
     mismatches: list[str] = field(default_factory=list)
     killed: Killed | None = None
     failure: str = ""
+    failures: list[str] = field(default_factory=list)
     is_doomed: bool = False
 
     @property
@@ -142,12 +145,17 @@ class Fleet:
 
     Args:
         kill_at: this share of its bars done, the first host is killed and started again.
+        restarts: how often hosts that failed are started again, in all. What a host can do about a server that is away
+            for longer than its patience is to end; whoever watches over it starts it again.
     """
 
-    def __init__(self, runs: Sequence[HostRun], environment: Mapping[str, str], kill_at: float | None) -> None:
+    def __init__(
+        self, runs: Sequence[HostRun], environment: Mapping[str, str], kill_at: float | None, restarts: int = 0
+    ) -> None:
         self._runs = runs
         self._environment = environment
         self._kill_at = kill_at
+        self._restarts = restarts
         self._inbox: queue.Queue[tuple[HostRun, Report | int]] = queue.Queue()
         self._running = 0
 
@@ -209,4 +217,11 @@ class Fleet:
             run.killed = Killed(process.pid, run.bars, exit_code)
             self._start(run)
         elif exit_code:
-            run.failure = "\n".join(process.output) or f"exit code {exit_code}"
+            failure = "\n".join(process.output) or f"exit code {exit_code}"
+            if not self._restarts:
+                run.failure = failure
+                return
+            self._restarts -= 1
+            run.failures.append(failure)
+            time.sleep(RESTART_PAUSE_S)
+            self._start(run)

@@ -22,7 +22,7 @@ from .checks import Outcome
 from .errors import DemoError
 from .evidence import Evidence, count_documents, expect, read_back, stored_records
 from .fleet import WORKER, Fleet, HostRun, Process
-from .servers import CONFIGURED_BY, Connection, connected
+from .servers import Connection, connected
 from .strategy import VARIANTS
 from .trader import Task
 
@@ -33,20 +33,27 @@ LAST_BARS = 1000
 SHARING_FEWER_THAN = 3
 """With fewer symbols each is traded by all variants, so that several processes always share what they can."""
 KILL_AT = 0.4
-AUDIT_STALLED_S = 30.0
-"""No audit record for so long means that none will come; longer than a worker takes to claim another's entries."""
+AUDIT_STALLED_S = 60.0
+"""No audit record for so long means that none will come; twice what a worker takes to claim another's entries."""
 STOP_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for; see the command's help."""
+    """What the user asked for; see the command's help.
+
+    Attributes:
+        worker: run one; otherwise the database's own must be at work.
+        restarts: how often hosts may fail and are started again, in all.
+    """
 
     candles: Path | None = None
     last_bars: int | None = LAST_BARS
     kill: bool = False
     run: str = ""
     database: str = DATABASE
+    worker: bool = True
+    restarts: int = 0
 
 
 def new_run_id() -> str:
@@ -80,8 +87,7 @@ def run_demo(options: Options, console: Console) -> Outcome:
 @contextmanager
 def _own_setup(connection: Connection) -> Iterator[None]:
     """This process is one more host: it caches the candles and reads everything back."""
-    known = {name: connection.variables[name] for name in (*CONFIGURED_BY, "CC_LEASE_MS")}
-    bk.setup(**known, embedded=False)
+    bk.setup(**connection.variables)
     try:
         yield
     finally:
@@ -95,21 +101,23 @@ def _on_servers(
     variants = tuple(VARIANTS) if len(series) < SHARING_FEWER_THAN else ("medium",)
     pairs = [(Host(run_id, name, one.symbol, one.interval, one.exchange), one) for one in series for name in variants]
     runs = [HostRun(Task(host, tuple(one.windows)), len(one.candles)) for host, one in pairs]
-    worker = Process(WORKER, environment)
-    worker.begin()
+    worker = Process(WORKER, environment) if options.worker else None
+    if worker is not None:
+        worker.begin()
     try:
         with _progress(console) as progress:
             cached = _cache_candles(series, progress)
-            _replay(runs, environment, KILL_AT if options.kill else None, progress)
+            fleet = Fleet(runs, environment, KILL_AT if options.kill else None, options.restarts)
+            _replay(fleet, runs, progress)
             evidence = _gather(run_id, pairs, series, progress)
         consumed = feed.is_consumed()
     finally:
-        worker_exit = worker.end(signal.SIGTERM, STOP_S)
+        worker_exit = 0 if worker is None else worker.end(signal.SIGTERM, STOP_S)
     fetched, stored = (sum(numbers) for numbers in zip(*cached, strict=True))
     console.print(f"candles: {fetched:,} fetched, {stored:,} from the store")
-    if worker_exit:
+    if worker is not None and worker_exit:
         console.print("The worker said last:", *worker.output, sep="\n", markup=False, soft_wrap=True)
-    return Outcome(runs, series, evidence, worker_exit, consumed, options.kill)
+    return Outcome(runs, series, evidence, worker_exit, consumed, options.kill, worker is None)
 
 
 def _progress(console: Console) -> Progress:
@@ -123,15 +131,16 @@ def _cache_candles(series: Sequence[Series], progress: Progress) -> list[Cached]
     return [cache_windows(one, lambda count: progress.advance(bar, count)) for one in series]
 
 
-def _replay(runs: Sequence[HostRun], environment: dict[str, str], kill_at: float | None, progress: Progress) -> None:
+def _replay(fleet: Fleet, runs: Sequence[HostRun], progress: Progress) -> None:
     bars = {id(run): progress.add_task(run.task.host.label, total=run.bars_total) for run in runs}
 
     def on_progress(run: HostRun) -> None:
         label = run.task.host.label
         again = f" [yellow](killed at {run.killed.after_bars:,}, restarted)[/]" if run.killed else ""
+        again += f" [yellow](failed {len(run.failures)} times, restarted)[/]" if run.failures else ""
         progress.update(bars[id(run)], completed=run.bars, description=label + again)
 
-    with Fleet(runs, environment, kill_at) as fleet:
+    with fleet:
         fleet.run(on_progress)
 
 

@@ -11,7 +11,9 @@ from backtest_kit_mongo.settings import Settings, load
 
 __all__ = ["LEASE_MS", "Connection", "connected", "in_database"]
 
-CONFIGURED_BY = ("CC_MONGO_CONNECTION_STRING", "CC_REDIS_HOST", "CC_REDIS_PORT")
+CONFIGURED_BY = ("CC_MONGO_CONNECTION_STRING", "CC_REDIS_HOST", "CC_REDIS_PORT", "CC_REDIS_SENTINEL")
+OPEN_REDIS = dict.fromkeys(("CC_REDIS_USER", "CC_REDIS_PASSWORD", "CC_REDIS_SENTINEL"), "")
+"""Embedded servers know no users."""
 LEASE_MS = 2_000
 """Unless set: a killed process then blocks caching of the key it was writing for two seconds instead of fifteen."""
 
@@ -57,7 +59,7 @@ def connected(database: str) -> Iterator[Connection]:
         uri = servers.mongo_connection_string(database)
         how = "embedded servers, started" if servers.started_here else "embedded servers that ran already"
         note = f"{how} (data in {servers.directory})"
-        yield Connection(_variables(settings, uri, servers.redis_host, servers.redis_port), note)
+        yield Connection({**_variables(settings, uri, servers.redis_host, servers.redis_port), **OPEN_REDIS}, note)
     finally:
         if servers.started_here:
             embedded.down(servers.directory)

@@ -1,0 +1,202 @@
+"""Servers as a careful operator runs them: users with few rights, passwords, TLS."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pymongo import MongoClient
+
+from backtest_kit_mongo.embedded.binaries import find_mongod
+from tests.ha.support import HOST, Process, free_port
+from tests.integration.support import eventually
+
+OPS = Path(__file__).parents[2] / "ops"
+DATABASES = "test_*"
+"""Of all databases of the tests; an operator names one."""
+
+
+def secret(user: str) -> str:
+    """The password of a user of `ops/redis.acl`."""
+    return f"the-very-secret-one-of-{user}"
+
+
+def acl_text() -> str:
+    """The aclfile that `ops/bin/redis-acl` makes."""
+    names = ("strategy", "worker", "monitor", "replication", "operator")
+    passwords = {f"BKM_{name.upper()}_PASSWORD": secret(name) for name in names}
+    done = subprocess.run(
+        ["sh", str(OPS / "bin" / "redis-acl"), str(OPS / "redis.acl")],
+        env={**os.environ, **passwords, "BKM_DATABASE": DATABASES},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+class GuardedRedis:
+    """A redis-server with the configuration and the users of `ops/`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._directory = directory
+        (directory / "users.acl").write_text(acl_text())
+        self.start()
+
+    def start(self) -> None:
+        options = {
+            "--port": str(self.port),
+            "--bind": HOST,
+            "--dir": str(self._directory),
+            "--aclfile": str(self._directory / "users.acl"),
+        }
+        arguments = [str(OPS / "redis.conf"), *(text for pair in options.items() for text in pair)]
+        operator = {"username": "operator", "password": secret("operator")}
+        self.process = Process(self.port, arguments, self._directory, **operator)
+
+    def as_user(self, user: str, **options: Any) -> Any:
+        return self.process.client(username=user, password=secret(user), **options)
+
+    @property
+    def refused(self) -> list[str]:
+        """What the users tried and may not, after they were authenticated. `client`: the client library introduces itself in
+        ways that it can do without.
+        """
+        found = self.as_user("operator").acl_log()
+        return [f"{entry['username']}: {entry['object']}" for entry in found if entry["object"] != "client"]
+
+
+class Certificates(NamedTuple):
+    """PEM files: an authority, and what it has signed. `server_both` and `client_both` hold certificate and key."""
+
+    authority: Path
+    server: Path
+    server_key: Path
+    server_both: Path
+    client: Path
+    client_key: Path
+    client_both: Path
+    stranger: Path
+
+
+def make_certificates(directory: Path) -> Certificates:
+    """With the openssl command: an authority, a server called localhost, a client, and an authority nobody trusts."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command")
+    _sign_itself(directory, "authority")
+    _sign_itself(directory, "stranger")
+    (directory / "names").write_text("subjectAltName=DNS:localhost")
+    for name in ("server", "client"):
+        _openssl(directory, f"req -newkey {KEY} -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}")
+        signed = (
+            f"x509 -req -in {name}.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 1 -out {name}.pem"
+        )
+        _openssl(directory, signed + (" -extfile names" if name == "server" else ""))
+        both = (directory / f"{name}.pem").read_bytes() + (directory / f"{name}.key").read_bytes()
+        (directory / f"{name}-both.pem").write_bytes(both)
+    files = "authority.pem server.pem server.key server-both.pem client.pem client.key client-both.pem stranger.pem"
+    return Certificates(*(directory / file for file in files.split()))
+
+
+KEY = "ec -pkeyopt ec_paramgen_curve:prime256v1"
+
+
+def _sign_itself(directory: Path, name: str) -> None:
+    _openssl(directory, f"req -x509 -newkey {KEY} -nodes -days 1 -keyout {name}.key -out {name}.pem -subj /CN={name}")
+
+
+def _openssl(directory: Path, arguments: str) -> None:
+    subprocess.run(["openssl", *arguments.split()], cwd=directory, capture_output=True, check=True)
+
+
+@contextmanager
+def tls_in_front_of(port: int, certificates: Certificates) -> Iterator[int]:
+    """A port that speaks TLS, asks for a client's certificate, and passes on what it hears: the embedded redis-server is
+    built without TLS.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+    context.load_verify_locations(certificates.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with socket.create_server((HOST, 0)) as listener:
+        threading.Thread(target=_accept, args=(listener, context, port), daemon=True).start()
+        yield int(listener.getsockname()[1])
+        # Otherwise the thread would go on to wait on a number that is soon another socket's.
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    while True:
+        try:
+            plain, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_serve, args=(plain, context, port), daemon=True).start()
+
+
+def _serve(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    with (
+        plain,
+        suppress(OSError),
+        context.wrap_socket(plain, server_side=True) as near,
+        socket.create_connection((HOST, port)) as far,
+    ):
+        answers = threading.Thread(target=_pass_on, args=(far, near), daemon=True)
+        answers.start()
+        _pass_on(near, far)
+        answers.join(5)
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65_536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def guarded_mongod(directory: Path, certificates: Certificates, database: str) -> Iterator[str]:
+    """A set of one mongod that speaks nothing but TLS and asks for a client's certificate and a user. The answer is the
+    connection string of a user with rights in one database.
+    """
+    port = free_port()
+    (directory / "data").mkdir()
+    (directory / "keyfile").write_text(secret("keyfile").replace("-", ""))
+    (directory / "keyfile").chmod(0o400)
+    options = f"--port {port} --bind_ip {HOST} --nounixsocket --quiet --replSet rs0 --keyFile {directory}/keyfile"
+    files = (
+        f"--tlsMode requireTLS --tlsCertificateKeyFile {certificates.server_both} --tlsCAFile {certificates.authority}"
+    )
+    small = f"--dbpath {directory}/data --wiredTigerCacheSizeGB 0.25 --oplogSize 64"
+    with (directory / "mongod.log").open("wb") as log:
+        process = subprocess.Popen([str(find_mongod()), *f"{options} {files} {small}".split()], stdout=log)
+    tls = f"tls=true&tlsCAFile={certificates.authority}&tlsCertificateKeyFile={certificates.client_both}"
+    url = f"localhost:{port}/{database}?authSource=admin&directConnection=true&{tls}"
+    try:
+        _make_users(port, tls, url, database)
+        yield f"mongodb://someone:{secret('mongo')}@{url}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _make_users(port: int, tls: str, url: str, database: str) -> None:
+    member = {"_id": 0, "host": f"localhost:{port}"}
+    # Until there is a user, whoever comes from this host may make the set and one.
+    with MongoClient[Any](f"mongodb://localhost:{port}/?directConnection=true&{tls}") as client:
+        client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+        eventually(lambda: client.admin.command("hello")["isWritablePrimary"])
+        client.admin.command("createUser", "keeper", pwd=secret("keeper"), roles=["root"])
+    with MongoClient[Any](f"mongodb://keeper:{secret('keeper')}@{url}") as client:
+        roles = [{"role": "readWrite", "db": database}]
+        client.admin.command("createUser", "someone", pwd=secret("mongo"), roles=roles)
