@@ -25,7 +25,7 @@ def settings_rows() -> str:
         if isinstance(default, frozenset):
             default = ",".join(sorted(default))
         shown = (
-            {None: "", "": "empty"}.get(default, f"`{default}`")
+            {None: "", "": "empty", (): "empty"}.get(default, f"`{default}`")
             if not isinstance(default, Path)
             else "user data directory"
         )
