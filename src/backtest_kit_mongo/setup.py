@@ -233,6 +233,7 @@ def setup(**config: Any) -> Settings:
             # The registries were not touched, and what failed is not kept: the next call starts from what was chosen
             # before this one.
             stores.configure_live(None)
+            metrics.close()
             _config.clear()
             _config.update(before)
             raise

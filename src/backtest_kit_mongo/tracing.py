@@ -9,10 +9,11 @@ outcomes, never keys or payloads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from backtest_kit_mongo.coherence import effects as fx
@@ -44,9 +45,21 @@ class TracedStore(Store):
 
     _tracer = trace.get_tracer("backtest_kit_mongo")
 
-    def _span(self, verb: str, domain: Domain, kind: SpanKind = SpanKind.CLIENT) -> Any:
-        name, attributes = f"bkm.{verb} {domain.name}", {"bkm.domain": domain.name}
-        return self._tracer.start_as_current_span(name, kind=kind, attributes=attributes)
+    @contextmanager
+    def _span(self, verb: str, domain: Domain, kind: SpanKind = SpanKind.CLIENT) -> Iterator[None]:
+        # Of an error only its type: what it says, and its stack, may show keys and payloads.
+        with self._tracer.start_as_current_span(
+            f"bkm.{verb} {domain.name}",
+            kind=kind,
+            attributes={"bkm.domain": domain.name},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
 
     def _perform(self, effect: fx.Effect[Any]) -> Any:
         answer = super()._perform(effect)

@@ -292,6 +292,19 @@ class TestFeed:
         assert "bkm stream drop-group feed:dashboard" in findings["feed.abandoned"].advice
         assert "one (audit)" in found(feed.consuming, looked)["workers.consumers"].seen
 
+    def test_a_consumer_that_is_not_seen_asking_is_a_note_with_the_reason(
+        self, opened: Open, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looked = opened()
+        monkeypatch.setattr(feed, "SEEN_MS", -1)
+        assert found(feed.consuming, looked)["workers.consumers"].advice == ""
+        publish(client, looked.streams[0], event(1))
+        client.xgroup_create(looked.streams[0], "audit", id="0")
+        client.xreadgroup("audit", "one", {looked.streams[0]: ">"})
+        finding = found(feed.consuming, looked)["workers.consumers"]
+        assert finding.level is Level.NOTE
+        assert "before Redis 7.2" in finding.advice
+
     def test_parked_entries_are_warnings(self, opened: Open) -> None:
         looked = opened()
         Parking(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo.errors import ExecutionTimeout, OperationFailure
 
-from backtest_kit_mongo.doctor import clocks, hops, mongo, oplog, redis_server
+from backtest_kit_mongo.doctor import clocks, examination, hops, mongo, oplog, redis_server
 from backtest_kit_mongo.doctor.agreement import near_cache
 from backtest_kit_mongo.doctor.findings import (
     Finding,
@@ -173,6 +174,37 @@ class TestRedis:
 def test_near_cache_settings_are_explained(settings: dict[str, Any], level: str) -> None:
     servers: Any = SimpleNamespace(settings=load(**settings))
     assert levels(near_cache(servers)) == {"near-cache.settings": level}
+
+
+def test_a_mongodb_that_answers_too_late_has_refused_nobody() -> None:
+    class Late:
+        settings = load()
+
+        @property
+        def database(self) -> NoReturn:
+            raise ExecutionTimeout("operation would exceed time limit", 50)
+
+    late: Any = Late()
+    (finding,) = mongo.reach(late)
+    assert (finding.level, "no answer" in finding.seen) == (Level.ERROR, True)
+
+
+def test_an_area_that_fails_with_an_error_that_nobody_expects_is_an_error_and_the_next_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def surprised(_: Any) -> Iterator[Finding]:
+        yield ok("first", "seen")
+        raise KeyError("optimeDate")
+
+    monkeypatch.setattr(examination, "SETTINGS", ())
+    monkeypatch.setattr(mongo, "reach", lambda _: iter([ok("mongo.reachable", "")]))
+    monkeypatch.setattr(examination, "MONGO", (surprised,))
+    monkeypatch.setattr(examination, "REDIS", (redis_server.memory,))
+    servers = told(redis_version="7.0.15", maxmemory_policy="noeviction", maxmemory=0, used_memory=1)
+    named = {finding.name: finding for finding in examination.examine(servers, write=False)}
+    assert named["test-judgements.surprised"].level is Level.ERROR
+    assert "KeyError: 'optimeDate'" in named["test-judgements.surprised"].seen
+    assert {"first", "redis.memory"} <= set(named)
 
 
 def test_the_worst_level_counts() -> None:

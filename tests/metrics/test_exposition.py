@@ -28,6 +28,7 @@ from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.drivers.counts import HIT, READS, WRITES
 from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.errors import UnsafeServer
 from backtest_kit_mongo.metrics.collector import StoreCollector
 from backtest_kit_mongo.metrics.pages import Page, PageServer
 from backtest_kit_mongo.testing.examples import example
@@ -156,6 +157,21 @@ class TestServing:
         with caught.value as answer:
             assert answer.code == 404
 
+    def test_a_page_that_cannot_be_served_is_logged_and_prints_no_traceback(
+        self, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def broken() -> Page:
+            raise ValueError("no page")
+
+        with (
+            closing(PageServer("127.0.0.1", 0, {"/": broken})) as server,
+            socket.create_connection(("127.0.0.1", server.port)) as asking,
+        ):
+            asking.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert asking.recv(1) == b""
+        assert "a page could not be served: ValueError: no page" in caplog.text
+        assert capfd.readouterr().err == ""
+
     def test_a_process_serves_once(self, free_port: int) -> None:
         assert metrics.serve("127.0.0.1", free_port) == metrics.serve("127.0.0.1", free_port + 1) == free_port
 
@@ -196,6 +212,23 @@ class TestOnRealServers:
     def cache(self, store: Store) -> RedisCache:
         assert isinstance(store.cache, RedisCache)
         return store.cache
+
+    def test_a_setup_that_fails_leaves_nothing_serving(
+        self, servers: Endpoints, free_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: Store) -> None:
+            assert metrics.port() == free_port
+            raise UnsafeServer("it may evict leases")
+
+        monkeypatch.setattr(Store, "open", refuse)
+        with pytest.raises(UnsafeServer):
+            bk.setup(
+                mongo_connection_string=servers.mongo_url,
+                redis_host=servers.redis_host,
+                redis_port=servers.redis_port,
+                metrics_port=free_port,
+            )
+        assert metrics.port() is None
 
     def test_setup_serves_on_loopback_where_the_settings_say(
         self, servers: Endpoints, new_database: Callable[[], str], free_port: int

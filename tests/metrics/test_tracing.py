@@ -45,7 +45,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 class Refusing(MemoryTruth):
     def upsert(self, effect: Upsert) -> Record:
-        raise WriteRefused("no")
+        raise WriteRefused(f"{effect.change.key}: no")
 
 
 class Spans:
@@ -116,6 +116,13 @@ class TestTheStore:
             store.write(make_change(KEY, example(STATE), 1))
         (span,) = spans.named("bkm.write state")
         assert span.status.status_code is StatusCode.ERROR
+
+    def test_of_an_error_the_span_shows_the_type_and_neither_key_nor_stack(self, spans: Spans) -> None:
+        store = TracedStore("memory", Refusing(), NoCache())
+        with pytest.raises(WriteRefused, match="signal"):
+            store.write(make_change(KEY, example(STATE), 1))
+        (span,) = spans.named("bkm.write state")
+        assert (span.status.description, span.events) == ("WriteRefused", ())
 
     def test_outside_of_a_span_there_is_no_trace(self) -> None:
         assert traceparent() == ""

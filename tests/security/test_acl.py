@@ -39,7 +39,7 @@ from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker import roles
 from backtest_kit_worker.deployment import connect
 from backtest_kit_worker.loop import LoopOptions
-from backtest_kit_worker.runner import Runner, RunnerOptions
+from backtest_kit_worker.runner import Exit, Runner, RunnerOptions
 from tests.ha.support import client_of
 from tests.integration.support import eventually, settings_for, store_for
 from tests.security.support import GuardedRedis, secret
@@ -144,10 +144,7 @@ def test_the_worker_does_all_that_it_does(
     try:
         runner = Runner(deployment, roles.NAMES, RunnerOptions(LoopOptions(block_ms=1)))
         assert {loop.name for loop in runner.loops} >= {"audit", "replica", "invalidation"}
-        for loop in runner.loops:
-            loop.run_until_idle()
-        for service in runner.services:
-            service.run_until_idle(round_max=100)
+        assert runner.run_until_idle() is Exit.DONE
         recorded = deployment.database["audit-items"].count_documents({})
         position = look(deployment.redis, deployment.streams[0])
     finally:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
+import pymongo
 import pytest
 
 import backtest_kit_mongo as bk
@@ -22,8 +24,8 @@ from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.testing import servers as servers_module
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example
-from backtest_kit_mongo.testing.servers import UnavailableError, container_servers
-from backtest_kit_mongo.testing.serving import memory_store, serving
+from backtest_kit_mongo.testing.servers import Servers, UnavailableError, container_servers
+from backtest_kit_mongo.testing.serving import fresh_settings, memory_store, serving
 from backtest_kit_mongo.testing.spots import parts
 
 WHEN = BASE_MS + 10**9
@@ -163,6 +165,13 @@ class TestBkmLive:
             other.close()
         assert found is not None
         assert found["data"] == 1
+
+    def test_its_database_is_dropped_even_if_what_used_it_failed(self, bkm_servers: Servers) -> None:
+        with pymongo.MongoClient[dict[str, object]](bkm_servers.mongo_url) as client:
+            with suppress(ZeroDivisionError), fresh_settings(bkm_servers) as settings:
+                client[settings.database]["any"].insert_one({})
+                raise ZeroDivisionError
+            assert settings.database not in client.list_database_names()
 
     def test_the_environments_own_servers_are_left_alone(
         self, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -13,8 +13,11 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from tests.integration.support import eventually
 from tests.worker.feed_support import OwnRedis, Recorder, always, event, fails_on, pending_ids, publish
 
+from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.groups import ConsumerGroup
 from backtest_kit_worker.loop import Loop, LoopOptions
+from backtest_kit_worker.pacing import Sight
 from backtest_kit_worker.parking import Parking
 
 REFUSED = OperationFailure("validation failed", 121)
@@ -327,3 +330,35 @@ def test_an_error_of_redis_that_is_no_missing_group_is_raised(make: MakeLoop, cl
     client.set(stream, "not a stream")
     with pytest.raises(redis.ResponseError, match="wrong kind"):
         make(Recorder()).run_once(0)
+
+
+@live
+def test_what_was_acknowledged_has_not_failed_when_the_feed_cannot_be_looked_at(
+    make: MakeLoop, client: Any, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unseen(*_: Any) -> NoReturn:
+        raise redis.ConnectionError("gone")
+
+    publish(client, stream, *map(event, range(4)))
+    loop = make(Recorder(), batch_max=2)
+    monkeypatch.setattr(ConsumerGroup, "sight", unseen)
+    assert [loop.run_once(0), loop.run_once(0)] == [2, 2]
+
+
+@live
+def test_a_loop_over_several_streams_is_not_behind_while_none_of_them_gives_all_that_was_asked_for(
+    client: Any, mongo: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: Any) -> Sight:
+        looks.append(1)
+        return Sight((), 0)
+
+    looks: list[int] = []
+    own = streams(database, 2)
+    loop = Loop(client, own, Recorder(), Parking(mongo), "one", LoopOptions(block_ms=1, batch_max=4))
+    monkeypatch.setattr(ConsumerGroup, "sight", look)
+    for number, each in enumerate(own):
+        publish(client, each, *map(event, range(3 * number, 3 * number + 3)))
+    assert (loop.run_once(0), looks) == (6, [])
+    publish(client, own[0], *map(event, range(10, 16)))
+    assert (loop.run_once(0), looks) == (4, [1])

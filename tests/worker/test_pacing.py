@@ -78,6 +78,36 @@ def test_a_feed_busier_than_a_resting_loop_can_follow_is_followed_at_full_speed(
     assert [feed.rest_s() for _ in range(3)] == [FIRST_LOOK_S, pytest.approx(TOOK_S), 0.0]
 
 
+def test_the_share_shrinks_again_only_once_what_shrinking_cost_is_made_up_for() -> None:
+    waiting = [50, 51, 52, 49, 57, 55, 53, 51, 48]
+    feed = Feed(enumerate(waiting))
+    shares = []
+    for _ in waiting:
+        feed.rest_s()
+        shares.append(feed.pace.share)
+
+    assert shares == [0.25, 0.5, 1.0, 0.8, 1.0, 1.0, 1.0, 1.0, 0.8]
+
+
+@pytest.mark.parametrize("added_per_s", [100, 2_500, 4_800])
+def test_no_feed_that_full_speed_can_follow_is_fallen_behind_for_ever(added_per_s: int) -> None:
+    now_s, done = 0.0, 0
+
+    def added() -> int:
+        return 50_000 + int(now_s * added_per_s)
+
+    pace = Pace(lambda: Sight(added(), added() - done), clock_s=lambda: now_s)
+    while now_s < 300:
+        taken = min(pace.batch_max(1_000), added() - done)
+        took_s = taken / 5_000
+        is_full = taken == pace.batch_max(1_000)
+        done += taken
+        now_s += took_s
+        now_s += pace.rest_s(took_s, is_full=is_full) or 0.001
+
+    assert added() - done < 60_000
+
+
 def test_where_trimming_hides_how_much_waits_the_loop_does_not_slow_down() -> None:
     feed = Feed([(0, 50, 1), (1, 40, 1), (2, 10, 9)])
 
@@ -85,7 +115,7 @@ def test_where_trimming_hides_how_much_waits_the_loop_does_not_slow_down() -> No
 
 
 def test_having_caught_up_some_it_slows_down_step_by_step() -> None:
-    feed = Feed([(0, 10), (1, 11), (2, 12), (3, 11), (4, 10), (5, 9)])
+    feed = Feed([(0, 10), (1, 11), (2, 12), (3, 10), (4, 9), (5, 8)])
 
     shares = [TOOK_S / (TOOK_S + feed.rest_s()) for _ in range(6)]
 

@@ -53,6 +53,22 @@ class Chore:
         self.told.append("close")
 
 
+class Undecided(Chore):
+    """Takes something up, and decides after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(piece_count=1)
+        self.looks = looks
+
+    def run_once(self) -> int:
+        self.looks -= 1
+        return super().run_once()
+
+    @property
+    def unjudged_count(self) -> int:
+        return int(self.looks > 0)
+
+
 class Lead:
     """Leadership as the test decides."""
 
@@ -194,6 +210,26 @@ class TestTheRunner:
         publish(client, stream, *map(event, range(20)))
         assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.DONE
         assert (len(role.seen), chore.piece_count) == (20, 0)
+
+    def test_once_waits_for_what_a_service_cannot_decide_yet_without_opening_it_again(
+        self, deployment: Deployment, parts: tuple[Recorder, Chore], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chore = Undecided(looks=5)
+        monkeypatch.setattr(roles, "TABLE", {"both": Work(lambda _: parts[0], lambda _: chore)})
+        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.DONE
+        assert chore.unjudged_count == 0
+        assert chore.told == ["open", "work", "close"]
+
+    def test_once_ends_although_a_service_never_decides_and_says_so(
+        self,
+        deployment: Deployment,
+        parts: tuple[Recorder, Chore],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(roles, "TABLE", {"both": Work(lambda _: parts[0], lambda _: Undecided(looks=10**9))})
+        assert Runner(deployment, ["both"], RunnerOptions(OPTIONS.loop, settle_ms=10)).run_until_idle() is Exit.DONE
+        assert "chore: 1 changes are not decided yet" in caplog.text
 
     def test_once_fails_when_something_fails_and_nothing_is_acknowledged(
         self, deployment: Deployment, client: Any, stream: str, parts: tuple[Recorder, Chore]

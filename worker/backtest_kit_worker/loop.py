@@ -113,6 +113,7 @@ class Loop:
         self._claim_due_s = dict.fromkeys(self._streams, 0.0)
         self._handled_count = 0
         self._asked_count = options.batch_max
+        self._is_paced = False  # Only `run` rests.
         self._pace = Pace(lambda: self._group.sight(self._streams, self._handled_count), options.share_min)
         self._rest_s = 0.0
         self.counts: Counter[str] = Counter()
@@ -171,7 +172,9 @@ class Loop:
         else:
             self._held.extend(self._fetch(wait_ms))
         handled, failure = 0, None
-        began_s, held_count = time.monotonic(), sum(len(batch.entries) for batch in self._held)
+        began_s = time.monotonic()
+        # Redis counts by stream: of several, none need be full though all together gave more than was asked for.
+        is_full = any(len(batch.entries) >= self._asked_count for batch in self._held)
         while self._held:
             self.beat = time.monotonic()
             try:
@@ -186,8 +189,16 @@ class Loop:
         if failure is not None:
             raise failure
         self._handled_count += handled
-        self._rest_s = self._pace.rest_s(self.beat - began_s, is_full=held_count >= self._asked_count)
+        self._rest_s = self._rest_after(self.beat - began_s, is_full=is_full)
         return handled
+
+    def _rest_after(self, took_s: float, *, is_full: bool) -> float:
+        try:
+            return self._pace.rest_s(took_s, is_full=is_full)
+        except (redis.RedisError, OSError) as cause:
+            # What was handled is acknowledged, so this is no failure of it; one that lasts meets the next read too.
+            logger.debug("%s: how much waits cannot be seen: %s", self.name, cause)
+            return 0.0
 
     def _keep_held(self) -> None:
         for batch in self._held:
@@ -198,7 +209,8 @@ class Loop:
         claimed = [batch for stream in self._streams for batch in self._claim(stream)]
         if any(batch.suspect for batch in claimed):
             return claimed  # What is fetched beside a suspect would be suspected too when it kills this process.
-        self._asked_count = self._pace.batch_max(self._options.batch_max)
+        most = self._options.batch_max
+        self._asked_count = self._pace.batch_max(most) if self._is_paced else most
         return claimed + self._group.fresh(self._streams, self._asked_count, 0 if claimed else wait_ms)
 
     def _claim(self, stream: str) -> list[Batch]:
@@ -298,7 +310,7 @@ class Loop:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, through failures of either server; then finish what is at hand."""
         backoff = Backoff(self._options.retry_ms, self._options.retry_max_ms)
-        failure_count = 0
+        failure_count, self._is_paced = 0, True
         while not stop.is_set():
             try:
                 self.run_once()

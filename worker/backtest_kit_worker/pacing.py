@@ -4,7 +4,8 @@ A worker at full speed takes as much of MongoDB's journal and of the CPU as it c
 for both. So it works only a share of the time, as long as that suffices:
 
 * nobody writes: full speed;
-* writers are at work and less waits than a second ago: the share shrinks, slowly, down to `share_min`;
+* writers are at work and less waits than a second ago: the share shrinks, slowly, down to `share_min`; but only once as
+  much was made up for as the last second in which more waited had cost;
 * writers are at work and no less waits, or nobody can tell (Redis 6 after trimming): the share doubles. A feed that is
   busier than a resting worker can follow is followed at full speed: falling behind for ever is worse than being in the way.
 
@@ -61,6 +62,7 @@ class Pace:
         self._share_min = share_min
         self._clock_s = clock_s
         self._seen: Sight | None = None
+        self._made_up = 0
         self._look_due_s = 0.0
         self.share = share_min
 
@@ -79,6 +81,7 @@ class Pace:
             before, self._seen = self._seen, self._look()
             self._look_due_s = self._clock_s() + LOOK_S
             if before is None:
+                self._made_up = self._seen.waiting
                 self._look_due_s = self._clock_s() + FIRST_LOOK_S
                 return FIRST_LOOK_S
             self.share = self._next_share(before, self._seen)
@@ -88,5 +91,9 @@ class Pace:
         if before.end == now.end:
             return 1.0
         if now.waiting >= before.waiting or now.kept_from != before.kept_from:
+            self._made_up = min(now.waiting, before.waiting)
             return min(1.0, self.share * 2)
+        if now.waiting >= self._made_up:
+            # Shrinking after each look that gained would lose more than it gains where only full speed can follow.
+            return self.share
         return max(self._share_min, self.share * SHRINK)

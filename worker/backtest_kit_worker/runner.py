@@ -29,6 +29,8 @@ from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.services import Service
 
+SETTLE_PAUSE_S = 0.05
+"""How often a single run looks whether a service can decide by now."""
 FOLLOWER_PAUSE_MS = 200
 """How often a process that does not lead a service looks whether it does."""
 logger = logging.getLogger(__name__)
@@ -56,13 +58,15 @@ class RunnerOptions:
     Attributes:
         lease_ms: how long a service stays without a holder when its worker dies.
         stop_ms: how long a shutdown may take.
-        round_max: with `once`, pieces of work of one service.
+        round_max: with `once`, pieces of work of one service in a round.
+        settle_ms: with `once`, how long to wait without any work for what a service cannot decide yet.
     """
 
     loop: LoopOptions = field(default_factory=LoopOptions)
     lease_ms: int = LEASE_MS
     stop_ms: int = 10_000
     round_max: int = 10_000
+    settle_ms: int = 15_000
 
 
 class ServiceRunner:
@@ -120,21 +124,32 @@ class ServiceRunner:
         finally:
             self._close()
 
-    def run_until_idle(self, round_max: int) -> int:
-        """Work until nothing is left, if this process gets the lease; returns how much was done. Errors are raised."""
+    def begin(self) -> bool:
+        """Open the service if this process gets the lease; `end` closes it. Errors are raised."""
         if not self._leadership.attempt(self.name):
-            return 0
+            return False
+        self.service.open()
+        return True
+
+    def run_until_idle(self, round_max: int) -> int:
+        """Work until there is nothing to do now, at most so many pieces; returns how much was done. Errors are raised."""
         total = 0
-        try:
-            self.service.open()
-            for _ in range(round_max):
-                work_count = self._once()
-                total += work_count
-                if not work_count or not self._leadership.attempt(self.name):
-                    break
-        finally:
-            self._close()
+        for _ in range(round_max):
+            if not self._leadership.attempt(self.name):
+                break
+            work_count = self._once()
+            total += work_count
+            if not work_count:
+                break
         return total
+
+    @property
+    def unsettled_count(self) -> int:
+        """What the service has taken up and cannot decide yet."""
+        return int(getattr(self.service, "unjudged_count", 0))
+
+    def end(self) -> None:
+        self._close()
 
     def _once(self) -> int:
         work_count = self.service.run_once()
@@ -212,27 +227,48 @@ class Runner:
         return Exit.STUCK if left else Exit.DONE
 
     def run_until_idle(self) -> Exit:
-        """Work until nothing is left: roles first, then services, and again if services made new events."""
+        """Work until nothing is left: roles, then services, and again while services make new events or have something to
+        decide (recovery gives each change a grace).
+        """
         try:
-            while sum(loop.run_until_idle() for loop in self.loops) + self._serve_until_idle():
-                pass
+            self._until_idle([service for service in self.services if service.begin()])
             for loop in self.loops:
                 loop.drain()
         except Exception as cause:
             logger.error("stopped: %s. What was not acknowledged will be delivered again.", cause)
             return Exit.FAILED
         finally:
+            for service in self.services:
+                service.end()
             self.leadership.release()
             self._close()
         self._report([])
         return Exit.DONE
 
+    def _until_idle(self, led: Sequence[ServiceRunner]) -> None:
+        end_s = 0.0
+        while True:
+            done = sum(loop.run_until_idle() for loop in self.loops)
+            done += sum(service.run_until_idle(self.options.round_max) for service in led)
+            unsettled = [service for service in led if service.unsettled_count]
+            if done:
+                end_s = time.monotonic() + self.options.settle_ms / 1000
+            elif not unsettled:
+                return
+            elif time.monotonic() > end_s:
+                for service in unsettled:
+                    logger.warning(
+                        "%s: %d changes are not decided yet; the next run goes on with them",
+                        service.name,
+                        service.unsettled_count,
+                    )
+                return
+            else:
+                time.sleep(SETTLE_PAUSE_S)
+
     def _close(self) -> None:
         for loop in self.loops:
             loop.close()
-
-    def _serve_until_idle(self) -> int:
-        return sum(service.run_until_idle(self.options.round_max) for service in self.services)
 
     def _report(self, left: Sequence[str]) -> None:
         for name in left:

@@ -39,7 +39,7 @@ def check(
     """Compare cached entries with MongoDB and count violations of "an entry equals MongoDB".
 
     It reads only. Servers come from the CC_ variables. Each violation is looked at again after 1 s, and with --follow after
-    1 min and 5 min. Exit status: 0 without violations, 1 with (or when a server
+    1 min and 5 min. `nines` is -log10 of the share of violations. Exit status: 0 without violations, 1 with (or when a server
     cannot be asked), 2 for wrong settings.
     """
     console = Console(stderr=True)

@@ -88,7 +88,8 @@ def import_(
 
     The columns timestamp (epoch milliseconds), open, high, low, close and volume are found by name, others are ignored. A
     file with a fault is left out as a whole; line and column are named. Interrupted? Run it again: what is stored is
-    recognised. A candle that is not closed yet is refused.
+    recognised. A candle that is not closed yet is refused. BTCUSDT-1m.csv holds BTCUSDT and BTC%2FUSDT-1m.csv BTC/USDT,
+    unless --symbol says otherwise.
 
     [bold]Examples[/]
 

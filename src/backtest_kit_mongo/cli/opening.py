@@ -33,11 +33,16 @@ class ExitCode(IntEnum):
 @contextmanager
 def opened(make: Callable[[Settings], AbstractContextManager[T]]) -> Iterator[T]:
     """What a command works with, made from the settings in force and closed after it."""
+    where = ""
     try:
-        with make(resolve(load())) as made:
+        settings = resolve(load())
+        where = f"Redis at {settings.redis_address}"
+        with make(settings) as made:
             yield made
     except (BacktestKitError, redis.RedisError, PyMongoError, OSError) as error:
-        Console(stderr=True).print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        # MongoDB's errors and our own say where; those of Redis' client may not.
+        said = f"{where}: {error}" if isinstance(error, redis.RedisError) else str(error)
+        Console(stderr=True).print(f"[red]Error:[/] {escape(said)}", soft_wrap=True)
         is_wrong = isinstance(error, CallerError) and not isinstance(error, NotFound)
         raise typer.Exit(ExitCode.WRONG_ARGUMENT if is_wrong else ExitCode.FAILED) from error
 

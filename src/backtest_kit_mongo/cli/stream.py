@@ -128,7 +128,11 @@ def _explain(plan: TrimPlan, removed_count: int, *, removed: bool) -> None:
         table.add_column(heading, overflow="fold")
     for limit in sorted(plan.limits, key=lambda limit: limit.keep_from):
         mark = "[red]" if limit.needs_operator else ""
-        table.add_row(f"{limit.kind} {escape(limit.name)}", str(limit.keep_from), f"{mark}{escape(limit.why)}")
+        table.add_row(
+            "retention" if limit.kind == "retention" else f"{limit.kind} {escape(limit.name)}",
+            str(limit.keep_from),
+            f"{mark}{escape(limit.why)}",
+        )
     console.print(table)
 
 
@@ -140,11 +144,12 @@ def drop_group(
     """Give up a consumer group of which the consumers are gone for ever, in all streams.
 
     What it has not acknowledged is forgotten for this group only; the audit is not touched. A consumer that comes back
-    under this name makes the group again and begins at the oldest entry that is kept.
+    under this name makes the group again and begins at the oldest entry that is kept. Name the group as `bkm stream status`
+    does: those of `consume` begin with `feed:`.
 
     [bold]Example[/]
 
-    [cyan]bkm stream drop-group my-dashboard[/]
+    [cyan]bkm stream drop-group feed:my-dashboard[/]
 
     Exit status: 0 when the group is gone, 1 when not.
     """

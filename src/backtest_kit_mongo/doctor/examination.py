@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import redis
-from pymongo.errors import PyMongoError
 
 from backtest_kit_mongo.doctor import agreement, clocks, feed, hops, indexes, mongo, oplog, redis_server, rights
 from backtest_kit_mongo.doctor.findings import Finding, Level, error, is_unauthorized, note, said
-from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_mongo.feed.servers import FeedServers
 
 Area = Callable[[FeedServers], Iterator[Finding]]
@@ -44,11 +42,14 @@ def examine(servers: FeedServers, *, write: bool) -> Iterator[Finding]:
 
 
 def _looked(area: Area, servers: FeedServers) -> Iterator[Finding]:
-    """An area's findings. One that fails is a finding itself, and the others are looked at all the same."""
+    """An area's findings. One that fails is a finding itself, and the others are looked at all the same.
+
+    It may fail with any error: a server that is failing answers with what no area expects (a status without its fields).
+    """
     what = f"{area.__module__.rpartition('.')[2]}.{area.__name__}".replace("_", "-")
     try:
         yield from area(servers)
-    except (BacktestKitError, redis.RedisError, PyMongoError, OSError) as cause:
+    except Exception as cause:
         if is_unauthorized(cause) or isinstance(cause, redis.exceptions.NoPermissionError):
             yield note(what, f"not looked at: this user may not ask ({said(cause)})", "run it as a user who may")
         else:

@@ -95,9 +95,13 @@ def consuming(servers: FeedServers) -> Iterator[Finding]:
     known = consumers(servers.redis, groups)
     lately = [one for one in known if one.idle_ms <= SEEN_MS]
     dead = [one for one in known if one.idle_ms > SEEN_MS and one.pending_count]
-    yield (ok if lately else note)(
-        "workers.consumers", f"{len(lately)} of {len(known)} asked in the last minute{_named(lately)}"
-    )
+    seen = f"{len(lately)} of {len(known)} asked in the last minute{_named(lately)}"
+    if lately:
+        yield ok("workers.consumers", seen)
+    else:
+        # Before Redis 7.2 only an answer with entries counts as asking.
+        advice = "nothing while there is nothing to read: before Redis 7.2 one that waits is not seen asking"
+        yield note("workers.consumers", seen, advice if known else "")
     if dead:
         yield note(
             "workers.dead", f"{len(dead)} consumers hold entries but do not ask{_named(dead)}",

@@ -37,7 +37,8 @@ def reach(servers: FeedServers) -> Iterator[Finding]:
 
 _CREDENTIALS: Final = "check CC_REDIS_USER and CC_REDIS_PASSWORD, and that the user may run PING and INFO"
 _START: Final = (
-    "start it (`bkm up` for a laptop, `docker compose up -d --wait` for the stack) or correct CC_REDIS_HOST and CC_REDIS_PORT. Meanwhile "
+    "start it (`bkm up` for a laptop, `docker compose up -d --wait` for the stack) or correct CC_REDIS_HOST and "
+    "CC_REDIS_PORT (with Sentinel or a cluster: CC_REDIS_SENTINEL, CC_REDIS_CLUSTER). Meanwhile "
     "clients bypass it, slower but never wrong, unless CC_ON_REDIS_DOWN=fail"
 )
 

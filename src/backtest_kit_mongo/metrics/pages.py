@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, NamedTuple
+
+logger = logging.getLogger(__name__)
 
 
 class Page(NamedTuple):
@@ -60,6 +64,12 @@ class _Server(ThreadingHTTPServer):
         # Not HTTPServer's, which asks the name service for this host's full name and may wait for it.
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # The base class prints a traceback into the program's output, also for a scraper that did not wait.
+        cause = sys.exc_info()[1]
+        level = logging.DEBUG if isinstance(cause, OSError) else logging.ERROR
+        logger.log(level, "a page could not be served: %s: %s", type(cause).__name__, cause)
 
 
 class _Server6(_Server):

@@ -39,15 +39,17 @@ def serving(store: Store) -> Iterator[Store]:
 def fresh_settings(servers: Servers) -> Iterator[Settings]:
     """Settings of a database of its own, whatever the environment says of other servers; dropped after the block."""
     database = f"bkm_test_{os.getpid()}_{next(_numbers)}"
-    yield load(
-        **{
-            **OPEN_REDIS,
-            "mongo_connection_string": servers.mongo_connection_string(database),
-            "redis_host": servers.redis_host,
-            "redis_port": servers.redis_port,
-            "embedded": False,
-            "metrics_port": None,
-        }
-    )
-    with pymongo.MongoClient[dict[str, object]](servers.mongo_url) as client:
-        client.drop_database(database)
+    try:
+        yield load(
+            **{
+                **OPEN_REDIS,
+                "mongo_connection_string": servers.mongo_connection_string(database),
+                "redis_host": servers.redis_host,
+                "redis_port": servers.redis_port,
+                "embedded": False,
+                "metrics_port": None,
+            }
+        )
+    finally:
+        with pymongo.MongoClient[dict[str, object]](servers.mongo_url) as client:
+            client.drop_database(database)
