@@ -58,7 +58,7 @@ def processes_in(directory: Path) -> list[psutil.Process]:
 @live
 def test_a_short_run_keeps_every_promise_and_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
-    size = ("--minutes", "0.4", "--writers", "2", "--readers", "2", "--keys", "12")
+    size = ("--minutes", "0.3", "--writers", "2", "--readers", "2", "--keys", "12")
     command = [*BKM, "chaos", *size, "--seed", "smoke", "--json", str(report_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -97,7 +97,7 @@ def test_a_planted_bug_is_found_and_shown_with_the_calls_that_prove_it(
 @live
 def test_workers_that_are_killed_all_the_time_still_record_every_revision_once(temporary: Path) -> None:
     """And restarts, flushes and cuts take their events away meanwhile."""
-    options = Options(0.12, "workers", writers=2, readers=1, keys=8, workers=2)
+    options = Options(0.08, "workers", writers=2, readers=1, keys=8, workers=2)
     outcome = run_chaos(options, Console(quiet=True))
     assert as_json(outcome)["violations"] == dict.fromkeys(PROMISES, 0)
     assert outcome.audit is not None

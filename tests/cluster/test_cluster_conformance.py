@@ -8,7 +8,6 @@ from backtest_kit_mongo.drivers.sync import Store
 from backtest_kit_mongo.testing.conformance import (
     TestADocument,
     TestLedgers,
-    TestNothingIsShared,
     TestRemovedMemory,
     TestRowsThatOthersWrote,
     TestSoftRemoval,
@@ -20,7 +19,6 @@ pytestmark = pytest.mark.live
 __all__ = [
     "TestADocument",
     "TestLedgers",
-    "TestNothingIsShared",
     "TestRemovedMemory",
     "TestRowsThatOthersWrote",
     "TestSoftRemoval",
