@@ -122,7 +122,7 @@ class ServiceRunner:
                 if not work_count:
                     self._pause(stop, self.service.interval_ms, while_leading=True)
         finally:
-            self._close()
+            self.end()
 
     def begin(self) -> bool:
         """Open the service if this process gets the lease; `end` closes it. Errors are raised."""
@@ -148,9 +148,6 @@ class ServiceRunner:
         """What the service has taken up and cannot decide yet."""
         return int(getattr(self.service, "unjudged_count", 0))
 
-    def end(self) -> None:
-        self._close()
-
     def _once(self) -> int:
         work_count = self.service.run_once()
         self.done_count += work_count
@@ -164,7 +161,8 @@ class ServiceRunner:
             if while_leading and not self.leads():
                 return
 
-    def _close(self) -> None:
+    def end(self) -> None:
+        """Close the service, in whatever state it is."""
         try:
             self.service.close()
         except Exception as cause:

@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backtest_kit_mongo.backends.row_series import RowSeries
-from backtest_kit_mongo.coherence.effects import (
-    Append,
-    Appended,
-    Conflict,
-    Find,
-    Merge,
-    Published,
-    Quarantine,
-    Rows,
-    SoftRemove,
-    Upsert,
-)
+from backtest_kit_mongo.backends.row_series import RowsOnly
+from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Key, Part, Record
 
 
-class DummyTruth:
+class DummyTruth(RowsOnly):
     """Reads find nothing, writes do nothing."""
 
     def open(self) -> None:
@@ -47,13 +36,6 @@ class DummyTruth:
 
     def append(self, effect: Append) -> Appended:
         return Appended(())
-
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        return ()
-
-    @property
-    def series(self) -> RowSeries:
-        return RowSeries(self.window)
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         return iter(())

@@ -33,20 +33,9 @@ from typing import Any, Final, NamedTuple
 from backtest_kit_mongo.backends import file_disk as disk
 from backtest_kit_mongo.backends import file_names as names
 from backtest_kit_mongo.backends.file_json import Stamp, decode, encode, seal, unseal
-from backtest_kit_mongo.backends.row_series import RowSeries
+from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import (
-    Append,
-    Appended,
-    Conflict,
-    Find,
-    Merge,
-    Published,
-    Quarantine,
-    Rows,
-    SoftRemove,
-    Upsert,
-)
+from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 
@@ -88,7 +77,7 @@ class _Prior(NamedTuple):
     is_corrupt: bool = False
 
 
-class FileTruth:
+class FileTruth(RowsOnly):
     """Thread-safe, and safe for several processes on one directory.
 
     Args:
@@ -160,10 +149,6 @@ class FileTruth:
         stored += (_row(record) for record in self._listed(root, scope, places, met))
         return _appended(effect, tuple(moment for moment, new in zip(times, is_new, strict=True) if new), stored)
 
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        """Keeps nothing: contradictions are reported and logged, here that is all."""
-        return ()
-
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         """In natural order of the ids; with a limit in order of the last change.
 
@@ -185,10 +170,6 @@ class FileTruth:
         if moments is None:
             moments = places.times(root, since, until)
         return [_row(record) for record in self._listed(root, scope, places, moments)]
-
-    @property
-    def series(self) -> RowSeries:
-        return RowSeries(self.window)
 
     def _listed(self, root: str, scope: Key, places: _Series, moments: Iterable[int]) -> Iterator[Record]:
         """The rows of these times that are stored and can be read."""

@@ -9,24 +9,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backtest_kit_mongo.backends.row_series import RowSeries
+from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import (
-    Append,
-    Appended,
-    Conflict,
-    Find,
-    Merge,
-    Published,
-    Quarantine,
-    Rows,
-    SoftRemove,
-    Upsert,
-)
+from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
 
 
-class MemoryTruth:
+class MemoryTruth(RowsOnly):
     """Thread-safe; payloads are kept as bytes, so nothing that a caller holds is ever shared."""
 
     def __init__(self) -> None:
@@ -94,14 +83,6 @@ class MemoryTruth:
             new = tuple(moment for moment in offered if moment not in series)
             series.update((moment, offered[moment]) for moment in new)
         return Appended(new, contradictions(stored, effect.rows))
-
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        """Keeps nothing: contradictions are reported and logged, here that is all."""
-        return ()
-
-    @property
-    def series(self) -> RowSeries:
-        return RowSeries(self.window)
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The columnar port for truths that keep rows and no blocks."""
+"""What truths that keep rows, and no blocks, share: the columnar port, and what becomes of contradictions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.coherence.effects import Conflict, Quarantine
 from backtest_kit_mongo.coherence.record import Key
 
 if TYPE_CHECKING:
@@ -34,3 +35,18 @@ class RowSeries:
 
     def put_block(self, effect: PutBlock) -> None:
         """Nothing is kept: `find_blocks` answers for every range that there is none."""
+
+
+class RowsOnly:
+    """A part of a `Truth` whose `window` is all there is to read a series from."""
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    @property
+    def series(self) -> RowSeries:
+        return RowSeries(self.window)
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        """Keeps nothing: contradictions are reported and logged, here that is all."""
+        return ()

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from enum import IntEnum
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -28,15 +26,12 @@ from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.log import Snapshot
 from backtest_kit_mongo.audit.records import AuditRecord
 from backtest_kit_mongo.audit.show import line, timeline
-from backtest_kit_mongo.coherence.codec import millis
-from backtest_kit_mongo.errors import CallerError, InvalidSetting
+from backtest_kit_mongo.errors import CallerError
 
+from .moments import parse_date, parse_ms
 from .opening import opened
 
 __all__ = ["audit"]
-
-
-_MILLIS: Final = re.compile("-?[0-9]+")
 
 
 class ExitCode(IntEnum):
@@ -208,7 +203,7 @@ def asof(
     with _log() as log:
         if (when is None) == (at is None):
             raise CallerError("give either --when (simulation time) or --at (wall clock)")
-        found = log.asof(key, at=_moment(str(at))) if when is None else log.asof(key, when=_simulated(when))
+        found = log.asof(key, at=parse_date(str(at))) if when is None else log.asof(key, when=parse_ms(when))
     _print_snapshot(found, console, as_json=as_json)
 
 
@@ -273,28 +268,6 @@ def _print_snapshot(found: Snapshot, console: Console, *, as_json: bool) -> None
         console.print(
             f"[yellow]Revisions {revisions} directly after it are lost; one of them may already have been in force.[/]"
         )
-
-
-def _simulated(written: str) -> int:
-    """Milliseconds, given as such or as a date."""
-    return int(written) if _MILLIS.fullmatch(written) else millis(_moment(written))
-
-
-def _moment(written: str) -> datetime:
-    """A date, given as such or in milliseconds.
-
-    Raises:
-        InvalidSetting: it is neither.
-    """
-    try:
-        if _MILLIS.fullmatch(written):
-            return datetime.fromtimestamp(int(written) / 1000, UTC)
-        moment = datetime.fromisoformat(written)
-    except (ValueError, OverflowError, OSError):
-        raise InvalidSetting(
-            f"not a moment: {written!r}; expected milliseconds or a date as 2024-01-01T12:00"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.compaction import summarize
 from backtest_kit_mongo.candles.frame import Gap
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.domains.table import INTERVAL_MS
 
 from .candle_store import CandleStore, Chosen, moment_text
 
@@ -28,7 +27,7 @@ __all__ = ["Checked", "check", "print_checks", "print_conflicts", "print_list"]
 def print_list(store: CandleStore, chosen: Chosen, messages: Console, *, as_json: bool) -> None:
     """One line a series."""
     with messages.status("Reading candles ..."):
-        rows = [_summary(store, key) for key in store.series(chosen)]
+        rows = [_summary(store, key, span) for key, span in store.spans(chosen).items()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -44,9 +43,9 @@ def print_list(store: CandleStore, chosen: Chosen, messages: Console, *, as_json
     Console().print(table if rows else "No candles.")
 
 
-def _summary(store: CandleStore, series: Key) -> dict[str, Any]:
+def _summary(store: CandleStore, series: Key, span: range) -> dict[str, Any]:
     exchange, symbol, interval = series.parts
-    span, candles, blocks = store.span(series), store.read(series), summarize(store.database, series)
+    candles, blocks = store.read(series, span), summarize(store.database, series)
     return {
         "exchange": exchange,
         "symbol": symbol,
@@ -83,11 +82,10 @@ class Checked:
 def check(store: CandleStore, chosen: Chosen, calendar: str, since: str | None, until: str | None) -> Iterator[Checked]:
     """Check each series, from its first candle to its last unless limits are given."""
     is_open = CALENDARS[calendar]
-    for key in store.series(chosen, required=True):
-        step_ms = INTERVAL_MS[str(key.item)]
-        candles = store.read(key, since, until)
-        gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, step_ms, is_open)
-        unexpected = int(np.count_nonzero(~is_open(candles.timestamp, step_ms)))
+    for key, span in store.spans(chosen, required=True).items():
+        candles = store.read(key, span, since, until)
+        gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, span.step, is_open)
+        unexpected = int(np.count_nonzero(~is_open(candles.timestamp, span.step)))
         yield Checked(key, len(candles), gaps, unexpected)
 
 

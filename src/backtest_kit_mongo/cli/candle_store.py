@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pymongo.database import Database
 
@@ -15,17 +14,16 @@ from backtest_kit_mongo.backends.mongo_candles import CONFLICTS
 from backtest_kit_mongo.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.candles.frame import Candles
-from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.errors import CallerError, InvalidSetting, NotFound
+from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
 
-__all__ = ["CandleStore", "Chosen", "moment_ms", "moment_text", "open_candles", "step_of"]
+from .moments import parse_ms
 
-_MILLIS: Final = re.compile("-?[0-9]+")
+__all__ = ["CandleStore", "Chosen", "moment_ms", "moment_text", "open_candles", "step_of"]
 
 
 class Chosen(NamedTuple):
@@ -60,19 +58,18 @@ class CandleStore:
         self._store.open()
         return CandleInstance(self._store, symbol, interval, exchange)
 
-    def series(self, chosen: Chosen, *, required: bool = False) -> list[Key]:
-        """Series that have candles.
+    def spans(self, chosen: Chosen, *, required: bool = False) -> dict[Key, range]:
+        """Series that have candles, each with its open times from the first to the last, in steps of the interval.
 
         Raises:
             NotFound: there are none, and that is `required`.
         """
-        found = [key for key in find_series(self.database, *chosen) if self.span(key)]
+        found = {key: span for key in find_series(self.database, *chosen) if (span := self._span(key))}
         if required and not found:
             raise NotFound(f"There are no candles of {chosen}. `bkm candles list` shows what there is.")
         return found
 
-    def span(self, series: Key) -> range:
-        """From the first stored open time to the last, in steps of the interval; empty without candles."""
+    def _span(self, series: Key) -> range:
         candles = self.database[CANDLE.collection]
         query = {**series.query(), "timestamp": {"$gte": 0, "$lt": TIMES_END, "$type": TIME_TYPES}}
         ends = [candles.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", order)]) for order in (1, -1)]
@@ -80,15 +77,14 @@ class CandleStore:
         first, last = (0 if end is None else int(end["timestamp"]) for end in ends)
         return range(first, last + step_ms, step_ms) if ends[0] else range(0)
 
-    def read(self, series: Key, since: str | None = None, until: str | None = None) -> Candles:
-        """Candles of a series; without limits from its first to its last.
+    def read(self, series: Key, span: range, since: str | None = None, until: str | None = None) -> Candles:
+        """Candles of a series; without limits all of its span.
 
         Raises:
             InvalidSetting: a limit is neither milliseconds nor a date.
         """
-        step_ms, span = INTERVAL_MS[str(series.item)], self.span(series)
-        first = span.start if since is None else moment_ms(since, step_ms)
-        end = span.stop if until is None else moment_ms(until, step_ms)
+        first = span.start if since is None else moment_ms(since, span.step)
+        end = span.stop if until is None else moment_ms(until, span.step)
         if since is None or until is None:
             end = max(first, end)  # One of several series may lie wholly outside the limit.
         return self.instance(*map(str, series.parts)).read_candles(first, end)
@@ -122,18 +118,12 @@ def step_of(interval: str) -> int:
 
 
 def moment_ms(written: str, step_ms: int) -> int:
-    """Milliseconds, given as such or as a date (UTC unless it has a zone), raised to an open time.
+    """Milliseconds, given as such or as a date, raised to an open time.
 
     Raises:
         InvalidSetting: it is neither.
     """
-    try:
-        found = int(written) if _MILLIS.fullmatch(written) else millis(datetime.fromisoformat(written))
-    except ValueError:
-        raise InvalidSetting(
-            f"not a moment: {written!r}; expected milliseconds or a date as 2024-01-01T12:00"
-        ) from None
-    return -(-found // step_ms) * step_ms
+    return -(-parse_ms(written) // step_ms) * step_ms
 
 
 def moment_text(moment: int) -> str:

@@ -184,7 +184,8 @@ def export_text(store: CandleStore, chosen: Chosen, since: str | None, until: st
 
 
 def _chosen(store: CandleStore, chosen: Chosen, since: str | None, until: str | None) -> Iterator[Candles]:
-    return (store.read(series, since, until) for series in store.series(chosen, required=True))
+    spans = store.spans(chosen, required=True)
+    return (store.read(series, span, since, until) for series, span in spans.items())
 
 
 def fetch_candles(
