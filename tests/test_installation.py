@@ -25,6 +25,7 @@ NOT_INSTALLED = (
     "module",
     [
         "backtest_kit_mongo",
+        "backtest_kit.replay",
         "backtest_kit_mongo.cli.main",
         "backtest_kit_mongo.chaos.client",
         "backtest_kit_mongo.demo.trader",

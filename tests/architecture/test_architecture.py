@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import backtest_kit
 import backtest_kit_mongo
 import backtest_kit_worker
 from backtest_kit_mongo.adapters import REGISTRIES
@@ -15,7 +16,8 @@ from backtest_kit_mongo.domains.table import DOMAINS
 
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py")])
+ENGINE = Path(backtest_kit.__file__).parent
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *ENGINE.rglob("*.py")])
 PURE = sorted((PACKAGE / "coherence").glob("*.py"))
 
 
@@ -98,3 +100,37 @@ def test_no_backend_or_driver_knows_a_domain_by_name() -> None:
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     assert node.value not in {domain.name for domain in DOMAINS}, f"{path.name}:{node.lineno}"
+
+
+ENGINE_CORE = (
+    "identity signals events rules pricing pnl levels validation risk effects lifecycle held state operations ports"
+)
+
+
+def test_the_engine_knows_only_public_names_of_the_memory() -> None:
+    for path in ENGINE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backtest_kit_mongo"):
+                assert node.module == "backtest_kit_mongo", f"{path.name}: {node.module}"
+                assert {alias.name for alias in node.names} <= set(backtest_kit_mongo.__all__), path.name
+            elif isinstance(node, ast.Import):
+                assert not [a.name for a in node.names if a.name.startswith("backtest_kit_mongo.")], path.name
+            elif (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "bk"
+                and isinstance(node.ctx, ast.Load)
+            ):
+                assert node.attr in backtest_kit_mongo.__all__, f"{path.name}:{node.lineno} bk.{node.attr}"
+
+
+def test_the_engines_core_does_no_io_and_reads_no_clock_and_draws_no_random_number() -> None:
+    allowed = {"__future__", "backtest_kit", "collections", "dataclasses", "hashlib", "math", "typing"}
+    for name in ENGINE_CORE.split():
+        path = ENGINE / f"{name}.py"
+        assert not path.exists() or {module.split(".")[0] for module in imports(path)} <= allowed, name
+
+
+def test_the_memory_and_the_worker_never_import_the_engine() -> None:
+    for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py")]:
+        assert "backtest_kit" not in {name.split(".")[0] for name in imports(path)}, path.name
