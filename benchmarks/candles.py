@@ -32,12 +32,12 @@ from rich.table import Table
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import stores
-from backtest_kit_mongo.candle_instance import CandleInstance
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.columns import FIELDS
-from backtest_kit_mongo.candles.compaction import BLOCKS, Compactor, When, find_ranges
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
+from backtest_kit_mongo.operate.compaction import BLOCKS, Compactor, When, find_ranges
 from backtest_kit_mongo.setup import make_store
 
 DATABASE = "bkm-benchmark-candles"

@@ -34,7 +34,7 @@ from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import SIGNAL
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import make_store
 from backtest_kit_mongo.testing.examples import example

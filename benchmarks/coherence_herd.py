@@ -1,6 +1,6 @@
 """How many reads MongoDB gets for one invalidation while many readers want the same key.
 
-While a write is under way everybody misses. The threads of one process then share finds (drivers/flights.py); the bare cache-asides do not.
+While a write is under way everybody misses. The threads of one process then share finds (single-flight); the bare cache-asides do not.
 Each reader asks again as soon as it has its answer. MongoDB's finds are counted by a listener in the driver, from before the invalidation
 until the readers have had several answers each.
 """

@@ -32,7 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.backends.redis_link import RedisLink
+from backtest_kit_mongo.backends.redis.link import RedisLink
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import streams

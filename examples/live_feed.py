@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.pretty import pretty_repr
 
-from backtest_kit_mongo.stream import ChangeEvent, consume, forget
+from backtest_kit_mongo.feed.consume import ChangeEvent, consume, forget
 
 COLOURS = {"upsert": "green", "remove": "red", "batch": "cyan", "conflict": "yellow"}
 

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.adapters import REGISTRIES, PersistMemoryRegistry, PersistSignalRegistry, PersistStateRegistry
-from backtest_kit_mongo.instances import MemoryInstance, SignalInstance, StateInstance
+from backtest_kit_mongo.adapters.instances import MemoryInstance, SignalInstance, StateInstance
+from backtest_kit_mongo.adapters.registries import (
+    REGISTRIES,
+    PersistMemoryRegistry,
+    PersistSignalRegistry,
+    PersistStateRegistry,
+)
 
 
 class Recorder:

@@ -11,7 +11,7 @@ adapters keep files below ./dump. What else there is: `errors` (whose fault, and
 """
 
 from backtest_kit_mongo import metrics
-from backtest_kit_mongo.adapters import (
+from backtest_kit_mongo.adapters.registries import (
     PersistBreakevenAdapter,
     PersistCandleAdapter,
     PersistDictionaryAdapter,
@@ -32,7 +32,7 @@ from backtest_kit_mongo.adapters import (
     read_candles,
     write_candles,
 )
-from backtest_kit_mongo.crud import BaseCRUD
+from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.errors import (
     AlreadySetUp,
     BacktestKitError,

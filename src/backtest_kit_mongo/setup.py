@@ -19,20 +19,20 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from backtest_kit_mongo import metrics, stores
-from backtest_kit_mongo.adapters import REGISTRIES
-from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
-from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache, RedisIdCache
-from backtest_kit_mongo.backends.redis_cluster import ClusterClient, link_over
-from backtest_kit_mongo.backends.redis_counts import CacheCounts
-from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Link
-from backtest_kit_mongo.backends.redis_nodes import ClusterNodes
-from backtest_kit_mongo.backends.redis_partitions import PartitionedCache
-from backtest_kit_mongo.backends.redis_sentinel import client_of_primary
+from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
+from backtest_kit_mongo.backends.redis.cluster import ClusterClient, link_over
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link
+from backtest_kit_mongo.backends.redis.nodes import ClusterNodes
+from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
+from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp, ServerUnreachable
 from backtest_kit_mongo.settings import Settings, load
 

@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from backtest_kit_mongo.backends.dummy import DummyTruth
-from backtest_kit_mongo.backends.file import FileTruth
+from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
+from backtest_kit_mongo.ports import NoCache
 
 DUMP_DIRECTORY = Path("dump")
 """Relative on purpose, as in the original: it follows the working directory."""

@@ -18,7 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.record import Domain, Record
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 
 R = TypeVar("R")
 OUTCOME = "bkm.outcome"

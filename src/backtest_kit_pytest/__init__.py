@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from backtest_kit_mongo.drivers.sync import Store
+    from backtest_kit_mongo.drivers.store import Store
     from backtest_kit_mongo.settings import Settings
     from backtest_kit_mongo.testing.servers import Servers
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from tests.backends.support import store_of
 
 

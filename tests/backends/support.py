@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from backtest_kit_mongo.backends.file import FileTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.instances import CandleInstance
+from backtest_kit_mongo.adapters.instances import CandleInstance
+from backtest_kit_mongo.backends.files.documents import FileTruth
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
 
 T: Final = 1_704_067_200_000
 """2024-01-01T00:00Z, long closed."""

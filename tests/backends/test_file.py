@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo import instances as i
-from backtest_kit_mongo.backends.file import PROBES_MAX
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.adapters import instances as i
+from backtest_kit_mongo.backends.files.documents import PROBES_MAX
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CorruptData
 from tests.backends.support import MINUTE_MS, T, candle, series, store_of
 

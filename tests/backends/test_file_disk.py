@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo import instances as i
-from backtest_kit_mongo.backends import file_disk as disk
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.adapters import instances as i
+from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, ReadFailed, WriteOutcomeUnknown, WriteRefused
 from tests.backends.support import MINUTE_MS, T, candle, series, store_of
 

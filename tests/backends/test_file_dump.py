@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from backtest_kit_mongo import instances as i
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.adapters import instances as i
+from backtest_kit_mongo.drivers.store import Store
 from tests.backends.support import T
 
 SIGNAL = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtest_kit_mongo.backends.file_json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.errors import InvalidPayload

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtest_kit_mongo.backends import file_names as names
+from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.domains import table
 

@@ -13,16 +13,16 @@ import pytest
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.audit.records import IDENTITY, ITEMS
-from backtest_kit_mongo.backends import mongo
-from backtest_kit_mongo.backends.mongo_concerns import read_concerns
-from backtest_kit_mongo.backends.mongo_indexes import wanted
+from backtest_kit_mongo.backends.mongo import documents as mongo
+from backtest_kit_mongo.backends.mongo.concerns import read_concerns
+from backtest_kit_mongo.backends.mongo.indexes import wanted
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import CandleInstance
 from backtest_kit_mongo.setup import make_store
 from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker.roles.audit import AuditRole

@@ -10,8 +10,9 @@ import pytest
 import redis
 from pymongo.database import Database
 
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.mongo_candles import CONFLICTS, MongoCandles
+from backtest_kit_mongo.adapters.instances import CandleInstance
+from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, MongoCandles
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.candles.plans import FindRows, compact
@@ -19,9 +20,8 @@ from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.drivers.sync import Store, drive
+from backtest_kit_mongo.drivers.store import Store, drive
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import CandleInstance
 from tests.integration.support import store_for
 
 STEP_MS = 60_000

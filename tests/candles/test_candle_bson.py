@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 from bson.int64 import Int64
 
-from backtest_kit_mongo.backends import mongo_candle_bson as candle_bson
+from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows, to_rows
 from tests.candles.mongo_support import rows
 

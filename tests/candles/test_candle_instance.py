@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
+from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.candle_instance import CandleInstance
-from backtest_kit_mongo.contracts import CandleReport
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidPayload
+from backtest_kit_mongo.ports import NoCache
 from tests.candles.mongo_support import START, STEP_MS, rows
 
 

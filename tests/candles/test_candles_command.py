@@ -16,15 +16,15 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from typer.testing import CliRunner, Result
 
-from backtest_kit_mongo.candle_instance import CandleInstance
-from backtest_kit_mongo.candles import fetching
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.columns import FIELDS
-from backtest_kit_mongo.candles.fetching import FetchFailed, Source
 from backtest_kit_mongo.cli import candle_transfer
 from backtest_kit_mongo.cli.candles import CandlesExit, candles
 from backtest_kit_mongo.cli.opening import ExitCode
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
+from backtest_kit_mongo.operate import fetching
+from backtest_kit_mongo.operate.fetching import FetchFailed, Source
 
 HEADER = "timestamp,open,high,low,close,volume"
 HOUR = 3_600_000

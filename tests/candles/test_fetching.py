@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.columns import of_rows
-from backtest_kit_mongo.candles.fetching import (
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.operate.fetching import (
     PAUSES_S,
     CcxtMissing,
     Fetched,
@@ -23,7 +23,7 @@ from backtest_kit_mongo.candles.fetching import (
     fetch,
     open_source,
 )
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.ports import NoCache
 
 MINUTE = 60_000
 START = 28_000_000 * MINUTE

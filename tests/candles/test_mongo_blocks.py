@@ -10,7 +10,7 @@ import pymongo
 import pytest
 
 from backtest_kit_mongo.backends.block_cache import STALE_MIN
-from backtest_kit_mongo.backends.mongo_candles import BLOCKS
+from backtest_kit_mongo.backends.mongo.candles import BLOCKS
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.plans import FindBlocks

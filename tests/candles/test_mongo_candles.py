@@ -12,18 +12,18 @@ import pytest
 from bson import Decimal128
 from bson.int64 import Int64
 
-from backtest_kit_mongo.adapters import PersistCandleRegistry
-from backtest_kit_mongo.backends import mongo_candles
-from backtest_kit_mongo.backends.mongo_candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
+from backtest_kit_mongo.adapters.contracts import CandleReport
+from backtest_kit_mongo.adapters.instances import CandleInstance
+from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
+from backtest_kit_mongo.backends.mongo import candles as mongo_candles
+from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows
-from backtest_kit_mongo.candles.compaction import find_ranges
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.effects import Append, Publish, Quarantine
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.contracts import CandleReport
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError, LegacyIndex, ServerUnreachable, WriteOutcomeUnknown
-from backtest_kit_mongo.instances import CandleInstance
+from backtest_kit_mongo.operate.compaction import find_ranges
 from tests.candles.mongo_support import COLLECTION, START, STEP_MS, Bed, bed, rows, store
 
 __all__ = ["bed", "store"]
@@ -209,7 +209,7 @@ class TestErrors:
             bed.database[COLLECTION].drop_index("wrong")
 
     def test_a_later_piece_that_fails_says_what_is_stored(self, bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("backtest_kit_mongo.candle_instance.CHUNK_ROWS", 4)
+        monkeypatch.setattr("backtest_kit_mongo.adapters.candle_instance.CHUNK_ROWS", 4)
         insert = MongoCandles._insert
 
         def refuse_later(self: MongoCandles, scope: Key, columns: Any) -> Any:

@@ -17,7 +17,7 @@ from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindRows, Pu
 from backtest_kit_mongo.coherence.effects import Effect, Plan
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.drivers.sync import drive
+from backtest_kit_mongo.drivers.store import drive
 
 STEP_MS = 60_000
 SPAN_MS = span_ms(STEP_MS)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backtest_kit_mongo.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
-from backtest_kit_mongo.chaos.feed_checks import FeedVerdict, check_feed
-from backtest_kit_mongo.chaos.history import Change, Flush, History, Operation, RedisKill, Reunion, Value
-from backtest_kit_mongo.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
+from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
+from backtest_kit_verify.chaos.history import Change, Flush, History, Operation, RedisKill, Reunion, Value
+from backtest_kit_verify.chaos.journal import Kind, Outcome
 
 KEY = "state/a/b"
 LEDGER = "storage/True"

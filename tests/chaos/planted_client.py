@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.redis_cache import RedisCache
-from backtest_kit_mongo.backends.redis_link import Script
-from backtest_kit_mongo.chaos import client
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.redis.cache import RedisCache
+from backtest_kit_mongo.backends.redis.link import Script
 from backtest_kit_mongo.coherence.effects import Commit, Defer, Find, Upsert
 from backtest_kit_mongo.coherence.record import Record
+from backtest_kit_verify.chaos import client
 
 PLANTED_BUG = "PLANTED_BUG"
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from tests.chaos.planted_client import PLANTED_BUG
 from tests.integration.support import eventually
 
-from backtest_kit_mongo.chaos.faults import DELETION, FLUSHALL, KILL, KILL_WORKER, SLOWEST, TABLE
-from backtest_kit_mongo.chaos.report import PROMISES, as_json, show
-from backtest_kit_mongo.chaos.run import Options, run_chaos
-from backtest_kit_mongo.chaos.servers import Servers
-from backtest_kit_mongo.chaos.workers import WORKER
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_verify.chaos.faults import DELETION, FLUSHALL, KILL, KILL_WORKER, SLOWEST, TABLE
+from backtest_kit_verify.chaos.report import PROMISES, as_json, show
+from backtest_kit_verify.chaos.run import Options, run_chaos
+from backtest_kit_verify.chaos.servers import Servers
+from backtest_kit_verify.chaos.workers import WORKER
 
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
 PLANTED = (sys.executable, str(Path(__file__).with_name("planted_client.py")))

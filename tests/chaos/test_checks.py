@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.chaos.past import KEY, LEDGER, ROW, Past
 
-from backtest_kit_mongo.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.journal import Kind, Outcome
 
 
 class TestReadsAreNeverStale:

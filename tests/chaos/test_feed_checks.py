@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.chaos.past import KEY, Past
 
-from backtest_kit_mongo.chaos.feed_checks import Cause
-from backtest_kit_mongo.chaos.history import Change
-from backtest_kit_mongo.chaos.journal import Outcome
+from backtest_kit_verify.chaos.feed_checks import Cause
+from backtest_kit_verify.chaos.history import Change
+from backtest_kit_verify.chaos.journal import Outcome
 
 FIRST, SECOND = Change(KEY, 1), Change(KEY, 2)
 

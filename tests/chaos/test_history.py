@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo.chaos.history import Change, Operation, Value, load_history
-from backtest_kit_mongo.chaos.journal import Journal, Kind, Outcome
-from backtest_kit_mongo.chaos.workload import DOMAINS, Workload, mark_of, payload_of, row_of
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STORAGE
+from backtest_kit_verify.chaos.history import Change, Operation, Value, load_history
+from backtest_kit_verify.chaos.journal import Journal, Kind, Outcome
+from backtest_kit_verify.chaos.workload import DOMAINS, Workload, mark_of, payload_of, row_of
 
 ROWS = {"storage/True": ["storage/True/a", "storage/True/b"]}
 

@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 from tests.chaos.past import KEY, LEDGER, ROW, Past, ns
 
-from backtest_kit_mongo.chaos.feed_checks import Cause
-from backtest_kit_mongo.chaos.history import Change
-from backtest_kit_mongo.chaos.journal import Kind
-from backtest_kit_mongo.chaos.journal import Outcome as CallOutcome
-from backtest_kit_mongo.chaos.report import as_json, show
-from backtest_kit_mongo.chaos.run import Options, Outcome
+from backtest_kit_verify.chaos.feed_checks import Cause
+from backtest_kit_verify.chaos.history import Change
+from backtest_kit_verify.chaos.journal import Kind
+from backtest_kit_verify.chaos.journal import Outcome as CallOutcome
+from backtest_kit_verify.chaos.report import as_json, show
+from backtest_kit_verify.chaos.run import Options, Outcome
 
 
 def report(past: Past, stopped_ns: Mapping[str, Sequence[tuple[int, float]]] | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client

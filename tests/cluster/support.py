@@ -12,7 +12,7 @@ from redis.retry import Retry
 from tests.integration.support import eventually
 from tests.worker.feed_support import _free_port
 
-from backtest_kit_mongo.backends.redis_nodes import SLOTS, slot_of
+from backtest_kit_mongo.backends.redis.nodes import SLOTS, slot_of
 from backtest_kit_mongo.embedded.binaries import find_redis_server
 
 PARTITIONS: Final = 8

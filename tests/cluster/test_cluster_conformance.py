@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.conformance import (
     TestADocument,
     TestLedgers,

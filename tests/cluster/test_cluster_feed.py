@@ -21,12 +21,12 @@ from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.feed.consume import consume
 from backtest_kit_mongo.feed.trimming import plan_trim, trim
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
-from backtest_kit_mongo.stream import consume
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.health import Monitor
 from backtest_kit_worker.loop import Loop, LoopOptions

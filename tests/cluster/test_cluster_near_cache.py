@@ -15,7 +15,7 @@ from backtest_kit_mongo.coherence.effects import NearBegin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 
 
 @pytest.mark.live

@@ -8,9 +8,9 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError, NoScriptError, TryAgainError
 
-from backtest_kit_mongo.backends.redis_cluster import ClusterClient, ClusterLink
-from backtest_kit_mongo.backends.redis_link import Script
-from backtest_kit_mongo.backends.redis_nodes import Address, ClusterNodes, key_of, slot_of
+from backtest_kit_mongo.backends.redis.cluster import ClusterClient, ClusterLink
+from backtest_kit_mongo.backends.redis.link import Script
+from backtest_kit_mongo.backends.redis.nodes import Address, ClusterNodes, key_of, slot_of
 from backtest_kit_mongo.coherence.keys import channels, names
 
 A, B = ("a", 1), ("b", 2)

@@ -11,16 +11,16 @@ from tests.cluster.conftest import MakeStore, all_hit, is_hit
 from tests.cluster.support import PARTITIONS, Cluster, Node
 from tests.integration.support import eventually
 
-from backtest_kit_mongo.auditor import Auditor, Report
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.redis_cluster import link_over
-from backtest_kit_mongo.backends.redis_counts import CacheCounts
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
-from backtest_kit_mongo.backends.redis_partitions import PartitionedCache
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.link import RedisLink, Script
+from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.operate.cache_check import Auditor, Report
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtest_kit_mongo.backends.redis_entry import parse_entry, record_header
+from backtest_kit_mongo.backends.redis.entry import parse_entry, record_header
 from backtest_kit_mongo.coherence.codec import millis, pack, unpack
 from backtest_kit_mongo.coherence.events import Event, Origin, UnknownEvent, decode
 from backtest_kit_mongo.coherence.keys import id_cache_name, names, partition, streams

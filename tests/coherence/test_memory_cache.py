@@ -12,7 +12,7 @@ from backtest_kit_mongo.coherence.invariants import INVARIANTS, require
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvariantViolation
 
 KEY = Key(STATE, ("signal", "bucket"))

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.cli.main import app
-from backtest_kit_mongo.simulation.exhaustive import TooMany
-from backtest_kit_mongo.simulation.near import ACTS, World
-from backtest_kit_mongo.simulation.near_campaign import (
+from backtest_kit_verify.simulation.exhaustive import TooMany
+from backtest_kit_verify.simulation.near import ACTS, World
+from backtest_kit_verify.simulation.near_campaign import (
     FAULTS,
     VERBS,
     Action,
@@ -25,8 +25,8 @@ from backtest_kit_mongo.simulation.near_campaign import (
     random_run,
     random_workload,
 )
-from backtest_kit_mongo.simulation.near_every import ALL_FAULTS, Limits, explore
-from backtest_kit_mongo.simulation.near_planted import (
+from backtest_kit_verify.simulation.near_every import ALL_FAULTS, Limits, explore
+from backtest_kit_verify.simulation.near_planted import (
     KNOWN_LOSSES,
     NEAR_PLANTED,
     NONE,
@@ -35,8 +35,8 @@ from backtest_kit_mongo.simulation.near_planted import (
     LostIgnored,
     NumberOfBeatIgnored,
 )
-from backtest_kit_mongo.simulation.near_process import Variant
-from backtest_kit_mongo.simulation.near_report import shrink
+from backtest_kit_verify.simulation.near_process import Variant
+from backtest_kit_verify.simulation.near_report import shrink
 
 STEPS_MAX = 16
 """Actions of a shrunk schedule: what a person can follow."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from backtest_kit_mongo.simulation.campaign import Campaign
-from backtest_kit_mongo.simulation.exhaustive import Limits, explore
-from backtest_kit_mongo.simulation.planted import PLANTED, SEED
-from backtest_kit_mongo.simulation.schedules import parse_schedule, play
-from backtest_kit_mongo.simulation.shrink import shrink
-from backtest_kit_mongo.simulation.workload import DOCUMENT, Rig, parse_workload
-from backtest_kit_mongo.simulation.world import World
+from backtest_kit_verify.simulation.campaign import Campaign
+from backtest_kit_verify.simulation.exhaustive import Limits, explore
+from backtest_kit_verify.simulation.planted import PLANTED, SEED
+from backtest_kit_verify.simulation.schedules import parse_schedule, play
+from backtest_kit_verify.simulation.shrink import shrink
+from backtest_kit_verify.simulation.workload import DOCUMENT, Rig, parse_workload
+from backtest_kit_verify.simulation.world import World
 
 STEPS_MAX = 16
 """Actions of a shrunk schedule: what a person can follow."""

@@ -14,14 +14,14 @@ import fakeredis
 import pytest
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache
-from backtest_kit_mongo.backends.redis_link import Script
+from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.link import Script
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE, STORAGE
 from backtest_kit_mongo.drivers.counts import HIT
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 
 KEY = Key(STATE, ("signal", "bucket"))
 

@@ -12,16 +12,16 @@ from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.invariants import INVARIANTS
-from backtest_kit_mongo.drivers.simulated import DONE
 from backtest_kit_mongo.errors import InvariantViolation
-from backtest_kit_mongo.simulation import actions as act
-from backtest_kit_mongo.simulation.campaign import BLOCK, Campaign
-from backtest_kit_mongo.simulation.checker import PROMISES, broken
-from backtest_kit_mongo.simulation.exhaustive import ALL_FAULTS, Limits, TooMany, explore
-from backtest_kit_mongo.simulation.schedules import Schedule, parse_schedule, play, random_run, random_workload
-from backtest_kit_mongo.simulation.states import LEASE_TICKS, WRITE_TICKS
-from backtest_kit_mongo.simulation.workload import DOCUMENT, KINDS, LEDGER, Rig, parse_workload
-from backtest_kit_mongo.simulation.world import World
+from backtest_kit_verify.simulation import actions as act
+from backtest_kit_verify.simulation.campaign import BLOCK, Campaign
+from backtest_kit_verify.simulation.checker import PROMISES, broken
+from backtest_kit_verify.simulation.driver import DONE
+from backtest_kit_verify.simulation.exhaustive import ALL_FAULTS, Limits, TooMany, explore
+from backtest_kit_verify.simulation.schedules import Schedule, parse_schedule, play, random_run, random_workload
+from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
+from backtest_kit_verify.simulation.workload import DOCUMENT, KINDS, LEDGER, Rig, parse_workload
+from backtest_kit_verify.simulation.world import World
 
 BUT_RESTARTS = tuple(verb for verb in ALL_FAULTS if verb != act.RESTART)
 RESTARTS = (act.RESTART,)

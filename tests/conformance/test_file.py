@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo.backends.file import FileTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.backends.files.documents import FileTruth
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.conformance import *  # noqa: F403
 
 

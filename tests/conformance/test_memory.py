@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.conformance import *  # noqa: F403
 
 

@@ -13,7 +13,7 @@ from backtest_kit_mongo.coherence.effects import CacheRead
 from backtest_kit_mongo.coherence.record import Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.setup import make_store

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from backtest_kit_mongo.demo import DemoError
-from backtest_kit_mongo.demo.book import Book, Host
-from backtest_kit_mongo.demo.candles import CACHE_CHUNK, Series, Window, load_series, windows_of
-from backtest_kit_mongo.demo.desk import MemoryDesk
-from backtest_kit_mongo.demo.replay import replay
-from backtest_kit_mongo.demo.rows import Write
-from backtest_kit_mongo.demo.servers import in_database
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_verify.demo import DemoError
+from backtest_kit_verify.demo.book import Book, Host
+from backtest_kit_verify.demo.candles import CACHE_CHUNK, Series, Window, load_series, windows_of
+from backtest_kit_verify.demo.desk import MemoryDesk
+from backtest_kit_verify.demo.replay import replay
+from backtest_kit_verify.demo.rows import Write
+from backtest_kit_verify.demo.servers import in_database
 
 HOUR_MS = 3_600_000
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backtest_kit_mongo.demo import fleet
-from backtest_kit_mongo.demo.book import Host
-from backtest_kit_mongo.demo.fleet import Fleet, HostRun
-from backtest_kit_mongo.demo.trader import Task
+from backtest_kit_verify.demo import fleet
+from backtest_kit_verify.demo.book import Host
+from backtest_kit_verify.demo.fleet import Fleet, HostRun
+from backtest_kit_verify.demo.trader import Task
 
 BARS = 10
 HOST = """

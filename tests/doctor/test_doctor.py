@@ -21,7 +21,13 @@ from typer.testing import CliRunner, Result
 from backtest_kit_mongo.cli.doctor import DoctorExit, doctor
 from backtest_kit_mongo.coherence.effects import Lease
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.doctor import (
+from backtest_kit_mongo.domains.checks import make_change
+from backtest_kit_mongo.domains.table import LOG, STATE
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.workers import LEASES
+from backtest_kit_mongo.operate.doctor import (
     Finding,
     Level,
     agreement,
@@ -35,13 +41,7 @@ from backtest_kit_mongo.doctor import (
     redis_server,
     rights,
 )
-from backtest_kit_mongo.doctor.examination import Area
-from backtest_kit_mongo.domains.checks import make_change
-from backtest_kit_mongo.domains.table import LOG, STATE
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.feed.servers import FeedServers
-from backtest_kit_mongo.feed.workers import LEASES
+from backtest_kit_mongo.operate.doctor.examination import Area
 from backtest_kit_worker import leadership
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions

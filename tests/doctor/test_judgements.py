@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 import pytest
 from pymongo.errors import ExecutionTimeout, OperationFailure
 
-from backtest_kit_mongo.doctor import clocks, examination, hops, mongo, oplog, redis_server
-from backtest_kit_mongo.doctor.agreement import near_cache
-from backtest_kit_mongo.doctor.findings import (
+from backtest_kit_mongo.operate.doctor import clocks, examination, hops, mongo, oplog, redis_server
+from backtest_kit_mongo.operate.doctor.agreement import near_cache
+from backtest_kit_mongo.operate.doctor.findings import (
     Finding,
     Level,
     duration,
@@ -25,8 +25,8 @@ from backtest_kit_mongo.doctor.findings import (
     warning,
     worst,
 )
-from backtest_kit_mongo.doctor.oplog import Oplog
-from backtest_kit_mongo.doctor.timing import Latency, Skew, latency, skew
+from backtest_kit_mongo.operate.doctor.oplog import Oplog
+from backtest_kit_mongo.operate.doctor.timing import Latency, Skew, latency, skew
 from backtest_kit_mongo.settings import load
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)

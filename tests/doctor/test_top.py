@@ -18,16 +18,16 @@ from typer.testing import CliRunner, Result
 from backtest_kit_mongo.cli.top import top
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.doctor.timing import Latency
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import LOG, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed.newest import newest
 from backtest_kit_mongo.feed.workers import consumers
-from backtest_kit_mongo.top import Sample, draw, take
-from backtest_kit_mongo.top.frame import ROWS_MAX, hit_ratio
-from backtest_kit_mongo.top.rates import Host, Rates, count, recent
-from backtest_kit_mongo.top.sampling import RedisSample
+from backtest_kit_mongo.operate.doctor.timing import Latency
+from backtest_kit_mongo.operate.top import Sample, draw, take
+from backtest_kit_mongo.operate.top.frame import ROWS_MAX, hit_ratio
+from backtest_kit_mongo.operate.top.rates import Host, Rates, count, recent
+from backtest_kit_mongo.operate.top.sampling import RedisSample
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.parking import Parking
 

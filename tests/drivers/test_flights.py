@@ -13,7 +13,7 @@ from tests.integration.support import eventually
 from backtest_kit_mongo.coherence.effects import Find
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.flights import Flights
+from backtest_kit_mongo.drivers.single_flight import Flights
 from backtest_kit_mongo.errors import ReadFailed
 
 KEY = Key(STATE, ("signal", "a"))

@@ -20,7 +20,7 @@ from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.counts import HIT, PASSED_BY
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from tests.ha.support import HOST, Process, answer_of, client_of, free_port
 from tests.integration.support import eventually, store_for

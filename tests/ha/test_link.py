@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from backtest_kit_mongo.backends.redis_link import RedisLink
-from backtest_kit_mongo.backends.redis_sentinel import client_of_primary
+from backtest_kit_mongo.backends.redis.link import RedisLink
+from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
 
 
 class Connection:

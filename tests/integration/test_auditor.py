@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from tests.integration.support import eventually, settings_for, store_for
 
-from backtest_kit_mongo.auditor import Auditor, Report, summary
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.keys import entry_pattern, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, RECENT, STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
 
 pytestmark = pytest.mark.live
 

@@ -8,7 +8,7 @@ import pytest
 import redis
 from tests.integration.support import eventually
 
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
+from backtest_kit_mongo.backends.redis.link import RedisLink, Script
 from backtest_kit_mongo.coherence.keys import Channels, channels
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.embedded import Endpoints

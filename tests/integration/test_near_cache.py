@@ -17,7 +17,7 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import MEASURE, STATE
 from backtest_kit_mongo.drivers.counts import HIT, MISS, PASSED_BY
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.settings import load

@@ -18,14 +18,14 @@ from tests.integration.support import settings_for, store_for
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import embedded
-from backtest_kit_mongo.backends.ports import NoCache
+from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.coherence.effects import Find, Rows
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, SIGNAL, STATE, STORAGE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import CandleInstance, StateInstance, StorageInstance
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.examples import example
 
 pytestmark = pytest.mark.live

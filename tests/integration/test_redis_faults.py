@@ -12,7 +12,8 @@ from tests.integration.support import LEASE_MS, eventually, store_for
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import embedded
-from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.adapters.instances import CandleInstance, StorageInstance
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.effects import CacheRead as Read
 from backtest_kit_mongo.coherence.effects import Commit, Fill, Lease, Leased, Published, Right
 from backtest_kit_mongo.coherence.events import decode
@@ -21,8 +22,7 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.counts import HIT
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.instances import CandleInstance, StorageInstance
+from backtest_kit_mongo.drivers.store import Store
 
 pytestmark = pytest.mark.live
 Endpoints = embedded.Endpoints

@@ -20,10 +20,10 @@ from tests.integration.support import settings_for
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
-from backtest_kit_mongo.backends.redis_cache import CacheOptions, RedisCache
-from backtest_kit_mongo.backends.redis_entry import parse_entry
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
-from backtest_kit_mongo.backends.redis_relay import relay
+from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.entry import parse_entry
+from backtest_kit_mongo.backends.redis.link import RedisLink, Script
+from backtest_kit_mongo.backends.redis.relay import relay
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Origin, decode

@@ -8,10 +8,10 @@ import urllib.request
 
 from backtest_kit_mongo import metrics, stores
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
 
 COUNTER = 'bkm_store_reads_total{domain="state",outcome="miss"}'
 

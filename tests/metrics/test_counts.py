@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.backends.redis_counts import CacheCounts
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.coherence.effects import CacheDown, CacheRead, Commit, Find, Lease, Leased, Right, Upsert
 from backtest_kit_mongo.coherence.record import Domain, Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, LOG, STATE
 from backtest_kit_mongo.drivers.counts import BOUNDS_S, Counts
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidPayload, ReadFailed, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
-from backtest_kit_mongo.instances import CandleInstance
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.examples import candles, example
 
 KEY = Key(STATE, ("signal", "bucket"))

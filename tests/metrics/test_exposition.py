@@ -19,18 +19,18 @@ from tests.integration.support import eventually, store_for
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import metrics, stores
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.effects import CacheRead, Fill, Lease, Right
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.drivers.counts import HIT, READS, WRITES
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import UnsafeServer
 from backtest_kit_mongo.metrics.collector import StoreCollector
 from backtest_kit_mongo.metrics.pages import Page, PageServer
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.examples import example
 
 KEY = Key(STATE, ("signal", "bucket"))

@@ -19,17 +19,17 @@ from tests.integration.support import settings_for, store_for
 from tests.worker.feed_support import Recorder, always, event
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.backends.redis_cache import RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.effects import Upsert
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting, WriteRefused
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.setup import make_store
 from backtest_kit_mongo.testing.examples import example

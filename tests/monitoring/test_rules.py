@@ -16,7 +16,7 @@ import typer.main
 from prometheus_client.core import Metric
 from tests.monitoring.rig import OPS, RULES, Alert, alerts, find, metrics_in, queries
 
-from backtest_kit_mongo.backends.redis_counts import CacheCounts
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.cli.main import app as bkm
 from backtest_kit_mongo.drivers.counts import READS, WRITES, Counts
 from backtest_kit_mongo.metrics import collector as store_metrics

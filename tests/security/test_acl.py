@@ -10,21 +10,21 @@ import pytest
 import redis
 
 from backtest_kit_mongo import embedded
-from backtest_kit_mongo.auditor import Auditor, Report
-from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.near_cache import NearCache
-from backtest_kit_mongo.backends.redis_link import RedisLink
+from backtest_kit_mongo.backends.redis.link import RedisLink
 from backtest_kit_mongo.coherence.effects import CacheRead, Find
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.drivers.counts import HIT
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.feed.consume import consume, forget
 from backtest_kit_mongo.feed.positions import look
+from backtest_kit_mongo.operate.cache_check import Auditor, Report
 from backtest_kit_mongo.setup import redis_client
-from backtest_kit_mongo.stream import consume, forget
 from backtest_kit_mongo.testing.conformance import (  # noqa: F401
     TestFirstWriteWins,
     TestLedgers,

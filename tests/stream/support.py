@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from backtest_kit_mongo.adapters.instances import StateInstance
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.instances import StateInstance
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.feed.consume import ChangeEvent, ChangeFeed, consume
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.stream import ChangeEvent, ChangeFeed, consume
 from backtest_kit_worker.roles.audit import AuditRole
 
 

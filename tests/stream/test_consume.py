@@ -15,11 +15,11 @@ import pytest
 from tests.integration.support import eventually
 from tests.stream.support import Desk, acknowledged, revs
 
+from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StorageInstance
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.errors import CorruptData, InvalidSetting, ServerUnreachable
-from backtest_kit_mongo.instances import CandleInstance, MeasureInstance, StorageInstance
+from backtest_kit_mongo.feed.consume import FeedClosed, TooManyUnacknowledged, consume, forget
 from backtest_kit_mongo.settings import load
-from backtest_kit_mongo.stream import FeedClosed, TooManyUnacknowledged, consume, forget
 
 pytestmark = pytest.mark.live
 

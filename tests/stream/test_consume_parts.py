@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from backtest_kit_mongo.errors import CorruptData
-from backtest_kit_mongo.stream.event import Receipt, from_audit
-from backtest_kit_mongo.stream.groups import before, order
-from backtest_kit_mongo.stream.window import Window
+from backtest_kit_mongo.feed.consume.event import Receipt, from_audit
+from backtest_kit_mongo.feed.consume.groups import before, order
+from backtest_kit_mongo.feed.consume.window import Window
 
 
 def receipt(event_id: str) -> Receipt:

@@ -14,10 +14,10 @@ from tests.integration.support import eventually, settings_for, store_for
 from tests.stream.support import Desk, acknowledged, revs
 
 from backtest_kit_mongo import embedded
+from backtest_kit_mongo.adapters.instances import CandleInstance, StorageInstance
 from backtest_kit_mongo.embedded.processes import Deadline, Server, free_port
 from backtest_kit_mongo.embedded.redis_server import REDIS
-from backtest_kit_mongo.instances import CandleInstance, StorageInstance
-from backtest_kit_mongo.stream import feed as feed_module
+from backtest_kit_mongo.feed.consume import feed as feed_module
 
 pytestmark = pytest.mark.live
 

@@ -15,10 +15,10 @@ import pytest
 
 import backtest_kit_mongo as bk
 import backtest_kit_pytest
-from backtest_kit_mongo.adapters import REGISTRIES
+from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import NotInstalledError
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.testing import servers as servers_module

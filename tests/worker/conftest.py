@@ -13,7 +13,7 @@ from tests.integration.support import settings_for, store_for
 from tests.worker.feed_support import OwnRedis
 
 from backtest_kit_mongo.coherence.keys import streams
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_worker.deployment import Deployment, connect
 

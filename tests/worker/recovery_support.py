@@ -18,7 +18,7 @@ from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.loop import Loop, LoopOptions

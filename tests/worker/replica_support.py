@@ -12,21 +12,21 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
-from backtest_kit_mongo.backends.file import FileTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.coherence.events import Event, decode
-from backtest_kit_mongo.coherence.record import Domain, Key
-from backtest_kit_mongo.domains.checks import make_change
-from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import (
+from backtest_kit_mongo.adapters.instances import (
     CandleInstance,
     IntervalInstance,
     MeasureInstance,
     MemoryInstance,
     StateInstance,
 )
+from backtest_kit_mongo.backends.files.documents import FileTruth
+from backtest_kit_mongo.coherence.events import Event, decode
+from backtest_kit_mongo.coherence.record import Domain, Key
+from backtest_kit_mongo.domains.checks import make_change
+from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.testing.examples import BASE_MS, candles, example
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.replicas.copying import CopyService

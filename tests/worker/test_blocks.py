@@ -13,18 +13,18 @@ import pytest
 from tests.integration.support import settings_for, store_for
 from tests.worker.feed_support import publish
 
-from backtest_kit_mongo.backends.mongo_candles import MongoCandles
+from backtest_kit_mongo.adapters.instances import StateInstance
+from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
 from backtest_kit_mongo.candles.columns import Columns, of_rows, to_rows
-from backtest_kit_mongo.candles.compaction import BlockRange, Compactor, Due, ToDo, When, find_ranges
 from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import StateInstance
+from backtest_kit_mongo.operate.compaction import BlockRange, Compactor, Due, ToDo, When, find_ranges
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.parking import Parking

@@ -10,7 +10,7 @@ import redis
 from pydantic import ValidationError
 from tests.integration.support import LEASE_MS, settings_for
 
-from backtest_kit_mongo.backends.redis_entry import record_header
+from backtest_kit_mongo.backends.redis.entry import record_header
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import names

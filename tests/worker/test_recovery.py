@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.worker.recovery_support import MINUTE_MS, Bed, bed_for, candle, series, state_key
 
+from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, MemoryInstance, StorageInstance
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Expected, Merge
 from backtest_kit_mongo.coherence.events import Event
@@ -15,7 +16,6 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, MEASURE, MEMORY, STORAGE
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import CandleInstance, MeasureInstance, MemoryInstance, StorageInstance
 from backtest_kit_mongo.testing.examples import BASE_MS, example
 from backtest_kit_mongo.testing.spots import DOCUMENTS, Spot, parts
 

@@ -12,11 +12,11 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from tests.worker.replica_support import NOWHERE, Bed, bed_on
 
+from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
-from backtest_kit_mongo.instances import CandleInstance, MeasureInstance, StateInstance
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.parking import Parking

@@ -12,10 +12,10 @@ from bson import ObjectId
 from tests.worker.replica_support import Bed, bed_on, finish
 from typer.testing import CliRunner
 
+from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
-from backtest_kit_mongo.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.testing.examples import candles
 from backtest_kit_worker.replica_cli import Exit, app
 from backtest_kit_worker.replicas import source as source_module

@@ -11,12 +11,12 @@ import pytest
 from bson import ObjectId
 from tests.worker.replica_support import Bed, bed_on
 
-from backtest_kit_mongo.backends import file_names as names
+from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance
+from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record, Shape
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import CorruptData
-from backtest_kit_mongo.instances import CandleInstance, MeasureInstance, StateInstance
 from backtest_kit_mongo.testing.examples import BASE_MS, candles
 from backtest_kit_worker.replicas.directory import MARKER
 from backtest_kit_worker.replicas.paths import key_at

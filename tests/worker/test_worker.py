@@ -12,13 +12,13 @@ import pymongo
 import pytest
 from tests.integration.support import eventually
 
+from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, STATE
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.instances import CandleInstance, MeasureInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.parking import Parking

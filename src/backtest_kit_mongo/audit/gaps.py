@@ -15,7 +15,7 @@ from typing import Any
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.records import HEADS, ITEMS, readable
-from backtest_kit_mongo.backends.mongo_errors import reading
+from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.record import Part
 
 Document = dict[str, Any]

@@ -16,7 +16,7 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
 from backtest_kit_mongo.audit.records import FOREIGN, GAP, ITEMS, AuditRecord, from_document, readable
-from backtest_kit_mongo.backends.mongo_errors import reading
+from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS

@@ -32,7 +32,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
 from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, PENDING, SEALS, digest, raw, readable
-from backtest_kit_mongo.backends.mongo_errors import reading
+from backtest_kit_mongo.backends.mongo.errors import reading
 
 Document = dict[str, Any]
 RECORDS_MAX: Final = 1_000

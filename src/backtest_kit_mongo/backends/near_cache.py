@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 
-from backtest_kit_mongo.backends.redis_link import UNREACHABLE, Link, RedisLink, Script
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, RedisLink, Script
 from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
 from backtest_kit_mongo.coherence.near import Copies, Fetch

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from backtest_kit_mongo.auditor import Auditor, Report, summary
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.redis_cluster import link_over
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client
 

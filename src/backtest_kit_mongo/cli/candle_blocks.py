@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from backtest_kit_mongo.backends.mongo import MongoTruth
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import NotFound
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     # At run time only where it is used: NumPy takes longer to import than all other commands need to start.
     from pymongo.database import Database
 
-    from backtest_kit_mongo.candles.compaction import BlockRange, Compactor
+    from backtest_kit_mongo.operate.compaction import BlockRange, Compactor
 
 __all__ = ["blocks"]
 
@@ -169,7 +169,7 @@ class _Workshop(NamedTuple):
         Raises:
             NotFound: they name some, but there is none.
         """
-        from backtest_kit_mongo.candles.compaction import find_series
+        from backtest_kit_mongo.operate.compaction import find_series
 
         found = find_series(self.database, exchange, symbol, interval)
         named = [part for part in (exchange, symbol, interval) if part is not None]
@@ -178,12 +178,12 @@ class _Workshop(NamedTuple):
         return found
 
     def ranges(self, series: Sequence[Key]) -> list[BlockRange]:
-        from backtest_kit_mongo.candles.compaction import find_ranges
+        from backtest_kit_mongo.operate.compaction import find_ranges
 
         return [each for scope in series for each in find_ranges(self.database, scope)]
 
     def described(self, scope: Key) -> dict[str, Any]:
-        from backtest_kit_mongo.candles.compaction import ToDo, summarize
+        from backtest_kit_mongo.operate.compaction import ToDo, summarize
 
         exchange, symbol, interval = scope.parts
         summary = summarize(self.database, scope)
@@ -203,7 +203,7 @@ class _Workshop(NamedTuple):
 
 @contextmanager
 def _workshop(settings: Settings) -> Iterator[_Workshop]:
-    from backtest_kit_mongo.candles.compaction import Compactor
+    from backtest_kit_mongo.operate.compaction import Compactor
 
     uri = settings.mongo_connection_string.get_secret_value()
     truth = MongoTruth(uri, settings.database, (CANDLE,), settings.mongo_bound_ms)

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from backtest_kit_mongo.candles.calendar import CALENDARS, gaps_within
 from backtest_kit_mongo.candles.columns import FIELDS
-from backtest_kit_mongo.candles.compaction import summarize
 from backtest_kit_mongo.candles.frame import Gap
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.operate.compaction import summarize
 
 from .candle_store import CandleStore, Chosen, moment_text
 

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from pymongo.database import Database
 
-from backtest_kit_mongo.backends.mongo import MongoTruth
-from backtest_kit_mongo.backends.mongo_candles import CONFLICTS
-from backtest_kit_mongo.candle_instance import CandleInstance
-from backtest_kit_mongo.candles.compaction import TIME_TYPES, TIMES_END, find_series
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
+from backtest_kit_mongo.backends.mongo.candles import CONFLICTS
+from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CallerError, NotFound
+from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
 

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles import files
 from backtest_kit_mongo.candles.columns import take
-from backtest_kit_mongo.candles.fetching import Fetched, Source, fetch
 from backtest_kit_mongo.candles.frame import Candles
-from backtest_kit_mongo.contracts import CandleReport
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
+from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 
 from .candle_store import CandleStore, Chosen, moment_ms, moment_text, step_of
 

@@ -251,7 +251,7 @@ def fetch(
     Exit status: 0 when the exchange answered, even if it lacks candles; 1 when it or the store failed.
     """
     with _store() as store:
-        from backtest_kit_mongo.candles.fetching import open_source
+        from backtest_kit_mongo.operate.fetching import open_source
 
         from .candle_transfer import fetch_candles
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backtest_kit_mongo.doctor import Finding, Level, examine, worst
+from backtest_kit_mongo.operate.doctor import Finding, Level, examine, worst
 
 from .opening import connected
 

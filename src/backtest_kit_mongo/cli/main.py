@@ -1,15 +1,15 @@
 """The console script `bkm` (also `backtest-kit-mongo`): one typer application, each command a plain function."""
 
-from importlib.metadata import entry_points
-
 import typer
 
-from . import audit, cache, candles, chaos, demo, doctor, domains, park, servers, simulate, stream, top
+from . import audit, cache, candles, doctor, domains, park, servers, stream, top
+from .plugged import PluggedCommands
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="bkm",
+    cls=PluggedCommands,
     help="Durable, shared persistence for trading strategies: MongoDB, Redis and the tools around them.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -21,18 +21,12 @@ app.command()(servers.down)
 app.command()(servers.status)
 app.command()(doctor.doctor)
 app.command()(top.top)
-app.command()(demo.demo)
-app.command()(simulate.simulate)
-app.command()(chaos.chaos)
 app.command()(domains.domains)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)
 app.add_typer(park.park)
 app.add_typer(stream.stream)
-# Commands of other distributions, and of the worker, which this package may not import.
-for command in entry_points(group="backtest_kit_mongo.commands"):
-    app.add_typer(command.load(), name=command.name)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from backtest_kit_mongo.feed.servers import FeedServers
-from backtest_kit_mongo.top import Sample, draw, take
+from backtest_kit_mongo.operate.top import Sample, draw, take
 
 from .opening import ExitCode, connected
 

@@ -1,7 +1,7 @@
 """Everything a plan may ask for. `ask` holds the only bare `yield`, so a plan's steps are exactly the effects it names.
 
 Effects of the truth are performed by a `Truth`, those of the near cache by a `Near`, the others by a `Cache` (see
-`backends/ports.py`).
+`ports.py`).
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from prometheus_client.utils import floatToGoString
 
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.backends.near_cache import NearCache
-from backtest_kit_mongo.backends.redis_cache import RedisCache
-from backtest_kit_mongo.backends.redis_counts import CacheCounts
-from backtest_kit_mongo.backends.redis_partitions import PartitionedCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.counts import BOUNDS_S, READS, WRITES, Tally
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 
 Tallies = Mapping[Domain, Tally]
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from backtest_kit_mongo import adapters, instances
+from backtest_kit_mongo.adapters import instances
+from backtest_kit_mongo.adapters import registries as adapters
+from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.coherence.record import Domain, Part
-from backtest_kit_mongo.drivers.sync import Store
-from backtest_kit_mongo.registry import Registry
+from backtest_kit_mongo.drivers.store import Store
 
 Parts = tuple[Part, ...]
 

@@ -9,10 +9,10 @@ from itertools import count
 
 import pymongo
 
-from backtest_kit_mongo.adapters import REGISTRIES
+from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.ports import NoCache
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import OPEN_REDIS
 from backtest_kit_mongo.testing.servers import Servers

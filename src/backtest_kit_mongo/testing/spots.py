@@ -11,7 +11,7 @@ from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Key, Part, Record, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.examples import BASE_MS, example
 
 DOCUMENTS = tuple(domain for domain in DOMAINS if domain.shape is not Shape.SERIES)

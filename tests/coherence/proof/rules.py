@@ -1,4 +1,4 @@
-"""What can happen, as in the scripts (`backends/lua`), the plans and the faults; and what must not.
+"""What can happen, as in the scripts (`backends/redis/lua`), the plans and the faults; and what must not.
 
 A rule takes a state and gives the condition under which it applies and the state after it. `RULES` are those of the
 protocol. `DROPPED` are rules with one precaution left out, each with the invariants that it then breaks.

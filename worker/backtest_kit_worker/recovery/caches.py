@@ -10,9 +10,9 @@ from typing import Any, Final, TypeAlias
 
 import redis
 
-from backtest_kit_mongo.backends.redis_cluster import link_over
-from backtest_kit_mongo.backends.redis_link import Script
-from backtest_kit_mongo.backends.redis_relay import relay
+from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.link import Script
+from backtest_kit_mongo.backends.redis.relay import relay
 from backtest_kit_mongo.coherence.keys import Names, entry_pattern, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Domain, Key
 
@@ -20,7 +20,7 @@ Relay: TypeAlias = Callable[[Sequence[tuple[Names, int | None]]], None]
 """Make the cache forget what it holds under these names, if that is older than a revision (None: in any case)."""
 _REV_START: Final = 40
 _REV_END: Final = 55
-"""Where an entry holds its revision, in 16 hexadecimal digits; see `backends/redis_entry.py` of the package."""
+"""Where an entry holds its revision, in 16 hexadecimal digits; see `backends/redis/entry.py` of the package."""
 
 
 class Caches:

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 import bson
 
-from backtest_kit_mongo.backends import file_disk as disk
-from backtest_kit_mongo.backends import file_names as names
-from backtest_kit_mongo.backends.file_json import Stamp, encode, seal, unseal
+from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.backends.files import names as names
+from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore

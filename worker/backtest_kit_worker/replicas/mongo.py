@@ -16,8 +16,8 @@ from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.backends import mongo_indexes
-from backtest_kit_mongo.backends.mongo_errors import DUPLICATE_KEY
+from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
+from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting

@@ -1,10 +1,10 @@
-"""Which document a file of the `dump` layout is: the inverse of `backends/file_names.py`."""
+"""Which document a file of the `dump` layout is: the inverse of `backends/files/names.py`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from backtest_kit_mongo.backends import file_names as names
+from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.coherence.keys import BACKTEST, LIVE
 from backtest_kit_mongo.coherence.record import Domain, Key, Level, Part
 

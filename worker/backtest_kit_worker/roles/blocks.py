@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pymongo
 
 from backtest_kit_mongo.candles.codec import block_starts, span_ms
-from backtest_kit_mongo.candles.compaction import BlockRange, ToDo
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.operate.compaction import BlockRange, ToDo
 from backtest_kit_worker.deployment import Deployment
 
 

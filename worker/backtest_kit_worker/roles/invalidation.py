@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from backtest_kit_mongo.backends.redis_link import RedisLink, Script
-from backtest_kit_mongo.backends.redis_relay import relay
+from backtest_kit_mongo.backends.redis.link import RedisLink, Script
+from backtest_kit_mongo.backends.redis.relay import relay
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names, names
 from backtest_kit_mongo.coherence.record import Shape

@@ -14,9 +14,9 @@ from typing import Final
 
 import pymongo
 
-from backtest_kit_mongo.backends.mongo_candles import MongoCandles
-from backtest_kit_mongo.backends.ports import Series
-from backtest_kit_mongo.candles.compaction import DURABLE, Compactor, ToDo
+from backtest_kit_mongo.backends.mongo.candles import MongoCandles
+from backtest_kit_mongo.operate.compaction import DURABLE, Compactor, ToDo
+from backtest_kit_mongo.ports import Series
 from backtest_kit_worker.deployment import Deployment
 
 RANGES_MAX: Final = 16

@@ -8,16 +8,16 @@ from typing import Any, Final
 
 import pytest
 
-from backtest_kit_mongo.adapters import PersistCandleRegistry
+from backtest_kit_mongo.adapters.contracts import CandleReport
+from backtest_kit_mongo.adapters.instances import CandleInstance
+from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.contracts import CandleReport
 from backtest_kit_mongo.domains.checks import make_key
 from backtest_kit_mongo.domains.payloads import CandleData
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CallerError, InvalidKey, InvalidPayload
-from backtest_kit_mongo.instances import CandleInstance
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
 from backtest_kit_mongo.testing.spots import difference
 

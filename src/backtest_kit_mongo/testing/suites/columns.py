@@ -9,12 +9,12 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.candles.frame import Candles, Gap
 from backtest_kit_mongo.coherence.codec import EPOCH
 from backtest_kit_mongo.coherence.effects import Conflict
-from backtest_kit_mongo.contracts import CandleReport
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
 from backtest_kit_mongo.testing.spots import difference
@@ -65,7 +65,7 @@ class TestCandleColumns:
     def test_many_candles_are_stored_in_pieces_and_read_as_one(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, tag: str
     ) -> None:
-        monkeypatch.setattr("backtest_kit_mongo.candle_instance.CHUNK_ROWS", 40)
+        monkeypatch.setattr("backtest_kit_mongo.adapters.candle_instance.CHUNK_ROWS", 40)
         count = 101
         rows = candles(count, since_ms=0)
         assert series(store, tag).write_candles(arrays(rows)).inserted == count

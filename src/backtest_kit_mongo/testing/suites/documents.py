@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 from backtest_kit_mongo.coherence.record import Domain, OnConflict, Shape
 from backtest_kit_mongo.domains.payloads import SignalRow, StrategyData
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object
 from backtest_kit_mongo.testing.spots import (

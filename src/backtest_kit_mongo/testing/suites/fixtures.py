@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 
 _tags = count()
 

@@ -11,7 +11,7 @@ from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.checks import make_key
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, candles, example, extended, free_object
 from backtest_kit_mongo.testing.spots import DOCUMENTS, Spot, parts, spot

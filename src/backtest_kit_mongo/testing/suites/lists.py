@@ -13,7 +13,7 @@ from backtest_kit_mongo.coherence.effects import Expected, Merge, Rows, Upsert
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended

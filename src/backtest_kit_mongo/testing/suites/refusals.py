@@ -13,7 +13,7 @@ from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, context_names
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object

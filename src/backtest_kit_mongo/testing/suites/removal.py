@@ -8,7 +8,7 @@ import pytest
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, example
 from backtest_kit_mongo.testing.spots import REMOVABLE, Spot, difference, items, parts, spot

@@ -11,7 +11,7 @@ import pytest
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.drivers.sync import Store
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.examples import example, extended, free_object
 from backtest_kit_mongo.testing.spots import DOCUMENTS, difference, spot
 from backtest_kit_mongo.testing.suites.documents import by_name

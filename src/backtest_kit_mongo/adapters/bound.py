@@ -1,0 +1,85 @@
+"""What all instances share: one context of one domain, bound to a `Store`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+from backtest_kit_mongo.adapters.contracts import Payload, Row, When
+from backtest_kit_mongo.coherence.codec import detached
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when, row_item
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.errors import InvalidKey
+
+V = TypeVar("V")
+
+
+class Bound(Generic[V]):
+    """One context of one domain in one store. V is what a read returns."""
+
+    def __init__(self, domain: Domain, store: Store, *context: Part) -> None:
+        self._domain = domain
+        self._store = store
+        self._context = make_key(domain, context)
+        self._last_rows: dict[Part, tuple[Any, Change]] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._context} in {self._store.name}>"
+
+    def wait_for_init(self, initial: bool) -> None:
+        """Connect the store unless it is; `initial` does not matter, because opening knows by itself."""
+        self._store.open()
+
+    def _key(self, item: Part) -> Key:
+        try:
+            return make_child(self._context, item)
+        except TypeError:
+            return make_key(self._domain, (*self._context.parts, item))  # Which says what is wrong with it.
+
+    def _read(self, key: Key, when: When | None = None) -> V:
+        moment = None if when is None else make_when(self._domain, when)
+        record = self._store.read(key)
+        if not record.visible(moment) or record.payload is None:
+            return cast("V", self._domain.empty())
+        return cast("V", record.payload)
+
+    def _write(self, key: Key, payload: Any, when: When | None = None) -> None:
+        """Domains without a stored `when` take one all the same (Measure), and it is checked."""
+        self._store.write(make_change(key, payload, make_when(self._domain, when) if self._domain.has_when else None))
+
+    def _list(self, when: When | None, limit: int | None, *, keys_only: bool = False) -> Iterator[Record]:
+        moment = make_when(self._domain, when, required=False)
+        return self._store.scan(self._context, when=moment, limit=checked_limit(limit), keys_only=keys_only)
+
+    def _keys(self, when: When | None, limit: int | None) -> Iterator[str]:
+        return (str(record.key.item) for record in self._list(when, limit, keys_only=True))
+
+    def _read_rows(self, limit: int | None) -> list[Row]:
+        return [record.payload for record in self._list(None, limit)]
+
+    def _write_rows(self, rows: Sequence[Payload]) -> None:
+        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the same
+        change again, neither validated nor encoded; the plan decides whether it is still what is stored.
+        """
+        last = self._last_rows
+        given: dict[Part, tuple[Any, Change]] = {}
+        for row in rows:
+            item = row_item(self._domain, row)
+            if item in given and self._domain.on_conflict is OnConflict.KEEP:
+                continue
+            before = last.get(item)
+            given[item] = (
+                before
+                if before is not None and row == before[0]
+                else (detached(row), make_change(self._key(item), row))
+            )
+        if given:
+            self._store.merge(self._context, tuple(change for _, change in given.values()))
+            self._last_rows = given
+
+
+def checked_limit(limit: int | None) -> int | None:
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise InvalidKey(f"limit must be a non-negative int or None, not {limit!r}")
+    return limit

@@ -1,0 +1,228 @@
+"""The candles of one series: windows of rows as in the original's contract, and columns.
+
+NumPy is imported by those who use candles, not by `import backtest_kit_mongo`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+
+from backtest_kit_mongo.adapters.bound import Bound, checked_limit
+from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
+from backtest_kit_mongo.coherence.codec import dump, millis
+from backtest_kit_mongo.coherence.effects import Appended
+from backtest_kit_mongo.domains import table
+from backtest_kit_mongo.domains.checks import check
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.errors import InvalidKey, InvalidPayload, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.frame import Candles
+    from backtest_kit_mongo.candles.offering import Offer
+
+logger = logging.getLogger(__name__)
+
+CHUNK_ROWS: Final = 10_000
+"""Candles of one insert and one change event."""
+MOMENT_MAX: Final = 2**53
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class CandleInstance(Bound[Row]):
+    """Closed candles; the first write of a candle wins."""
+
+    def __init__(
+        self,
+        store: Store,
+        symbol: str,
+        interval: str,
+        exchange_name: str,
+        *,
+        clock_ms: Callable[[], int] = _wall_clock_ms,
+    ) -> None:
+        super().__init__(table.CANDLE, store, exchange_name, symbol, interval)
+        self._names = (symbol, interval, exchange_name)
+        self._step_ms = table.INTERVAL_MS[interval]
+        self._clock_ms = clock_ms
+
+    def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None:
+        """`limit` candles from `since_timestamp` (ms) on, ascending;
+
+        None if any is missing. `until_timestamp` is implied by `limit`.
+        """
+        count = checked_limit(limit) or 0
+        since = self._aligned(since_timestamp)
+        rows = self._store.window(self._context, since, since + count * self._step_ms) if count else []
+        if len(rows) > count:  # Foreign documents may lie between two open times.
+            rows = [row for row in rows if row["timestamp"] % self._step_ms == 0]
+        if len(rows) != count:
+            return None
+        for row, moment in zip(rows, range(since, since + count * self._step_ms, self._step_ms), strict=True):
+            if row["timestamp"] != moment:
+                return None
+        return rows
+
+    def read_candles(self, since: When, until: When, when: When | None = None) -> Candles:
+        """Candles that open at `since` or later and before `until`, column by column; `.gaps` says what is missing.
+
+        Args:
+            since, until: epoch milliseconds or datetimes; they need not be open times.
+            when: simulation time: candles that close later than this are not seen.
+
+        Raises:
+            InvalidKey: a moment is neither an int nor a datetime, or `until` lies before `since`.
+            ServerUnreachable, ReadFailed: nothing was read.
+        """
+        from backtest_kit_mongo.candles.columns import empty
+        from backtest_kit_mongo.candles.frame import Candles
+
+        first, end = self._moment("since", since), self._moment("until", until)
+        if end < first:
+            raise InvalidKey(f"{self._context}: until ({end}) lies before since ({first})")
+        if when is not None:
+            closed = self._moment("when", when) // self._step_ms * self._step_ms
+            end = max(first, min(end, closed))
+        columns = self._store.columns(self._context, self._step_ms, first, end) if first < end else empty()
+        return Candles(*self._names, first, end, self._step_ms, columns)
+
+    def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport:
+        """Store closed candles; a candle that is stored already is kept, one that is not closed yet is refused and
+        reported.
+
+        Raises:
+            InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time; the message
+            names it. No candle was written.
+        """
+        offer = self._plain_offer(list(candles)) if candles else None  # An iterator could be read only once.
+        return self._write_offer(offer) if offer is not None else CandleReport(0, 0)
+
+    def write_candles(self, candles: CandleTable) -> CandleReport:
+        """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in epoch
+        milliseconds, `open`, `high`, `low`, `close`, `volume`), in any order of time.
+
+        Raises:
+            InvalidPayload: a column or a candle is wrong; the message names it. No candle was written.
+            WriteOutcomeUnknown: the message says up to which candle they are stored for sure; writing them again is safe.
+        """
+        from backtest_kit_mongo.candles.offering import of_table
+
+        return self._write_offer(of_table(self._context, candles, self._step_ms))
+
+    def _plain_offer(self, candles: Sequence[Payload]) -> Offer:
+        from backtest_kit_mongo.candles.offering import find_fault, of_rows
+
+        with suppress(OverflowError):
+            if _are_plain(candles):
+                offer = of_rows(candles)  # type: ignore[arg-type]  # `_are_plain` says that they are mappings.
+                if find_fault(offer, self._step_ms) is None:
+                    return offer
+        # One at a time costs ten times as much, and finds out which candle is wrong and why.
+        rows = [self._row(index, candle) for index, candle in enumerate(candles)]
+        try:
+            return of_rows(rows)
+        except OverflowError as cause:
+            raise InvalidPayload(f"{self._context}: a number is too large: {cause}. No candle was written.") from cause
+
+    def _row(self, index: int, candle: Payload) -> Row:
+        data: Any = dump(candle) if isinstance(candle, BaseModel) else candle
+        try:
+            row = {name: data[name] for name in _COLUMNS}
+        except (KeyError, TypeError) as cause:
+            moment = data.get("timestamp") if isinstance(data, dict) else None
+            named = f"candle {index}" if moment is None else f"candle {index} at {moment!r:.40}"
+            raise InvalidPayload(f"{self._context}: {named} has no column {cause}. No candle was written.") from cause
+        try:
+            check(self._context, row)
+            self._aligned(row["timestamp"])
+        except (InvalidPayload, InvalidKey) as cause:
+            raise InvalidPayload(
+                f"candle {index} at {row['timestamp']!r:.40}: {cause} No candle was written."
+            ) from cause
+        return row
+
+    def _write_offer(self, offer: Offer) -> CandleReport:
+        from backtest_kit_mongo.candles.offering import rounds
+
+        # First write wins: a bar stored before its end would be frozen with a price that never was its close.
+        is_closed = offer.timestamp <= self._clock_ms() - self._step_ms
+        unclosed = tuple(offer.timestamp[~is_closed].tolist())
+        if unclosed:
+            logger.warning(
+                "%s: %d candle(s) not closed yet were not stored, first at %d",
+                self._context,
+                len(unclosed),
+                unclosed[0],
+            )
+        new = count = 0
+        conflicts: set[int] = set()
+        for number, columns in enumerate(rounds(offer.take(is_closed))):
+            count += len(columns) if number == 0 else 0
+            for appended in self._append(columns, is_first=number == 0):
+                new += len(appended.new)
+                conflicts.update(conflict.timestamp for conflict in appended.conflicts)
+        if conflicts:
+            logger.warning(
+                "%s: %d candle(s) are stored with other values and were kept as they are, first at %d",
+                self._context,
+                len(conflicts),
+                min(conflicts),
+            )
+        return CandleReport(new, count - new, unclosed, tuple(sorted(conflicts)))
+
+    def _append(self, columns: Columns, *, is_first: bool) -> list[Appended]:
+        from backtest_kit_mongo.candles.columns import take
+
+        appended: list[Appended] = []
+        for start in range(0, len(columns), CHUNK_ROWS):
+            try:
+                chunk = take(columns, slice(start, start + CHUNK_ROWS))
+                appended.append(self._store.append(self._context, chunk, self._step_ms))
+            except (ServerUnreachable, WriteRefused, WriteOutcomeUnknown) as cause:
+                if start == 0 and is_first:
+                    raise
+                stored = f"all before {columns.timestamp[start]}" if is_first else "all"
+                raise WriteOutcomeUnknown(
+                    f"{self._context}: of the candles {stored} are stored; write them again: {cause}"
+                ) from cause
+        return appended
+
+    def _aligned(self, moment: int) -> int:
+        if type(moment) is not int or moment % self._step_ms:
+            raise InvalidKey(
+                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), a multiple of {self._step_ms}"
+            )
+        return moment
+
+    def _moment(self, name: str, moment: When) -> int:
+        found = millis(moment) if isinstance(moment, datetime) else moment
+        if type(found) is not int or abs(found) > MOMENT_MAX:
+            raise InvalidKey(
+                f"{self._context}: {name} must be epoch milliseconds (int) or a datetime, not {moment!r:.80}"
+            )
+        return found
+
+
+_COLUMNS: Final = ("timestamp", *table.CANDLE.fields)
+_NUMBERS: Final = ({int}, {float}, {int, float})
+
+
+def _are_plain(candles: Sequence[Payload]) -> bool:
+    """Whether all are dicts of ordinary numbers, as nearly always."""
+    if set(map(type, candles)) != {dict}:
+        return False
+    try:
+        columns = [{type(candle[name]) for candle in candles} for name in _COLUMNS]  # type: ignore[index]
+    except KeyError:
+        return False
+    return columns[0] == {int} and all(kinds in _NUMBERS for kinds in columns)

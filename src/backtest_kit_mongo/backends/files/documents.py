@@ -1,0 +1,345 @@
+"""Documents as JSON files in the original's `dump` layout, one file a document. The default backend.
+
+Three files help: `file_names.py` (where), `file_json.py` (what), `file_disk.py` (durably).
+
+**Writes** replace a file atomically and survive a power failure when they return. Reading the old revision and writing
+the next one happens under a lock on the scope's directory. Node processes know no such locks: between them and us the
+last rename wins, as among themselves, except where the first write wins (candles, log), which a hard link decides.
+
+**Reads** take no lock and change nothing; a missing directory stays missing. A file that cannot be read is never
+deleted. A document read by key raises `CorruptData`; lists and windows go on without it and say so in the log, so a
+candle that cannot be read is a missing one. A write of the same document repairs it, after the bytes got a second name
+that ends in `.corrupt`: only then the name is needed, and a file that a careless copy is still filling is left alone.
+
+**Dumps of the original** are read where they are. Where the original's name differs from ours and ours does not exist,
+its file is taken, but only if it is foreign (bears no stamp). Files that we write always bear a stamp and always stand
+under the escaped name of their own key, in which a level has no more raw `_` than its columns give; so the original's
+way to join names, by which contexts collide, can never lead one of our contexts to a document of another. Writes go to
+the escaped name. The original's file stays, unread from then on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from math import isfinite
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.backends.files import names as names
+from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.row_series import RowsOnly
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
+from backtest_kit_mongo.errors import CorruptData, ReadFailed
+
+logger = logging.getLogger(__name__)
+
+PROBES_MAX: Final = 5_000
+"""Up to so many candles are looked for by name, beyond that in a listing.
+
+Reading 1,000 files takes some 30 ms however many the directory holds, while listing 500,000 takes a second: windows of
+the usual size must not pay for the history behind them. A sparse range of any length must end too, hence the listing.
+"""
+
+_PERHAPS_REMOVED: Final = re.compile(rb'"removed"\s*:\s*true')
+"""Occurs in every removed entity, and in few others: a listing of keys need not parse the rest."""
+
+_INTERVAL: Final = re.compile(r"(\d+)([mhd])")
+_UNIT_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class _Place(NamedTuple):
+    """Where a document is, relative to the base: under our name, or else under the original's if that is another."""
+
+    path: str
+    original: str | None = None
+
+
+class _Entry(NamedTuple):
+    """A listed document and when its file changed."""
+
+    item: str
+    place: _Place
+    mtime_ns: int
+
+
+class _Prior(NamedTuple):
+    """What a write finds: the record, or that its file is unreadable."""
+
+    record: Record
+    is_corrupt: bool = False
+
+
+class FileTruth(RowsOnly):
+    """Thread-safe, and safe for several processes on one directory.
+
+    Args:
+        base: the dump directory; a relative one follows the working directory. Made by the first write.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._swept: set[str] = set()
+
+    def open(self) -> None:
+        """Nothing to prepare: directories are made, and freed of leftovers, by the first write to them."""
+
+    def close(self) -> None:
+        """Nothing is held between calls."""
+
+    def find(self, effect: Find) -> Record:
+        return self._load(self._root(), effect.key, _place(effect.key))
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        root = self._root()
+        keys = (effect.scope.child(item) for item in effect.items)
+        found = (self._load_if_readable(root, key, _place(key)) for key in keys)
+        return {record.key.item: record for record in found if record.exists}
+
+    def upsert(self, effect: Upsert) -> Record:
+        root = self._root()
+        with self._writing(root, effect.change.key):
+            return self._store(root, [effect.change])[0].record
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        root, key = self._root(), effect.key
+        if not self._load(root, key, _place(key)).exists:
+            return None  # Before a lock would make the directory.
+        with self._writing(root, key):
+            record = self._load(root, key, _place(key))
+            if not record.exists or record.removed:
+                return None
+            kept = record.payload if isinstance(record.payload, dict) else {}
+            payload = {**kept, "removed": True}
+            change = Change(key, payload, pack(payload), record.when, removed=True)
+            return self._store(root, [change])[0].record
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        root = self._root()
+        with self._writing(root, effect.scope):
+            return tuple(self._store(root, [row.change for row in effect.rows]))
+
+    def append(self, effect: Append) -> Appended:
+        from backtest_kit_mongo.candles.columns import to_rows
+
+        root, scope = self._root(), effect.scope
+        places = self._series(root, scope)
+        times: list[int] = []
+        outputs: list[disk.Output] = []
+        stored: list[dict[str, Any]] = []
+        with self._writing(root, scope):
+            for row in to_rows(effect.rows):
+                moment = int(row["timestamp"])
+                prior = self._prior(root, scope.child(moment), place := places.at(moment))
+                if prior.record.exists:
+                    stored.append(_row(prior.record))
+                else:
+                    times.append(moment)
+                    outputs.append(_output(root, place, scope.domain, row, Stamp(1, None), prior))
+            is_new = disk.write_all(outputs)
+        # What a program without locks wrote in between is stored too.
+        met = [moment for moment, new in zip(times, is_new, strict=True) if not new]
+        stored += (_row(record) for record in self._listed(root, scope, places, met))
+        return _appended(effect, tuple(moment for moment, new in zip(times, is_new, strict=True) if new), stored)
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        """In natural order of the ids; with a limit in order of the last change.
+
+        Files are read as the iteration reaches them.
+        """
+        root = self._root()
+        entries = self._entries(root, scope, timed=limit is not None)
+        if limit is None:
+            entries.sort(key=lambda entry: names.natural_order(entry.item))
+            return self._visible(root, scope, entries, when, keys_only)
+        entries.sort(key=lambda entry: (entry.mtime_ns, names.natural_order(entry.item)), reverse=True)
+        newest = list(islice(self._visible(root, scope, entries, when, keys_only), limit))
+        return iter(newest[::-1])
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        root = self._root()
+        places = self._series(root, scope)
+        moments: Iterable[int] | None = _expected_times(scope, since, until)
+        if moments is None:
+            moments = places.times(root, since, until)
+        return [_row(record) for record in self._listed(root, scope, places, moments)]
+
+    def _listed(self, root: str, scope: Key, places: _Series, moments: Iterable[int]) -> Iterator[Record]:
+        """The rows of these times that are stored and can be read."""
+        found = (self._load_if_readable(root, scope.child(moment), places.at(moment)) for moment in moments)
+        return (record for record in found if record.exists)
+
+    def _root(self) -> str:
+        """The base of one operation: a working directory that changes meanwhile does not tear it apart."""
+        try:
+            return os.path.abspath(self._base)
+        except OSError as cause:
+            raise ReadFailed(f"the working directory cannot be used: {cause.strerror}. Nothing was written.") from cause
+
+    # ---- reading
+
+    def _load(self, root: str, key: Key, place: _Place, *, keys_only: bool = False) -> Record:
+        content = disk.read(f"{root}/{place.path}")
+        if content is not None:
+            return _record(key, place.path, *unseal(content), keys_only)
+        if place.original is None or (content := disk.read(f"{root}/{place.original}")) is None:
+            return Record(key)
+        body, stamp = unseal(content)
+        return _record(key, place.original, body, None, keys_only) if stamp is None else Record(key)
+
+    def _load_if_readable(self, root: str, key: Key, place: _Place, *, keys_only: bool = False) -> Record:
+        try:
+            return self._load(root, key, place, keys_only=keys_only)
+        except CorruptData as cause:
+            logger.warning("skipped: %s", cause)
+            return Record(key)
+
+    def _visible(
+        self, root: str, scope: Key, entries: Iterable[_Entry], when: int | None, keys_only: bool
+    ) -> Iterator[Record]:
+        for entry in entries:
+            record = self._load_if_readable(root, scope.child(entry.item), entry.place, keys_only=keys_only)
+            if record.visible(when):
+                yield record
+
+    def _entries(self, root: str, scope: Key, *, timed: bool) -> list[_Entry]:
+        """All documents of a scope by our names, and those under the original's names that ours do not hide."""
+        ours, originals = names.directory(scope), names.original_directory(scope)
+        found: dict[str, _Entry] = {}
+        foreign: dict[str, _Entry] = {}
+        for name, mtime_ns in disk.listing(f"{root}/{ours}", timed=timed):
+            path = f"{ours}/{name}{names.EXTENSION}"
+            if (item := names.item(name)) is not None:
+                found[item] = _Entry(item, _Place(path), mtime_ns)
+            elif originals == ours:
+                foreign[name] = _Entry(name, _Place(names.path(scope.child(name)), path), mtime_ns)
+        if originals is not None and originals != ours:
+            for name, mtime_ns in disk.listing(f"{root}/{originals}", timed=timed):
+                foreign[name] = _Entry(name, _place(scope.child(name)), mtime_ns)
+        return list({**foreign, **found}.values())
+
+    def _series(self, root: str, scope: Key) -> _Series:
+        ours, originals = names.directory(scope), names.original_directory(scope)
+        has_originals = originals is not None and originals != ours and os.path.isdir(f"{root}/{originals}")
+        return _Series(ours, originals if has_originals else None)
+
+    # ---- writing
+
+    @contextmanager
+    def _writing(self, root: str, key: Key) -> Iterator[None]:
+        directory = f"{root}/{names.directory(key)}"
+        with disk.locked(directory):
+            if directory not in self._swept:
+                disk.sweep(directory)
+                self._swept.add(directory)
+            yield
+
+    def _store(self, root: str, changes: Sequence[Change]) -> list[Published]:
+        """Write documents of one scope, as its lock's owner; what was kept instead is left out."""
+        outputs: list[disk.Output] = []
+        published: list[Published] = []
+        for change in changes:
+            key, place = change.key, _place(change.key)
+            prior = self._prior(root, key, place)
+            if prior.record.exists and key.domain.on_conflict is OnConflict.KEEP:
+                continue
+            rev = prior.record.rev + 1
+            outputs.append(_output(root, place, key.domain, change.payload, Stamp(rev, change.when), prior))
+            record = Record(key, rev, change.payload, change.when, change.removed, place.path)
+            published.append(Published(record, "upsert", change.body))
+        return [new for new, written in zip(published, disk.write_all(outputs), strict=True) if written]
+
+    def _prior(self, root: str, key: Key, place: _Place) -> _Prior:
+        """What is stored now. Unreadable bytes get a second name first, because the write will replace them."""
+        try:
+            return _Prior(self._load(root, key, place))
+        except CorruptData:
+            kept = disk.set_aside(f"{root}/{place.path}")
+            logger.warning("%s: an unreadable file is replaced; its bytes are kept as %s", key, kept or place.original)
+            return _Prior(Record(key), is_corrupt=True)
+
+
+class _Series(NamedTuple):
+    """The directories of a series: ours, and the original's if it is another and exists."""
+
+    directory: str
+    original: str | None
+
+    def at(self, moment: int) -> _Place:
+        name = f"{moment}{names.EXTENSION}"
+        return _Place(f"{self.directory}/{name}", f"{self.original}/{name}" if self.original is not None else None)
+
+    def times(self, root: str, since: int, until: int) -> list[int]:
+        """Listed times in a range, ascending."""
+        directories = (self.directory,) if self.original is None else (self.directory, self.original)
+        listed = {name for where in directories for name, _ in disk.listing(f"{root}/{where}", timed=False)}
+        moments = (int(name) for name in listed if name.removeprefix("-").isdecimal())
+        return sorted(moment for moment in moments if since <= moment < until)
+
+
+def _place(key: Key) -> _Place:
+    return _Place(names.path(key), names.original_path(key))
+
+
+def _expected_times(scope: Key, since: int, until: int) -> range | None:
+    """The times of a range, unless they are many: a series' scope ends in its interval, its times are multiples."""
+    found = _INTERVAL.fullmatch(str(scope.item))
+    step_ms = int(found[1]) * _UNIT_MS[found[2]] if found else 0
+    if not step_ms or until - since > step_ms * PROBES_MAX:
+        return None
+    return range(-(-since // step_ms) * step_ms, until, step_ms)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """A row of a series as plain data, without what else a foreign file may hold."""
+    return {"timestamp": record.key.item, **{name: record.payload[name] for name in record.key.domain.fields}}
+
+
+def _appended(effect: Append, new: tuple[int, ...], stored: list[dict[str, Any]]) -> Appended:
+    from backtest_kit_mongo.candles.columns import of_rows
+    from backtest_kit_mongo.candles.conflicts import contradictions
+
+    stored.sort(key=lambda row: row["timestamp"])
+    return Appended(new, contradictions(of_rows(stored), effect.rows))
+
+
+def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: _Prior) -> disk.Output:
+    keep = domain.on_conflict is OnConflict.KEEP and not prior.is_corrupt
+    return disk.Output(f"{root}/{place.path}", seal(encode(payload, domain.model), stamp), exclusive=keep)
+
+
+def _record(key: Key, path: str, body: bytes, stamp: Stamp | None, keys_only: bool) -> Record:
+    rev, when = stamp or Stamp(0, None)
+    visible_from = when if key.domain.has_when else None
+    if keys_only and not (key.domain.has_removed and _PERHAPS_REMOVED.search(body)):
+        return Record(key, rev, None, visible_from, False, path)
+    try:
+        payload = decode(body, key.domain.model, foreign=stamp is None)
+        _require_usable(key, payload)
+    except (ValueError, RecursionError) as cause:
+        raise CorruptData(f"{key}: {path} cannot be read: {cause}. It was left as it is.") from cause
+    removed = key.domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
+    return Record(key, rev, payload, visible_from, removed, path)
+
+
+def _require_usable(key: Key, payload: Any) -> None:
+    """Rows must have their shape, or one of them would break its whole list or window.
+
+    What a document read by key looks like is its reader's affair.
+    """
+    if key.domain.shape is Shape.LEDGER and not isinstance(payload, dict):
+        raise ValueError("a row must be an object")
+    if key.domain.shape is Shape.SERIES:
+        row = payload if isinstance(payload, dict) else {}
+        columns: list[Any] = [row.get(name) for name in key.domain.fields]
+        if not all(type(value) in (int, float) and isfinite(value) for value in columns):
+            raise ValueError("a column is missing or not a finite number")
+        if row.get("timestamp") != key.item:
+            raise ValueError("its timestamp is not that of its name")

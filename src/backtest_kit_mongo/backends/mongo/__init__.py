@@ -1,0 +1,1 @@
+"""MongoDB: documents, candles, indexes, and what its errors mean."""

@@ -1,0 +1,377 @@
+"""MongoDB, the truth: one atomic operation per document, `rev` raised by the write itself, every operation bounded in
+time.
+
+Documents are the npm package's, plus `rev`. Writes are acknowledged by a majority with their journal on disk, reads go
+to the primary.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pymongo
+from bson import ObjectId
+from bson.int64 import Int64
+from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
+from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
+from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
+from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.effects import (
+    Append,
+    Appended,
+    Conflict,
+    Expected,
+    Find,
+    Merge,
+    Published,
+    Quarantine,
+    Rows,
+    SoftRemove,
+    Upsert,
+)
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.restoring import restoration, restore
+from backtest_kit_mongo.errors import (
+    CallerError,
+    CorruptData,
+    ReadFailed,
+    ServerUnreachable,
+    WriteOutcomeUnknown,
+    WriteRefused,
+)
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.backends.mongo.candles import MongoCandles
+
+logger = logging.getLogger(__name__)
+
+Document = dict[str, Any]
+_ONE = Int64(1)
+
+
+class MongoTruth:
+    """Records in one MongoDB database.
+
+    Args:
+        connection_string: a MongoDB URI; a write concern in it is respected, and reported once if it is weaker than
+        majority with journal.
+        database: database name.
+        domains: the collections to prepare.
+        timeout_ms: bound on each operation, retries included.
+        candle_cache_max_bytes: bound on the candle blocks that are kept in this process.
+    """
+
+    def __init__(
+        self,
+        connection_string: str,
+        database: str,
+        domains: tuple[Domain, ...],
+        timeout_ms: int,
+        candle_cache_max_bytes: int = 0,
+    ) -> None:
+        self._uri = connection_string
+        self._database_name = database
+        self._domains = domains
+        self._timeout_s = timeout_ms / 1000
+        self._candle_cache_bytes = candle_cache_max_bytes
+        self._lock = threading.Lock()
+        self._client: MongoClient[Document] | None = None
+        self._collections: dict[Domain, Collection[Document]] = {}
+        self._find_collections: dict[Domain, Collection[Document]] = {}
+        self._database: Database[Document]
+        self._series: MongoCandles | None = None
+
+    @property
+    def client(self) -> MongoClient[Document]:
+        """The driver's client, made on first use. It connects by itself and survives restarts of the servers."""
+        with self._lock:
+            if self._client is None:
+                bound_ms = int(self._timeout_s * 1000)
+                self._client = MongoClient(
+                    self._uri,
+                    tz_aware=True,
+                    serverSelectionTimeoutMS=bound_ms,
+                    socketTimeoutMS=bound_ms,
+                    appname="backtest-kit-mongo",
+                )
+            return self._client
+
+    def open(self) -> None:
+        """Connect, settle the concerns, build the indexes.
+
+        Raises:
+            ServerUnreachable, LegacyIndex, WriteRefused: nothing was stored; the next call tries again.
+        """
+        client = self.client
+        with reading("connecting"), pymongo.timeout(self._timeout_s):
+            hello = client.admin.command("hello")
+        write_concern = self._write_concern(client.write_concern.document)
+        read_concern, fill_concern = mongo_concerns.read_concerns(hello, write_concern)
+        database = client.get_database(
+            self._database_name,
+            write_concern=write_concern,
+            read_concern=read_concern,
+            read_preference=ReadPreference.PRIMARY,
+        )
+        if not mongo_concerns.is_replicated(hello):
+            logger.warning(
+                "MongoDB at %s is not a replica set: no change streams, no retried writes",
+                hello.get("me", self._database_name),
+            )
+
+        def prepare(domain: Domain) -> None:
+            collection = database[domain.collection]
+            with writing(f"building the indexes of {collection.full_name}"):
+                mongo_indexes.ensure(collection, domain)
+            self._collections[domain] = collection
+            self._find_collections[domain] = collection.with_options(read_concern=fill_concern)
+
+        self._database = database
+        # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(prepare, self._domains))
+
+    @staticmethod
+    def _write_concern(given: Mapping[str, Any]) -> WriteConcern:
+        concern = WriteConcern(given.get("w", "majority"), given.get("wtimeout"), given.get("j", True))
+        if concern.document.get("w") != "majority" or not concern.document.get("j"):
+            logger.warning(
+                "the connection string weakens the write concern to %s: a write that returned can be lost",
+                concern.document,
+            )
+        return concern
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+            self._series = None
+        self._collections.clear()
+        if client is not None:
+            client.close()
+
+    @contextmanager
+    def _bounded(self, what: object, deadline_s: float | None) -> Iterator[None]:
+        """A write that cannot commit after its lease has ended (I1, I5b, I7)."""
+        remaining_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.monotonic())
+        if remaining_s <= 0:
+            raise WriteRefused(
+                f"{what}: this process was held up until its lease was nearly over, nothing was written. Try again."
+            )
+        with writing(what), pymongo.timeout(remaining_s):
+            yield
+
+    # -- single documents
+
+    def find(self, effect: Find) -> Record:
+        key = effect.key
+        with reading(key), pymongo.timeout(self._timeout_s):
+            document = self._find_collections[key.domain].find_one(key.query(), _fields(key.domain))
+        return Record(key) if document is None else _record(key, document)
+
+    def upsert(self, effect: Upsert) -> Record:
+        change = effect.change
+        with self._bounded(change.key, effect.deadline_s):
+            document: Document | None = self._collections[change.key.domain].find_one_and_update(
+                change.key.query(),
+                _replacement(change, datetime.now(UTC)),
+                projection={"rev": 1},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        assert document is not None  # An upsert that returns the document after it always has one.
+        return Record(
+            change.key, int(document["rev"]), change.payload, change.when, change.removed, str(document["_id"])
+        )
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        key = effect.key
+        column = key.domain.payload
+        with self._bounded(key, effect.deadline_s):
+            document: Document | None = self._collections[key.domain].find_one_and_update(
+                {**key.query(), "removed": {"$ne": True}},
+                {
+                    "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
+                    "$inc": {"rev": _ONE},
+                },
+                projection=_fields(key.domain),
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if document is None else _record(key, document)
+
+    # -- ledgers
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        domain = effect.scope.domain
+        column = domain.columns[-1]
+        query: Document = {**effect.scope.query(), column: {"$in": list(effect.items)}}
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            documents = list(self._collections[domain].find(query, {**_fields(domain), column: 1}))
+        return {document[column]: _record(effect.scope.child(document[column]), document) for document in documents}
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        """One bulk. Each row is written only over the revision that the caller saw; the server then names the rows that
+        were not, because their upsert collides with the unique key. Those few are written one by one, so every row's
+        new revision is known exactly.
+        """
+        keep = effect.scope.domain.on_conflict is OnConflict.KEEP
+        now = datetime.now(UTC)
+        operations = [_merge_operation(row, now) for row in effect.rows]
+        with self._bounded(effect.scope, effect.deadline_s):
+            clashes, inserted = self._bulk(effect.scope.domain, operations)
+        written = []
+        for index, (row, operation) in enumerate(zip(effect.rows, operations, strict=True)):
+            if index in clashes:
+                if not keep and (settled := self._settle(row, effect.deadline_s)) is not None:
+                    written.append(Published(settled, "upsert", row.change.body))
+                continue
+            new = operation._doc["_id"] if isinstance(operation, InsertOne) else inserted.get(index, row.id)
+            record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, None, False, str(new))
+            written.append(Published(record, "upsert", row.change.body))
+        return tuple(written)
+
+    def _settle(self, row: Expected, deadline_s: float | None) -> Record | None:
+        """Write one row that the bulk met in another state than expected, unless that state is already what is wanted.
+
+        Raises:
+            WriteOutcomeUnknown: whatever goes wrong here, other rows of the bulk have been written.
+        """
+        try:
+            if pack(self.find(Find(row.change.key)).payload) == row.change.body:
+                return None
+            return self.upsert(Upsert(row.change, deadline_s))
+        except (ServerUnreachable, WriteRefused, ReadFailed, CallerError) as cause:
+            raise WriteOutcomeUnknown(
+                f"{row.change.key.scope}: some rows were written, repeat the write: {cause}"
+            ) from cause
+
+    def _bulk(self, domain: Domain, operations: list[Any]) -> tuple[set[int], dict[int, Any]]:
+        """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""
+        try:
+            result = self._collections[domain].bulk_write(operations, ordered=False)
+            return set(), dict(result.upserted_ids or {})
+        except BulkWriteError as cause:
+            upserted = {entry["index"]: entry["_id"] for entry in (cause.details or {}).get("upserted", [])}
+            return own_duplicates(domain, cause), upserted
+
+    # -- lists
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        domain = scope.domain
+        column = domain.columns[-1]
+        query: Document = dict(scope.query())
+        if domain.has_removed:
+            query["removed"] = {"$ne": True}
+        if when is not None and domain.has_when:
+            query["$or"] = [{"when": {"$lte": when}}, {"when": None}]
+        if limit == 0:
+            return
+        fields = {"when": 1, "rev": 1, column: 1} if keys_only else {**_fields(domain), column: 1}
+        with reading(scope):
+            cursor = self._collections[domain].find(query, fields)
+            if limit is None:
+                cursor = cursor.sort([("createDate", 1), ("_id", 1)])
+            else:
+                cursor = cursor.sort([("updatedDate", -1), ("_id", -1)]).limit(limit)
+            for document in cursor:
+                yield _record(scope.child(document[column]), document)
+
+    # -- series
+
+    @property
+    def series(self) -> MongoCandles:
+        """Made on first use: it needs NumPy, which only those who use candles should wait for."""
+        from backtest_kit_mongo.backends.mongo.candles import MongoCandles
+
+        with self._lock:
+            if self._series is None:
+                self._series = MongoCandles(self._database, self._timeout_s, self._candle_cache_bytes)
+            return self._series
+
+    def append(self, effect: Append) -> Appended:
+        return self.series.append(effect)
+
+    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+        return self.series.quarantine(effect)
+
+    def window(self, scope: Key, since: int, until: int) -> list[Document]:
+        return self.series.window(scope, since, until)
+
+
+def _fields(domain: Domain) -> dict[str, int]:
+    return {domain.payload: 1, "rev": 1, "when": 1, "removed": 1}
+
+
+def _record(key: Key, document: Mapping[str, Any]) -> Record:
+    """A document as a record of plain data:
+
+    BSON's own number and date types and the npm package's doubles become Python's.
+    """
+    domain = key.domain
+    when = document.get("when")
+    payload = document.get(domain.payload)
+    try:
+        payload = restore(unpack(pack(payload)), restoration(domain.model, "integer"))
+    except (TypeError, ValueError) as cause:
+        raise CorruptData(f"{key}: the stored document holds what this package never stores: {cause}") from cause
+    return Record(
+        key,
+        int(document.get("rev") or 0),
+        payload,
+        None if when is None else int(when),
+        document.get("removed") is True,
+        str(document["_id"]),
+    )
+
+
+def _stored(change: Change) -> Document:
+    """The columns that a write replaces."""
+    domain = change.key.domain
+    columns: Document = {domain.payload: change.payload}
+    if domain.has_when:
+        columns["when"] = None if change.when is None else Int64(change.when)
+    if domain.has_removed:
+        columns["removed"] = change.removed
+    return columns
+
+
+def _replacement(change: Change, now: datetime) -> Document:
+    return {
+        "$set": {**_stored(change), "updatedDate": now},
+        "$inc": {"rev": _ONE},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+    }
+
+
+def _merge_operation(row: Expected, now: datetime) -> InsertOne[Document] | UpdateOne:
+    change = row.change
+    if row.rev is None:
+        document = {
+            "_id": ObjectId(),
+            **change.key.query(),
+            **_stored(change),
+            "createDate": now,
+            "updatedDate": now,
+            "__v": 0,
+            "rev": _ONE,
+        }
+        return InsertOne(document)
+    seen = {**change.key.query(), "rev": row.rev or None}  # A foreign document has no revision; None matches that.
+    update = {
+        "$set": {**_stored(change), "updatedDate": now, "rev": Int64(row.rev + 1)},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+    }
+    return UpdateOne(seen, update, upsert=True)

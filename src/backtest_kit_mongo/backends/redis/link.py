@@ -1,0 +1,191 @@
+"""One way to send a command to Redis: no hidden retries, no surprises about what was executed.
+
+The protocol needs a fresh token for each attempt of LEASE and READ, so the client library's own retries are off and
+every attempt is made here. Connections are the library's (TLS, authentication, Sentinel, parsing); the pool is ours,
+because the library's asks the kernel before each use whether the socket is still good, which costs a sixth of a cached
+read.
+
+Which server is the primary is decided when a connection is made (with Sentinel: by asking), and each script makes sure
+of it where it runs. A server that says it is none loses all our connections, and so do the others of its kind when one
+new connection is led elsewhere: one process must not hear two servers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, Protocol, TypeAlias
+
+import redis
+from hiredis import pack_command
+from redis.exceptions import MasterDownError, MovedError, NoScriptError
+
+Argument: TypeAlias = str | bytes | int
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
+NOT_PRIMARY = ("BKREPLICA", "BKALONE", "READONLY", "NOREPLICAS", "MASTERDOWN")
+"""Refusals of a server that is a replica, or a primary that has lost its replicas, perhaps to another primary. Searched
+for in the text, because Redis 6.2 puts words of its own before what a script says."""
+
+_LUA = files(__package__) / "lua"
+
+
+class Script:
+    """A Lua file with the shared prelude in front."""
+
+    def __init__(self, name: str, prelude: str | None = None) -> None:
+        shared = prelude if prelude is not None else (_LUA / "prelude.lua").read_text("utf-8")
+        self._name, self._shared = name, shared
+        self.source = shared + (_LUA / f"{name}.lua").read_text("utf-8")
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    @cached_property
+    def in_cluster(self) -> Script:
+        """The same step where partitions can move between servers, with the incarnation that this takes."""
+        return Script(self._name, self._shared + (_LUA / "cluster.lua").read_text("utf-8"))
+
+
+class Link(Protocol):
+    """What the cache, the near cache and relays send through: to one server, or to the nodes of a cluster. Thread-safe.
+
+    All keys of a script or command are of one partition. Errors are the client library's.
+    """
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Execute a script once."""
+
+    def execute(self, *command: Argument) -> Any: ...
+
+    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]: ...
+
+    def form(self, script: Script) -> Script:
+        """The script as it is sent here."""
+
+    def at(self, key: str) -> RedisLink:
+        """To the server that has this key now, for what is asked of servers and not of keys."""
+
+    def everywhere(self) -> Sequence[RedisLink]:
+        """To each server that may have keys."""
+
+    def drop_idle(self) -> None:
+        """After a failure: keep no connection that is most likely dead, too."""
+
+    def close(self) -> None:
+        """Close idle connections; what is sent later makes new ones."""
+
+
+class RedisLink:
+    """Thread-safe sender of commands over its own pool. A connection that failed is closed, never reused."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._source = client.connection_pool
+        self._idle: deque[Any] = deque()
+        self._address: tuple[Any, Any] | None = None
+        self._process = os.getpid()
+
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Execute a script once. (An unknown script was not executed, so sending its source is no second attempt.)"""
+        try:
+            return self.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return self.execute("EVAL", script.source, len(keys), *keys, *args)
+
+    def execute(self, *command: Argument) -> Any:
+        """Send one command and return its answer;
+
+        raises one of `UNREACHABLE` if it may or may not have been executed.
+        """
+        return self.execute_many([command])[0]
+
+    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send commands in one packet. The first error is raised after all answers were read."""
+        answers = self.exchange(commands)
+        for answer in answers:
+            if isinstance(answer, MovedError):
+                raise redis.ResponseError("the server is a node of a cluster: name it in CC_REDIS_CLUSTER") from answer
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """Send commands in one packet; errors that the server answered stand among the answers."""
+        connection, idle = self._take()
+        try:
+            # hiredis packs a whole command in C; the library would look at each argument in Python first.
+            connection.send_packed_command([_packed(command) for command in commands])
+            answers = [self._answer(connection) for _ in commands]
+        except BaseException:
+            connection.disconnect()
+            raise
+        if idle is self._idle:
+            idle.append(connection)
+        else:
+            connection.disconnect()  # Meanwhile the others of its kind were dropped.
+        return [self._judged(answer) if isinstance(answer, Exception) else answer for answer in answers]
+
+    def form(self, script: Script) -> Script:
+        return script
+
+    def at(self, key: str) -> RedisLink:
+        return self
+
+    def everywhere(self) -> Sequence[RedisLink]:
+        return (self,)
+
+    def close(self) -> None:
+        self.drop_idle()
+
+    def _judged(self, error: Exception) -> Exception:
+        """What an error that a server answered means."""
+        known = isinstance(error, redis.ReadOnlyError | MasterDownError)  # Of which the library cuts off the sign.
+        if not known and not any(sign in str(error) for sign in NOT_PRIMARY):
+            return error
+        self.drop_idle()
+        return redis.ConnectionError(f"the server is not, or may no longer be, the primary: {error}")
+
+    @staticmethod
+    def _answer(connection: Any) -> Any:
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    def _take(self) -> tuple[Any, deque[Any]]:
+        """A connection, and where to put it afterwards."""
+        if self._process != os.getpid():
+            self._idle = deque()  # The parent's sockets.
+            self._process = os.getpid()
+        idle = self._idle
+        try:
+            return idle.pop(), idle
+        except IndexError:
+            return self._connected(idle)
+
+    def _connected(self, idle: deque[Any]) -> tuple[Any, deque[Any]]:
+        # Not the pool's own `make_connection`: it counts every connection ever made against a maximum.
+        connection = self._source.connection_class(**self._source.connection_kwargs)
+        connection.connect()
+        address = getattr(connection, "host", None), getattr(connection, "port", None)
+        if self._address not in (None, address):
+            self.drop_idle()
+            idle = self._idle
+        self._address = address
+        return connection, idle
+
+    def drop_idle(self) -> None:
+        """Close idle connections, and those in use once they come back: after a failure they are most likely dead too."""
+        dropped, self._idle = self._idle, deque()
+        while True:
+            try:
+                dropped.pop().disconnect()
+            except IndexError:
+                return
+
+
+def _packed(command: Sequence[Argument]) -> bytes:
+    parts: Any = tuple(command)  # hiredis' stub knows tuples of one part only.
+    packed: bytes = pack_command(parts)
+    return packed

@@ -1,0 +1,74 @@
+"""The cache over a cluster: each partition is bypassed by itself.
+
+A node that fails takes its partitions' incarnation with it, so what was written past it is in no entry that can be read
+later. The entries on the other nodes stay valid; a write past those would leave old entries for others to read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from backtest_kit_mongo.backends.redis.cache import RedisCache
+from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.coherence.effects import Abort, CacheRead, Commit, Defer, Fill, Lease, Leased, Publish, Right
+from backtest_kit_mongo.coherence.keys import names, streams
+from backtest_kit_mongo.coherence.record import Key, Record
+
+
+class PartitionedCache:
+    """One `RedisCache` a partition, behind the same methods. Thread-safe.
+
+    Args:
+        parts: in the order of the partitions.
+        counts: of all of them together.
+    """
+
+    def __init__(self, database: str, parts: Sequence[RedisCache], counts: CacheCounts) -> None:
+        self._database = database
+        self._count = len(parts)
+        self._parts = dict(zip(streams(database, self._count), parts, strict=True))
+        self.counts = counts
+
+    def _of(self, key: Key) -> RedisCache:
+        return self._parts[names(self._database, self._count, key.domain.name, key.parts).stream]
+
+    def open(self) -> None:
+        for part in self._parts.values():
+            part.open()
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+
+    def lease(self, effect: Lease) -> Leased | None:
+        return self._of(effect.key).lease(effect)
+
+    def abort(self, effect: Abort) -> None:
+        self._of(effect.key).abort(effect)
+
+    def commit(self, effect: Commit) -> None:
+        self._of(effect.key).commit(effect)
+
+    def publish(self, effect: Publish) -> None:
+        self._of(effect.scope).publish(effect)
+
+    def defer(self, effect: Defer) -> None:
+        """What was missed belongs to the partitions of its keys; rows without one, to their own."""
+        for part, keys in self._by_part(effect.keys).items():
+            part.defer(Defer(keys, effect.published if effect.keys[0] in keys else ()))
+        if not effect.keys:
+            for change in effect.published:
+                self._of(change.record.key).defer(Defer((), (change,)))
+
+    def _by_part(self, keys: Iterable[Key]) -> dict[RedisCache, tuple[Key, ...]]:
+        found: dict[RedisCache, tuple[Key, ...]] = {}
+        for key in keys:
+            part = self._of(key)
+            found[part] = (*found.get(part, ()), key)
+        return found
+
+    def read(self, effect: CacheRead) -> Record | Right:
+        return self._of(effect.key).read(effect)
+
+    def fill(self, effect: Fill) -> None:
+        self._of(effect.record.key).fill(effect)

@@ -1,0 +1,1 @@
+"""Collections of one's own beside the 17 domains."""

@@ -1,0 +1,152 @@
+"""`BaseCRUD`: a user's own collections, with the original's methods. Plain documents; no cache and no change feed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId
+from bson.errors import InvalidId
+from pydantic import BaseModel, ValidationError
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+
+from backtest_kit_mongo.backends.mongo.errors import reading, writing
+from backtest_kit_mongo.coherence.codec import dump
+from backtest_kit_mongo.errors import InvalidPayload, NotFound
+
+Row = dict[str, Any]
+Sort = Sequence[tuple[str, int]]
+NEWEST_FIRST: Sort = (("updatedDate", -1), ("_id", -1))
+
+
+class BaseCRUD:
+    """Create, read and update documents of one collection. Rows carry `id`, the text of `_id`.
+
+    Args:
+        collection: the collection's name in the configured database.
+        model: pydantic model that documents must fit; None accepts any fields.
+
+    Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed as
+    `errors.py` says.
+    """
+
+    def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
+        self.name = collection
+        self._model = model
+
+    @property
+    def _collection(self) -> Collection[Row]:
+        from backtest_kit_mongo.setup import get_config, get_mongo
+
+        return get_mongo()[get_config().database][self.name]
+
+    def create(self, dto: Mapping[str, Any] | BaseModel) -> Row:
+        """Insert one document; returns it with its `id`. `createDate` and `updatedDate` are set."""
+        now = _now()
+        document = {**self._checked(dto), "createDate": now, "updatedDate": now}
+        with writing(self.name):
+            self._collection.insert_one(document)
+        return _row(document)
+
+    def update(self, id: str, dto: Mapping[str, Any] | BaseModel) -> Row:  # noqa: A002 - the original's name
+        """Set the given fields; returns the whole new document. `id` and `_id` in `dto` are ignored.
+
+        Raises:
+            NotFound: there is no such document; nothing was written.
+        """
+        fields = _fields(dto)
+        if self._model is not None:
+            self._checked({**self.find_by_id(id), **fields})
+        with writing(self.name):
+            document = self._collection.find_one_and_update(
+                {"_id": self._object_id(id)},
+                {"$set": {**fields, "updatedDate": _now()}},
+                return_document=ReturnDocument.AFTER,
+            )
+        return self._found(document, id)
+
+    def find_by_id(self, id: str) -> Row:  # noqa: A002 - the original's name
+        """One document.
+
+        Raises:
+            NotFound: there is no such document.
+        """
+        with reading(self.name):
+            return self._found(self._collection.find_one({"_id": self._object_id(id)}), id)
+
+    def find_by_filter(self, query: Mapping[str, Any], sort: Sort | None = None) -> Row | None:
+        """The first document that matches, or None."""
+        with reading(self.name):
+            document = self._collection.find_one(query, sort=sort)
+        return None if document is None else _row(document)
+
+    def find_all(self, query: Mapping[str, Any] | None = None, *, limit: int | None = None) -> list[Row]:
+        """All documents that match, newest `updatedDate` first; never cut unless `limit` says so."""
+        if limit == 0:
+            return []
+        with reading(self.name):
+            return [
+                _row(document) for document in self._collection.find(query or {}, sort=NEWEST_FIRST, limit=limit or 0)
+            ]
+
+    def iterate(self, query: Mapping[str, Any] | None = None, sort: Sort | None = None) -> Iterator[Row]:
+        """Documents one by one, in bounded memory."""
+        with reading(self.name):
+            for document in self._collection.find(query or {}, sort=sort):
+                yield _row(document)
+
+    def paginate(
+        self, query: Mapping[str, Any] | None = None, *, limit: int, offset: int = 0, sort: Sort | None = None
+    ) -> dict[str, Any]:
+        """One page as {"rows": [...], "total":
+
+        n}; both come from one query, and the order has a tie-breaker, so pages do not overlap.
+        """
+        order = dict(sort or NEWEST_FIRST)
+        order.setdefault("_id", -1)
+        page: list[Row] = (
+            [{"$sort": order}, {"$skip": offset}, {"$limit": limit}] if limit else [{"$match": {"_id": None}}]
+        )
+        pipeline: list[Row] = [{"$match": query or {}}, {"$facet": {"rows": page, "total": [{"$count": "n"}]}}]
+        with reading(self.name):
+            answer = next(iter(self._collection.aggregate(pipeline)))
+        total = answer["total"][0]["n"] if answer["total"] else 0
+        return {"rows": [_row(document) for document in answer["rows"]], "total": total}
+
+    def _checked(self, dto: Mapping[str, Any] | BaseModel) -> Row:
+        fields = _fields(dto)
+        if self._model is not None:
+            try:
+                self._model.model_validate(fields)
+            except ValidationError as cause:
+                raise InvalidPayload(
+                    f"{self.name}: {cause.errors(include_url=False, include_input=False)}. Nothing was written."
+                ) from cause
+        return fields
+
+    def _object_id(self, id: str) -> ObjectId:  # noqa: A002 - the original's name
+        try:
+            return ObjectId(id)
+        except (InvalidId, TypeError) as cause:
+            raise NotFound(f"{self.name}: {id!r:.80} is not a document id") from cause
+
+    def _found(self, document: Row | None, id: str) -> Row:  # noqa: A002 - the original's name
+        if document is None:
+            raise NotFound(f"{self.name} {id} not found")
+        return _row(document)
+
+
+def _fields(dto: Mapping[str, Any] | BaseModel) -> Row:
+    data = dump(dto) if isinstance(dto, BaseModel) else dict(dto)
+    return {name: value for name, value in data.items() if name not in ("id", "_id")}
+
+
+def _row(document: Row) -> Row:
+    return {**document, "id": str(document["_id"])}
+
+
+def _now() -> datetime:
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)

@@ -1,0 +1,235 @@
+"""The synchronous driver, and the `Store` that domain instances talk to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from threading import get_ident
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from backtest_kit_mongo.candles import plans as series_plans
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
+from backtest_kit_mongo.drivers.counts import (
+    DEFERRED,
+    FAILED_READ,
+    HIT,
+    LIST,
+    MISS,
+    NEAR,
+    PASSED_BY,
+    WRITTEN,
+    Counts,
+    failed_write,
+)
+from backtest_kit_mongo.drivers.single_flight import Flights
+from backtest_kit_mongo.ports import Cache, Near, Truth
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
+
+R = TypeVar("R")
+Perform = Callable[[fx.Effect[Any]], Any]
+
+
+def drive(plan: fx.Plan[R], perform: Perform) -> R:
+    """Run a plan to its end. Any exception, KeyboardInterrupt too, is thrown into the plan, which owns the clean-up."""
+    step: Callable[[Any], fx.Effect[Any]] = plan.send
+    argument: Any = None
+    while True:
+        try:
+            effect = step(argument)
+        except StopIteration as done:
+            answer: R = done.value
+            return answer
+        try:
+            step, argument = plan.send, perform(effect)
+        except BaseException as error:
+            step, argument = plan.throw, error
+
+
+def _dropping(near: Near, perform: Perform) -> Perform:
+    """Perform a step of a write, then forget the own copies of its keys, whatever came of it (N3)."""
+
+    def performed(effect: Any) -> Any:
+        try:
+            return perform(effect)
+        finally:
+            near.drop(effect.keys if isinstance(effect, fx.Defer) else (effect.key,))
+
+    return performed
+
+
+class Store:
+    """One truth and one cache behind the verbs that domains need. Thread-safe.
+
+    Opening is lazy and repeated until it succeeds: a failed first connection is retried by the next call.
+    """
+
+    def __init__(self, name: str, truth: Truth, cache: Cache, near: Near | None = None) -> None:
+        self.name = name
+        self.truth = truth
+        self.cache = cache
+        self.near = near
+        self.counts = Counts()
+        # By thread, how the operation that it is in will end where that is not the usual way, which so costs nothing.
+        self._detours: dict[int, int] = {}
+        self._near_domains = frozenset() if near is None else near.domains
+        self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
+            fx.Find: Flights(truth.find).find,
+            fx.Upsert: truth.upsert,
+            fx.SoftRemove: truth.remove,
+            fx.Rows: truth.rows,
+            fx.Merge: truth.merge,
+            fx.Append: truth.append,
+            fx.Quarantine: truth.quarantine,
+            # Late: the columnar way needs NumPy, which only those who read candles should wait for.
+            series_plans.FindBlocks: lambda effect: truth.series.find_blocks(effect),
+            series_plans.FindRows: lambda effect: truth.series.find_rows(effect),
+            fx.Lease: cache.lease,
+            fx.Abort: cache.abort,
+            fx.Commit: cache.commit,
+            fx.Publish: cache.publish,
+            fx.Defer: self._defer,
+            fx.CacheRead: cache.read,
+            fx.Fill: cache.fill,
+        }
+        if near is not None:
+            self._handlers |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
+            for kind in (fx.Lease, fx.Commit, fx.Defer):
+                self._handlers[kind] = _dropping(near, self._handlers[kind])
+        self._opened = False
+        self._open_lock = threading.Lock()
+        self._snapshots: dict[Key, plans.Snapshot | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<store {self.name}>"
+
+    def open(self) -> None:
+        """Connect unless connected.
+
+        Raises:
+            EnvironmentFault: a server cannot be used; the next call tries again.
+        """
+        if self._opened:
+            return
+        with self._open_lock:
+            if not self._opened:
+                self.truth.open()
+                self.cache.open()
+                self._opened = True
+
+    def close(self) -> None:
+        with self._open_lock:
+            if self.near is not None:
+                self.near.close()
+            self.cache.close()
+            self.truth.close()
+            self._opened = False
+            self._snapshots.clear()
+
+    def _perform(self, effect: fx.Effect[Any]) -> Any:
+        answer = self._handlers[type(effect)](effect)
+        if type(answer) is fx.Right:
+            self._detours[get_ident()] = PASSED_BY if answer.is_bypass else MISS
+        return answer
+
+    def _defer(self, effect: fx.Defer) -> None:
+        self._detours[get_ident()] = DEFERRED
+        self.cache.defer(effect)
+
+    def read(self, key: Key) -> Record:
+        near = self.near
+        if near is not None and key.domain in self._near_domains:
+            copy = near.get(key)
+            if copy is None:
+                return self._reading(key.domain, plans.read_near(key))
+            tally = self.counts.reads.get(key.domain) or self.counts.reads_of(key.domain)
+            tally.outcomes[NEAR] += 1
+            return copy
+        return self._reading(key.domain, plans.read(key))
+
+    def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
+        since_s = perf_counter()
+        try:
+            self.open()
+            return drive(plan, self._perform)
+        except BaseException:
+            self._detours[get_ident()] = FAILED_READ
+            raise
+        finally:
+            outcome = self._detours.pop(get_ident(), HIT) if self._detours else HIT
+            # Few calls: this is the warm read, which counting must not slow down noticeably.
+            tally = self.counts.reads.get(domain) or self.counts.reads_of(domain)
+            tally.add(outcome, perf_counter() - since_s)
+
+    def _listing(self, domain: Domain, look: Callable[[], R]) -> R:
+        outcome = FAILED_READ
+        since_s = perf_counter()
+        try:
+            self.open()
+            answer = look()
+            outcome = LIST
+            return answer
+        finally:
+            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
+
+    def _writing(self, domain: Domain, plan: fx.Plan[R]) -> R:
+        since_s = perf_counter()
+        try:
+            self.open()
+            return drive(plan, self._perform)
+        except BaseException as error:
+            self._detours[get_ident()] = failed_write(error)
+            raise
+        finally:
+            outcome = self._detours.pop(get_ident(), WRITTEN)
+            self.counts.writes_of(domain).add(outcome, perf_counter() - since_s)
+
+    def write(self, change: Change) -> Record:
+        return self._writing(change.key.domain, plans.write(change))
+
+    def remove(self, key: Key) -> Record | None:
+        return self._writing(key.domain, plans.remove(key))
+
+    def merge(self, scope: Key, changes: Sequence[Change]) -> int:
+        """Write the rows that differ; returns how many did."""
+        merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
+        self._snapshots[scope] = merged.snapshot
+        return merged.written
+
+    def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
+        """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
+        appended = self._writing(scope.domain, plans.append(scope, rows, step_ms))
+        self.counts.appended(len(rows), appended)
+        return appended
+
+    def scan(
+        self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
+    ) -> Iterator[Record]:
+        self.open()
+        return self._scanning(scope.domain, self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only))
+
+    def _scanning(self, domain: Domain, records: Iterator[Record]) -> Iterator[Record]:
+        """Counted when the caller has taken the last record, or has seen enough."""
+        since_s = perf_counter()
+        outcome = FAILED_READ
+        try:
+            yield from records
+            outcome = LIST
+        except GeneratorExit:
+            outcome = LIST
+            raise
+        finally:
+            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        return self._listing(scope.domain, lambda: self.truth.window(scope, since, until))
+
+    def columns(self, scope: Key, step_ms: int, since: int, until: int) -> Columns:
+        """Rows of a series with since <= timestamp < until, column by column."""
+        return self._listing(
+            scope.domain, lambda: drive(series_plans.read(scope, step_ms, since, until), self._perform)
+        )

@@ -1,0 +1,1 @@
+"""Tools for people who run the servers: examine, watch, check."""

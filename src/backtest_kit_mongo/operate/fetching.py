@@ -1,0 +1,271 @@
+"""Candles from an exchange: only what is missing is asked for, page by page, and never a candle that is not closed.
+
+Each page is stored before the next is asked for, so a fetch that was interrupted is continued by starting it again. What
+an exchange does not have stays a gap and is asked for again by the next fetch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Final, NamedTuple, Protocol
+
+from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable
+from backtest_kit_mongo.candles.columns import FIELDS
+from backtest_kit_mongo.candles.frame import Candles, Gap
+from backtest_kit_mongo.domains.table import INTERVAL_MS
+from backtest_kit_mongo.errors import CallerError, EnvironmentFault
+
+__all__ = ["CcxtMissing", "Exchange", "FetchFailed", "Fetched", "Source", "UnknownExchange", "fetch", "open_source"]
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 500
+"""Candles of a request to an exchange that does not say how many it gives."""
+PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Waited before a request that failed for a moment is made again."""
+COLUMNS: Final = ("timestamp", *FIELDS)
+
+Row = Sequence[Any]
+
+
+class CcxtMissing(EnvironmentFault, ImportError):
+    """Exchanges need ccxt, which is not installed. Nothing was fetched."""
+
+
+class UnknownExchange(CallerError, LookupError):
+    """ccxt does not know the exchange, or the exchange has no such candles. Nothing was fetched."""
+
+
+class FetchFailed(EnvironmentFault):
+    """The exchange did not answer, or refused. Pages before this one are stored."""
+
+
+class Exchange(Protocol):
+    """What is used of a ccxt exchange."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def has(self) -> Mapping[str, Any]:
+        """What it offers, by the name of ccxt's unified method: True, False, None or "emulated"."""
+
+    def fetch_ohlcv(self, symbol: str, timeframe: str, since: int | None, limit: int | None) -> Sequence[Row]:
+        """Up to `limit` rows [open time in ms, open, high, low, close, volume] that open at `since` or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Candles of one symbol and interval at one exchange.
+
+    Attributes:
+        page: most candles of a request.
+        transient: errors after which the same request may succeed.
+        permanent: other errors of the exchange.
+        clock_ms, sleep: replaced by tests.
+    """
+
+    exchange: Exchange
+    symbol: str
+    interval: str
+    page: int = PAGE
+    transient: tuple[type[Exception], ...] = ()
+    permanent: tuple[type[Exception], ...] = ()
+    clock_ms: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+    sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def step_ms(self) -> int:
+        return INTERVAL_MS[self.interval]
+
+    def closed_until(self) -> int:
+        """The first open time whose candle is not closed, by the slower of this clock and the exchange's.
+
+        Raises:
+            FetchFailed: the exchange was asked for its time in vain.
+        """
+        now_ms = self.clock_ms()
+        if self.exchange.has.get("fetchTime") is True:
+            # A local clock that is fast would take a candle for closed whose price still moves, and it would stay so.
+            now_ms = min(now_ms, int(self._asked(getattr(self.exchange, "fetch_time"))))  # noqa: B009 - not all have it
+        return now_ms // self.step_ms * self.step_ms
+
+    def rows(self, since: int, count: int) -> Sequence[Row]:
+        """At most so many rows from an open time on.
+
+        Raises:
+            FetchFailed: not even after some attempts.
+        """
+        answer: Sequence[Row] = self._asked(self.exchange.fetch_ohlcv, self.symbol, self.interval, since, count)
+        return answer
+
+    def _asked(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        for pause_s in (*PAUSES_S, None):
+            try:
+                return ask(*arguments)
+            except self.transient as cause:
+                if pause_s is None:
+                    raise self._failure(f"{len(PAUSES_S) + 1} attempts failed", cause) from cause
+                logger.warning("%s: %s; trying again in %g s", self.exchange.id, cause, pause_s)
+                self.sleep(pause_s)
+            except self.permanent as cause:
+                raise self._failure("the exchange refused", cause) from cause
+        raise AssertionError("the last attempt returns or raises")
+
+    def _failure(self, what: str, cause: Exception) -> FetchFailed:
+        return FetchFailed(
+            f"{self.exchange.id}, {self.symbol} {self.interval}: {what}: {cause}. What was fetched before is stored; "
+            "the same command goes on from there."
+        )
+
+
+def open_source(exchange: str, symbol: str, interval: str, page: int | None = None) -> Source:
+    """Candles at an exchange that ccxt knows, within its rate limit. Asks nothing yet.
+
+    Raises:
+        CcxtMissing: ccxt is not installed.
+        UnknownExchange: there is no such exchange, or it has no candles of this interval.
+    """
+    try:
+        ccxt: Any = import_module("ccxt")
+    except ImportError as cause:
+        raise CcxtMissing(
+            "Exchanges need ccxt, nothing was fetched: pip install 'backtest-kit-mongo[ccxt]'. Or import files."
+        ) from cause
+    if exchange not in ccxt.exchanges:
+        near = difflib.get_close_matches(exchange.lower(), ccxt.exchanges)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see https://docs.ccxt.com for the exchanges."
+        raise UnknownExchange(f"ccxt has no exchange {exchange!r}{hint}")
+    client = getattr(ccxt, exchange)({"enableRateLimit": True})
+    if client.has.get("fetchOHLCV") is not True or interval not in (client.timeframes or ()):
+        offered = ", ".join(name for name in client.timeframes or () if name in INTERVAL_MS)
+        raise UnknownExchange(f"{exchange} has no candles of {interval}; it has {offered or 'none that fit'}.")
+    errors = (ccxt.NetworkError,), (ccxt.BaseError,)
+    return Source(client, symbol, interval, page or _page_of(client), *errors)
+
+
+def _page_of(client: Any) -> int:
+    """How many candles a request gives. A page that is larger than that would jump over candles after an empty answer."""
+    features = (client.features or {}).get("spot") or {}
+    return int((features.get("fetchOHLCV") or {}).get("limit") or PAGE)
+
+
+# -- filling gaps
+
+
+class Range(NamedTuple):
+    """Open times since <= t < until, ms."""
+
+    since: int
+    until: int
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What became of a fetch.
+
+    Attributes:
+        until: the first open time that was not asked for: what the caller said, or the first candle that is not closed.
+        requests: pages that were asked for.
+        inserted: candles that are new.
+        known: candles that came along and were stored before.
+        conflicts: open times of candles that are stored with other values; those are kept.
+        invalid: rows that are no valid candle (no number, misaligned, high below low); they are left out.
+        missing: candles that are still missing between `since` and `until`: the exchange does not have them.
+    """
+
+    until: int
+    requests: int = 0
+    inserted: int = 0
+    known: int = 0
+    conflicts: list[int] = field(default_factory=list)
+    invalid: int = 0
+    missing: int = 0
+
+    def add(self, report: CandleReport) -> None:
+        self.inserted += report.inserted
+        self.known += report.known
+        self.conflicts.extend(report.conflicts)
+
+
+Read = Callable[[int, int], Candles]
+Write = Callable[[CandleTable], CandleReport]
+Progress = Callable[[int, int], None]
+"""Is told how many of how many open times have been asked for."""
+
+
+def fetch(
+    source: Source, read: Read, write: Write, since: int, until: int, on_progress: Progress = lambda done, total: None
+) -> Fetched:
+    """Fetch what the store does not have between two open times (ms), and store it page by page.
+
+    Raises:
+        FetchFailed: the exchange failed; pages before that are stored.
+        BacktestKitError: the store failed; what `write` raises. Pages before that are stored.
+    """
+    fetched = Fetched(min(until, source.closed_until()))
+    if since >= fetched.until:
+        return fetched
+    ranges = list(_ranges(read(since, fetched.until).gaps, source.step_ms, source.page))
+    total = sum(each.until - each.since for each in ranges) // source.step_ms
+    done = 0
+    for each in ranges:
+        cursor = each.since
+        while cursor < each.until:
+            moved = _fetch_page(source, write, Range(cursor, each.until), fetched)
+            done += (moved - cursor) // source.step_ms
+            cursor = moved
+            on_progress(done, total)
+    fetched.missing = sum(gap.count for gap in read(since, fetched.until).gaps)
+    return fetched
+
+
+def _ranges(gaps: Iterable[Gap], step_ms: int, page: int) -> Iterator[Range]:
+    """What to ask for. Gaps that fit one page are asked for together: a few known candles cost less than a request."""
+    current: Range | None = None
+    for gap in gaps:
+        until = gap.last + step_ms
+        if current is not None and until - current.since <= page * step_ms:
+            current = Range(current.since, until)
+            continue
+        if current is not None:
+            yield current
+        current = Range(gap.first, until)
+    if current is not None:
+        yield current
+
+
+def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -> int:
+    """Ask for the beginning of a range and store it; returns where to go on, which is always further."""
+    count = min(source.page, (wanted.until - wanted.since) // source.step_ms)
+    rows = source.rows(wanted.since, count)
+    fetched.requests += 1
+    valid = [(int(row[0]), *row[1 : len(COLUMNS)]) for row in rows if _is_candle(row, source.step_ms)]
+    if invalid := [row for row in rows if not _is_candle(row, source.step_ms)]:
+        fetched.invalid += len(invalid)
+        series = f"{source.exchange.id}, {source.symbol} {source.interval}"
+        logger.warning("%s: %d rows are no valid candles, first %.200r", series, len(invalid), invalid[0])
+    if chosen := [row for row in valid if wanted.since <= row[0] < wanted.until]:
+        # All of them: of two that contradict each other, the store keeps one and tells of the other.
+        fetched.add(write(dict(zip(COLUMNS, map(list, zip(*chosen, strict=True)), strict=True))))
+    newest = max((row[0] for row in valid), default=wanted.since - 1)
+    if newest < wanted.since:
+        return wanted.since + count * source.step_ms
+    return min(newest + source.step_ms, wanted.until)
+
+
+def _is_candle(row: Row, step_ms: int) -> bool:
+    numbers = row[: len(COLUMNS)]
+    return (
+        len(numbers) == len(COLUMNS)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and numbers[0] >= 0
+        and numbers[0] % step_ms == 0
+        and numbers[2] >= numbers[3]
+    )

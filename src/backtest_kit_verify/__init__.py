@@ -1,0 +1,1 @@
+"""What checks the product and is not part of it: simulation, chaos, the demonstration, and their commands."""

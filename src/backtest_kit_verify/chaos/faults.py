@@ -1,0 +1,224 @@
+"""The faults, drawn from a table by a seed. Each begins at its time, and what it has to undo happens later."""
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backtest_kit_mongo.coherence.keys import names
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_verify.chaos.feed import Feed
+from backtest_kit_verify.chaos.fleet import Fleet, Member
+from backtest_kit_verify.chaos.history import Flush, RedisKill
+from backtest_kit_verify.chaos.servers import LEASE_MS, REDIS_ERRORS, Servers
+from backtest_kit_verify.chaos.workers import Workers
+
+__all__ = ["OF_WORKERS", "TABLE", "Fault", "Injector"]
+
+RETRY_S = 0.3
+"""A fault that cannot happen now (its server is down, nobody is left to hurt) is tried again after so long."""
+FIRST_BY = 0.7
+"""By this share of the run, or of its own period if that is shorter, each fault has happened once."""
+FASTEST, SLOWEST = 0.5, 1.5
+"""Pauses between two occurrences, as shares of a fault's period."""
+SAMPLE_S = 0.05
+SQUEEZE_S = 0.1
+LEASE_S = LEASE_MS / 1000
+
+
+class Injector:
+    """Makes faults happen.
+
+    Attributes:
+        counts: by name, those that happened.
+        evicted_count: keys that Redis evicted.
+    """
+
+    def __init__(
+        self, servers: Servers, fleet: Fleet, feed: Feed, keys: Sequence[Key], seed: str, workers: Workers | None = None
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.redis_kills: list[RedisKill] = []
+        self.flushes: list[Flush] = []
+        self.evicted_count = 0
+        self._servers, self._fleet, self._feed, self._workers = servers, fleet, feed, workers
+        settings = servers.settings
+        found = [names(settings.database, settings.partitions, key.domain.name, key.parts) for key in keys]
+        self._evictable = [name for each in found for name in (each.entry, each.right)]
+        self._seed = seed
+        self._now_s = 0.0
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._sampled_s = 0.0
+
+    # -- time
+
+    def begin(self, faults: "Sequence[Fault]", now_s: float, duration_s: float) -> None:
+        """Draw the first occurrence of each fault."""
+        for fault in faults:
+            rng = random.Random(f"{self._seed}/{fault.name}")
+            first_s = rng.uniform(0.1, 1.0) * FIRST_BY * min(fault.every_s, duration_s)
+            self._at(now_s + first_s, lambda fault=fault, rng=rng: self._attempt(fault, rng))  # type: ignore[misc]
+
+    def tick(self, now_s: float) -> None:
+        """Do what is due."""
+        self._now_s = now_s
+        if self._servers.is_redis_up and now_s >= self._sampled_s + SAMPLE_S:
+            self._servers.sample()
+            self._sampled_s = now_s
+        while self._agenda and self._agenda[0][0] <= now_s:
+            heapq.heappop(self._agenda)[2]()
+
+    def heal(self) -> None:
+        """Undo everything; nothing more happens."""
+        self._agenda.clear()
+        self._servers.heal()
+        self._fleet.heal()
+
+    def _at(self, at_s: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (at_s, next(self._order), act))
+
+    def _after(self, pause_s: float, act: Callable[[], None]) -> None:
+        self._at(self._now_s + pause_s, act)
+
+    def _attempt(self, fault: "Fault", rng: random.Random) -> None:
+        has_happened = fault.act(self, rng)
+        self.counts[fault.name] += has_happened
+        pause_s = fault.every_s * rng.uniform(FASTEST, SLOWEST) if has_happened else RETRY_S
+        self._after(pause_s, lambda: self._attempt(fault, rng))
+
+    # -- clients
+
+    def kill_client(self, rng: random.Random) -> bool:
+        victims = self._fleet.candidates(unhurt=False)
+        if victims:
+            self._fleet.kill(rng.choice(victims))
+        return bool(victims)
+
+    def kill_worker(self, rng: random.Random) -> bool:
+        return self._workers is not None and self._workers.kill(rng)
+
+    def stop_briefly(self, rng: random.Random) -> bool:
+        return self._stop(rng, rng.uniform(0.02, 0.5))
+
+    def stop_beyond_the_lease(self, rng: random.Random) -> bool:
+        return self._stop(rng, LEASE_S * rng.uniform(1.05, 2.5))
+
+    def _stop(self, rng: random.Random, duration_s: float) -> bool:
+        return self._hurt(rng, duration_s, self._fleet.stop)
+
+    def cut_off(self, rng: random.Random) -> bool:
+        """Mostly for less than a lease, so that other clients' entries are there to be wrong."""
+        return self._hurt(rng, rng.choice((0.05, 0.3, 1.0, 2.0 * LEASE_S)) * rng.uniform(0.5, 1.5), self._fleet.cut)
+
+    def cut_off_and_kill(self, rng: random.Random) -> bool:
+        """It dies before it reaches Redis again."""
+
+        def cut(member: Member, is_cut: bool) -> None:
+            if is_cut:
+                self._fleet.cut(member, True)
+            else:
+                self.counts[KILL] += 1
+                self._fleet.kill(member)
+
+        return self._hurt(rng, rng.uniform(0.1, 0.6), cut)
+
+    def _hurt(self, rng: random.Random, duration_s: float, harm: Callable[[Member, bool], None]) -> bool:
+        victims = self._fleet.candidates(unhurt=True)
+        if not victims:
+            return False
+        victim = rng.choice(victims)
+        turn = victim.task.turn
+
+        def undo() -> None:
+            if victim.task.turn == turn and not victim.is_doomed:
+                harm(victim, False)
+
+        harm(victim, True)
+        self._after(duration_s, undo)
+        return True
+
+    # -- servers
+
+    def kill_redis(self, rng: random.Random) -> bool:
+        if not self._servers.is_redis_up or self._servers.is_starting:
+            return False
+        self.redis_kills.append(self._servers.kill_redis(rng))
+        self._after(rng.choice((0.0, 1.5)) * rng.random(), self._servers.start_redis)
+        return True
+
+    def kill_mongo(self, rng: random.Random) -> bool:
+        if not self._servers.is_mongo_up or self._servers.is_starting:
+            return False
+        self._servers.kill_mongo()
+        self._after(rng.uniform(0, 2.0), self._servers.start_mongo)
+        return True
+
+    def flush(self, rng: random.Random) -> bool:
+        return self._on_redis(lambda: self.flushes.append(self._feed.flush()))
+
+    def press(self, rng: random.Random) -> bool:
+        """Memory pressure for a while: Redis evicts what it used least."""
+        if not self._servers.is_redis_up:
+            return False
+        end_s = self._now_s + rng.uniform(0.5, 2.0)
+
+        def squeeze() -> None:
+            self._on_redis(lambda: self._squeeze(rng.randrange(512, 6_000)))
+            if self._now_s < end_s:
+                self._after(SQUEEZE_S, squeeze)
+
+        squeeze()
+        return True
+
+    def _squeeze(self, spare_bytes: int) -> None:
+        before = self._servers.evicted_count()
+        self._servers.squeeze(spare_bytes)
+        self.evicted_count += self._servers.evicted_count() - before
+
+    def delete(self, rng: random.Random) -> bool:
+        """What an eviction can do at any moment, to any entry and any right."""
+        return self._on_redis(
+            lambda: self._servers.redis.delete(*rng.sample(self._evictable, min(3, len(self._evictable))))
+        )
+
+    def _on_redis(self, act: Callable[[], object]) -> bool:
+        if not self._servers.is_redis_up:
+            return False
+        try:
+            act()
+        except REDIS_ERRORS:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One line of the table: how often it happens, and what does. False: it could not happen now."""
+
+    name: str
+    every_s: float
+    act: Callable[[Injector, random.Random], bool]
+
+
+KILL = "SIGKILL of a client"
+KILL_WORKER = "SIGKILL of a worker"
+FLUSHALL = "FLUSHALL"
+DELETION = "an entry or a right deleted"
+TABLE = (
+    Fault(KILL, 3.5, Injector.kill_client),
+    Fault("SIGSTOP of a client, briefly", 4.0, Injector.stop_briefly),
+    Fault("SIGSTOP of a client, beyond its lease", 12.0, Injector.stop_beyond_the_lease),
+    Fault("a client cut off from Redis", 6.0, Injector.cut_off),
+    Fault("a client cut off from Redis, then SIGKILL", 15.0, Injector.cut_off_and_kill),
+    Fault("kill -9 of redis-server, a suffix lost", 30.0, Injector.kill_redis),
+    Fault("kill -9 of mongod", 90.0, Injector.kill_mongo),
+    Fault(FLUSHALL, 45.0, Injector.flush),
+    Fault("memory pressure on Redis", 10.0, Injector.press),
+    Fault(DELETION, 0.5, Injector.delete),
+)
+"""In half an hour: about 600 SIGKILLs (300 at the very least), 60 restarts of redis-server and 20 of mongod."""
+OF_WORKERS = Fault(KILL_WORKER, 2.0, Injector.kill_worker)
+"""Added to a run with workers."""

@@ -1,0 +1,140 @@
+"""The shipped store with a window in it: what its steps answered is noted, and its link to Redis can be cut.
+
+Nothing is decided here. The plans, the scripts and the handling of a Redis that is away are the shipped ones.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import redis
+
+from backtest_kit_mongo.backends.redis.cache import RedisCache
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisLink
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence.events import Event, decode
+from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.setup import make_store, redis_client
+from backtest_kit_verify.chaos.journal import Journal
+from backtest_kit_verify.chaos.workload import mark_of
+
+__all__ = ["CutLink", "ObservedStore", "document_name", "observe"]
+
+
+class CutLink(RedisLink):
+    """A link that can be cut, and that notes failures, and what it does first when Redis is reached again."""
+
+    def __init__(self, client: redis.Redis, journal: Journal) -> None:
+        super().__init__(client)
+        self._journal = journal
+        self._has_failed = False
+        self.is_cut = False
+        self.loses_next_reply = False
+
+    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        try:
+            if not self.is_cut:
+                answers = super().execute_many(commands)
+            else:
+                self._reach_unheard(commands)
+                raise redis.ConnectionError("cut off from Redis on purpose")
+        except UNREACHABLE as cause:
+            self._journal.link_failed(f"{type(cause).__name__}: {cause!s:.60}")
+            self._has_failed = True
+            raise
+        self._note_delivery(commands)
+        return answers
+
+    def _reach_unheard(self, commands: Sequence[Sequence[Argument]]) -> None:
+        """A connection breaks before a command arrives, or after it was executed: the caller cannot tell."""
+        if self.loses_next_reply:
+            self.loses_next_reply = False
+            super().execute_many(commands)
+
+    def _note_delivery(self, commands: Sequence[Sequence[Argument]]) -> None:
+        """Events outside a script are those that were kept while Redis was away, and go first when it is back.
+
+        Loading a script, which may have to come before the relay that takes the old entries away, delivers nothing.
+        """
+        if commands[0][0] == "SCRIPT":
+            return
+        events = [decode({b"e": c[4], b"p": c[6]}) for c in commands if c[0] == "XADD"]  # type: ignore[dict-item]
+        if events or self._has_failed:
+            self._has_failed = False
+            self._journal.reached([(document_name(event), event.rev) for event in events])
+
+
+def document_name(event: Event) -> str:
+    """The name that `str(Key)` gives to the event's document."""
+    return "/".join((event.domain, *map(str, event.key)))
+
+
+class ObservedStore(Store):
+    """The shipped store; `begin` a call, make it, then ask what its steps answered."""
+
+    def __init__(self, made: Store, journal: Journal) -> None:
+        super().__init__(made.name, made.truth, made.cache)
+        self._journal = journal
+        self.begin(0)
+
+    def begin(self, number: int) -> None:
+        """Forget the call before."""
+        self._number = number
+        self.is_deferred = False
+        self.is_hit = False
+        self.record: Record | None = None
+        self.scanned: dict[str, Sequence[Any]] = {}
+        self.merged: dict[str, Sequence[Any]] = {}
+        self._stored: Mapping[Part, Record] | None = None
+        self._written: tuple[fx.Published, ...] = ()
+
+    def _perform(self, effect: fx.Effect[Any]) -> Any:
+        answer = super()._perform(effect)
+        if isinstance(effect, fx.Lease):
+            # Before the truth is asked: what is known of a killed call must include whether it held a lease.
+            self._journal.leased(self._number, answer is not None)
+        elif isinstance(effect, fx.Defer):
+            self.is_deferred = self.is_deferred or bool(effect.published)
+        elif isinstance(effect, fx.Rows):
+            self._stored = answer
+        elif isinstance(effect, fx.Merge):
+            self._written = answer
+        elif isinstance(answer, Record):
+            self.record = answer
+            self.is_hit = isinstance(effect, fx.CacheRead)
+        return answer
+
+    def merge(self, scope: Key, changes: Sequence[Change]) -> int:
+        before = self._snapshots.get(scope)
+        count = super().merge(scope, changes)
+        known = self._stored if self._stored is not None else before.rows if before is not None else {}
+        written = {published.record.key.item: published.record.rev for published in self._written}
+        for change in changes:
+            item = change.key.item
+            seen = known.get(item)
+            if item in written:
+                self.merged[str(item)] = (written[item], 1)
+            elif seen is not None and _mark(scope, seen.payload) == _mark(scope, change.payload):
+                self.merged[str(item)] = (seen.rev, 0)
+        return count
+
+    def scan(
+        self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
+    ) -> Iterator[Record]:
+        for record in super().scan(scope, when=when, limit=limit, keys_only=keys_only):
+            self.scanned[str(record.key.item)] = (record.rev, _mark(scope, record.payload))
+            yield record
+
+
+def _mark(key: Key, payload: Any) -> str | None:
+    return mark_of(key.domain, payload)
+
+
+def observe(settings: Settings, journal: Journal) -> tuple[ObservedStore, CutLink]:
+    """The store that `setup()` would make, observed."""
+    made = make_store(settings)
+    assert isinstance(made.cache, RedisCache)
+    link = CutLink(redis_client(settings), journal)
+    made.cache._link = link
+    return ObservedStore(made, journal), link

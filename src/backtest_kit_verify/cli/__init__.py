@@ -1,0 +1,1 @@
+"""`bkm simulate`, `bkm chaos` and `bkm demo`."""

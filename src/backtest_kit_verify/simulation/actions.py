@@ -1,0 +1,72 @@
+"""What can happen. An *action* is a verb and whom it concerns, in one small integer: verb * SUBJECTS + subject.
+
+Texts and numbers of the same action are the same to everything that reads schedules.
+"""
+
+from __future__ import annotations
+
+from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
+
+CLIENTS = "abcdefgh"
+"""Names of clients."""
+
+MEANING = {
+    # Of an operation.
+    "step": "the operation's next step is performed and answered",
+    "timeout": "the step was sent to Redis, but no answer came in time; it may be executed later, or never",
+    "retry": "the step was sent to Redis on a connection that broke, and will be sent again",
+    "unknown": "the write was sent to MongoDB, but no answer came; it may land until its deadline, or never",
+    "refuse": "MongoDB refuses the write",
+    "land": "MongoDB commits a write whose sender no longer waits",
+    # Of a client.
+    "crash": "the client dies",
+    "cut": "the client loses Redis, which others keep",
+    "heal": "the client reaches Redis again and delivers what it missed",
+    # Of the steps that nobody waits for, in the order in which they were sent.
+    "deliver": "Redis executes a step whose sender no longer waits",
+    # Of the world.
+    "tick": f"time passes: a lease lasts {LEASE_TICKS} ticks, its write may land for {WRITE_TICKS}",
+    "relay": "the recovery worker has seen all changes",
+    "save": "what Redis holds now is what a restart will bring back",
+    "restart": "Redis restarts, or another takes over, without what happened since it was saved",
+    "flush": "FLUSHALL",
+    "evict-entry": "Redis evicts the entry",
+    "evict-right": "Redis evicts the install right",
+    "evict-leases": "Redis evicts leases, which it never should",
+}
+VERBS = tuple(MEANING)
+STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, CRASH, CUT, HEAL, DELIVER = range(10)
+TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES = range(10, 18)
+OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(LAND + 1), range(CRASH, HEAL + 1), range(TICK, len(VERBS))
+
+SUBJECTS = 16
+TIME_PASSES = TICK * SUBJECTS
+
+
+def action_text(action: int) -> str:
+    verb, subject = divmod(action, SUBJECTS)
+    if verb == STEP:
+        return str(subject)
+    if verb in OF_THE_WORLD:
+        return VERBS[verb]
+    return f"{VERBS[verb]}:{CLIENTS[subject] if verb in OF_CLIENTS else subject}"
+
+
+def parse_action(word: str) -> int:
+    """Read what `action_text` wrote.
+
+    Raises:
+        ValueError: it is no action; the message says why.
+    """
+    if word.isdigit():
+        word = f"step:{word}"
+    name, _, whom = word.partition(":")
+    if name not in VERBS:
+        raise ValueError(f"{word!r} is no action; there are numbers and {', '.join(VERBS[1:])}")
+    verb = VERBS.index(name)
+    if verb in OF_THE_WORLD and not whom:
+        return verb * SUBJECTS
+    subject = CLIENTS.find(whom) if verb in OF_CLIENTS else int(whom) if whom.isdigit() else -1
+    if verb in OF_THE_WORLD or not whom or not 0 <= subject < len(CLIENTS):
+        raise ValueError(f"{word!r} does not say whom it concerns, as in 2, timeout:2, deliver:0, crash:a or tick")
+    return verb * SUBJECTS + subject

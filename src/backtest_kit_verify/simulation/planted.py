@@ -1,0 +1,314 @@
+"""Planted bugs: the protocol with one rule removed, so that it can be seen that the simulator would notice.
+
+Each row names the rule, the invariants or promises that fall with it, and within how many random schedules the
+simulator must see one of them fall. Read it as the list of what every rule is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.errors import WriteOutcomeUnknown
+from backtest_kit_verify.simulation.workload import DOCUMENT, LEDGER, Variant
+
+SEED = 8
+"""Of the random schedules that `Planted.within` counts."""
+EASY, HARD = 500, 20_000
+"""How many of them. Hard bugs need several things to go wrong one after the other."""
+
+# -- LEASE
+
+
+class LeaseKeepsEntry(MemoryCache):
+    def lease(self, effect: fx.Lease) -> fx.Leased | None:
+        entry = self._redis.entries.get(effect.key)
+        leased = super().lease(effect)
+        if entry:
+            self._redis.entries[effect.key] = entry
+        return leased
+
+
+class LeaseKeepsRight(MemoryCache):
+    def lease(self, effect: fx.Lease) -> fx.Leased | None:
+        right = self._redis.rights.get(effect.key)
+        leased = super().lease(effect)
+        if right:
+            self._redis.rights[effect.key] = right
+        return leased
+
+
+class LeaseTakesRightBesideOthers(MemoryCache):
+    def lease(self, effect: fx.Lease) -> fx.Leased | None:
+        leased = super().lease(effect)
+        if leased and self._see_open():
+            self._redis.rights[effect.key] = (self._redis.incarnation, leased.token)
+        return leased
+
+
+class LeaseTakesRightBeforeOpen(MemoryCache):
+    def lease(self, effect: fx.Lease) -> fx.Leased | None:
+        with always_open(self._redis):
+            return super().lease(effect)
+
+
+# -- READ
+
+
+class ReadIgnoresLeases(MemoryCache):
+    def read(self, effect: fx.CacheRead) -> Record | fx.Right:
+        leases = self._redis.leases
+        self._redis.leases = {}
+        try:
+            return super().read(effect)
+        finally:
+            self._redis.leases = leases
+
+
+class ReadGivesRightBeforeOpen(MemoryCache):
+    def read(self, effect: fx.CacheRead) -> Record | fx.Right:
+        with always_open(self._redis):
+            return super().read(effect)
+
+
+@contextmanager
+def always_open(redis: MemoryRedis) -> Iterator[None]:
+    """Let one script believe that this incarnation was first seen long ago; the birth is recorded as it should be."""
+    is_born = redis.born is not None and redis.born[0] == redis.incarnation
+    born = redis.born if is_born else (redis.incarnation, redis.now_ms)
+    redis.born = (redis.incarnation, -(10**9))
+    yield
+    redis.born = born
+
+
+class EntriesWithoutIncarnation(MemoryCache):
+    def _entry(self, key: Key) -> Record | None:
+        return self._redis.entries.get(key, (0, None))[1]
+
+
+# -- COMMIT and FILL
+
+
+class CommitWhenNoOtherLease(MemoryCache):
+    """The first draft of the protocol, without comparing revisions."""
+
+    def commit(self, effect: fx.Commit) -> None:
+        super().commit(effect)
+        if not self._leased(effect.key) and self._is_newer(effect):
+            self._redis.entries[effect.key] = (self._redis.incarnation, effect.entry)
+
+    def _is_newer(self, effect: fx.Commit) -> bool:
+        return True
+
+
+class CommitWhenNewest(CommitWhenNoOtherLease):
+    """The first draft: it looks right, and fails without any fault."""
+
+    def _is_newer(self, effect: fx.Commit) -> bool:
+        entry = self._entry(effect.key)
+        return entry is None or entry.rev < effect.entry.rev
+
+
+class RightOfAnyIncarnation(MemoryCache):
+    """COMMIT and FILL compare the token alone."""
+
+    def _install(self, key: Key, token: str, record: Record) -> bool:
+        if self._redis.rights.get(key, (0, ""))[1] == token:
+            self._redis.rights[key] = (self._redis.incarnation, token)
+        return super()._install(key, token, record)
+
+
+class FillWithoutRight(MemoryCache):
+    def fill(self, effect: fx.Fill) -> None:
+        self._redis.rights[effect.record.key] = (self._redis.incarnation, effect.token)
+        super().fill(effect)
+
+
+# -- bypass
+
+
+class DeferKeepsEntry(MemoryCache):
+    def defer(self, effect: fx.Defer) -> None:
+        entries = dict(self._redis.entries)
+        super().defer(effect)
+        self._redis.entries.update(entries)
+
+
+class DeferKeepsRight(MemoryCache):
+    def defer(self, effect: fx.Defer) -> None:
+        rights = dict(self._redis.rights)
+        super().defer(effect)
+        self._redis.rights.update(rights)
+
+
+# -- Redis itself
+
+
+class IncarnationReused(MemoryRedis):
+    def restart(self) -> None:
+        return
+
+
+class FlushKeepsBirth(MemoryRedis):
+    def flush(self) -> None:
+        born = self.born
+        super().flush()
+        self.born = born
+
+
+# -- plans
+
+Change = Callable[[fx.Effect[Any]], fx.Effect[Any] | None]
+
+
+def altered(plan: fx.Plan[Any], change: Change) -> fx.Plan[Any]:
+    """A plan whose effects are changed on their way; what becomes None is not asked for, and answered with None."""
+    step: Callable[[Any], fx.Effect[Any]] = plan.send
+    argument: Any = None
+    while True:
+        try:
+            effect = change(step(argument))
+        except StopIteration as done:
+            return done.value
+        try:
+            step, argument = plan.send, None if effect is None else (yield effect)
+        except BaseException as error:
+            step, argument = plan.throw, error
+
+
+def without_deadline(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+    return altered(plan, lambda effect: replace(effect, deadline_s=None) if isinstance(effect, fx.Upsert) else effect)
+
+
+def without_defer(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+    return altered(plan, lambda effect: None if isinstance(effect, fx.Defer) else effect)
+
+
+def released_on_unknown(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+    step: Callable[[Any], fx.Effect[Any]] = plan.send
+    argument: Any = None
+    leased: fx.Leased | None = None
+    while True:
+        try:
+            effect = step(argument)
+        except StopIteration as done:
+            return done.value
+        try:
+            step, argument = plan.send, (yield effect)
+            leased = argument if isinstance(effect, fx.Lease) else leased
+        except BaseException as error:
+            if leased and isinstance(error, WriteOutcomeUnknown):
+                with suppress(fx.CacheDown):
+                    yield fx.Abort(DOCUMENT, leased.token)
+            step, argument = plan.throw, error
+
+
+def trusting_any_stamp(plan: fx.Plan[Any], snapshot: plans.Snapshot | None) -> fx.Plan[Any]:
+    """A merge relies on what its process remembers, whoever wrote the ledger since."""
+    leased = yield plan.send(None)
+    if leased and snapshot:
+        leased = leased._replace(prior=Record(LEDGER, id=snapshot.stamp))
+    try:
+        effect = plan.send(leased)
+        while True:
+            effect = plan.send((yield effect))
+    except StopIteration as done:
+        return done.value
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A planted bug.
+
+    Attributes:
+        rule: the rule that is dropped, as the protocol states it.
+        breaks: names of which at least the first violation must be one.
+        within: random schedules that must be enough to see it.
+        faults: other things than time and order have to go wrong.
+        key: what it is looked for on.
+    """
+
+    rule: str
+    variant: Variant
+    breaks: frozenset[str]
+    within: int
+    faults: bool = True
+    key: Key = DOCUMENT
+
+
+def without(
+    rule: str, breaks: str, *, within: int = EASY, faults: bool = True, key: Key = DOCUMENT, **variant: Any
+) -> Planted:
+    """A bug by the rule that is dropped, and the part of the variant that drops it."""
+    return Planted(rule, Variant(**variant), frozenset(breaks.split()), within, faults, key)
+
+
+PLANTED: Mapping[str, Planted] = {
+    "lease-keeps-entry": without("LEASE deletes E", "I2", faults=False, cache_type=LeaseKeepsEntry),
+    "lease-keeps-right": without("LEASE deletes or takes F", "I4 I5a I7", faults=False, cache_type=LeaseKeepsRight),
+    "lease-not-sole": without(
+        "LEASE takes F only when sole", "I4", faults=False, cache_type=LeaseTakesRightBesideOthers
+    ),
+    "lease-not-open": without("LEASE takes F only when open", "I4 I10", cache_type=LeaseTakesRightBeforeOpen),
+    "read-beside-lease": without(
+        "MISS gives no right beside a live lease", "I4 I5a", faults=False, cache_type=ReadIgnoresLeases
+    ),
+    "read-not-open": without("MISS gives no right before open", "I4 I5a I10", cache_type=ReadGivesRightBeforeOpen),
+    "commit-first-draft": without(
+        "COMMIT installs only with F (the first draft: newest revision, no other live lease)",
+        "I1 I2 I10",
+        faults=False,
+        cache_type=CommitWhenNewest,
+    ),
+    "commit-no-other-lease": without(
+        "COMMIT installs only with F (whenever no other live lease)",
+        "I1 I2 I10",
+        faults=False,
+        cache_type=CommitWhenNoOtherLease,
+    ),
+    "fill-without-right": without("FILL installs only with F", "I1 I2 I10", faults=False, cache_type=FillWithoutRight),
+    "right-of-any-incarnation": without(
+        "COMMIT and FILL install only with F of this incarnation",
+        "I1 I2 I10",
+        within=HARD,
+        cache_type=RightOfAnyIncarnation,
+    ),
+    "write-after-deadline": without(
+        "MongoDB cannot commit after the lease's deadline", "I1 I5b I7", faults=False, wrap=without_deadline
+    ),
+    "released-on-unknown": without(
+        "a lease is released only when the outcome is known", "I3 I3b", wrap=released_on_unknown
+    ),
+    "leases-evicted": without("L is never evicted", "I3 I3b", extra_faults=("evict-leases",)),
+    "flush-keeps-birth": without("FLUSHDB also forgets B", "I3 I3b", redis_type=FlushKeepsBirth),
+    "incarnation-reused": without(
+        "incarnations are never reused", "I1 I2 I3 I4 I5a I5b I7 I10", redis_type=IncarnationReused
+    ),
+    "entry-without-incarnation": without(
+        "entries carry the incarnation", "P1 P2", within=HARD, cache_type=EntriesWithoutIncarnation
+    ),
+    "retry-with-same-token": without(
+        "fresh token on retry of LEASE / MISS", "I5a I5b I7 I1", within=HARD, fresh_tokens=False
+    ),
+    "relay-keeps-entry": without("RELAY and the catch-up delete E", "I1 P1 P2", cache_type=DeferKeepsEntry),
+    "relay-keeps-right": without(
+        "RELAY and the catch-up delete F", "I5b I7 I1", within=HARD, cache_type=DeferKeepsRight
+    ),
+    "bypass-untold": without("a bypassed write is kept for the catch-up", "P1", within=HARD, wrap=without_defer),
+    "stamp-kept": without(
+        "LEASE deletes E (a ledger's stamp)", "I2", faults=False, key=LEDGER, cache_type=LeaseKeepsEntry
+    ),
+    "stamp-trusted": without(
+        "a ledger's rows are remembered only under one's own stamp",
+        "P5 I7",
+        faults=False,
+        key=LEDGER,
+        wrap=trusting_any_stamp,
+    ),
+}

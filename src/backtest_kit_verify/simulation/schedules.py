@@ -1,0 +1,203 @@
+"""Schedules: random ones by seed, and the text in which any of them is printed and read back.
+
+    write@a read@b | 0 1 crash:a tick restart 1
+
+Left of the bar stands the workload, right of it what happens: a number is a step of that operation (counted from 0),
+a word is a fault, with the operation (number), client (letter) or late duplicate (number) that it concerns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation.actions import (
+    CLIENTS,
+    CRASH,
+    CUT,
+    DELIVER,
+    EVICT_ENTRY,
+    EVICT_RIGHT,
+    FLUSH,
+    HEAL,
+    LAND,
+    REFUSE,
+    RELAY,
+    RESTART,
+    RETRY,
+    SAVE,
+    SUBJECTS,
+    TICK,
+    TIME_PASSES,
+    TIMEOUT,
+    UNKNOWN,
+    VERBS,
+    action_text,
+    parse_action,
+)
+from backtest_kit_verify.simulation.checker import check, check_quiet
+from backtest_kit_verify.simulation.workload import OPS_MAX, Op, Workload, parse_workload, workload_text
+from backtest_kit_verify.simulation.world import World
+
+
+class Schedule(NamedTuple):
+    workload: Workload
+    actions: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{workload_text(self.workload)} | {' '.join(map(action_text, self.actions))}"
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read what `str(schedule)` wrote.
+
+    Raises:
+        ValueError: it is no schedule; the message says why.
+    """
+    workload, bar, actions = text.partition("|")
+    if not bar:
+        raise ValueError("a schedule is a workload, a bar and what happens, for example: write@a read@b | 0 1 0 1 0 1")
+    return Schedule(parse_workload(workload), tuple(map(parse_action, actions.split())))
+
+
+class Violation(NamedTuple):
+    """A broken invariant or promise, and the schedule that breaks it with its last action."""
+
+    name: str
+    detail: str
+    schedule: Schedule
+
+
+def play(world: World, schedule: Schedule) -> Violation | None:
+    """Perform a schedule, leaving out what cannot happen at its place, and let the world come to rest at its end if all
+    operations have ended.
+    """
+    world.reset(schedule.workload)
+    done = []
+    try:
+        for action in schedule.actions:
+            done.append(action)
+            if not world.apply(action):
+                done.pop()
+        if not world.live:
+            check_quiet(world)
+    except InvariantViolation as error:
+        return violation(error, schedule.workload, done)
+    return None
+
+
+def violation(error: InvariantViolation, workload: Workload, actions: Sequence[int]) -> Violation:
+    return Violation(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+
+
+TIME = (TICK, TICK)
+FAULTS = (
+    (CRASH, CRASH, LAND),
+    (TIMEOUT, TIMEOUT, DELIVER, DELIVER, HEAL),
+    (RETRY, RETRY, RETRY, DELIVER, DELIVER),
+    (UNKNOWN, UNKNOWN, LAND, LAND),
+    (REFUSE,),
+    (CUT, CUT, HEAL, HEAL, RELAY),
+    (SAVE, SAVE, RESTART),
+    (FLUSH,),
+    (EVICT_ENTRY,),
+    (EVICT_RIGHT,),
+)
+"""Faults and what ends them; a verb is tried as often as it stands there."""
+FAULTS_AT_ONCE = (2, 3, 4)
+"""How many of them a schedule draws from. A few at a time reach deeper than all of them together."""
+
+CALM, USUAL, WILD = 0.0, 0.2, 0.45
+"""Shares of disturbances in a schedule's actions."""
+SHARES = (CALM, USUAL, USUAL, WILD)
+STAYS = (0.0, 0.0, 0.5, 0.8)
+"""How likely the next step is of the same operation as the last one: from all at once to one after the other."""
+STALL_SHARE = 0.5
+"""How likely one operation is held up for long."""
+PATIENCE = 0.08
+"""How likely a step of it happens all the same when its turn comes."""
+LATE_SHARE = 0.5
+"""How likely what was sent, and nobody waits for, arrives after all operations have ended."""
+
+DOCUMENT_OPS, LEDGER_OPS = (
+    tuple(tuple(Op(kind, client) for client in range(len(CLIENTS))) for kind in kinds)
+    for kinds in (("read", "read", "read", "write", "write", "remove"), ("merge",))
+)
+"""Operations to draw from, by kind (some more likely than others) and client."""
+
+
+CANDIDATES = tuple(tuple(number for number in range(OPS_MAX) if live >> number & 1) for live in range(1 << OPS_MAX))
+"""The numbers in a mask of operations."""
+
+
+def random_verbs(random: Random, faults: bool, extra: Sequence[str] = ()) -> tuple[int, ...]:
+    """Verbs to draw disturbances from. Without faults only time passes."""
+    chosen = random.sample(FAULTS, random.choice(FAULTS_AT_ONCE)) if faults else []
+    named = [VERBS.index(name) for name in extra]
+    return (*TIME, *(verb for verbs in chosen for verb in verbs), *named)
+
+
+def random_workload(random: Random, is_ledger: bool, ops_max: int = 6, clients_max: int = 4) -> Workload:
+    """Two to `ops_max` operations of up to `clients_max` clients on one key."""
+    draw = random.random
+    count = 2 + int(draw() * (ops_max - 1))
+    clients = 1 + int(draw() * clients_max)
+    kinds = LEDGER_OPS if is_ledger else DOCUMENT_OPS
+    kind_count = len(kinds)
+    return tuple([kinds[int(draw() * kind_count)][int(draw() * clients)] for _ in range(count)])
+
+
+def random_run(world: World, random: Random, verbs: Sequence[int], actions: list[int]) -> None:
+    """Play the world to its end in an order that `random` chooses. What happens is appended to `actions`.
+
+    Raises:
+        InvariantViolation: the last action broke something.
+    """
+    draw, step, acts = random.random, world.step, world.acts
+    share = SHARES[int(draw() * len(SHARES))]
+    stay = 1 - (1 - share) * STAYS[int(draw() * len(STAYS))]
+    count, verb_count, last = len(world.steps), len(verbs), 0
+    stalled = int(draw() / STALL_SHARE * count)
+    # The workload's order is as random as this one, so operations may as well begin in that order: fewer states that
+    # differ in nothing but names.
+    candidates, began, live = CANDIDATES[1], 0, world.live
+    while live:
+        chance = draw()
+        if chance >= share:
+            action = last if chance >= stay and last in candidates else candidates[int(draw() * len(candidates))]
+            if action == stalled and draw() > PATIENCE:
+                if len(candidates) > 1:
+                    action = candidates[action == candidates[0]]
+                else:
+                    action = TIME_PASSES
+                    stalled = stalled if draw() < 0.7 else -1
+            last = action
+        else:
+            action = verbs[int(chance / share * verb_count)] * SUBJECTS
+            if action < TIME_PASSES:
+                action += int(draw() * (len(world.late) if action == DELIVER * SUBJECTS else count))
+                if action >> 4 == RETRY and acts[RETRY](action & 15):
+                    # The repetition succeeds, and then the client is slow: only so does the original come last.
+                    actions.append(action)
+                    action = stalled = action & 15
+        actions.append(action)
+        # As in `World.apply`, for one call less.
+        if not (step(action) if action < SUBJECTS else acts[action >> 4](action & 15)):
+            actions.pop()
+            continue
+        check(world)
+        if world.begun != began or world.live != live:
+            began, live = world.begun, world.live
+            candidates = CANDIDATES[live & (2 << began.bit_length()) - 1]
+    _arrive_late(world, random, actions)
+    check_quiet(world)
+
+
+def _arrive_late(world: World, random: Random, actions: list[int]) -> None:
+    """All operations have ended; let some of what nobody waits for arrive."""
+    for action in [*(LAND * SUBJECTS + number for number in world.sent), *([DELIVER * SUBJECTS] * len(world.late))]:
+        if random.random() < LATE_SHARE:
+            actions.append(action)
+            world.apply(action)

@@ -1,0 +1,74 @@
+"""Everything that the simulated world consists of, in small integers and places in plans."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from backtest_kit_verify.simulation.driver import Step
+from backtest_kit_verify.simulation.workload import Rig, Workload
+
+Frozen: TypeAlias = tuple[Any, ...]
+
+
+class Situation:
+    """How far a schedule has come. Use it again with `reset`; copy it with `freeze` and `thaw`.
+
+    Attributes:
+        steps: where each operation is. begun: mask of operations.
+        held: token number of each operation's lease or install right, -1 for none.
+        known: revisions that are contained in what the operation read or wrote, as a mask.
+        need: the revision that each operation must see at least.
+        due: ticks until the operation's write can no longer land.
+        again: 1 while the operation's present step is sent a second time.
+        sent: writes whose sender no longer waits, with the step that stores them.
+        flying: tokens of leased writes that may still reach MongoDB; preborn: those older than the incarnation's birth.
+        late: steps that Redis may still execute although nobody waits.
+        down: mask of clients without Redis; missed: of those that owe it a deletion.
+        returned: the newest revision that any operation returned; own: what each client wrote last.
+        merged: the end of each client's last merge, with what it remembers.
+    """
+
+    def __init__(self, rig: Rig, workload: Workload) -> None:
+        self.rig = rig
+        self.redis_states, self.truth_states = rig.redis, rig.truth
+        self.views, self.revs = rig.redis.views, rig.truth.revs
+        self.reset(workload)
+
+    def reset(self, workload: Workload) -> None:
+        self.workload = workload
+        self.client, steps = self.rig.prepared(workload)
+        count, clients = len(steps), max(self.client) + 1
+        self.redis = self.saved = self.rig.redis.start
+        self.truth = 0
+        self.steps = list(steps)
+        self.held = [-1] * count
+        self.known = [0] * count
+        self.need = [0] * count
+        self.due = [-1] * count
+        self.again = [0] * count
+        self.own = [0] * clients
+        self.merged: list[Step | None] = [None] * clients
+        self.sent: dict[int, Step] = {}
+        self.late: tuple[tuple[int, Step, int], ...] = ()
+        self.live = (1 << count) - 1
+        self.begun = self.flying = self.preborn = self.down = self.missed = self.unrelayed = self.returned = 0
+
+    def freeze(self) -> Frozen:
+        """Everything that the future depends on, as a value."""
+        return (
+            self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
+            self.missed, self.unrelayed, self.returned, self.late, tuple(self.sent.items()), tuple(self.steps),
+            tuple(self.held), tuple(self.known), tuple(self.need), tuple(self.due), tuple(self.again), tuple(self.own),
+            tuple(self.merged),
+        )  # fmt: skip
+
+    def thaw(self, frozen: Frozen) -> None:
+        (
+            self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
+            self.missed, self.unrelayed, self.returned, self.late, sent, steps, held, known, need, due, again, own,
+            merged,
+        ) = frozen  # fmt: skip
+        self.sent = dict(sent)
+        self.steps, self.held, self.known, self.need = list(steps), list(held), list(known), list(need)
+        self.due, self.again, self.own = list(due), list(again), list(own)
+        self.merged = list(merged)

@@ -1,0 +1,155 @@
+"""What the simulated clients do: a handful of operations on one key, and the shipped plans that perform them.
+
+One key is enough: keys share nothing but the clock and the incarnation. It is a document (read, written, removed) or a
+ledger (merged). Operations of one client run in threads of one process, so they are cut off from Redis together, die
+together, and share what the process remembers of a ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
+
+from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.record import Change, Key
+from backtest_kit_mongo.domains.table import STATE, STORAGE
+from backtest_kit_verify.simulation.actions import CLIENTS
+from backtest_kit_verify.simulation.driver import Content, Step
+from backtest_kit_verify.simulation.states import RedisStates, TruthStates
+
+OPS_MAX = 8
+"""Operations of one schedule. A token's number is the operation's, plus this for the retry of a step."""
+
+DOCUMENT = Key(STATE, ("signal", "bucket"))
+LEDGER = Key(STORAGE, (True,))
+KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LEDGER}
+
+
+class Op(NamedTuple):
+    """One operation of one client, both numbered."""
+
+    kind: str
+    client: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}@{CLIENTS[self.client]}"
+
+
+Workload: TypeAlias = tuple[Op, ...]
+
+
+def parse_workload(text: str) -> Workload:
+    """Read `write@a read@b`.
+
+    Raises:
+        ValueError: the text is no workload; the message says why.
+    """
+    ops = []
+    for word in text.split():
+        kind, _, client = word.partition("@")
+        if kind not in KINDS or len(client) != 1 or client not in CLIENTS:
+            raise ValueError(f"{word!r} is no operation; write for example write@a, with one of {', '.join(KINDS)}")
+        ops.append(Op(kind, CLIENTS.index(client)))
+    if not 0 < len(ops) <= OPS_MAX:
+        raise ValueError(f"a workload has 1 to {OPS_MAX} operations, not {len(ops)}")
+    if len({KINDS[op.kind] for op in ops}) > 1:
+        raise ValueError("a workload is about one key: either merges or reads, writes and removes")
+    return tuple(ops)
+
+
+def workload_text(workload: Workload) -> str:
+    return " ".join(map(str, workload))
+
+
+Wrap: TypeAlias = Callable[[fx.Plan[Any], plans.Snapshot | None], fx.Plan[Any]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is simulated: by default what is shipped. A planted bug replaces one part.
+
+    Attributes:
+        wrap: stands between a plan and its driver; also told what the client remembers of the ledger.
+        fresh_tokens: a retry of LEASE or READ uses a new token.
+        extra_faults: verbs (`actions.VERBS`) of faults that lie outside the protocol's assumptions.
+    """
+
+    cache_type: type[MemoryCache] = MemoryCache
+    redis_type: type[MemoryRedis] = MemoryRedis
+    wrap: Wrap | None = None
+    fresh_tokens: bool = True
+    extra_faults: tuple[str, ...] = ()
+
+
+SHIPPED = Variant()
+
+
+class Rig:
+    """The remembered steps of everything that touches one key. Shared by all schedules: they only fill it."""
+
+    def __init__(self, key: Key, variant: Variant = SHIPPED) -> None:
+        self.key = key
+        self.variant = variant
+        self.redis = RedisStates(key, variant.cache_type, variant.redis_type)
+        self.truth = TruthStates(key)
+        self.is_ledger = not key.domain.cached
+        self.retry_offset = OPS_MAX if variant.fresh_tokens else 0
+        self.quiet: set[tuple[int, int]] = set()
+        """(Redis, MongoDB) from which everything was seen to settle."""
+        self._prepared: dict[Workload, tuple[tuple[int, ...], tuple[Step, ...]]] = {}
+        self._first: dict[tuple[Op, int, Content], Step] = {}
+
+    @property
+    def size(self) -> int:
+        """How much is remembered, in states."""
+        return len(self.redis.held) + len(self.truth.revs)
+
+    def prepared(self, workload: Workload) -> tuple[tuple[int, ...], tuple[Step, ...]]:
+        """The client and the first step of each operation."""
+        found = self._prepared.get(workload)
+        if found is None:
+            clients = tuple(op.client for op in workload)
+            steps = tuple(self.first_step(op, number) for number, op in enumerate(workload))
+            found = self._prepared[workload] = (clients, steps)
+        return found
+
+    def first_step(self, op: Op, number: int, snapshot: plans.Snapshot | None = None) -> Step:
+        """The beginning of an operation's plan. `snapshot` is what its client remembers of the ledger."""
+        key = (op, number, _content_of_snapshot(snapshot))
+        step = self._first.get(key)
+        if step is None:
+            step = self._first[key] = Step(lambda: self.plan(op, number, snapshot))
+        return step
+
+    def plan(self, op: Op, number: int, snapshot: plans.Snapshot | None = None) -> fx.Plan[Any]:
+        """The operation itself, not yet begun."""
+        plan: fx.Plan[Any]
+        match op.kind:
+            case "read":
+                plan = plans.read(DOCUMENT)
+            case "write":
+                payload = {"by": number}
+                plan = plans.write(Change(DOCUMENT, payload, pack(payload)))
+            case "remove":
+                plan = plans.remove(DOCUMENT)
+            case _:
+                plan = plans.merge(LEDGER, merged_rows(op), snapshot)
+        return plan if self.variant.wrap is None else self.variant.wrap(plan, snapshot)
+
+
+@cache
+def merged_rows(op: Op) -> tuple[Change, ...]:
+    """What a client merges, each time the same: one row as everybody has it, one as only this client wants it."""
+    rows = {"same": {"id": "same", "value": 0}, "own": {"id": "own", "value": op.client}}
+    return tuple(Change(LEDGER.child(name), row, pack(row)) for name, row in rows.items())
+
+
+def _content_of_snapshot(snapshot: plans.Snapshot | None) -> Content:
+    if snapshot is None:
+        return ()
+    return (snapshot.stamp, *((item, row.rev, pack(row.payload)) for item, row in snapshot.rows.items()))

@@ -1,0 +1,372 @@
+"""The simulated world: clients half-way through their plans, one Redis, one MongoDB, and everything that may go wrong.
+
+An action (`actions.py`) is one indivisible thing that happens: a step of an operation, or a fault. `apply` performs
+it, or says that it cannot happen now, and then checks the invariants (`checker.py`).
+
+What the model takes for granted, as the protocol does: MongoDB does not commit a write after its deadline, leases are
+not evicted, Redis' clock does not jump.
+
+*Bypass.* A client that is cut off from Redis writes MongoDB without a lease. Other clients may then miss that revision,
+and no other, until it is *relayed*: by the recovery worker, by that client when it reaches Redis again, or by anything
+that empties the slot (a lease, a flush, a restart). The client itself never misses what it wrote. `unrelayed` holds the
+revisions that may be missed; the checks except these and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backtest_kit_mongo.coherence.effects import Plan
+from backtest_kit_mongo.errors import BacktestKitError
+from backtest_kit_verify.simulation.actions import OF_OPERATIONS, SUBJECTS
+from backtest_kit_verify.simulation.checker import check, check_end
+from backtest_kit_verify.simulation.driver import (
+    DEFER,
+    DONE,
+    FILL,
+    LEASE,
+    LOOK,
+    NOT_SENT,
+    OUTCOME_UNKNOWN,
+    READ,
+    REFUSED,
+    STORE,
+    UNREACHED,
+    Answer,
+    Step,
+)
+from backtest_kit_verify.simulation.situation import Situation
+from backtest_kit_verify.simulation.states import WRITE_TICKS
+from backtest_kit_verify.simulation.workload import OPS_MAX, Rig, Workload
+
+
+def _crashed() -> Plan[None]:
+    raise BacktestKitError("the client died")
+
+
+CRASHED = Step(_crashed)
+
+
+class World(Situation):
+    """A situation, and what can happen in it."""
+
+    def __init__(self, rig: Rig, workload: Workload) -> None:
+        super().__init__(rig, workload)
+        self.acts = (
+            self.step, self.timeout, self.retry, self.unknown, self.refuse, self.land, self.crash, self.cut, self.heal,
+            self.deliver, self.tick, self.relay, self.save, self.restart, self.flush, self.evict_entry,
+            self.evict_right, self.evict_leases,
+        )  # fmt: skip
+        """By verb."""
+
+    def apply(self, action: int) -> bool:
+        """Perform an action and check everything; False, and no change, if it cannot happen now.
+
+        Raises:
+            InvariantViolation: an invariant or a promise is broken; the message begins with its name.
+        """
+        verb, subject = divmod(action, SUBJECTS)
+        if verb in OF_OPERATIONS and subject >= len(self.steps):
+            return False
+        done = self.acts[verb](subject)
+        if done:
+            check(self)
+        return done
+
+    # -- steps of operations
+
+    def step(self, number: int) -> bool:
+        step = self.steps[number]
+        kind = step.kind
+        if kind >= DONE:
+            return False
+        if not self.begun >> number & 1:
+            step = self._begin(number)
+        if kind > DEFER:
+            following = self._ask_truth(number, step, kind)
+        elif self.down and self.down >> self.client[number] & 1:
+            following = step.follow(self._unreached(number, kind))
+        else:
+            following = self._ask_cache(number, step, kind)
+        self._follow(number, following)
+        return True
+
+    def _begin(self, number: int) -> Step:
+        self.begun |= 1 << number
+        if self.rig.is_ledger:
+            # A merge confirms rows as they are stored at some moment inside the call.
+            seen = (2 << self.revs[self.truth]) - 1
+            last = self.merged[self.client[number]]
+            snapshot = last.result.snapshot if last else None
+            self.steps[number] = self.rig.first_step(self.workload[number], number, snapshot)
+        else:
+            seen = (2 << self.returned) - 1
+        # The newest of these revisions that no bypass excuses from being seen.
+        need = (seen & ~self.unrelayed).bit_length() - 1
+        own = self.own[self.client[number]]
+        self.need[number] = need if need > own else own
+        return self.steps[number]
+
+    def _follow(self, number: int, step: Step) -> None:
+        kind = step.kind
+        self.steps[number] = step
+        if kind in (STORE, LOOK):
+            return
+        if self.flying and number not in self.sent and self.held[number] >= 0:
+            # The outcome is known: whatever the operation still does, it writes no more.
+            self.flying &= ~(1 << self.held[number])
+            self.due[number] = -1
+        if kind >= DONE:
+            self.live &= ~(1 << number)
+            if kind == DONE:
+                check_end(self, number, step)
+            self._leave(number)
+
+    def _leave(self, number: int) -> None:
+        self.need[number] = self.again[number] = 0
+        if number not in self.sent:
+            self.held[number] = self.due[number] = -1
+        if not self.rig.is_ledger:
+            self.known[number] = 0
+
+    def _ask_cache(self, number: int, step: Step, kind: int) -> Step:
+        again = self.again[number]
+        found = step.performed.get(self.redis * 2 + again)
+        if found is None:
+            found = self._perform_on_cache(number, step, again)
+        redis, answer, following = found
+        if self.flying and self.views[redis].is_born and not self.views[self.redis].is_born:
+            self.preborn = self.flying
+        self.redis = redis
+        if again:
+            self.again[number] = 0
+        if kind == READ:
+            self.held[number] = answer.token
+        elif kind == LEASE:
+            self._leased(number, answer)
+        elif kind == DEFER:
+            self.unrelayed = 0
+        return following
+
+    def _perform_on_cache(self, number: int, step: Step, again: int) -> tuple[int, Answer, Step]:
+        redis, answer = self.redis_states.perform(self.redis, step, number + again * self.rig.retry_offset)
+        found = step.performed[self.redis * 2 + again] = (redis, answer, step.follow(answer))
+        return found
+
+    def _leased(self, number: int, answer: Answer) -> None:
+        self.held[number] = answer.token
+        self.flying |= 1 << answer.token
+        self.due[number] = WRITE_TICKS
+        self._emptied()
+        if answer.stamp >= 0:
+            self.known[number] = self.known[answer.stamp % OPS_MAX]
+
+    def _emptied(self) -> None:
+        """LEASE deleted the entry, and whoever installs the next one reads or writes after it."""
+        if not self.rig.is_ledger:
+            self.unrelayed = 0
+        # The next stamp of a ledger may rest on the deleted one (`Lease.want_prior`), and misses what that one missed.
+
+    def _unreached(self, number: int, kind: int) -> Answer:
+        self.again[number] = 0
+        if kind == DEFER:
+            self.missed |= 1 << self.client[number]
+        return UNREACHED[kind]
+
+    def _ask_truth(self, number: int, step: Step, kind: int) -> Step:
+        if kind == STORE:
+            return step.follow(NOT_SENT) if self.is_late(number, step) else self._store(number, step)
+        self.known[number] = (2 << self.revs[self.truth]) - 1
+        return (step.performed.get(self.truth) or self._perform_on_truth(step))[2]
+
+    def _perform_on_truth(self, step: Step) -> tuple[int, Answer, Step]:
+        truth, answer = self.truth_states.perform(self.truth, step)
+        found = step.performed[self.truth] = (truth, answer, step.follow(answer))
+        return found
+
+    def is_late(self, number: int, step: Step) -> bool:
+        """Whether the client would not send this write to MongoDB any more, because its time is up."""
+        effect: Any = step.effect
+        return self.due[number] < 0 and self.held[number] >= 0 and effect.deadline_s is not None
+
+    def _store(self, number: int, step: Step) -> Step:
+        truth, _, following = step.performed.get(self.truth) or self._perform_on_truth(step)
+        if truth != self.truth:
+            self.truth = truth
+            rev = self.revs[truth]
+            if self.held[number] < 0:
+                self.unrelayed |= 1 << rev
+            # A document's write replaces all; a merge adds its rows to what it knew.
+            self.known[number] = self.known[number] | 1 << rev if self.rig.is_ledger else (2 << rev) - 1
+        return following
+
+    def timeout(self, number: int) -> bool:
+        step = self._sendable(number, DEFER)
+        if step is None:
+            return False
+        self._send_late(number, step)
+        self.down |= 1 << self.client[number]
+        self._follow(number, step.follow(self._unreached(number, step.kind)))
+        return True
+
+    def retry(self, number: int) -> bool:
+        step = self._sendable(number, FILL)
+        if step is None or self.again[number]:
+            return False
+        self._send_late(number, step)
+        self.again[number] = 1
+        return True
+
+    def _sendable(self, number: int, last_kind: int) -> Step | None:
+        """The operation's step, if it goes to Redis and the client believes that it can reach it."""
+        if self.steps[number].kind > last_kind or self.down >> self.client[number] & 1:
+            return None
+        return self.steps[number] if self.begun >> number & 1 else self._begin(number)
+
+    def _send_late(self, number: int, step: Step) -> None:
+        self.late = (*self.late, (number, step, self.again[number]))
+
+    def deliver(self, index: int) -> bool:
+        if index >= len(self.late):
+            return False
+        number, step, again = self.late[index]
+        self.late = (*self.late[:index], *self.late[index + 1 :])
+        redis = self.redis_states.perform(self.redis, step, number + again * self.rig.retry_offset)[0]
+        if self.views[redis].is_born and not self.views[self.redis].is_born:
+            self.preborn = self.flying
+        self.redis = redis
+        if step.kind == LEASE:
+            self._emptied()
+        elif step.kind == DEFER:
+            self.unrelayed = 0
+        return True
+
+    def unknown(self, number: int) -> bool:
+        step = self.steps[number]
+        if step.kind != STORE or self.is_late(number, step):
+            return False
+        self._leave_to_mongo(number, step)
+        self._follow(number, step.follow(OUTCOME_UNKNOWN))
+        return True
+
+    def _leave_to_mongo(self, number: int, step: Step) -> None:
+        self.sent[number] = step
+        effect: Any = step.effect
+        if effect.deadline_s is None:
+            self.due[number] = WRITE_TICKS
+
+    def refuse(self, number: int) -> bool:
+        if self.steps[number].kind != STORE:
+            return False
+        self._follow(number, self.steps[number].follow(REFUSED))
+        return True
+
+    def land(self, number: int) -> bool:
+        if number not in self.sent:
+            return False
+        self._store(number, self.sent[number])
+        self._forget_sent(number)
+        return True
+
+    def _forget_sent(self, number: int) -> None:
+        del self.sent[number]
+        if self.held[number] >= 0:
+            self.flying &= ~(1 << self.held[number])
+        if self.steps[number].kind >= DONE:
+            self._leave(number)
+
+    # -- faults of clients
+
+    def crash(self, client: int) -> bool:
+        mine = [number for number, owner in enumerate(self.client) if owner == client and self.live >> number & 1]
+        for number in mine:
+            step = self.steps[number]
+            if step.kind == STORE and number not in self.sent and not self.is_late(number, step):
+                self._leave_to_mongo(number, step)
+            elif self.held[number] >= 0 and number not in self.sent:
+                self.flying &= ~(1 << self.held[number])
+            self.live &= ~(1 << number)
+            self.begun |= 1 << number
+            self.steps[number] = CRASHED
+            self._leave(number)
+        if mine:
+            self.missed &= ~(1 << client)
+            self.down &= ~(1 << client)
+        return bool(mine)
+
+    def cut(self, client: int) -> bool:
+        if client not in self.client or self.down >> client & 1:
+            return False
+        self.down |= 1 << client
+        return True
+
+    def heal(self, client: int) -> bool:
+        bit = 1 << client
+        if not self.down & bit:
+            return False
+        self.down &= ~bit
+        if self.missed & bit:
+            self.missed &= ~bit
+            self._forget()
+        return True
+
+    # -- faults of the world
+
+    def _forget(self) -> None:
+        self.redis = self.redis_states.suffer("forget", self.redis)
+        self.unrelayed = 0
+
+    def tick(self, _: int) -> bool:
+        redis, saved = self.redis, self.saved
+        self.redis = self.redis_states.suffer("tick", redis)
+        self.saved = self.redis if saved == redis else self.redis_states.suffer("tick", saved)
+        if self.flying or self.sent:
+            self._approach_deadlines()
+        return True
+
+    def _approach_deadlines(self) -> None:
+        for number, left in enumerate(self.due):
+            if left >= 0:
+                self.due[number] = left - 1
+            if left == 0:
+                if self.held[number] >= 0:
+                    self.flying &= ~(1 << self.held[number])
+                if number in self.sent:
+                    self._forget_sent(number)
+
+    def relay(self, _: int) -> bool:
+        if not self.unrelayed:
+            return False
+        self._forget()
+        return True
+
+    def save(self, _: int) -> bool:
+        if self.saved == self.redis:
+            return False
+        self.saved = self.redis
+        return True
+
+    def restart(self, _: int) -> bool:
+        self.redis = self.saved = self.redis_states.restart(self.redis, self.saved)
+        self.unrelayed = self.preborn = 0
+        return True
+
+    def flush(self, _: int) -> bool:
+        self.redis = self.redis_states.suffer("flush", self.redis)
+        self.unrelayed = self.preborn = 0
+        return True
+
+    def evict_entry(self, _: int) -> bool:
+        return self._evict("evict_entry")
+
+    def evict_right(self, _: int) -> bool:
+        return self._evict("evict_right")
+
+    def evict_leases(self, _: int) -> bool:
+        return self._evict("evict_leases")
+
+    def _evict(self, what: str) -> bool:
+        redis = self.redis_states.suffer(what, self.redis)
+        changed = redis != self.redis
+        self.redis = redis
+        return changed
