@@ -2,63 +2,164 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from math import isfinite
+from typing import Literal
 
-from backtest_kit.signals import Pnl, Proposal, SignalView
+from backtest_kit.held import Held
+from backtest_kit.levels import beyond_breakeven
+from backtest_kit.rules import Rules
+from backtest_kit.signals import Entry, Partial, Pnl, Proposal, SignalView
+from backtest_kit.state import Commit, State
 
 
-class Operations(Protocol):
+class Operations:
     """Each returns whether it was done: a refusal by the rules is False and changes nothing.
 
-    A wrong argument raises ValueError. Prices are those of the minute of the callback.
+    A wrong argument raises ValueError.
+
+    Attributes:
+        now_ms: the minute of the callback.
+        price: at which these operations fill: the average price that a live tick of this minute sees.
     """
 
-    @property
-    def now_ms(self) -> int: ...
+    __slots__ = ("_rules", "_state", "now_ms", "price")
 
-    @property
-    def price(self) -> float:
-        """At which these operations fill: the average price that a live tick of this minute sees."""
+    def __init__(self, state: State, rules: Rules, now_ms: int, price: float) -> None:
+        self._state, self._rules = state, rules
+        self.now_ms, self.price = now_ms, price
 
     @property
     def signal(self) -> SignalView | None:
         """The scheduled or open signal as it stands, with everything that was done in this callback."""
+        held = self._state.held
+        return held.view() if held else None
 
     def pnl(self) -> Pnl | None:
         """Of the open position at `price`."""
+        held = self._state.signal
+        return held.pnl(self.price, self._rules) if held else None
 
     def close(self, note: str = "") -> bool:
         """Close the position; it closes at the next step's price, with the reason `closed`."""
+        if self._state.signal is None:
+            return False
+        self._state.closing, self._state.note = True, note
+        return True
 
     def cancel(self, note: str = "") -> bool:
         """Cancel the scheduled signal at the next step, with the reason `user`."""
+        if self._state.schedule is None:
+            return False
+        self._state.cancelling, self._state.note = True, note
+        return True
 
     def activate(self, note: str = "") -> bool:
         """Open the scheduled signal at the next step, at its price_open."""
+        if self._state.schedule is None:
+            return False
+        self._state.activating, self._state.note = True, note
+        return True
 
     def partial_profit(self, percent: float) -> bool:
         """Close `percent` (0..100] of the basis that remains, in profit and short of the take profit."""
+        held = self._sold(percent)
+        if held is None or held.gain(self.price, held.entry) <= 0 or held.gain(self.price, held.take) >= 0:
+            return False
+        return self._sell(held, "profit", percent)
 
     def partial_loss(self, percent: float) -> bool:
         """The same on the losing side, short of the stop."""
+        held = self._sold(percent)
+        if held is None or held.gain(self.price, held.entry) >= 0 or held.gain(self.price, held.stop) <= 0:
+            return False
+        return self._sell(held, "loss", percent)
+
+    def _sold(self, percent: float) -> Held | None:
+        if not (_is_finite(percent) and 0 < percent <= 100):
+            raise ValueError(f"percent must be above 0 and at most 100, not {percent!r}")
+        held = self._state.signal
+        return held if held and held.remaining() > 0 else None
+
+    def _sell(self, held: Held, kind: Literal["profit", "loss"], percent: float) -> bool:
+        basis = held.remaining()
+        held.partials.append(Partial(kind, percent, self.price, basis, len(held.entries), self.now_ms))
+        return self._done(f"partial-{kind}", percent, self.price)
 
     def breakeven(self) -> bool:
         """Set the stop to the effective entry, from the threshold on. True as well if a stop lies beyond it already."""
+        held = self._state.signal
+        if held is None:
+            return False
+        if held.trailing_stop is not None and held.gain(held.trailing_stop, held.entry) >= 0:
+            return True
+        if not beyond_breakeven(held.sign, held.entry, self.price, self._rules):
+            return False
+        held.trailing_stop = held.entry
+        return self._done("breakeven", None, self.price)
 
     def trailing_stop(self, shift: float, price: float | None = None) -> bool:
         """Move the stop: its original distance from the entry in percent, plus `shift`. Later calls only tighten.
 
         Refused if `price` (None: that of these operations) has crossed the new stop already.
         """
+        held = self._shifted(shift)
+        if held is None:
+            return False
+        market = self.price if price is None else price
+        distance = abs(held.entry - held.stop_loss) / held.entry * 100 + shift
+        stop = held.entry * (1 - held.sign * distance / 100)
+        if held.gain(market, stop) <= 0 or held.gain(stop, held.take) >= 0:
+            return False
+        if held.trailing_stop is not None and held.gain(stop, held.trailing_stop) <= 0:
+            return False
+        held.trailing_stop = stop
+        return self._done("trailing-stop", shift, market)
 
     def trailing_take(self, shift: float, price: float | None = None) -> bool:
         """Move the take profit in the same way. Later calls only bring it nearer."""
+        held = self._shifted(shift)
+        if held is None:
+            return False
+        market = self.price if price is None else price
+        distance = abs(held.take_profit - held.entry) / held.entry * 100 + shift
+        take = held.entry * (1 + held.sign * distance / 100)
+        if held.gain(market, take) >= 0 or held.gain(take, held.stop) <= 0:
+            return False
+        if held.trailing_take is not None and held.gain(take, held.trailing_take) >= 0:
+            return False
+        held.trailing_take = take
+        return self._done("trailing-take", shift, market)
+
+    def _shifted(self, shift: float) -> Held | None:
+        if not (_is_finite(shift) and -100 <= shift <= 100 and shift != 0):
+            raise ValueError(f"shift must be a percentage from -100 to 100 and not 0, not {shift!r}")
+        return self._state.signal
 
     def average_buy(self, cost: float | None = None) -> bool:
         """Add to the position at a better price than every earlier entry. None: the rules' cost."""
+        cost = self._rules.default_cost if cost is None else cost
+        if not (_is_finite(cost) and cost > 0):
+            raise ValueError(f"cost must be a positive number, not {cost!r}")
+        held = self._state.signal
+        if held is None or any(held.gain(self.price, entry.price) >= 0 for entry in held.entries):
+            return False
+        held.add(Entry(self.price, cost, self.now_ms))
+        return self._done("average-buy", cost, self.price)
 
     def create_signal(self, proposal: Proposal) -> bool:
         """Queue a signal: it is taken as soon as the context is idle. The last one wins."""
+        self._state.created = proposal
+        return True
 
     def pause(self, is_paused: bool = True) -> bool:
         """Ask for no new signals until `pause(False)`. What is open goes on."""
+        self._state.is_paused = is_paused
+        return True
+
+    def _done(self, kind: str, amount: float | None, price: float) -> bool:
+        self._state.commits.append(Commit(kind, amount, price))
+        return True
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -1,0 +1,34 @@
+"""How far a position has come: its levels, and where the stop may go to the entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Final
+
+from backtest_kit.rules import Rules
+
+LEVELS: Final = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
+
+
+def progress(entry: float, target: float, price: float) -> float:
+    """Percent of the way from the entry to `target` (take profit or stop); at most 100, negative on the other side."""
+    return min((price - entry) / (target - entry) * 100, 100.0)
+
+
+def reached(percent: float, told: Set[int]) -> Iterator[int]:
+    """Levels that `percent` has reached and that were not told yet."""
+    for level in LEVELS:
+        if level > percent:
+            return
+        if level not in told:
+            yield level
+
+
+def breakeven_percent(rules: Rules) -> float:
+    """How far the price must be beyond the entry, so that closing at the entry's price is paid for."""
+    return (rules.slippage_percent + rules.fee_percent) * 2 + rules.breakeven_margin_percent
+
+
+def beyond_breakeven(sign: int, entry: float, price: float, rules: Rules) -> bool:
+    threshold = entry * (1 + sign * breakeven_percent(rules) / 100)
+    return price >= threshold if sign > 0 else price <= threshold

@@ -1,0 +1,289 @@
+"""The life of one context as a generator: what happens in a minute, in which order.
+
+    idle --market, or price_open already reached-----------------> open -> ... -> closed
+    idle --price_open not reached--> scheduled -> ... --its price--> open
+                                       +--timeout, price_reject, user--> cancelled
+
+No clock, no I/O, no random number: minutes come by `Next`, everything else leaves by effects. A replay, a live tick
+and the crash simulator drive this same generator. A `Watch` tells a driver which minutes may be left out; whether
+something happens in a minute is decided here alone.
+"""
+
+from __future__ import annotations
+
+from backtest_kit.effects import (
+    AskRisk,
+    AskSignal,
+    Candidate,
+    Emit,
+    Gate,
+    Next,
+    Order,
+    Plan,
+    ReleaseRisk,
+    Tick,
+    Watch,
+    ask,
+)
+from backtest_kit.events import Event
+from backtest_kit.held import Held
+from backtest_kit.identity import MINUTE_MS, signal_id
+from backtest_kit.levels import beyond_breakeven, progress, reached
+from backtest_kit.operations import Operations
+from backtest_kit.rules import Rules
+from backtest_kit.signals import Pnl, Proposal
+from backtest_kit.state import State
+from backtest_kit.validation import faults
+
+
+class Lifecycle:
+    """Attributes:
+    wants: actions that anybody listens to; others are not told.
+    interval_ms: the strategy is asked once per slot of this length.
+    """
+
+    def __init__(self, state: State, rules: Rules, wants: frozenset[str], interval_ms: int) -> None:
+        self.state, self.rules, self.wants, self.interval_ms = state, rules, wants, interval_ms
+
+    def run(self) -> Plan[None]:
+        """Live until there is no next minute."""
+        while (tick := (yield from ask(Next(self._watch())))) is not None:
+            yield from self._minute(tick)
+
+    def _minute(self, tick: Tick) -> Plan[None]:
+        was_idle = self.state.held is None
+        if was_idle:
+            yield from self._idle(tick)
+            if not self.rules.sees_running_candle:
+                return  # The candle of this minute is seen by the next one.
+        if self.state.signal is not None:
+            yield from self._open(self.state.signal, tick)
+        elif self.state.schedule is not None:
+            yield from self._scheduled(self.state.schedule, tick)
+
+    # Idle.
+
+    def _idle(self, tick: Tick) -> Plan[None]:
+        state = self.state
+        slot = tick.at - tick.at % self.interval_ms
+        if tick.is_over:
+            return
+        if state.is_paused or slot == state.served_slot:
+            yield from self._emit("idle", tick, tick.price)
+            return
+        state.served_slot = slot
+        proposal = tick.proposal if tick.was_asked else (yield from ask(AskSignal(tick.at, tick.price)))
+        if proposal is None:
+            proposal, state.created = state.created, None
+        if proposal is None or not (yield from self._take(proposal, tick)):
+            yield from self._emit("idle", tick, tick.price)
+
+    def _take(self, proposal: Proposal, tick: Tick) -> Plan[bool]:
+        """Schedule or open what was proposed. False: it was refused."""
+        state = self.state
+        price = tick.price if proposal.price_open is None else proposal.price_open
+        found = self._foreign(proposal)
+        if not found:
+            is_now = proposal.price_open is None or self._is_reached(proposal, tick.price)
+            found = faults(proposal, price, tick.price if is_now else None, self.rules)
+        if found:
+            yield from self._emit("invalid", tick, tick.price, reason="; ".join(found))
+            return False
+        held = self._held(proposal, price, tick)
+        rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, tick.price)))
+        if rejection is not None:
+            state.served_slot = -1
+            yield from self._emit("rejected", tick, tick.price, held, reason=rejection)
+            return False
+        if is_now:
+            return (yield from self._start(held, tick, held.price_open))
+        held.was_scheduled = True
+        state.schedule = held
+        yield from self._emit("scheduled", tick, tick.price, held)
+        return True
+
+    def _foreign(self, proposal: Proposal) -> list[str]:
+        context = self.state.context
+        if proposal.symbol is not None and proposal.symbol != context.symbol:
+            return [f"symbol is {proposal.symbol!r}, and this context trades {context.symbol!r}"]
+        if proposal.id is not None and proposal.id == self.state.last_id:
+            return [f"id {proposal.id!r} is that of the signal before"]
+        return []
+
+    def _is_reached(self, proposal: Proposal, price: float) -> bool:
+        entry = proposal.price_open
+        return entry is not None and (price <= entry if proposal.position == "long" else price >= entry)
+
+    def _held(self, proposal: Proposal, price_open: float, tick: Tick) -> Held:
+        rules = self.rules
+        return Held(
+            proposal.id or signal_id(self.state.context, tick.at),
+            proposal.position,
+            price_open,
+            proposal.take_profit,
+            proposal.stop_loss,
+            int(rules.default_minutes if proposal.minutes is None else proposal.minutes),
+            rules.default_cost if proposal.cost is None else proposal.cost,
+            proposal.note,
+            tick.at,
+        )
+
+    def _start(self, held: Held, tick: Tick, price: float) -> Plan[bool]:
+        """Open a position. False: the broker refused it."""
+        state = self.state
+        if not (yield from self._gate("open", held, tick, held.price_open, held.cost)):
+            yield from ask(ReleaseRisk(tick.at))
+            return False
+        held.open(tick.at, self.rules)
+        state.signal, state.schedule, state.last_id = held, None, held.id
+        yield from self._emit("opened", tick, price, held)
+        return True
+
+    # Scheduled.
+
+    def _scheduled(self, held: Held, tick: Tick) -> Plan[None]:
+        state, at = self.state, tick.at
+        if tick.is_over:
+            yield from self._cancel(held, tick, "timeout")
+        elif state.cancelling:
+            yield from self._cancel(held, tick, "user")
+        elif state.activating:
+            yield from self._activate(held, tick)
+        elif at - held.scheduled_at >= self.rules.schedule_timeout_minutes * MINUTE_MS:
+            yield from self._cancel(held, tick, "timeout")
+        elif self._is_touched(held, tick, held.stop_loss):
+            yield from self._cancel(held, tick, "price_reject")
+        elif self._is_touched(held, tick, held.price_open):
+            yield from self._activate(held, tick)
+        else:
+            yield from self._emit("schedule_ping", tick, tick.mark, held)
+
+    def _is_touched(self, held: Held, tick: Tick, level: float) -> bool:
+        return tick.low <= level if held.sign > 0 else tick.high >= level
+
+    def _activate(self, held: Held, tick: Tick) -> Plan[None]:
+        self.state.activating = False
+        rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, held.price_open)))
+        if rejection is not None:
+            self.state.schedule = None
+            yield from self._emit("rejected", tick, tick.mark, held, reason=rejection)
+        elif not (yield from self._start(held, tick, held.price_open)):
+            self.state.schedule = None
+
+    def _cancel(self, held: Held, tick: Tick, reason: str) -> Plan[None]:
+        self.state.schedule, self.state.cancelling, self.state.activating = None, False, False
+        yield from ask(ReleaseRisk(tick.at))
+        if reason == "user":
+            yield from self._emit("commit", tick, tick.mark, held, commit="cancel-scheduled")
+        yield from self._emit("cancelled", tick, tick.mark, held, reason=reason)
+
+    # Open.
+
+    def _open(self, held: Held, tick: Tick) -> Plan[None]:
+        if tick.skipped is not None:
+            self._fold(held, tick)
+        closing = self._why_close(held, tick)
+        if closing is not None:
+            yield from self._close(held, tick, *closing)
+            return
+        yield from self._extremes(held, tick)
+        entry, take, stop = held.entry, held.take, held.stop
+        yield from self._emit("active_ping", tick, tick.mark, held)
+        yield from self._levels(held, tick, entry, take, stop)
+        yield from self._commits(held, tick)
+
+    def _why_close(self, held: Held, tick: Tick) -> tuple[str, float] | None:
+        """Reason and price."""
+        if tick.is_over:
+            return "time_expired", tick.mark
+        if self.state.closing:
+            return "closed", tick.mark
+        if tick.at - held.pending_at >= held.minutes * MINUTE_MS:
+            return "time_expired", tick.mark
+        is_touch = self.rules.stop_rule == "touch"
+        if is_touch and self._is_touched(held, tick, held.stop):
+            return "stop_loss", held.stop
+        if held.gain(tick.mark, held.take) >= 0:
+            return "take_profit", held.take
+        if not is_touch and held.gain(tick.mark, held.stop) <= 0:
+            return "stop_loss", held.stop
+        return None
+
+    def _close(self, held: Held, tick: Tick, reason: str, price: float) -> Plan[None]:
+        state = self.state
+        if not (yield from self._gate("close", held, tick, price, held.remaining())):
+            return
+        if reason != "closed":  # As in the original, a close by the strategy leaves peak and fall alone.
+            held.rise(price, tick.at, self.rules)
+            held.sink(price, tick.at, self.rules)
+        state.signal, state.closing = None, False
+        yield from ask(ReleaseRisk(tick.at))
+        if reason == "closed":
+            yield from self._emit("commit", tick, 0.0, held, commit="close-pending")
+        yield from self._emit("closed", tick, price, held, reason=reason, pnl=held.pnl(price, self.rules))
+
+    def _fold(self, held: Held, tick: Tick) -> None:
+        """Minutes that were left out had no event; their prices count for peak and fall."""
+        assert tick.skipped is not None
+        high, high_at, low, low_at = tick.skipped
+        for price, at in ((high, high_at), (low, low_at)):
+            held.rise(price, at, self.rules)
+            held.sink(price, at, self.rules)
+
+    def _extremes(self, held: Held, tick: Tick) -> Plan[None]:
+        if held.rise(tick.mark, tick.at, self.rules):
+            yield from self._emit("highest_profit", tick, tick.mark, held, with_pnl=True)
+        elif held.sink(tick.mark, tick.at, self.rules):
+            yield from self._emit("max_drawdown", tick, tick.mark, held, with_pnl=True)
+
+    def _levels(self, held: Held, tick: Tick, entry: float, take: float, stop: float) -> Plan[None]:
+        mark = tick.mark
+        if not held.has_broken_even and beyond_breakeven(held.sign, entry, mark, self.rules):
+            held.has_broken_even = True
+            yield from self._emit("breakeven", tick, mark, held)
+        gain = held.gain(mark, entry)
+        if gain == 0:
+            return
+        told = held.profit_levels if gain > 0 else held.loss_levels
+        target = take if gain > 0 else stop
+        for level in reached(progress(entry, target, mark), told):
+            told.add(level)
+            yield from self._emit("partial_profit" if gain > 0 else "partial_loss", tick, mark, held, level=level)
+
+    def _commits(self, held: Held, tick: Tick) -> Plan[None]:
+        while self.state.commits:
+            commit = self.state.commits.pop(0)
+            yield from self._emit("commit", tick, commit.price, held, commit=commit.kind, amount=commit.amount)
+
+    # Effects.
+
+    def _gate(self, action: str, held: Held, tick: Tick, price: float, cost: float) -> Plan[bool]:
+        order = Order(action, held.view(), held.order_count, tick.at, price, cost)
+        is_done = yield from ask(Gate(order))
+        held.order_count += 1
+        return is_done
+
+    def _emit(
+        self,
+        action: str,
+        tick: Tick,
+        price: float,
+        held: Held | None = None,
+        *,
+        reason: str | None = None,
+        level: int | None = None,
+        commit: str | None = None,
+        amount: float | None = None,
+        pnl: Pnl | None = None,
+        with_pnl: bool = False,
+    ) -> Plan[None]:
+        if action not in self.wants:
+            return
+        if with_pnl and held is not None:
+            pnl = held.pnl(price, self.rules)
+        view = held.view() if held is not None else None
+        event = Event(action, tick.at, price, view, reason, level, commit, amount, pnl)
+        yield from ask(Emit(event, Operations(self.state, self.rules, tick.at, tick.price)))
+
+    def _watch(self) -> Watch:
+        return Watch(until=0)
