@@ -161,7 +161,7 @@ def test_the_engine_knows_only_public_names_of_the_memory() -> None:
 
 
 def test_the_engines_core_does_no_io_and_reads_no_clock_and_draws_no_random_number() -> None:
-    allowed = {"__future__", "backtest_kit", "collections", "dataclasses", "hashlib", "math", "typing"}
+    allowed = {"__future__", "backtest_kit", "collections", "dataclasses", "hashlib", "math", "numpy", "typing"}
     for name in ENGINE_CORE.split():
         path = ENGINE / f"{name}.py"
         assert not path.exists() or {module.split(".")[0] for module in imports(path)} <= allowed, name
