@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.contracts import PersistInstance
+from backtest_kit_mongo.coherence.codec import plain_scalar
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
 
@@ -115,7 +116,7 @@ class Registry(Generic[I]):
             with self._lock:
                 slot = self._slots.get(context)
                 if slot is None:
-                    slot = _Slot(self._factory(*context))
+                    slot = _Slot(self._factory(*map(plain_scalar, context)))
                     self._slots[context] = slot
         with slot.lock:
             slot.instance.wait_for_init(not slot.ready)

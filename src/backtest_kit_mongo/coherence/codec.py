@@ -2,7 +2,8 @@
 
 `pack` is also how a caller's value becomes plain data: packing and unpacking gives dicts, lists, str, int, float, bool,
 None, bytes and UTC datetimes with millisecond precision, whatever models, tuples or NumPy scalars went in, and shares
-no object with the caller.
+no object with the caller. What is of another type becomes the plain value that it is one of (an enumeration of texts, a
+`float64`, an ordered dict), or is refused: nothing is ever stored as something else than it was.
 """
 
 from __future__ import annotations
@@ -36,15 +37,49 @@ def dump(model: BaseModel) -> dict[str, Any]:
 
 
 def _default(value: Any) -> Any:
+    """What msgpack should encode in place of a value that is not exactly of a plain type."""
     if isinstance(value, BaseModel):
         return dump(value)
     if isinstance(value, datetime):
         # BSON dates carry milliseconds. Cut here, or the cached copy would differ from the stored one.
         seconds, ms = divmod(millis(value), 1000)
         return msgpack.Timestamp(seconds, ms * 1_000_000)
+    if isinstance(value, _BASES):
+        return _base(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        return value.item()
+        inner = value.item()
+        if type(inner) in _PLAIN:
+            return inner
+        if type(inner) is not type(value):
+            return _default(inner)
     raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+_PLAIN = (str, bool, int, float, bytes)
+_BASES = (str, int, float, bytes, tuple, list, dict)
+_MEANS_MORE = {str: "scope", bytes: "subtype", tuple: "_fields"}
+"""By which attribute an instance of a subclass is more than its base: BSON's code and marked bytes, tuples with names."""
+
+
+def _base(value: Any) -> Any:
+    """The plain value that an instance of a subclass is, unless it says more than that."""
+    base: Any = next(base for base in _BASES if isinstance(value, base))
+    if getattr(value, _MEANS_MORE.get(base, ""), False) not in (False, 0):
+        raise TypeError(f"a {type(value).__name__} cannot be stored")
+    # Not by calling `base`: an enumeration has a text of its own.
+    own: Any = {str: str.__str__, int: int.__index__, float: float.__float__, tuple: list}.get(base, base)
+    return own(value)
+
+
+def plain_scalar(value: Any) -> Any:
+    """A text, number or boolean of another library or of an enumeration as Python's own; anything else as it is."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, (str, int, float)):
+        return _base(value)
+    if hasattr(value, "item") and getattr(value, "shape", None) == () and type(inner := value.item()) in _PLAIN:
+        return inner
+    return value
 
 
 def pack(value: Any) -> bytes:
@@ -53,7 +88,7 @@ def pack(value: Any) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError: the value holds something that cannot be stored.
     """
-    packed: bytes = msgpack.packb(value, default=_default)
+    packed: bytes = msgpack.packb(value, default=_default, strict_types=True)
     return packed
 
 
@@ -76,7 +111,11 @@ def detached(value: Any) -> Any:
 
 def unpack(body: bytes | memoryview) -> Any:
     """Decode what `pack` made; always a fresh object."""
-    return msgpack.unpackb(body, timestamp=3)
+    return msgpack.unpackb(body, timestamp=3, ext_hook=_no_extension)
+
+
+def _no_extension(code: int, _: bytes) -> Any:
+    raise ValueError(f"extension type {code} of msgpack cannot be stored")
 
 
 def maker(value: Any) -> Callable[[], Any]:

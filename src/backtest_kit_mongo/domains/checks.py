@@ -14,7 +14,7 @@ import bson
 from bson.errors import BSONError
 from pydantic import BaseModel, ValidationError
 
-from backtest_kit_mongo.coherence.codec import dump, millis, pack, unpack
+from backtest_kit_mongo.coherence.codec import dump, millis, pack, plain_scalar, unpack
 from backtest_kit_mongo.coherence.record import Change, Column, Domain, Key, Part
 from backtest_kit_mongo.domains import payloads
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
@@ -28,14 +28,13 @@ NESTING_MAX = 96
 
 
 def make_key(domain: Domain, parts: tuple[Part, ...]) -> Key:
-    """A checked key or scope.
+    """A checked key or scope. An enumeration of texts and another library's texts, numbers and booleans become plain.
 
     Raises:
-        InvalidKey: a part is not exactly of its column's type or not among its choices.
+        InvalidKey: a part is not of its column's type or not among its choices.
     """
-    for column, part in zip(domain.key, parts, strict=False):
-        _check_part(domain, column, part)
-    return Key(domain, parts)
+    plain = tuple(_checked_part(domain, column, part) for column, part in zip(domain.key, parts, strict=False))
+    return Key(domain, (*plain, *parts[len(plain) :]))
 
 
 @lru_cache(maxsize=65_536, typed=True)
@@ -50,10 +49,11 @@ def make_child(scope: Key, item: Part) -> Key:
     return make_key(scope.domain, (*scope.parts, item))
 
 
-def _check_part(domain: Domain, column: Column, part: Part) -> None:
+def _checked_part(domain: Domain, column: Column, given: Part) -> Part:
+    part: Part = given if type(given) is column.type else plain_scalar(given)
     if type(part) is not column.type:
         raise InvalidKey(
-            f"{domain.name}: {column.name} must be {column.type.__name__}, not {type(part).__name__} ({part!r:.80})"
+            f"{domain.name}: {column.name} must be {column.type.__name__}, not {type(given).__name__} ({given!r:.80})"
         )
     if column.choices is not None and part not in column.choices:
         raise InvalidKey(f"{domain.name}: {column.name} must be one of {sorted(column.choices)}, not {part!r:.80}")
@@ -65,6 +65,7 @@ def _check_part(domain: Domain, column: Column, part: Part) -> None:
             raise InvalidKey(f"{domain.name}: {column.name} is not valid Unicode text: {part!r:.80}") from cause
     elif type(part) is int and not -INT64_MAX <= part <= INT64_MAX:
         raise InvalidKey(f"{domain.name}: {column.name} does not fit 64 bits: {part!r:.80}")
+    return part
 
 
 def make_when(domain: Domain, when: int | datetime | None, *, required: bool = True) -> int | None:
@@ -165,12 +166,12 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
             if not isinstance(name, str):
                 yield f"{path or 'value'} has the key {name!r}; keys must be text"
             yield from _unstorable(member, f"{path}.{name}" if path else str(name), level + 1)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         for index, member in enumerate(value):
             yield from _unstorable(member, f"{path}[{index}]", level + 1)
     else:
         try:
-            pack(value)
+            unpack(pack(value))
         except (TypeError, ValueError, OverflowError) as cause:
             yield f"{path or 'value'}: {cause}"
 
@@ -187,6 +188,7 @@ def row_item(domain: Domain, payload: Any) -> Part:
         item = getattr(payload, domain.row_id, None)
     else:
         item = None
+    item = plain_scalar(item)
     if type(item) is not str or not item:
         raise InvalidPayload(
             f"{domain.name}: each row needs a non-empty text `{domain.row_id}`, not {item!r:.80}. Nothing was written."

@@ -45,7 +45,7 @@ from backtest_kit_mongo.testing.suites.lists import (
 from backtest_kit_mongo.testing.suites.look_ahead import TestDomainsWithoutTime, TestLookAhead, TestLookAheadInLists
 from backtest_kit_mongo.testing.suites.refusals import TestWrongKeys, TestWrongPayloads, TestWrongRows, TestWrongTimes
 from backtest_kit_mongo.testing.suites.removal import TestRemovedMemory, TestSoftRemoval
-from backtest_kit_mongo.testing.suites.values import TestDates, TestFreeFormValues, TestLifetimes
+from backtest_kit_mongo.testing.suites.values import TestDates, TestFreeFormValues, TestLifetimes, TestTypesOfOthers
 
 __all__ = [
     "TestADocument",
@@ -72,6 +72,7 @@ __all__ = [
     "TestSeriesKeys",
     "TestSoftRemoval",
     "TestTheLog",
+    "TestTypesOfOthers",
     "TestUnclosedCandles",
     "TestWrongCandles",
     "TestWrongColumns",

@@ -28,8 +28,9 @@ from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
+from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
 from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
-from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Append,
     Appended,
@@ -44,7 +45,6 @@ from backtest_kit_mongo.coherence.effects import (
     Upsert,
 )
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
-from backtest_kit_mongo.coherence.restoring import restoration, restore
 from backtest_kit_mongo.errors import (
     CallerError,
     CorruptData,
@@ -91,7 +91,9 @@ class MongoTruth:
         self._lock = threading.Lock()
         self._client: MongoClient[Document] | None = None
         self._collections: dict[Domain, Collection[Document]] = {}
-        self._find_collections: dict[Domain, Collection[Document]] = {}
+        self._readers: dict[Domain, Collection[Raw]] = {}
+        self._find_readers: dict[Domain, Collection[Raw]] = {}
+        self._moments = Moments()
         self._database: Database[Document]
         self._series: MongoCandles | None = None
 
@@ -138,7 +140,8 @@ class MongoTruth:
             with writing(f"building the indexes of {collection.full_name}"):
                 mongo_indexes.ensure(collection, domain)
             self._collections[domain] = collection
-            self._find_collections[domain] = collection.with_options(read_concern=fill_concern)
+            self._readers[domain] = reader = collection.with_options(RAW)
+            self._find_readers[domain] = reader.with_options(read_concern=fill_concern)
 
         self._database = database
         # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
@@ -160,6 +163,8 @@ class MongoTruth:
             client, self._client = self._client, None
             self._series = None
         self._collections.clear()
+        self._readers.clear()
+        self._find_readers.clear()
         if client is not None:
             client.close()
 
@@ -179,8 +184,8 @@ class MongoTruth:
     def find(self, effect: Find) -> Record:
         key = effect.key
         with reading(key), pymongo.timeout(self._timeout_s):
-            document = self._find_collections[key.domain].find_one(key.query(), _fields(key.domain))
-        return Record(key) if document is None else _record(key, document)
+            document = self._find_readers[key.domain].find_one(key.query(), fields(key.domain))
+        return Record(key) if document is None else record(key, document)
 
     def upsert(self, effect: Upsert) -> Record:
         change = effect.change
@@ -201,16 +206,23 @@ class MongoTruth:
         key = effect.key
         column = key.domain.payload
         with self._bounded(key, effect.deadline_s):
-            document: Document | None = self._collections[key.domain].find_one_and_update(
+            document: Raw | None = self._readers[key.domain].find_one_and_update(
                 {**key.query(), "removed": {"$ne": True}},
                 {
                     "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
                     "$inc": {"rev": _ONE},
                 },
-                projection=_fields(key.domain),
+                projection=fields(key.domain),
                 return_document=ReturnDocument.AFTER,
             )
-        return None if document is None else _record(key, document)
+        if document is None:
+            return None
+        try:
+            return record(key, document)
+        except CorruptData as cause:
+            raise CorruptData(
+                f"{key} was removed. No change event tells of it yet (a worker's recovery role does), because of what it held: {cause}"
+            ) from cause
 
     # -- ledgers
 
@@ -219,8 +231,9 @@ class MongoTruth:
         column = domain.columns[-1]
         query: Document = {**effect.scope.query(), column: {"$in": list(effect.items)}}
         with reading(effect.scope), pymongo.timeout(self._timeout_s):
-            documents = list(self._collections[domain].find(query, {**_fields(domain), column: 1}))
-        return {document[column]: _record(effect.scope.child(document[column]), document) for document in documents}
+            documents = list(self._readers[domain].find(query, {**fields(domain), column: 1}))
+        found = (record_or_unread(effect.scope.child(document[column]), document) for document in documents)
+        return {row.key.item: row for row in found}
 
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         """One bulk. Each row is written only over the revision that the caller saw; the server then names the rows that
@@ -228,8 +241,8 @@ class MongoTruth:
         new revision is known exactly.
         """
         keep = effect.scope.domain.on_conflict is OnConflict.KEEP
-        now = datetime.now(UTC)
-        operations = [_merge_operation(row, now) for row in effect.rows]
+        moments = self._moments.take(len(effect.rows))
+        operations = [_merge_operation(row, moment) for row, moment in zip(effect.rows, moments, strict=True)]
         with self._bounded(effect.scope, effect.deadline_s):
             clashes, inserted = self._bulk(effect.scope.domain, operations)
         written = []
@@ -239,8 +252,8 @@ class MongoTruth:
                     written.append(Published(settled, "upsert", row.change.body))
                 continue
             new = operation._doc["_id"] if isinstance(operation, InsertOne) else inserted.get(index, row.id)
-            record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, None, False, str(new))
-            written.append(Published(record, "upsert", row.change.body))
+            new_record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, None, False, str(new))
+            written.append(Published(new_record, "upsert", row.change.body))
         return tuple(written)
 
     def _settle(self, row: Expected, deadline_s: float | None) -> Record | None:
@@ -250,13 +263,19 @@ class MongoTruth:
             WriteOutcomeUnknown: whatever goes wrong here, other rows of the bulk have been written.
         """
         try:
-            if pack(self.find(Find(row.change.key)).payload) == row.change.body:
+            if self._holds(row.change):
                 return None
             return self.upsert(Upsert(row.change, deadline_s))
         except (ServerUnreachable, WriteRefused, ReadFailed, CallerError) as cause:
             raise WriteOutcomeUnknown(
                 f"{row.change.key.scope}: some rows were written, repeat the write: {cause}"
             ) from cause
+
+    def _holds(self, change: Change) -> bool:
+        try:
+            return pack(self.find(Find(change.key)).payload) == change.body
+        except CorruptData:
+            return False
 
     def _bulk(self, domain: Domain, operations: list[Any]) -> tuple[set[int], dict[int, Any]]:
         """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""
@@ -279,15 +298,14 @@ class MongoTruth:
             query["$or"] = [{"when": {"$lte": when}}, {"when": None}]
         if limit == 0:
             return
-        fields = {"when": 1, "rev": 1, column: 1} if keys_only else {**_fields(domain), column: 1}
+        wanted = {"when": 1, "rev": 1, column: 1} if keys_only else {**fields(domain), column: 1}
         with reading(scope):
-            cursor = self._collections[domain].find(query, fields)
+            cursor = self._readers[domain].find(query, wanted)
             if limit is None:
                 cursor = cursor.sort([("createDate", 1), ("_id", 1)])
             else:
                 cursor = cursor.sort([("updatedDate", -1), ("_id", -1)]).limit(limit)
-            for document in cursor:
-                yield _record(scope.child(document[column]), document)
+            yield from listed(scope, cursor, keys_only=keys_only)
 
     # -- series
 
@@ -309,32 +327,6 @@ class MongoTruth:
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
         return self.series.window(scope, since, until)
-
-
-def _fields(domain: Domain) -> dict[str, int]:
-    return {domain.payload: 1, "rev": 1, "when": 1, "removed": 1}
-
-
-def _record(key: Key, document: Mapping[str, Any]) -> Record:
-    """A document as a record of plain data:
-
-    BSON's own number and date types and the npm package's doubles become Python's.
-    """
-    domain = key.domain
-    when = document.get("when")
-    payload = document.get(domain.payload)
-    try:
-        payload = restore(unpack(pack(payload)), restoration(domain.model, "integer"))
-    except (TypeError, ValueError) as cause:
-        raise CorruptData(f"{key}: the stored document holds what this package never stores: {cause}") from cause
-    return Record(
-        key,
-        int(document.get("rev") or 0),
-        payload,
-        None if when is None else int(when),
-        document.get("removed") is True,
-        str(document["_id"]),
-    )
 
 
 def _stored(change: Change) -> Document:

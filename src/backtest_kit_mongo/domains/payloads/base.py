@@ -5,15 +5,17 @@ contradiction is not: engine versions share databases and differ in which fields
 state write over a missing field; a wrong type, an unknown enum value or a non-finite price is refused. Unknown fields
 are kept.
 
-Python names are snake_case, stored names camelCase; checking and dumping speak stored names.
+Python names are snake_case, stored names camelCase; checking and dumping speak stored names. A dict with a Python name
+would be checked under one name and found under another, so it is refused.
 """
 
 from functools import cache
 from math import inf
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationInfo, model_validator
+from pydantic.alias_generators import to_camel, to_snake
+from pydantic_core import PydanticCustomError
 
 from backtest_kit_mongo.coherence.codec import dump
 from backtest_kit_mongo.coherence.restoring import NULL_IS_INFINITY
@@ -33,10 +35,32 @@ Position: TypeAlias = Literal["long", "short"]
 """Direction of a trade."""
 
 
+_AS_STORED: Final = {"names": "as stored"}
+"""Context of a check: names are those that will be stored. A constructor takes Python names instead."""
+
+
 class Payload(BaseModel):
     """A stored object: strict types, unknown fields kept, Python names snake_case, stored names camelCase."""
 
     model_config = ConfigDict(strict=True, extra="allow", alias_generator=to_camel, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stored_names_only(cls, data: Any, info: ValidationInfo) -> Any:
+        if info.context is _AS_STORED and isinstance(data, dict) and not _renamed(cls).keys().isdisjoint(data):
+            given, stored = next((name, stored) for name, stored in _renamed(cls).items() if name in data)
+            raise PydanticCustomError(
+                "python_name", "{given}: the stored name is {stored}", {"given": given, "stored": stored}
+            )
+        return data
+
+
+@cache
+def _renamed(model: type[BaseModel]) -> dict[str, str]:
+    """Python names that are not stored names, with the names that are."""
+    stored = {name: field.alias or name for name, field in model.model_fields.items()}
+    spelled = stored | {to_snake(alias): alias for alias in stored.values()}
+    return {name: alias for name, alias in spelled.items() if name not in stored.values()}
 
 
 def check(tp: Any, payload: object) -> None:
@@ -47,7 +71,7 @@ def check(tp: Any, payload: object) -> None:
     Raises:
         pydantic.ValidationError: with every field that does not fit.
     """
-    _adapter(tp).validate_python(payload)
+    _adapter(tp).validate_python(payload, context=_AS_STORED)
 
 
 @cache

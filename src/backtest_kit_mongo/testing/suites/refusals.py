@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import Enum
 from math import inf, nan
 from typing import Any, Final
+from uuid import UUID
 
+import numpy as np
 import pytest
+from bson import Binary, Code, DBRef, Decimal128, MinKey, ObjectId, Regex
+from msgpack import ExtType
 
 from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
+from backtest_kit_mongo.domains.payloads import SignalRow
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, context_names
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
@@ -176,7 +186,47 @@ UNSTORABLE: Final[dict[str, Any]] = {
 """MongoDB could not hold these, so no backend takes them: a strategy that ran on files must run on a cluster."""
 
 
+class Colour(Enum):
+    RED = 1
+
+
+@dataclass
+class Fill:
+    price: float
+
+
+Leg = namedtuple("Leg", "price")
+
+OF_OTHERS: Final = (
+    Decimal("1.1"), UUID(int=0), Colour.RED, Fill(1.0), Leg(1.0), date(2024, 1, 1), timedelta(1), np.ones(2), np.longdouble(1),
+    np.complex64(1), ObjectId(), Regex("a"), Decimal128("1"), Code("f"), Binary(b"a", 4), DBRef("a", 1), MinKey(), ExtType(5, b""),
+)  # fmt: skip
+"""What would have to become something else to be stored."""
+
+
 class TestWrongPayloads:
+    def test_a_value_that_would_become_another_is_refused_with_its_place(self, store: Store, tag: str) -> None:
+        here = spot(store, BY_NAME["state"], tag)
+        for wrong in OF_OTHERS:
+            with pytest.raises(InvalidPayload, match=r"data\.in\[0\]: .* cannot be stored\. Nothing was written"):
+                here.write({"data": {"in": [wrong]}})
+        assert not here.read().exists
+
+    def test_a_python_name_is_refused_where_the_stored_name_is_another(self, store: Store, tag: str) -> None:
+        here = spot(store, BY_NAME["signal"], tag)
+        for wrong in (
+            {"price_open": 1.0},
+            {"price_open": 1.0, "priceOpen": 1.0},
+            {"_entry": [{"price": 1.0}], "is_scheduled": True},
+        ):
+            with pytest.raises(
+                InvalidPayload, match=r"(price_open|is_scheduled): the stored name is (priceOpen|_isScheduled)"
+            ):
+                here.write(wrong)
+        assert not here.read().exists
+        here.write(SignalRow(price_open=1.0))
+        assert here.read().payload == {"priceOpen": 1.0}
+
     @pytest.mark.parametrize("fault", UNSTORABLE)
     def test_what_cannot_be_stored_is_refused_before_anything_is_written(
         self, store: Store, fault: str, tag: str

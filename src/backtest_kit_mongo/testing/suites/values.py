@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum, IntEnum
 from math import inf, nan
 from typing import Any, Final
 
+import numpy as np
 import pytest
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import example, extended, free_object
 from backtest_kit_mongo.testing.spots import DOCUMENTS, difference, spot
 from backtest_kit_mongo.testing.suites.documents import by_name
@@ -42,7 +46,8 @@ VALUES: Final[dict[str, Any]] = {
     "texts_like_dates": {"iso": "2024-01-01T00:00:00.000Z", "iso_offset": "2024-01-01T00:00:00+00:00", "day": "2024-01-01"},
     "bytes": {"some": b"\0\xff", "none": b""},
     "depth": nested(80),
-    "look_alikes": {"$date": 0, "$numberDouble": "1", "list": [{"$date": "2024-01-01T00:00:00Z"}, {"$binary": "AA=="}, {"$float": "inf"}]},
+    "look_alikes": {"$date": 0, "$numberDouble": "1", "list": [{"$date": "2024-01-01T00:00:00Z"}, {"$binary": "AA=="}, {"$float": "inf"}],
+                    "reference": {"$ref": "a", "$id": 1}, "with_more": {"z": 1, "$ref": "a", "$id": {"$ref": "b", "$id": 2}, "$db": "c"}},
 }  # fmt: skip
 """Free-form values by what they try. None of them is changed by storing it."""
 
@@ -68,6 +73,32 @@ class TestFreeFormValues:
         here = spot(store, BY_NAME["state"], tag)
         here.write(extended(here.key.domain, data=(1, ("a",))))
         assert difference(here.read().payload["data"], [1, ["a"]]) is None
+
+
+class Side(str, Enum):  # noqa: UP042 - whose own text is another
+    LONG = "long"
+
+
+class Level(IntEnum):
+    FIRST = 1
+
+
+class TestTypesOfOthers:
+    def test_a_plain_value_of_another_type_is_stored_as_what_it_is(self, store: Store, twin: Store, tag: str) -> None:
+        here = spot(store, BY_NAME["state"], tag)
+        given = [
+            Side.LONG, Level.FIRST, np.str_("x"), np.float64(0.1), np.float32(0.5), np.int64(-1), np.bool_(True), np.array(3),
+            OrderedDict(b=1, a=2), {Side.LONG: 1}, bytearray(b"x"),
+        ]  # fmt: skip
+        here.write({"data": given})
+        expected = ["long", 1, "x", 0.1, 0.5, -1, True, 3, {"b": 1, "a": 2}, {"long": 1}, b"x"]
+        for reader in (here, spot(twin, here.key.domain, tag)):
+            assert difference(reader.read().payload["data"], expected) is None
+
+    def test_a_key_of_such_parts_is_the_key_of_their_values(self, store: Store, tag: str) -> None:
+        registry = calls(BY_NAME["recent"]).over(store)
+        registry.write_recent_data({"id": "r"}, Side.LONG, np.str_(tag), "e", "", np.bool_(True), 5)
+        assert registry.read_recent_data("long", tag, "e", "", True) == {"id": "r"}
 
 
 class TestDates:
