@@ -5,6 +5,8 @@
     bk.PersistSignalAdapter.write_signal_data(row, "BTCUSDT", "my-strategy", "binance")
     bk.read_candles("BTCUSDT", "1m", "binance", since, until).close  # a NumPy array
 
+    with bk.simulation_time(moment): ...              # no read sees what was written later
+
 When a write returns, it is durable in MongoDB, cached in Redis and published as a change event. Before `setup()` the
 adapters keep files below ./dump. What else there is: `errors` (whose fault, and whether the write may have happened),
 `contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded` (private servers for a laptop).
@@ -44,6 +46,7 @@ from backtest_kit_mongo.errors import (
     InvalidSetting,
     InvariantViolation,
     LegacyIndex,
+    LookAhead,
     NotFound,
     NotSetUp,
     ReadFailed,
@@ -52,6 +55,7 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
+from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, set_logger, setup, shutdown
 
 __all__ = [
@@ -66,6 +70,7 @@ __all__ = [
     "InvalidSetting",
     "InvariantViolation",
     "LegacyIndex",
+    "LookAhead",
     "NotFound",
     "NotSetUp",
     "PersistBreakevenAdapter",
@@ -87,6 +92,7 @@ __all__ = [
     "PersistStrategyAdapter",
     "ReadFailed",
     "ServerUnreachable",
+    "SimulationTime",
     "UnsafeServer",
     "WriteOutcomeUnknown",
     "WriteRefused",
@@ -100,5 +106,7 @@ __all__ = [
     "set_logger",
     "setup",
     "shutdown",
+    "simulation_now",
+    "simulation_time",
     "write_candles",
 ]

@@ -47,6 +47,12 @@ class NotSetUp(CallerError, RuntimeError):
     """The call needs `setup()` first. Nothing was written."""
 
 
+class LookAhead(CallerError, RuntimeError):
+    """At a simulation time (`simulation_time`) something was read that was written or closes later, or written with a later
+    time. The message names it. Nothing was read or written.
+    """
+
+
 class NotFound(CallerError, LookupError):
     """`BaseCRUD` was asked for a document that does not exist. Nothing was written."""
 

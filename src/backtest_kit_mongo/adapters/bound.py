@@ -11,8 +11,12 @@ from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict,
 from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when, row_item
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.look_ahead import hidden_from, refuse, report_hidden, simulation_now, stamp
 
 V = TypeVar("V")
+
+
+READ_WITH_WHEN = "Read it with `when=` to be answered as if it were not there. Nothing was read."
 
 
 class Bound(Generic[V]):
@@ -39,18 +43,49 @@ class Bound(Generic[V]):
 
     def _read(self, key: Key, when: When | None = None) -> V:
         moment = None if when is None else make_when(self._domain, when)
-        record = self._store.read(key)
+        now = simulation_now(key)
+        record = self._store.read(key) if now is None else self._read_at(key, moment, now)
         if not record.visible(moment) or record.payload is None:
             return cast("V", self._domain.empty())
         return cast("V", record.payload)
 
+    def _read_at(self, key: Key, moment: int | None, now: int) -> Record:
+        """A record as of the simulation time `now`.
+
+        Raises:
+            LookAhead: it was written later, and the caller did not say `when`; or that is itself later.
+        """
+        if moment is not None and moment > now:
+            raise refuse(key, f"read with when={moment}", now)
+        record = self._store.read(key)
+        later = hidden_from(record, now) if moment is None and not record.removed else None
+        if later is not None:
+            raise refuse(key, f"written at simulation time {later}; what was there before is gone", now, READ_WITH_WHEN)
+        return record
+
     def _write(self, key: Key, payload: Any, when: When | None = None) -> None:
-        """Domains without a stored `when` take one all the same (Measure), and it is checked."""
-        self._store.write(make_change(key, payload, make_when(self._domain, when) if self._domain.has_when else None))
+        moment = stamp(key, make_when(self._domain, when, required=False))
+        if self._domain.has_when:
+            moment = make_when(self._domain, moment)  # Which says that it is missing.
+        self._store.write(make_change(key, payload, moment))
 
     def _list(self, when: When | None, limit: int | None, *, keys_only: bool = False) -> Iterator[Record]:
         moment = make_when(self._domain, when, required=False)
+        now = simulation_now(self._context)
+        if now is not None and moment is not None and moment > now:
+            raise refuse(self._context, f"listed with when={moment}", now)
+        if now is not None and moment is None:
+            return self._list_at(now, checked_limit(limit), keys_only and not self._domain.dated_by)
         return self._store.scan(self._context, when=moment, limit=checked_limit(limit), keys_only=keys_only)
+
+    def _list_at(self, now: int, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        """The list as of the simulation time `now`; what is left out is reported once."""
+        found = list(self._store.scan(self._context, when=None, limit=None, keys_only=keys_only))
+        seen = [record for record in found if hidden_from(record, now) is None]
+        if len(seen) < len(found):
+            later = next(record for record in found if hidden_from(record, now) is not None)
+            report_hidden(self._context, len(found) - len(seen), later.key, now)
+        return iter(seen if limit is None else seen[max(0, len(seen) - limit) :])
 
     def _keys(self, when: When | None, limit: int | None) -> Iterator[str]:
         return (str(record.key.item) for record in self._list(when, limit, keys_only=True))
@@ -63,6 +98,7 @@ class Bound(Generic[V]):
         change again, neither validated nor encoded; the plan decides whether it is still what is stored.
         """
         last = self._last_rows
+        moment = stamp(self._context, None)
         given: dict[Part, tuple[Any, Change]] = {}
         for row in rows:
             item = row_item(self._domain, row)
@@ -72,7 +108,7 @@ class Bound(Generic[V]):
             given[item] = (
                 before
                 if before is not None and row == before[0]
-                else (detached(row), make_change(self._key(item), row))
+                else (detached(row), make_change(self._key(item), row, moment))
             )
         if given:
             self._store.merge(self._context, tuple(change for _, change in given.values()))

@@ -22,6 +22,7 @@ from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.domains.checks import check
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
+from backtest_kit_mongo.look_ahead import refuse, simulation_now
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns
@@ -63,6 +64,9 @@ class CandleInstance(Bound[Row]):
         """
         count = checked_limit(limit) or 0
         since = self._aligned(since_timestamp)
+        end, now = since + count * self._step_ms, simulation_now(self._context)
+        if now is not None and end > now:
+            raise refuse(self._context, f"asked for a window that ends at {end}", now)
         rows = self._store.window(self._context, since, since + count * self._step_ms) if count else []
         if len(rows) > count:  # Foreign documents may lie between two open times.
             rows = [row for row in rows if row["timestamp"] % self._step_ms == 0]
@@ -78,10 +82,11 @@ class CandleInstance(Bound[Row]):
 
         Args:
             since, until: epoch milliseconds or datetimes; they need not be open times.
-            when: simulation time: candles that close later than this are not seen.
+            when: simulation time: candles that close later than this are not seen. Default: the one in force.
 
         Raises:
             InvalidKey: a moment is neither an int nor a datetime, or `until` lies before `since`.
+            LookAhead: `when`, or without it `until`, lies after the simulation time in force.
             ServerUnreachable, ReadFailed: nothing was read.
         """
         from backtest_kit_mongo.candles.columns import empty
@@ -90,11 +95,27 @@ class CandleInstance(Bound[Row]):
         first, end = self._moment("since", since), self._moment("until", until)
         if end < first:
             raise InvalidKey(f"{self._context}: until ({end}) lies before since ({first})")
-        if when is not None:
-            closed = self._moment("when", when) // self._step_ms * self._step_ms
-            end = max(first, min(end, closed))
+        seen_at = self._seen_at(end, when)
+        if seen_at is not None:
+            end = max(first, min(end, seen_at // self._step_ms * self._step_ms))
         columns = self._store.columns(self._context, self._step_ms, first, end) if first < end else empty()
         return Candles(*self._names, first, end, self._step_ms, columns)
+
+    def _seen_at(self, end: int, when: When | None) -> int | None:
+        """The simulation time of a read: the caller's, else the one in force.
+
+        Raises:
+            LookAhead: it asks for what opens after the one in force.
+        """
+        moment = None if when is None else self._moment("when", when)
+        now = simulation_now(self._context)
+        if now is None:
+            return moment
+        if moment is not None and moment > now:
+            raise refuse(self._context, f"read with when={moment}", now)
+        if moment is None and end > now:
+            raise refuse(self._context, f"asked for candles that open before {end}", now)
+        return now if moment is None else moment
 
     def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport:
         """Store closed candles; a candle that is stored already is kept, one that is not closed yet is refused and

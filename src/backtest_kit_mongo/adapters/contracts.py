@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from backtest_kit_mongo.candles.frame import Candles
 
 When: TypeAlias = int | datetime
+Moment: TypeAlias = When | None
+"""None: the simulation time in force, if there is one."""
 Payload: TypeAlias = Mapping[str, Any] | BaseModel
 Row: TypeAlias = dict[str, Any]
 

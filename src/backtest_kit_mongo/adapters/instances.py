@@ -15,6 +15,7 @@ from backtest_kit_mongo.adapters.contracts import Payload, Row, When
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.domains.checks import make_when
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.look_ahead import simulation_now
 
 
 class SignalInstance(Bound[Row | None]):
@@ -126,10 +127,8 @@ class MeasureInstance(Bound[Row | None]):
         return self._read(self._key(key))
 
     def write_measure_data(self, data: Payload, key: str, when: When) -> None:
-        make_when(
-            self._domain, when
-        )  # Part of the contract, but not stored: measures are exempt from the look-ahead guard.
-        self._write(self._key(key), data)
+        # Stored, though no read takes a `when`: it dates the measure for reads at a simulation time.
+        self._write(self._key(key), data, make_when(self._domain, when))
 
     def remove_measure_data(self, key: str) -> None:
         self._store.remove(self._key(key))
@@ -164,7 +163,9 @@ class MemoryInstance(Bound[Row | None]):
 
     def has_memory_data(self, memory_id: str) -> bool:
         """Whether the entry was ever written; a removed one counts, as in the original's contract."""
-        return self._store.read(self._key(memory_id)).exists
+        key = self._key(memory_id)
+        now = simulation_now(key)
+        return (self._store.read(key) if now is None else self._read_at(key, None, now)).exists
 
     def write_memory_data(self, data: Payload, memory_id: str, when: When) -> None:
         self._write(self._key(memory_id), data, when)

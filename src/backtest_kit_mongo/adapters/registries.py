@@ -2,7 +2,8 @@
 
 Names and parameter order are the original's in snake_case. Each registry has `use_persist_<domain>_adapter(Ctor)`,
 `use_json()` (the default), `use_memory()`, `use_dummy()` and `clear()`; Memory, State, Dictionary and Session also
-`wait_for_init` and `dispose`.
+`wait_for_init` and `dispose`. A write that takes `when` may leave it out (or say None) at a simulation time:
+`look_ahead.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo.adapters import contracts as c
 from backtest_kit_mongo.adapters import instances
-from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
+from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Moment, Payload, Row, When
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.errors import CallerError
+from backtest_kit_mongo.look_ahead import stamped
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.frame import Candles
@@ -54,39 +56,41 @@ class PersistStrategyRegistry(Registry[c.PersistStrategyInstance]):
 class PersistRiskRegistry(Registry[c.PersistRiskInstance]):
     use_persist_risk_adapter = Registry.use_adapter
 
-    def read_position_data(self, risk_name: str, exchange_name: str, when: When | None = None) -> list[Any]:
+    def read_position_data(self, risk_name: str, exchange_name: str, when: Moment = None) -> list[Any]:
         return self._at(risk_name, exchange_name).read_position_data(when)
 
-    def write_position_data(self, positions: Sequence[Any], risk_name: str, exchange_name: str, when: When) -> None:
-        self._at(risk_name, exchange_name).write_position_data(positions, when)
+    def write_position_data(
+        self, positions: Sequence[Any], risk_name: str, exchange_name: str, when: Moment = None
+    ) -> None:
+        self._at(risk_name, exchange_name).write_position_data(positions, stamped(when))
 
 
 class PersistPartialRegistry(Registry[c.PersistPartialInstance]):
     use_persist_partial_adapter = Registry.use_adapter
 
     def read_partial_data(
-        self, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: When | None = None
+        self, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: Moment = None
     ) -> Row:
         return self._at(symbol, strategy_name, exchange_name).read_partial_data(signal_id, when)
 
     def write_partial_data(
-        self, data: Payload, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: When
+        self, data: Payload, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: Moment = None
     ) -> None:
-        self._at(symbol, strategy_name, exchange_name).write_partial_data(data, signal_id, when)
+        self._at(symbol, strategy_name, exchange_name).write_partial_data(data, signal_id, stamped(when))
 
 
 class PersistBreakevenRegistry(Registry[c.PersistBreakevenInstance]):
     use_persist_breakeven_adapter = Registry.use_adapter
 
     def read_breakeven_data(
-        self, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: When | None = None
+        self, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: Moment = None
     ) -> Row:
         return self._at(symbol, strategy_name, exchange_name).read_breakeven_data(signal_id, when)
 
     def write_breakeven_data(
-        self, data: Payload, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: When
+        self, data: Payload, symbol: str, strategy_name: str, signal_id: str, exchange_name: str, when: Moment = None
     ) -> None:
-        self._at(symbol, strategy_name, exchange_name).write_breakeven_data(data, signal_id, when)
+        self._at(symbol, strategy_name, exchange_name).write_breakeven_data(data, signal_id, stamped(when))
 
 
 class PersistCandleRegistry(Registry[c.PersistCandleInstance]):
@@ -110,7 +114,7 @@ class PersistCandleRegistry(Registry[c.PersistCandleInstance]):
         since: When,
         until: When,
         *,
-        when: When | None = None,
+        when: Moment = None,
     ) -> Candles:
         """Candles that open at `since` or later and before `until`, column by column: NumPy arrays, `.to_polars()`,
         `.to_pandas()`, `.to_arrow()`, `.to_dicts()`, and `.gaps`, which lists what is missing.
@@ -183,8 +187,8 @@ class PersistMeasureRegistry(Registry[c.PersistMeasureInstance]):
     def read_measure_data(self, bucket: str, key: str) -> Row | None:
         return self._at(bucket).read_measure_data(key)
 
-    def write_measure_data(self, data: Payload, bucket: str, key: str, when: When) -> None:
-        self._at(bucket).write_measure_data(data, key, when)
+    def write_measure_data(self, data: Payload, bucket: str, key: str, when: Moment = None) -> None:
+        self._at(bucket).write_measure_data(data, key, stamped(when))
 
     def remove_measure_data(self, bucket: str, key: str) -> None:
         self._at(bucket).remove_measure_data(key)
@@ -196,16 +200,16 @@ class PersistMeasureRegistry(Registry[c.PersistMeasureInstance]):
 class PersistIntervalRegistry(Registry[c.PersistIntervalInstance]):
     use_persist_interval_adapter = Registry.use_adapter
 
-    def read_interval_data(self, bucket: str, key: str, *, when: When | None = None) -> Row | None:
+    def read_interval_data(self, bucket: str, key: str, *, when: Moment = None) -> Row | None:
         return self._at(bucket).read_interval_data(key, when=when)
 
-    def write_interval_data(self, data: Payload, bucket: str, key: str, when: When) -> None:
-        self._at(bucket).write_interval_data(data, key, when)
+    def write_interval_data(self, data: Payload, bucket: str, key: str, when: Moment = None) -> None:
+        self._at(bucket).write_interval_data(data, key, stamped(when))
 
     def remove_interval_data(self, bucket: str, key: str) -> None:
         self._at(bucket).remove_interval_data(key)
 
-    def list_interval_data(self, bucket: str, *, when: When | None = None, limit: int | None = None) -> Iterator[str]:
+    def list_interval_data(self, bucket: str, *, when: Moment = None, limit: int | None = None) -> Iterator[str]:
         return self._at(bucket).list_interval_data(when=when, limit=limit)
 
 
@@ -215,22 +219,22 @@ class PersistMemoryRegistry(Registry[c.PersistMemoryInstance]):
     def wait_for_init(self, signal_id: str, bucket_name: str, initial: bool) -> None:
         self._init(initial, signal_id, bucket_name)
 
-    def read_memory_data(
-        self, signal_id: str, bucket_name: str, memory_id: str, *, when: When | None = None
-    ) -> Row | None:
+    def read_memory_data(self, signal_id: str, bucket_name: str, memory_id: str, *, when: Moment = None) -> Row | None:
         return self._at(signal_id, bucket_name).read_memory_data(memory_id, when=when)
 
     def has_memory_data(self, signal_id: str, bucket_name: str, memory_id: str) -> bool:
         return self._at(signal_id, bucket_name).has_memory_data(memory_id)
 
-    def write_memory_data(self, data: Payload, signal_id: str, bucket_name: str, memory_id: str, when: When) -> None:
-        self._at(signal_id, bucket_name).write_memory_data(data, memory_id, when)
+    def write_memory_data(
+        self, data: Payload, signal_id: str, bucket_name: str, memory_id: str, when: Moment = None
+    ) -> None:
+        self._at(signal_id, bucket_name).write_memory_data(data, memory_id, stamped(when))
 
     def remove_memory_data(self, signal_id: str, bucket_name: str, memory_id: str) -> None:
         self._at(signal_id, bucket_name).remove_memory_data(memory_id)
 
     def list_memory_data(
-        self, signal_id: str, bucket_name: str, *, when: When | None = None, limit: int | None = None
+        self, signal_id: str, bucket_name: str, *, when: Moment = None, limit: int | None = None
     ) -> Iterator[Row]:
         return self._at(signal_id, bucket_name).list_memory_data(when=when, limit=limit)
 
@@ -249,7 +253,7 @@ class PersistRecentRegistry(Registry[c.PersistRecentInstance]):
         frame_name: str,
         backtest: bool,
         *,
-        when: When | None = None,
+        when: Moment = None,
     ) -> Row | None:
         return self._at(symbol, strategy_name, exchange_name, frame_name, backtest).read_recent_data(when=when)
 
@@ -261,9 +265,9 @@ class PersistRecentRegistry(Registry[c.PersistRecentInstance]):
         exchange_name: str,
         frame_name: str,
         backtest: bool,
-        when: When,
+        when: Moment = None,
     ) -> None:
-        self._at(symbol, strategy_name, exchange_name, frame_name, backtest).write_recent_data(row, when)
+        self._at(symbol, strategy_name, exchange_name, frame_name, backtest).write_recent_data(row, stamped(when))
 
 
 class PersistStateRegistry(Registry[c.PersistStateInstance]):
@@ -272,11 +276,11 @@ class PersistStateRegistry(Registry[c.PersistStateInstance]):
     def wait_for_init(self, signal_id: str, bucket_name: str, initial: bool) -> None:
         self._init(initial, signal_id, bucket_name)
 
-    def read_state_data(self, signal_id: str, bucket_name: str, *, when: When | None = None) -> Row | None:
+    def read_state_data(self, signal_id: str, bucket_name: str, *, when: Moment = None) -> Row | None:
         return self._at(signal_id, bucket_name).read_state_data(when=when)
 
-    def write_state_data(self, data: Payload | None, signal_id: str, bucket_name: str, when: When) -> None:
-        self._at(signal_id, bucket_name).write_state_data(data, when)
+    def write_state_data(self, data: Payload | None, signal_id: str, bucket_name: str, when: Moment = None) -> None:
+        self._at(signal_id, bucket_name).write_state_data(data, stamped(when))
 
     def dispose(self, signal_id: str, bucket_name: str) -> None:
         self._drop(signal_id, bucket_name)
@@ -288,11 +292,13 @@ class PersistDictionaryRegistry(Registry[c.PersistDictionaryInstance]):
     def wait_for_init(self, signal_id: str, dictionary_name: str, initial: bool) -> None:
         self._init(initial, signal_id, dictionary_name)
 
-    def read_dictionary_data(self, signal_id: str, dictionary_name: str, *, when: When | None = None) -> Row | None:
+    def read_dictionary_data(self, signal_id: str, dictionary_name: str, *, when: Moment = None) -> Row | None:
         return self._at(signal_id, dictionary_name).read_dictionary_data(when=when)
 
-    def write_dictionary_data(self, data: Payload | None, signal_id: str, dictionary_name: str, when: When) -> None:
-        self._at(signal_id, dictionary_name).write_dictionary_data(data, when)
+    def write_dictionary_data(
+        self, data: Payload | None, signal_id: str, dictionary_name: str, when: Moment = None
+    ) -> None:
+        self._at(signal_id, dictionary_name).write_dictionary_data(data, stamped(when))
 
     def dispose(self, signal_id: str, dictionary_name: str) -> None:
         self._drop(signal_id, dictionary_name)
@@ -314,7 +320,7 @@ class PersistSessionRegistry(Registry[c.PersistSessionInstance]):
         symbol: str,
         backtest: bool,
         *,
-        when: When | None = None,
+        when: Moment = None,
     ) -> Row | None:
         return self._at(strategy_name, exchange_name, frame_name, symbol, backtest).read_session_data(when=when)
 
@@ -324,11 +330,11 @@ class PersistSessionRegistry(Registry[c.PersistSessionInstance]):
         strategy_name: str,
         exchange_name: str,
         frame_name: str,
-        when: When,
+        when: Moment,
         symbol: str,
         backtest: bool,
     ) -> None:
-        self._at(strategy_name, exchange_name, frame_name, symbol, backtest).write_session_data(data, when)
+        self._at(strategy_name, exchange_name, frame_name, symbol, backtest).write_session_data(data, stamped(when))
 
     def dispose(self, strategy_name: str, exchange_name: str, frame_name: str, symbol: str, backtest: bool) -> None:
         self._drop(strategy_name, exchange_name, frame_name, symbol, backtest)

@@ -80,6 +80,7 @@ class Domain:
         fields: SERIES only, the payload's own columns.
         empty: makes the value that a read returns when nothing is stored.
         has_when: the simulation time of a write is stored and guards reads against look-ahead.
+        dated_by: payload fields (ms) that date a row which carries no simulation time.
         has_removed: documents are deleted softly.
         memo: a key's value is computed once and only ever removed, so a copy that is a moment old does no harm.
         id_cache: the npm package's Redis key, as a format string over key columns.
@@ -102,6 +103,7 @@ class Domain:
     payload: str = "payload"
     fields: tuple[str, ...] = ()
     has_when: bool = False
+    dated_by: tuple[str, ...] = ()
     has_removed: bool = False
     memo: bool = False
     on_conflict: OnConflict = OnConflict.REPLACE
@@ -157,7 +159,7 @@ class Record(NamedTuple):
 
     Attributes:
         rev: how often the document was written; 0 if a foreign writer made it and nobody wrote it since.
-        when: simulation time of the last write in ms, None where the domain stores none.
+        when: simulation time of the last write in ms. None: it had none.
         id: the MongoDB `_id` as text; empty if there is no document.
     """
 

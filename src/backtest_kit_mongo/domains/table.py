@@ -39,16 +39,17 @@ def _path(root: str, *levels: str) -> tuple[Level, ...]:
 
 _CONTEXT = "symbol strategyName exchangeName"
 _LISTED = (("removed", 1),)
+_SIGNAL_TIMES = ("timestamp", "scheduledAt", "pendingAt")
 
 SIGNAL = Domain(
     name="signal", collection="signal-items", shape=Shape.SLOT, key=_columns(_CONTEXT), empty=_nothing,
-    model=payloads.SignalRow | None,
+    model=payloads.SignalRow | None, dated_by=_SIGNAL_TIMES,
     id_cache="signal_cache:{exchangeName}:{strategyName}:{symbol}",
     path=_path("data/signal", _CONTEXT), file=_joined("symbol"),
 )  # fmt: skip
 SCHEDULE = Domain(
     name="schedule", collection="schedule-items", shape=Shape.SLOT, key=_columns(_CONTEXT), empty=_nothing,
-    model=payloads.ScheduledSignalRow | None,
+    model=payloads.ScheduledSignalRow | None, dated_by=_SIGNAL_TIMES,
     id_cache="schedule_cache:{exchangeName}:{strategyName}:{symbol}",
     path=_path("data/schedule", _CONTEXT), file=_joined("symbol"),
 )  # fmt: skip
@@ -89,20 +90,20 @@ CANDLE = Domain(
 )  # fmt: skip
 STORAGE = Domain(
     name="storage", collection="storage-items", shape=Shape.LEDGER, key=_columns("backtest signalId"), empty=list,
-    model=payloads.StorageSignalRow, row_id="id",
+    model=payloads.StorageSignalRow, row_id="id", dated_by=(*_SIGNAL_TIMES, "updatedAt", "closeTimestamp"),
     id_cache="storage_cache:{backtest}:{signalId}",
     path=_path("data/storage", "backtest"), file=_joined("signalId"),
 )  # fmt: skip
 NOTIFICATION = Domain(
     name="notification", collection="notification-items", shape=Shape.LEDGER, key=_columns("backtest notificationId"),
-    empty=list, model=payloads.NotificationModel, row_id="id",
+    empty=list, model=payloads.NotificationModel, row_id="id", dated_by=("timestamp", "createdAt"),
     id_cache="notification_cache:{backtest}:{notificationId}",
     path=_path("data/notification", "backtest"), file=_joined("notificationId"),
     indexes=(Index((("backtest", 1), ("createDate", -1))),),
 )  # fmt: skip
 LOG = Domain(
     name="log", collection="log-items", shape=Shape.LEDGER, key=_columns("entryId"), empty=list,
-    model=payloads.LogEntry, row_id="id", on_conflict=OnConflict.KEEP,
+    model=payloads.LogEntry, row_id="id", dated_by=("timestamp",), on_conflict=OnConflict.KEEP,
     id_cache="log_cache:{entryId}",
     path=_path("data/log/log"), file=_joined("entryId"),
     indexes=(Index((("createDate", -1),)),),

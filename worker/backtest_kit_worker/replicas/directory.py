@@ -187,7 +187,7 @@ def _content(key: Key, document: Raw) -> bytes:
     """
     columns: dict[str, Any] = bson.decode(document.raw, _PLAIN)
     domain = key.domain
-    when = columns.get("when") if domain.has_when else None
+    when = columns.get("when")
     if domain.shape is Shape.SERIES:
         payload: Any = {"timestamp": key.item}
         payload.update((n, v) for n, v in columns.items() if n not in _BOOKKEEPING and n not in domain.columns)

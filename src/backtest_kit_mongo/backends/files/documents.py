@@ -317,16 +317,15 @@ def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp
 
 def _record(key: Key, path: str, body: bytes, stamp: Stamp | None, keys_only: bool) -> Record:
     rev, when = stamp or Stamp(0, None)
-    visible_from = when if key.domain.has_when else None
     if keys_only and not (key.domain.has_removed and _PERHAPS_REMOVED.search(body)):
-        return Record(key, rev, None, visible_from, False, path)
+        return Record(key, rev, None, when, False, path)
     try:
         payload = decode(body, key.domain.model, foreign=stamp is None)
         _require_usable(key, payload)
     except (ValueError, RecursionError) as cause:
         raise CorruptData(f"{key}: {path} cannot be read: {cause}. It was left as it is.") from cause
     removed = key.domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
-    return Record(key, rev, payload, visible_from, removed, path)
+    return Record(key, rev, payload, when, removed, path)
 
 
 def _require_usable(key: Key, payload: Any) -> None:

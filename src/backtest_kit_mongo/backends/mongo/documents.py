@@ -252,7 +252,9 @@ class MongoTruth:
                     written.append(Published(settled, "upsert", row.change.body))
                 continue
             new = operation._doc["_id"] if isinstance(operation, InsertOne) else inserted.get(index, row.id)
-            new_record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, None, False, str(new))
+            new_record = Record(
+                row.change.key, (row.rev or 0) + 1, row.change.payload, row.change.when, False, str(new)
+            )
             written.append(Published(new_record, "upsert", row.change.body))
         return tuple(written)
 
@@ -333,18 +335,25 @@ def _stored(change: Change) -> Document:
     """The columns that a write replaces."""
     domain = change.key.domain
     columns: Document = {domain.payload: change.payload}
-    if domain.has_when:
+    if domain.has_when or change.when is not None:
         columns["when"] = None if change.when is None else Int64(change.when)
     if domain.has_removed:
         columns["removed"] = change.removed
     return columns
 
 
+def _undated(columns: Document) -> Document:
+    """Domains whose contract knows no time carry one only where a write had one; an older one must not stay."""
+    return {} if "when" in columns else {"$unset": {"when": ""}}
+
+
 def _replacement(change: Change, now: datetime) -> Document:
+    columns = _stored(change)
     return {
-        "$set": {**_stored(change), "updatedDate": now},
+        "$set": {**columns, "updatedDate": now},
         "$inc": {"rev": _ONE},
         "$setOnInsert": {"createDate": now, "__v": 0},
+        **_undated(columns),
     }
 
 
@@ -362,8 +371,10 @@ def _merge_operation(row: Expected, now: datetime) -> InsertOne[Document] | Upda
         }
         return InsertOne(document)
     seen = {**change.key.query(), "rev": row.rev or None}  # A foreign document has no revision; None matches that.
+    columns = _stored(change)
     update = {
-        "$set": {**_stored(change), "updatedDate": now, "rev": Int64(row.rev + 1)},
+        "$set": {**columns, "updatedDate": now, "rev": Int64(row.rev + 1)},
         "$setOnInsert": {"createDate": now, "__v": 0},
+        **_undated(columns),
     }
     return UpdateOne(seen, update, upsert=True)
