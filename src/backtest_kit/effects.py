@@ -138,6 +138,18 @@ class AskRisk(Effect["str | None"]):
 
 
 @dataclass(frozen=True, slots=True)
+class HoldRisk(Effect[None]):
+    """The reserved places are taken.
+
+    Attributes:
+        is_open: by an open position, which is stored; else by a signal that waits for its price.
+    """
+
+    candidate: Candidate
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseRisk(Effect[None]):
     """Give the context's places back."""
 

@@ -12,6 +12,8 @@ LEVELS: Final = (10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 
 def progress(entry: float, target: float, price: float) -> float:
     """Percent of the way from the entry to `target` (take profit or stop); at most 100, negative on the other side."""
+    if target == entry:
+        return 100.0
     return min((price - entry) / (target - entry) * 100, 100.0)
 
 
@@ -29,6 +31,11 @@ def breakeven_percent(rules: Rules) -> float:
     return (rules.slippage_percent + rules.fee_percent) * 2 + rules.breakeven_margin_percent
 
 
-def beyond_breakeven(sign: int, entry: float, price: float, rules: Rules) -> bool:
-    threshold = entry * (1 + sign * breakeven_percent(rules) / 100)
-    return price >= threshold if sign > 0 else price <= threshold
+def breakeven_price(sign: int, entry: float, rules: Rules) -> float:
+    """From here on a long (sign 1) or short (-1) position may have its stop at the entry."""
+    return entry * (1 + sign * breakeven_percent(rules) / 100)
+
+
+def next_price(entry: float, target: float, told: Set[int]) -> list[float]:
+    """Where the next level that was not told is reached, give or take rounding; empty if all were."""
+    return next(([entry + (target - entry) * level / 100] for level in LEVELS if level not in told), [])

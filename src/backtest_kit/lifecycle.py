@@ -11,12 +11,16 @@ something happens in a minute is decided here alone.
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final
+
 from backtest_kit.effects import (
     AskRisk,
     AskSignal,
     Candidate,
     Emit,
     Gate,
+    HoldRisk,
     Next,
     Order,
     Plan,
@@ -28,12 +32,12 @@ from backtest_kit.effects import (
 from backtest_kit.events import Event
 from backtest_kit.held import Held
 from backtest_kit.identity import MINUTE_MS, signal_id
-from backtest_kit.levels import beyond_breakeven, progress, reached
+from backtest_kit.levels import breakeven_price, next_price, progress, reached
 from backtest_kit.operations import Operations
 from backtest_kit.rules import Rules
 from backtest_kit.signals import Pnl, Proposal
 from backtest_kit.state import State
-from backtest_kit.validation import faults
+from backtest_kit.validation import price_faults, shape_faults
 
 
 class Lifecycle:
@@ -72,35 +76,38 @@ class Lifecycle:
             yield from self._emit("idle", tick, tick.price)
             return
         state.served_slot = slot
-        proposal = tick.proposal if tick.was_asked else (yield from ask(AskSignal(tick.at, tick.price)))
+        proposal, state.created = state.created, None
         if proposal is None:
-            proposal, state.created = state.created, None
+            proposal = tick.proposal if tick.was_asked else (yield from ask(AskSignal(tick.at, tick.price)))
         if proposal is None or not (yield from self._take(proposal, tick)):
             yield from self._emit("idle", tick, tick.price)
 
     def _take(self, proposal: Proposal, tick: Tick) -> Plan[bool]:
         """Schedule or open what was proposed. False: it was refused."""
-        state = self.state
         price = tick.price if proposal.price_open is None else proposal.price_open
-        found = self._foreign(proposal)
-        if not found:
-            is_now = proposal.price_open is None or self._is_reached(proposal, tick.price)
-            found = faults(proposal, price, tick.price if is_now else None, self.rules)
+        found = self._foreign(proposal) or shape_faults(proposal, price, self.rules)
         if found:
-            yield from self._emit("invalid", tick, tick.price, reason="; ".join(found))
+            yield from self._refuse(found, tick)
             return False
         held = self._held(proposal, price, tick)
         rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, tick.price)))
         if rejection is not None:
-            state.served_slot = -1
+            self.state.served_slot = -1
             yield from self._emit("rejected", tick, tick.price, held, reason=rejection)
             return False
+        is_now = proposal.price_open is None or held.gain(tick.price, price) <= 0
+        found = price_faults(proposal, price, tick.price if is_now else None, self.rules)
+        if found:
+            yield from ask(ReleaseRisk(tick.at))
+            yield from self._refuse(found, tick)
+            return False
         if is_now:
-            return (yield from self._start(held, tick, held.price_open))
-        held.was_scheduled = True
-        state.schedule = held
-        yield from self._emit("scheduled", tick, tick.price, held)
+            return (yield from self._start(held, tick))
+        yield from self._wait(held, tick)
         return True
+
+    def _refuse(self, found: list[str], tick: Tick) -> Plan[None]:
+        yield from self._emit("invalid", tick, tick.price, reason="; ".join(found))
 
     def _foreign(self, proposal: Proposal) -> list[str]:
         context = self.state.context
@@ -109,10 +116,6 @@ class Lifecycle:
         if proposal.id is not None and proposal.id == self.state.last_id:
             return [f"id {proposal.id!r} is that of the signal before"]
         return []
-
-    def _is_reached(self, proposal: Proposal, price: float) -> bool:
-        entry = proposal.price_open
-        return entry is not None and (price <= entry if proposal.position == "long" else price >= entry)
 
     def _held(self, proposal: Proposal, price_open: float, tick: Tick) -> Held:
         rules = self.rules
@@ -128,15 +131,24 @@ class Lifecycle:
             tick.at,
         )
 
-    def _start(self, held: Held, tick: Tick, price: float) -> Plan[bool]:
-        """Open a position. False: the broker refused it."""
+    def _wait(self, held: Held, tick: Tick) -> Plan[None]:
+        """Schedule a signal; its place in the risks stays reserved."""
+        held.was_scheduled = True
+        self.state.schedule = held
+        yield from ask(HoldRisk(Candidate(held.view(), tick.at, tick.price), is_open=False))
+        yield from self._emit("scheduled", tick, tick.price, held)
+
+    def _start(self, held: Held, tick: Tick) -> Plan[bool]:
+        """Open a position at its price_open. False: the broker refused it."""
         state = self.state
         if not (yield from self._gate("open", held, tick, held.price_open, held.cost)):
+            state.schedule = None
             yield from ask(ReleaseRisk(tick.at))
             return False
         held.open(tick.at, self.rules)
         state.signal, state.schedule, state.last_id = held, None, held.id
-        yield from self._emit("opened", tick, price, held)
+        yield from ask(HoldRisk(Candidate(held.view(), tick.at, tick.price), is_open=True))
+        yield from self._emit("opened", tick, held.price_open, held)
         return True
 
     # Scheduled.
@@ -162,19 +174,21 @@ class Lifecycle:
         return tick.low <= level if held.sign > 0 else tick.high >= level
 
     def _activate(self, held: Held, tick: Tick) -> Plan[None]:
-        self.state.activating = False
+        is_asked_for, self.state.activating = self.state.activating, False
         rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, held.price_open)))
         if rejection is not None:
-            self.state.schedule = None
-            yield from self._emit("rejected", tick, tick.mark, held, reason=rejection)
-        elif not (yield from self._start(held, tick, held.price_open)):
-            self.state.schedule = None
+            yield from self._emit("rejected", tick, held.price_open, held, reason=rejection)
+            yield from self._cancel(held, tick, "user")
+            return
+        if is_asked_for:
+            yield from self._emit("commit", tick, tick.mark, held, commit="activate-scheduled")
+        yield from self._start(held, tick)
 
     def _cancel(self, held: Held, tick: Tick, reason: str) -> Plan[None]:
         self.state.schedule, self.state.cancelling, self.state.activating = None, False, False
         yield from ask(ReleaseRisk(tick.at))
         if reason == "user":
-            yield from self._emit("commit", tick, tick.mark, held, commit="cancel-scheduled")
+            yield from self._emit("commit", tick, 0.0, held, commit="cancel-scheduled")
         yield from self._emit("cancelled", tick, tick.mark, held, reason=reason)
 
     # Open.
@@ -238,7 +252,7 @@ class Lifecycle:
 
     def _levels(self, held: Held, tick: Tick, entry: float, take: float, stop: float) -> Plan[None]:
         mark = tick.mark
-        if not held.has_broken_even and beyond_breakeven(held.sign, entry, mark, self.rules):
+        if not held.has_broken_even and held.gain(mark, breakeven_price(held.sign, entry, self.rules)) >= 0:
             held.has_broken_even = True
             yield from self._emit("breakeven", tick, mark, held)
         gain = held.gain(mark, entry)
@@ -285,5 +299,49 @@ class Lifecycle:
         event = Event(action, tick.at, price, view, reason, level, commit, amount, pnl)
         yield from ask(Emit(event, Operations(self.state, self.rules, tick.at, tick.price)))
 
+    # What is waited for. A price is a product of rounded steps: a minute is told a hair too early rather than not at all.
+
     def _watch(self) -> Watch:
-        return Watch(until=0)
+        state = self.state
+        if state.signal is not None:
+            return self._watch_open(state.signal)
+        if state.schedule is not None:
+            return self._watch_scheduled(state.schedule)
+        if "idle" in self.wants or state.created is not None:
+            return EVERY_MINUTE
+        may_ask = not state.is_paused and not state.context.is_durable
+        return Watch(served_slot=state.served_slot, may_ask=may_ask)
+
+    def _watch_scheduled(self, held: Held) -> Watch:
+        if "schedule_ping" in self.wants or self.state.cancelling or self.state.activating:
+            return EVERY_MINUTE
+        until = held.scheduled_at + self.rules.schedule_timeout_minutes * MINUTE_MS
+        if held.sign > 0:
+            return Watch(until, touch_low=held.price_open)
+        return Watch(until, touch_high=held.price_open)
+
+    def _watch_open(self, held: Held) -> Watch:
+        if "active_ping" in self.wants or self.state.closing or self.state.commits:
+            return EVERY_MINUTE
+        gains: list[float] = [held.take]
+        losses: list[float] = []
+        if not held.has_broken_even:
+            gains.append(breakeven_price(held.sign, held.entry, self.rules))
+        if held.gain(held.take, held.entry) >= 0:
+            gains += next_price(held.entry, held.take, held.profit_levels)
+        if held.gain(held.stop, held.entry) <= 0:
+            losses += next_price(held.entry, held.stop, held.loss_levels)
+        if self.rules.stop_rule == "vwap":
+            losses.append(held.stop)
+        if "highest_profit" in self.wants:
+            gains.append(held.peak.price)
+        if "max_drawdown" in self.wants:
+            losses.append(held.fall.price)
+        hair = held.entry * 1e-9
+        until = held.pending_at + held.minutes * MINUTE_MS
+        if held.sign > 0:
+            return Watch(until, max(losses, default=-inf) + hair, min(gains) - hair, touch_low=held.stop)
+        return Watch(until, max(gains) + hair, min(losses, default=inf) - hair, touch_high=held.stop)
+
+
+EVERY_MINUTE: Final = Watch(until=0)

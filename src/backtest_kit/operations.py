@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Literal
 
 from backtest_kit.held import Held
-from backtest_kit.levels import beyond_breakeven
+from backtest_kit.levels import breakeven_price
 from backtest_kit.rules import Rules
 from backtest_kit.signals import Entry, Partial, Pnl, Proposal, SignalView
 from backtest_kit.state import Commit, State
@@ -34,13 +34,21 @@ class Operations:
         held = self._state.held
         return held.view() if held else None
 
+    @property
+    def _free(self) -> Held | None:
+        """The open position, unless it is about to be closed."""
+        return None if self._state.closing else self._state.signal
+
     def pnl(self) -> Pnl | None:
         """Of the open position at `price`."""
         held = self._state.signal
         return held.pnl(self.price, self._rules) if held else None
 
     def close(self, note: str = "") -> bool:
-        """Close the position; it closes at the next step's price, with the reason `closed`."""
+        """Close the position; it closes at the next step's price, with the reason `closed`.
+
+        Until then every other change of the position is refused.
+        """
         if self._state.signal is None:
             return False
         self._state.closing, self._state.note = True, note
@@ -77,22 +85,26 @@ class Operations:
     def _sold(self, percent: float) -> Held | None:
         if not (_is_finite(percent) and 0 < percent <= 100):
             raise ValueError(f"percent must be above 0 and at most 100, not {percent!r}")
-        held = self._state.signal
-        return held if held and held.remaining() > 0 else None
+        return self._free
 
     def _sell(self, held: Held, kind: Literal["profit", "loss"], percent: float) -> bool:
         basis = held.remaining()
         held.partials.append(Partial(kind, percent, self.price, basis, len(held.entries), self.now_ms))
+        if held.remaining() <= 0:
+            self._state.closing = True  # Nothing is left: the next step closes it.
         return self._done(f"partial-{kind}", percent, self.price)
 
     def breakeven(self) -> bool:
-        """Set the stop to the effective entry, from the threshold on. True as well if a stop lies beyond it already."""
-        held = self._state.signal
-        if held is None:
+        """Set the stop to the effective entry, from the threshold on.
+
+        True without a change if the stop lies beyond the entry already; False if it is there.
+        """
+        held = self._free
+        if held is None or held.trailing_stop == held.entry:
             return False
-        if held.trailing_stop is not None and held.gain(held.trailing_stop, held.entry) >= 0:
-            return True
-        if not beyond_breakeven(held.sign, held.entry, self.price, self._rules):
+        if held.trailing_stop is not None and held.gain(held.trailing_stop, held.entry) > 0:
+            return self._done("breakeven", None, self.price)
+        if held.gain(self.price, breakeven_price(held.sign, held.entry, self._rules)) < 0:
             return False
         held.trailing_stop = held.entry
         return self._done("breakeven", None, self.price)
@@ -133,21 +145,26 @@ class Operations:
     def _shifted(self, shift: float) -> Held | None:
         if not (_is_finite(shift) and -100 <= shift <= 100 and shift != 0):
             raise ValueError(f"shift must be a percentage from -100 to 100 and not 0, not {shift!r}")
-        return self._state.signal
+        return self._free
 
     def average_buy(self, cost: float | None = None) -> bool:
         """Add to the position at a better price than every earlier entry. None: the rules' cost."""
         cost = self._rules.default_cost if cost is None else cost
         if not (_is_finite(cost) and cost > 0):
             raise ValueError(f"cost must be a positive number, not {cost!r}")
-        held = self._state.signal
+        held = self._free
         if held is None or any(held.gain(self.price, entry.price) >= 0 for entry in held.entries):
             return False
         held.add(Entry(self.price, cost, self.now_ms))
         return self._done("average-buy", cost, self.price)
 
     def create_signal(self, proposal: Proposal) -> bool:
-        """Queue a signal: it is taken as soon as the context is idle. The last one wins."""
+        """Queue a signal: the next slot takes it instead of asking `get_signal`. The last one wins.
+
+        False: a signal is scheduled or open.
+        """
+        if self._state.held is not None:
+            return False
         self._state.created = proposal
         return True
 

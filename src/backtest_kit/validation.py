@@ -9,14 +9,18 @@ from backtest_kit.rules import Rules
 from backtest_kit.signals import Proposal
 
 
-def faults(proposal: Proposal, price_open: float, market: float | None, rules: Rules) -> list[str]:
-    """What is wrong with a proposal that would open at `price_open`.
+def price_faults(proposal: Proposal, price_open: float, market: float | None, rules: Rules) -> list[str]:
+    """What is wrong with the prices of a proposal that would open at `price_open`.
 
     Args:
         market: the price now if it opens now; None: it waits.
     """
-    found = list(_shape(proposal, price_open, rules))
-    return found or [*_order(proposal, price_open, market), *_distances(proposal, price_open, rules)]
+    return [*_order(proposal, price_open, market), *_distances(proposal, price_open, rules)]
+
+
+def shape_faults(proposal: Proposal, price_open: float, rules: Rules) -> list[str]:
+    """What cannot be a proposal at all: no position, no numbers."""
+    return list(_shape(proposal, price_open, rules))
 
 
 def _shape(proposal: Proposal, price_open: float, rules: Rules) -> Iterator[str]:

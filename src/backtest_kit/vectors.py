@@ -162,8 +162,8 @@ def run(vector: Row, rules: Rules = ORIGINAL) -> tuple[Planned, int]:
     port = Planned(vector)
     frame = vector["frame"]
     context = ContextId("BTCUSDT", "strategy", "oracle", "frame")
-    asked = replay(context, columns, port, rules, start_ms=frame["start"], end_ms=frame["end"])
-    return port, asked
+    done = replay(context, columns, port, rules, start_ms=frame["start"], end_ms=frame["end"])
+    return port, done.asked
 
 
 def differences(vector: Row) -> Iterator[str]:
