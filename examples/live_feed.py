@@ -12,7 +12,7 @@ keeps what a group has not acknowledged.
 from __future__ import annotations
 
 import argparse
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from rich.console import Console
@@ -37,8 +37,11 @@ def line(event: ChangeEvent) -> str:
 
 
 def beginning(text: str) -> Literal["new", "beginning"] | datetime:
-    """Where to start: a word or an ISO time."""
-    return text if text in ("new", "beginning") else datetime.fromisoformat(text)  # type: ignore[return-value]
+    """Where to start: a word or an ISO time, UTC unless it has a zone."""
+    if text in ("new", "beginning"):
+        return text  # type: ignore[return-value]
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, Token
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from backtest_kit_mongo.coherence.codec import millis
+from backtest_kit_mongo.coherence.moments import iso, moment_ms
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import InvalidKey, LookAhead
 
@@ -52,8 +52,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MOMENT_MAX: Final = 2**53
-
 
 class SimulationTime:
     """A block with a simulation time; `move` sets the time of all that runs in it.
@@ -65,13 +63,13 @@ class SimulationTime:
     __slots__ = ("_guards_threads", "_tokens", "moment")
 
     def __init__(self, moment: int | datetime | None, *, guards_threads: bool = True) -> None:
-        self.moment = None if moment is None else _checked(moment)
+        self.moment = None if moment is None else moment_ms(moment, "simulation time")
         self._guards_threads = guards_threads and moment is not None
         self._tokens: list[Token[SimulationTime]] = []
 
     def move(self, moment: int | datetime) -> None:
         """Go on to another time. Threads and tasks that were started in the block go with it."""
-        self.moment = _checked(moment)
+        self.moment = moment_ms(moment, "simulation time")
 
     def __enter__(self) -> SimulationTime:
         global _open_blocks
@@ -96,13 +94,13 @@ def simulation_time(moment: int | datetime | None, *, guards_threads: bool = Tru
     """A block in which every adapter reads as of `moment` and every write is stamped with it.
 
     Args:
-        moment: epoch milliseconds or a datetime (one without a zone is UTC). None: this thread has no simulation time, and
+        moment: epoch milliseconds or a datetime with a zone. None: this thread has no simulation time, and
             that is meant.
         guards_threads: while the block is open, refuse reads of threads that know no simulation time. Right for a
             backtest; a live process, whose data cannot lie in the future, may switch it off.
 
     Raises:
-        InvalidKey: `moment` is neither.
+        InvalidKey: `moment` is neither, or cannot have been meant (see `moment_ms`).
     """
     return SimulationTime(moment, guards_threads=guards_threads)
 
@@ -152,7 +150,7 @@ def stamp(what: object, when: int | None) -> int | None:
     if now is None:
         return when
     if when is not None and when > now:
-        raise refuse(what, f"written with when={when} ({_text(when)})", now, "Nothing was written.")
+        raise refuse(what, f"written with when={when} ({iso(when)})", now, "Nothing was written.")
     return now
 
 
@@ -181,7 +179,7 @@ def hidden_from(record: Record, now: int) -> int | None:
 
 def refuse(what: object, happening: str, now: int, end: str = "Nothing was read.") -> LookAhead:
     """The error that names what was read too early."""
-    return LookAhead(f"{what}: {happening}, but the simulation time is {now} ({_text(now)}). {end}")
+    return LookAhead(f"{what}: {happening}, but the simulation time is {now} ({iso(now)}). {end}")
 
 
 def report_hidden(scope: Key, count: int, example: Key, now: int) -> None:
@@ -190,22 +188,8 @@ def report_hidden(scope: Key, count: int, example: Key, now: int) -> None:
         _reported.add(scope)
         logger.warning(
             "%s: %d row(s) written after simulation time %d (%s) are left out of the list, for example %s; not said again",
-            scope, count, now, _text(now), example,
+            scope, count, now, iso(now), example,
         )  # fmt: skip
-
-
-def _checked(moment: int | datetime) -> int:
-    found = millis(moment) if isinstance(moment, datetime) else moment
-    if type(found) is not int or abs(found) > MOMENT_MAX:
-        raise InvalidKey(f"a simulation time is epoch milliseconds (int) or a datetime, not {moment!r:.80}")
-    return found
-
-
-def _text(moment_ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        return f"{moment_ms} ms"
 
 
 # -- what new threads inherit

@@ -117,7 +117,8 @@ def test_a_limit_beyond_one_series_leaves_the_others_alone(data: Path, tmp_path:
     assert later.exit_code == 0, later.output
     assert "OLD-1h.csv: 0 candles" in later.stdout
     assert "ABC%2FUSDT-1h.csv: 50 candles" in later.stdout
-    assert bkm("check", "--symbol", "ABC/USDT", "--until", START).exit_code == 0
+    outside = bkm("check", "--symbol", "ABC/USDT", "--until", START)
+    assert (outside.exit_code, "nothing was checked" in outside.stderr) == (ExitCode.FAILED, True)
     assert bkm("check", "--since", START, "--until", START - HOUR).exit_code == ExitCode.WRONG_ARGUMENT
 
 

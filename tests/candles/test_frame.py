@@ -11,6 +11,7 @@ import pytest
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, empty
 from backtest_kit_mongo.candles.frame import Candles, Gap
+from backtest_kit_mongo.errors import InvalidKey
 
 STEP_MS = 60_000
 T0 = 1_707_343_380_000
@@ -109,7 +110,8 @@ def test_times_may_be_datetimes_of_any_zone() -> None:
     moment = datetime(2024, 2, 7, 22, 3, tzinfo=UTC) + timedelta(minutes=5)
     local = moment.astimezone(timezone(timedelta(hours=9)))
     assert slots_of(candles.between(moment, local + timedelta(minutes=1))) == [5]
-    assert slots_of(candles.before(moment.replace(tzinfo=None))) == [3]
+    with pytest.raises(InvalidKey, match="has no zone"):
+        candles.before(moment.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_time_is_where_a_replay_may_begin(desk: Desk) -> None:
     desk.write(2)
     desk.audit_and_trim()
     desk.write(3)
-    assert revs(desk.take(start=datetime(2020, 1, 2))) == [2, 3]
+    assert revs(desk.take(start=datetime(2020, 1, 2, tzinfo=UTC))) == [2, 3]
     assert revs(desk.take("all", start=datetime(2019, 1, 1, tzinfo=UTC))) == [1, 2, 3]
 
 

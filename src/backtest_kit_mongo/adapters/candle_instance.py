@@ -9,15 +9,15 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
 from backtest_kit_mongo.adapters.bound import Bound, checked_limit
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
-from backtest_kit_mongo.coherence.codec import dump, millis
+from backtest_kit_mongo.coherence.codec import dump
 from backtest_kit_mongo.coherence.effects import Appended
+from backtest_kit_mongo.coherence.moments import FROM_MS, UNTIL_MS, moment_ms
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.domains.checks import check
 from backtest_kit_mongo.drivers.store import Store
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+END_OF_TIME: Final = 2**53
 CHUNK_ROWS: Final = 10_000
 """Candles of one insert and one change event."""
-MOMENT_MAX: Final = 2**53
 
 
 def _wall_clock_ms() -> int:
@@ -63,7 +63,7 @@ class CandleInstance(Bound[Row]):
         None if any is missing. `until_timestamp` is implied by `limit`.
         """
         count = checked_limit(limit) or 0
-        since = self._aligned(since_timestamp)
+        since = self._aligned(self._moment("since_timestamp", since_timestamp))
         end, now = since + count * self._step_ms, simulation_now(self._context)
         if now is not None and end > now:
             raise refuse(self._context, f"asked for a window that ends at {end}", now)
@@ -81,23 +81,29 @@ class CandleInstance(Bound[Row]):
         """Candles that open at `since` or later and before `until`, column by column; `.gaps` says what is missing.
 
         Args:
-            since, until: epoch milliseconds or datetimes; they need not be open times.
+            since, until: epoch milliseconds or datetimes with a zone; they need not be open times. From 0
+                to 2**53 is all there is.
             when: simulation time: candles that close later than this are not seen. Default: the one in force.
 
         Raises:
-            InvalidKey: a moment is neither an int nor a datetime, or `until` lies before `since`.
+            InvalidKey: a moment is not one (see `moment_ms`), or `until` lies before `since`.
             LookAhead: `when`, or without it `until`, lies after the simulation time in force.
             ServerUnreachable, ReadFailed: nothing was read.
         """
-        from backtest_kit_mongo.candles.columns import empty
-        from backtest_kit_mongo.candles.frame import Candles
-
-        first, end = self._moment("since", since), self._moment("until", until)
+        first = self._moment("since", since)
+        end = END_OF_TIME if until == END_OF_TIME else self._moment("until", until)
         if end < first:
             raise InvalidKey(f"{self._context}: until ({end}) lies before since ({first})")
         seen_at = self._seen_at(end, when)
         if seen_at is not None:
             end = max(first, min(end, seen_at // self._step_ms * self._step_ms))
+        return self.between(first, end)
+
+    def between(self, first: int, end: int) -> Candles:
+        """`read_candles` of a range (ms) that is known to be meant, for example because it was read from the store."""
+        from backtest_kit_mongo.candles.columns import empty
+        from backtest_kit_mongo.candles.frame import Candles
+
         columns = self._store.columns(self._context, self._step_ms, first, end) if first < end else empty()
         return Candles(*self._names, first, end, self._step_ms, columns)
 
@@ -226,12 +232,9 @@ class CandleInstance(Bound[Row]):
         return moment
 
     def _moment(self, name: str, moment: When) -> int:
-        found = millis(moment) if isinstance(moment, datetime) else moment
-        if type(found) is not int or abs(found) > MOMENT_MAX:
-            raise InvalidKey(
-                f"{self._context}: {name} must be epoch milliseconds (int) or a datetime, not {moment!r:.80}"
-            )
-        return found
+        if type(moment) is int and FROM_MS <= moment < UNTIL_MS:
+            return moment  # Nearly always: what a message would call it costs more than the check.
+        return moment_ms(moment, f"{self._context}: {name}")
 
 
 _COLUMNS: Final = ("timestamp", *table.CANDLE.fields)

@@ -18,6 +18,7 @@ from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
 from backtest_kit_mongo.audit.records import FOREIGN, GAP, ITEMS, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import escaped
+from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.errors import CallerError
@@ -70,11 +71,11 @@ class AuditLog:
             for found in self._queries(wanted):
                 yield from map(from_document, self._items.find(found, batch_size=BATCH).sort(_HISTORY))
 
-    def asof(self, key: Key | str, *, when: int | None = None, at: datetime | None = None) -> Snapshot:
+    def asof(self, key: Key | str, *, when: int | datetime | None = None, at: datetime | None = None) -> Snapshot:
         """What a read of the key would have given.
 
         Args:
-            when: by simulation time, in ms: the newest revision whose `when` is not later. It never looks ahead: a change that
+            when: by simulation time: the newest revision whose `when` is not later. It never looks ahead: a change that
                 carries no `when` does not count.
             at: by the writers' wall clocks: the newest revision written not later.
 
@@ -186,7 +187,7 @@ def _key(key: Key | str) -> Key:
     return parse_key(format_key(key.domain.name, key.parts))
 
 
-def _not_later(domain: Domain, when: int | None, at: datetime | None) -> Document:
+def _not_later(domain: Domain, when: int | datetime | None, at: datetime | None) -> Document:
     if (when is None) == (at is None):
         raise CallerError("give either when (simulation time) or at (wall clock)")
     if domain.shape is Shape.SERIES:
@@ -194,13 +195,14 @@ def _not_later(domain: Domain, when: int | None, at: datetime | None) -> Documen
             f"the audit log has the ranges of {domain.name} rows, not their content; rows never change once stored"
         )
     if when is None:
+        moment_ms(at, "at")
         return {"writtenAt": {"$lte": at}}
     if not domain.has_when:
         having = ", ".join(one.name for one in DOMAINS if one.has_when)
         raise CallerError(
             f"{domain.name} stores no simulation time; ask by wall clock (at). Domains with one: {having}"
         )
-    return {"when": {"$lte": when}}
+    return {"when": {"$lte": moment_ms(when, "when")}}
 
 
 def selection(domain: str | None, symbol: str | None) -> Document:

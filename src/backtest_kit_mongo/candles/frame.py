@@ -5,15 +5,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from importlib import import_module
 from typing import Any, SupportsIndex, TypeAlias, overload
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, Times, Values, between, missing, take, to_rows
-from backtest_kit_mongo.coherence.codec import EPOCH, millis
+from backtest_kit_mongo.coherence.moments import iso, moment_ms
 
 When: TypeAlias = int | datetime
-"""Epoch milliseconds, or a datetime; one without a zone is UTC."""
+"""Epoch milliseconds, or a datetime with a zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,13 @@ class Candles:
 
     def between(self, since: When, until: When) -> Candles:
         """Candles that open at `since` or later and before `until`, as a view. Never more than this series has."""
-        first = min(max(_millis(since), self.since), self.until)
-        end = min(max(_millis(until), first), self.until)
+        first = min(max(moment_ms(since, "since"), self.since), self.until)
+        end = min(max(moment_ms(until, "until"), first), self.until)
         return replace(self, since=first, until=end, columns=between(self.columns, first, end))
 
     def before(self, when: When) -> Candles:
         """Candles that are closed at `when`, as a view: what a strategy may know at that time."""
-        moment = _millis(when)
+        moment = moment_ms(when, "when")
         return self.between(self.since, moment - moment % self.step_ms)
 
     @property
@@ -136,12 +136,14 @@ class Candles:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no candle is missing in [since, until)."""
+        """Whether no candle is missing in [since, until); of a range without an open time, none is."""
         return not self._missing_count()
 
     def _missing_count(self) -> int:
-        first, end = -(-self.since // self.step_ms), -(-self.until // self.step_ms)
-        return max(0, end - first) - len(self)
+        return max(0, self._open_times()) - len(self)
+
+    def _open_times(self) -> int:
+        return -(-self.until // self.step_ms) - -(-self.since // self.step_ms)
 
     def to_dicts(self) -> list[dict[str, int | float]]:
         """One dict a candle, as `read_candles_data` gives; values that were stored as integers are int."""
@@ -175,24 +177,11 @@ class Candles:
         return {"timestamp": self.timestamp, **dict(zip(FIELDS, self.columns.values, strict=True))}
 
     def __repr__(self) -> str:
-        asked = f"{_text(self.since)} to {_text(self.until)}"
+        asked = f"{iso(self.since)} to {iso(self.until)}"
         lacking = self._missing_count()
-        kept = (
-            f"{len(self):,} candle{'' if len(self) == 1 else 's'}, {f'{lacking:,} missing' if lacking else 'no gaps'}"
-        )
+        told = f"{lacking:,} missing" if lacking else "no gaps" if self._open_times() > 0 else "no open time in it"
+        kept = f"{len(self):,} candle{'' if len(self) == 1 else 's'}, {told}"
         return f"<{self.symbol} {self.interval} {self.exchange}, {asked}: {kept}>"
-
-
-def _millis(moment: When) -> int:
-    return millis(moment) if isinstance(moment, datetime) else operator.index(moment)
-
-
-def _text(moment_ms: int) -> str:
-    try:
-        moment = EPOCH + timedelta(milliseconds=moment_ms)
-    except OverflowError:
-        return f"{moment_ms} ms"
-    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _library(name: str, extra: str) -> Any:

@@ -28,7 +28,7 @@ from backtest_kit_mongo.audit.records import AuditRecord
 from backtest_kit_mongo.audit.show import line, timeline
 from backtest_kit_mongo.errors import CallerError
 
-from .moments import parse_date, parse_ms
+from .moments import past_date, simulated_ms
 from .opening import opened
 
 __all__ = ["audit"]
@@ -203,8 +203,10 @@ def asof(
     with _log() as log:
         if (when is None) == (at is None):
             raise CallerError("give either --when (simulation time) or --at (wall clock)")
-        found = log.asof(key, at=parse_date(str(at))) if when is None else log.asof(key, when=parse_ms(when))
-    _print_snapshot(found, console, as_json=as_json)
+        asked = {"at": past_date(at, "--at")} if at else {"when": simulated_ms(str(when), "--when")}
+        found = log.asof(key, **asked)
+        is_known = found.record is not None or any(True for _ in log.timeline(key))
+    _print_snapshot(found, console, is_known=is_known, as_json=as_json)
 
 
 @audit.command()
@@ -253,13 +255,15 @@ def _write(records: Iterable[AuditRecord], out: Path, file_format: str) -> int:
     return count
 
 
-def _print_snapshot(found: Snapshot, console: Console, *, as_json: bool) -> None:
+def _print_snapshot(found: Snapshot, console: Console, *, is_known: bool, as_json: bool) -> None:
     record = found.record
     if as_json:
         of_record = None if record is None else json.loads(to_json(record))
         typer.echo(json.dumps({"exists": found.exists, "record": of_record, "lost": found.lost}, indent=2))
     elif record is None:
-        typer.echo("absent: no revision is that old")
+        # A key that exists may have no record: no worker ran, or none that keeps an audit log.
+        told = "no revision is that old" if is_known else "the audit log has no record of this key"
+        typer.echo(f"absent: {told}")
     else:
         typer.echo(line(record))
         typer.echo(json.dumps(json.loads(to_json(record))["payload"], indent=2) if found.exists else "absent: removed")

@@ -17,6 +17,7 @@ from backtest_kit_mongo.candles.calendar import CALENDARS, gaps_within
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Gap
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.operate.compaction import summarize
 
 from .candle_store import CandleStore, Chosen, moment_text
@@ -80,13 +81,22 @@ class Checked:
 
 
 def check(store: CandleStore, chosen: Chosen, calendar: str, since: str | None, until: str | None) -> Iterator[Checked]:
-    """Check each series, from its first candle to its last unless limits are given."""
-    is_open = CALENDARS[calendar]
+    """Check each series, from its first candle to its last unless limits are given; not those wholly outside the limits.
+
+    Raises:
+        NotFound: there is nothing to check.
+    """
+    is_open, is_any = CALENDARS[calendar], False
     for key, span in store.spans(chosen, required=True).items():
         candles = store.read(key, span, since, until)
+        if candles.since >= candles.until:
+            continue
+        is_any = True
         gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, span.step, is_open)
         unexpected = int(np.count_nonzero(~is_open(candles.timestamp, span.step)))
         yield Checked(key, len(candles), gaps, unexpected)
+    if not is_any:
+        raise NotFound(f"No open time of {chosen} lies within the limits, so nothing was checked.")
 
 
 def print_checks(checks: Iterable[Checked], shown_max: int, *, as_json: bool) -> bool:

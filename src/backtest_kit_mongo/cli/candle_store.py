@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,14 +17,14 @@ from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import CallerError, NotFound
+from backtest_kit_mongo.errors import CallerError, InvalidKey, NotFound
 from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
 
-from .moments import parse_ms
+from .moments import past_ms, when_ms
 
-__all__ = ["CandleStore", "Chosen", "moment_ms", "moment_text", "open_candles", "step_of"]
+__all__ = ["CandleStore", "Chosen", "moment_text", "open_candles", "open_time", "require_range", "step_of"]
 
 
 class Chosen(NamedTuple):
@@ -78,16 +79,18 @@ class CandleStore:
         return range(first, last + step_ms, step_ms) if ends[0] else range(0)
 
     def read(self, series: Key, span: range, since: str | None = None, until: str | None = None) -> Candles:
-        """Candles of a series; without limits all of its span.
+        """Candles of a series; without limits all of its span. Never beyond now: what has not opened is not missing.
 
         Raises:
-            InvalidSetting: a limit is neither milliseconds nor a date.
+            InvalidKey: a limit is not a moment that can have been meant, or there is no open time between them.
         """
-        first = span.start if since is None else moment_ms(since, span.step)
-        end = span.stop if until is None else moment_ms(until, span.step)
-        if since is None or until is None:
-            end = max(first, end)  # One of several series may lie wholly outside the limit.
-        return self.instance(*map(str, series.parts)).read_candles(first, end)
+        first = span.start if since is None else open_time(past_ms(since, "--since"), span.step)
+        end = span.stop if until is None else open_time(when_ms(until, "--until"), span.step)
+        if since is not None and until is not None:
+            require_range(first, end, str(series.item))
+        closed = max(span.stop, time.time_ns() // 1_000_000 // span.step * span.step)
+        # One of several series may lie wholly outside the limit.
+        return self.instance(*map(str, series.parts)).between(first, max(first, min(end, closed)))
 
     def conflicts(self, chosen: Chosen, limit: int) -> Iterator[Mapping[str, Any]]:
         """Rows of `candle-conflicts`, last seen first."""
@@ -117,13 +120,22 @@ def step_of(interval: str) -> int:
     return INTERVAL_MS[interval]
 
 
-def moment_ms(written: str, step_ms: int) -> int:
-    """Milliseconds, given as such or as a date, raised to an open time.
+def open_time(moment: int, step_ms: int) -> int:
+    """The first open time that is not before a moment, ms."""
+    return -(-moment // step_ms) * step_ms
+
+
+def require_range(first: int, end: int, interval: str) -> None:
+    """Refuse limits (open times, ms) between which nothing can be.
 
     Raises:
-        InvalidSetting: it is neither.
+        InvalidKey: `end` is not after `first`.
     """
-    return -(-parse_ms(written) // step_ms) * step_ms
+    if end <= first:
+        told = f"lies before {moment_text(first)}" if end < first else "is the same"
+        raise InvalidKey(
+            f"--until ({moment_text(end)}) {told}: there is no {interval} candle between --since and --until"
+        )
 
 
 def moment_text(moment: int) -> str:

@@ -24,7 +24,8 @@ from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
 from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 
-from .candle_store import CandleStore, Chosen, moment_ms, moment_text, step_of
+from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range, step_of
+from .moments import past_ms, when_ms
 
 __all__ = ["ImportStopped", "Named", "export_files", "export_text", "fetch_candles", "import_files", "named_files"]
 
@@ -196,8 +197,9 @@ def fetch_candles(
     Raises:
         FetchFailed: the exchange failed; what was fetched before is stored.
     """
-    first = moment_ms(since, source.step_ms)
-    last = moment_ms(until, source.step_ms) if until else source.clock_ms()
+    first = open_time(past_ms(since, "--since"), source.step_ms)
+    last = open_time(when_ms(until, "--until"), source.step_ms) if until else source.clock_ms()
+    require_range(first, last, source.interval)
     instance = store.instance(exchange, symbol, source.interval)
     with _bar(messages, symbol, None) as (progress, task):
         moved = partial(_moved, progress, task)

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
+import time
+from datetime import datetime, timedelta
 from typing import Final
 
-from backtest_kit_mongo.coherence.codec import millis
-from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.coherence.moments import EPOCH, iso, written_ms
+from backtest_kit_mongo.errors import InvalidKey
 
-__all__ = ["parse_date", "parse_ms"]
+__all__ = ["past_date", "past_ms", "simulated_ms", "when_ms"]
 
-_MILLIS: Final = re.compile("-?[0-9]+")
-
-
-def parse_ms(written: str) -> int:
-    """Epoch milliseconds; as such they may lie beyond the calendar.
-
-    Raises:
-        InvalidSetting: it is neither milliseconds nor a date.
-    """
-    return int(written) if _MILLIS.fullmatch(written) else millis(parse_date(written))
+CLOCKS_MS: Final = 24 * 3_600_000
+"""A moment that others' clocks may have reached: a day, for those whose zone was forgotten."""
 
 
-def parse_date(written: str) -> datetime:
-    """A date with a zone.
+def when_ms(written: str, option: str) -> int:
+    """Epoch milliseconds.
 
     Raises:
-        InvalidSetting: it is neither a date nor milliseconds that the calendar has.
+        InvalidKey: it is neither milliseconds nor a date, or cannot have been meant.
     """
-    try:
-        if _MILLIS.fullmatch(written):
-            return datetime.fromtimestamp(int(written) / 1000, UTC)
-        moment = datetime.fromisoformat(written)
-    except (ValueError, OverflowError, OSError):
-        raise InvalidSetting(
-            f"not a moment: {written!r}; expected milliseconds or a date as 2024-01-01T12:00"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return written_ms(written, option, is_counter_too=False)
+
+
+def simulated_ms(written: str, option: str) -> int:
+    """A simulation's time, which may count from zero.
+
+    Raises:
+        InvalidKey: as in `when_ms`.
+    """
+    return written_ms(written, option)
+
+
+def past_ms(written: str, option: str) -> int:
+    """`when_ms` of a moment of which something can be known.
+
+    Raises:
+        InvalidKey: it lies in the future, or as in `when_ms`.
+    """
+    found = when_ms(written, option)
+    if found > time.time_ns() // 1_000_000 + CLOCKS_MS:
+        raise InvalidKey(f"{option}: {iso(found)} lies in the future")
+    return found
+
+
+def past_date(written: str, option: str) -> datetime:
+    """`past_ms` as a date."""
+    return EPOCH + timedelta(milliseconds=past_ms(written, option))

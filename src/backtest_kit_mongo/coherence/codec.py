@@ -9,22 +9,18 @@ no object with the caller. What is of another type becomes the plain value that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgpack
 from pydantic import BaseModel
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from backtest_kit_mongo.coherence.moments import EPOCH as EPOCH
+from backtest_kit_mongo.coherence.moments import datetime64_ms, is_nat
+from backtest_kit_mongo.coherence.moments import millis as millis
+
 TIMESTAMP_EXT = -1
 """msgpack's own extension number for timestamps."""
-
-
-def millis(moment: datetime) -> int:
-    """Epoch milliseconds; a datetime without a zone is UTC, as in pymongo."""
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    delta = aware - EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1000 + delta.microseconds // 1000
 
 
 def dump(model: BaseModel) -> dict[str, Any]:
@@ -40,19 +36,31 @@ def _default(value: Any) -> Any:
     """What msgpack should encode in place of a value that is not exactly of a plain type."""
     if isinstance(value, BaseModel):
         return dump(value)
-    if isinstance(value, datetime):
-        # BSON dates carry milliseconds. Cut here, or the cached copy would differ from the stored one.
-        seconds, ms = divmod(millis(value), 1000)
-        return msgpack.Timestamp(seconds, ms * 1_000_000)
+    if isinstance(value, datetime) and not is_nat(value):
+        return _timestamp(millis(value))
     if isinstance(value, _BASES):
         return _base(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        inner = value.item()
+        kind = _kind(value)
+        if kind == "M":
+            return _timestamp(datetime64_ms(value))
+        inner = None if kind == "m" else value.item()
         if type(inner) in _PLAIN:
             return inner
-        if type(inner) is not type(value):
+        if type(inner) is not type(value) and inner is not None:
             return _default(inner)
     raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+def _timestamp(moment_ms: int) -> msgpack.Timestamp:
+    # BSON dates carry milliseconds. Cut before it is stored, or the cached copy would differ from the stored one.
+    seconds, ms = divmod(moment_ms, 1000)
+    return msgpack.Timestamp(seconds, ms * 1_000_000)
+
+
+def _kind(scalar: Any) -> str:
+    """NumPy's letter for a scalar's type. `item()` of a datetime64 ("M") or timedelta64 ("m") may be a bare integer."""
+    return str(getattr(getattr(scalar, "dtype", None), "kind", ""))
 
 
 _PLAIN = (str, bool, int, float, bytes)
@@ -77,7 +85,8 @@ def plain_scalar(value: Any) -> Any:
         return value
     if isinstance(value, (str, int, float)):
         return _base(value)
-    if hasattr(value, "item") and getattr(value, "shape", None) == () and type(inner := value.item()) in _PLAIN:
+    is_scalar = hasattr(value, "item") and getattr(value, "shape", None) == () and _kind(value) not in ("m", "M")
+    if is_scalar and type(inner := value.item()) in _PLAIN:
         return inner
     return value
 

@@ -6,7 +6,6 @@ key parts, payloads, simulation times. All errors here mean that nothing happene
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,8 @@ import bson
 from bson.errors import BSONError
 from pydantic import BaseModel, ValidationError
 
-from backtest_kit_mongo.coherence.codec import dump, millis, pack, plain_scalar, unpack
+from backtest_kit_mongo.coherence.codec import dump, pack, plain_scalar, unpack
+from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Change, Column, Domain, Key, Part
 from backtest_kit_mongo.domains import payloads
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
@@ -68,19 +68,15 @@ def _checked_part(domain: Domain, column: Column, given: Part) -> Part:
     return part
 
 
-def make_when(domain: Domain, when: int | datetime | None, *, required: bool = True) -> int | None:
-    """Simulation time in epoch milliseconds.
+def make_when(domain: Domain, when: Any, *, required: bool = True) -> int | None:
+    """Simulation time in epoch milliseconds: a moment, or the number of a step where a simulation counts its own.
 
     Raises:
-        InvalidKey: it is missing or neither an integer nor a datetime.
+        InvalidKey: it is missing, or what `moment_ms` refuses.
     """
     if when is None and not required:
         return None
-    if isinstance(when, datetime):
-        return millis(when)
-    if type(when) is not int or not -INT64_MAX <= when <= INT64_MAX:
-        raise InvalidKey(f"{domain.name}: `when` must be epoch milliseconds (int) or a datetime, not {when!r:.80}")
-    return when
+    return moment_ms(when, f"{domain.name}: `when`")
 
 
 def make_change(key: Key, payload: Any, when: int | None = None) -> Change:

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import redis
@@ -15,6 +15,7 @@ from pymongo import MongoClient
 
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE
 from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.errors import InvalidSetting, ReadFailed, ServerUnreachable
 from backtest_kit_mongo.feed.consume.audit_log import AuditLog
@@ -187,6 +188,9 @@ def _domains(chosen: str | Iterable[str] | None) -> frozenset[str] | None:
 
 def _start(start: Start) -> Start:
     if isinstance(start, datetime):
-        return start if start.tzinfo is not None else start.replace(tzinfo=UTC)
-    _require(start in ("new", "beginning"), f'start must be "new", "beginning" or a datetime, not {start!r}')
+        moment_ms(start, "start")
+        return start
+    _require(
+        start in ("new", "beginning"), f'start must be "new", "beginning" or a datetime with a zone, not {start!r}'
+    )
     return start

@@ -46,7 +46,7 @@ class TestLookAhead:
         through.write(registry, example(domain), key, datetime(2024, 1, 1, tzinfo=UTC))
         assert spot(store, domain, tag).read().when == BASE_MS
         assert through.read(registry, key, datetime(2023, 12, 31, tzinfo=UTC)) == EMPTY.get(domain.name)
-        assert difference(through.read(registry, key, datetime(2024, 1, 1)), example(domain)) is None
+        assert difference(through.read(registry, key, datetime(2024, 1, 1, tzinfo=UTC)), example(domain)) is None
 
     def test_a_smaller_time_may_overwrite(self, store: Store, twin: Store, domain: Domain, tag: str) -> None:
         here = spot(store, domain, tag)

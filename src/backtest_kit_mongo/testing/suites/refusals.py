@@ -6,7 +6,7 @@ from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import inf, nan
@@ -284,20 +284,24 @@ class TestWrongPayloads:
         assert spot(twin, here.key.domain, tag).read().payload == large
 
 
+NO_MOMENTS: Final = (BASE_MS // 1_000, BASE_MS * 1_000, 20_240_101, -1, datetime(2024, 1, 1))
+"""Seconds, microseconds, a date in digits, before everything, and a datetime without a zone."""
+
+
 class TestWrongTimes:
     @pytest.mark.parametrize("domain", [*GUARDED, BY_NAME["measure"]], ids=by_name)
     def test_a_write_needs_a_time_in_milliseconds_or_a_date(self, store: Store, domain: Domain, tag: str) -> None:
         through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
         spot(store, domain, tag).write_example()
-        for when in (None, "2024-01-01", 1.5, float(BASE_MS), True, nan, {"$gt": 0}, 2**63):
+        for when in (None, "2024-01-01", 1.5, float(BASE_MS), True, nan, {"$gt": 0}, 2**63, *NO_MOMENTS):
             with unchanged(store, domain, tag), pytest.raises(InvalidKey):
                 through.write(registry, extended(domain, mark=1), key, when)
 
     @pytest.mark.parametrize("domain", GUARDED, ids=by_name)
     def test_a_guarded_read_needs_one_too(self, store: Store, domain: Domain, tag: str) -> None:
         through = calls(domain)
-        for when in ("2024-01-01", 1.5, True, {"$gt": 0}):
+        for when in ("2024-01-01", 1.5, True, {"$gt": 0}, *NO_MOMENTS):
             with pytest.raises(InvalidKey):
                 through.read(through.over(store), parts(domain, tag), when)
 
