@@ -201,7 +201,7 @@ def test_following_ends_when_told(worker: Worker, log: AuditLog) -> None:
     assert [record.id for record in log.follow(stop=lambda: next(asked))] == ["state/d1/1"]
 
 
-PAYLOAD = {"price": 1.5, "limit": inf, "at": START, "raw": b"\x00", "name": "перелом", "none": None}
+PAYLOAD = {"price": 1.5, "limit": inf, "at": START, "raw": b"\x00", "name": "перелом", "ref": {"$ref": "a", "$id": 1}}
 
 
 def test_json_lines_hold_what_json_cannot(worker: Worker, log: AuditLog) -> None:
@@ -210,6 +210,7 @@ def test_json_lines_hold_what_json_cannot(worker: Worker, log: AuditLog) -> None
     assert export_jsonl(log.records(), out) == 2
     first, second = map(json.loads, out.getvalue().splitlines())
     assert first["payload"]["limit"] == {"$numberDouble": "Infinity"}
+    assert first["payload"]["ref"] == {"$ref": "a", "$id": 1}
     assert first["payload"]["at"] == {"$date": "2024-01-01T00:00:00Z"}
     assert (first["key"], first["written_at"], first["when"]) == (KEY, "2024-01-01T00:01:00+00:00", 1_000)
     assert second["key"] == "signal/BTC%2FUSDT/t/b"

@@ -14,7 +14,7 @@ from tests.integration.support import eventually, settings_for, store_for
 from tests.stream.support import Desk, acknowledged, revs
 
 from backtest_kit_mongo import embedded
-from backtest_kit_mongo.adapters.instances import CandleInstance, StorageInstance
+from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.embedded.processes import Deadline, Server, free_port
 from backtest_kit_mongo.embedded.redis_server import REDIS
 from backtest_kit_mongo.feed.consume import feed as feed_module
@@ -39,6 +39,7 @@ def test_the_past_comes_from_the_audit_log_and_then_the_stream_without_gap_or_do
 
 def test_a_replayed_event_equals_the_one_from_the_stream(desk: Desk) -> None:
     desk.write(1)
+    StateInstance(desk.store, "s", "b").write_state_data({"data": {"$ref": "a", "$id": 1}}, 2)
     for price in (1.0, 2.0):  # The second one contradicts the first.
         CandleInstance(desk.store, "BTC", "1m", "e").write_candles_data(
             [{"timestamp": 0, "open": price, "high": price, "low": price, "close": price, "volume": 0.0}]

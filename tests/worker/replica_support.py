@@ -126,7 +126,9 @@ class Bed:
             elif domain.row_id:
                 self.store.merge(key.scope, [make_change(key, example(domain, parts[-1]))])
         CandleInstance(self.store, "BTC/USDT", "1m", "e").write_candles_data(candles(5))
-        MeasureInstance(self.store, "bucket").write_measure_data({"id": "k", "data": 1, "removed": False}, "k", 1)
+        MeasureInstance(self.store, "bucket").write_measure_data(
+            {"id": "k", "data": {"$ref": "a", "$id": 1}, "removed": False}, "k", 1
+        )
         MeasureInstance(self.store, "bucket").remove_measure_data("k")
         IntervalInstance(self.store, "bucket").write_interval_data({"id": "k", "data": 1, "removed": False}, "k", 1)
         IntervalInstance(self.store, "bucket").remove_interval_data("k")

@@ -10,6 +10,7 @@ import pytest
 from bson import Decimal128
 from tests.worker.recovery_support import Bed, bed_for, state_key
 
+from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.embedded import Endpoints
 
 pytestmark = pytest.mark.live
@@ -88,9 +89,11 @@ def test_a_revision_after_a_foreign_change_is_built_on_that_change(bed: Bed) -> 
     bed.write_unannounced(1)
     bed.states.update_one(PLACE, {"$set": {"payload": {"data": 2}}})
     bed.write_unannounced(2)  # Equal to what it met, so MongoDB's log does not tell the payload.
-    bed.write_unannounced(3)
-    bed.work_until(lambda: len(bed.records()) == 4)
-    assert [row[3] for row in told(bed)] == [1, 2, 2, 3]
+    reference = {"$ref": "a", "$id": 1}
+    bed.write_unannounced(reference)
+    bed.states.update_one(PLACE, {"$set": {"payload.more": 1}})
+    bed.work_until(lambda: len(bed.records()) == 5)
+    assert [unreferenced(row[3]) for row in told(bed)] == [1, 2, 2, reference, reference]
 
 
 def test_a_revision_is_not_mistaken_for_the_foreign_change_that_it_was_found_with(bed: Bed) -> None:

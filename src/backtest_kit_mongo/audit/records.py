@@ -33,6 +33,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
+from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.record import Part
 
 ITEMS: Final = "audit-items"
@@ -124,7 +125,7 @@ def from_document(stored: Mapping[str, Any]) -> AuditRecord:
         document_id=str(stored.get("documentId", "")),
         rev=int(stored.get("rev") or 0),
         operation=str(stored.get("operation", "")),
-        payload=stored.get("payload"),
+        payload=unreferenced(stored.get("payload")),
         when=_optional(stored.get("when")),
         foreign=_optional(stored.get("foreign")),
         host=str(stored.get("host") or ""),

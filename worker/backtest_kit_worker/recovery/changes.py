@@ -9,9 +9,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-import bson
 from bson.codec_options import CodecOptions
 
+from backtest_kit_mongo.backends.mongo.decoding import decoded
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 
@@ -92,7 +92,7 @@ class Change:
 
 def decode(raw: bytes) -> dict[str, Any]:
     """BSON as Python data, dates in UTC."""
-    return bson.decode(raw, _PLAIN) if raw else {}
+    return decoded(raw, _PLAIN) if raw else {}
 
 
 def revision(value: Any) -> int:

@@ -14,6 +14,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.records import FOREIGN, GAP, ITEMS, readable
+from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_worker.recovery.changes import Change, written_at
@@ -58,7 +59,7 @@ class AuditRecords:
         at = int(last.get("foreign") or 0)
         if last["operation"] not in ("upsert", "remove", FOREIGN) or last.get("reason"):
             return at, None
-        return at, State(last["payload"], None if last["when"] is None else int(last["when"]))
+        return at, State(unreferenced(last["payload"]), None if last["when"] is None else int(last["when"]))
 
     def latest(self, domain: Domain, document: str) -> tuple[Key | None, int]:
         """Key and highest revision in the records of a document; None and 0 if there is no record."""

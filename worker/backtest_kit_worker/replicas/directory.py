@@ -18,11 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import bson
-
 from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
+from backtest_kit_mongo.backends.mongo.decoding import decoded
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore
@@ -185,7 +184,7 @@ def _content(key: Key, document: Raw) -> bytes:
     Raises:
         CorruptData: the document holds what this package never stores.
     """
-    columns: dict[str, Any] = bson.decode(document.raw, _PLAIN)
+    columns: dict[str, Any] = decoded(document.raw, _PLAIN)
     domain = key.domain
     when = columns.get("when")
     if domain.shape is Shape.SERIES:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.events import Event, Operation
 from backtest_kit_mongo.coherence.record import Part
@@ -132,7 +133,7 @@ def from_audit(record: Mapping[str, Any], receipt: Receipt) -> ChangeEvent:
             host=record["host"],
             process=int(record["process"]),
             replayed=True,
-            body=pack(record["payload"]),
+            body=pack(unreferenced(record["payload"])),
             receipt=receipt,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
