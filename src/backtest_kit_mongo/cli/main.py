@@ -2,7 +2,7 @@
 
 import typer
 
-from . import audit, cache, candles, doctor, domains, park, servers, stream, top
+from . import audit, cache, candles, doctor, domains, park, repair, servers, stream, top
 from .plugged import PluggedCommands
 
 __all__ = ["app", "main"]
@@ -22,6 +22,7 @@ app.command()(servers.status)
 app.command()(doctor.doctor)
 app.command()(top.top)
 app.command()(domains.domains)
+app.command()(repair.repair)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)

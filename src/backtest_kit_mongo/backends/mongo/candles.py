@@ -43,6 +43,7 @@ from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.backends.block_cache import BlockCache
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
+from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
 from backtest_kit_mongo.candles.codec import (
     Block,
@@ -108,7 +109,6 @@ class MongoCandles:
         self._blocks = database[BLOCKS]
         self._conflicts = database[CONFLICTS]
         self._cache = BlockCache(cache_max_bytes)
-        self._has_index = False
 
     @property
     def cached_bytes(self) -> int:
@@ -139,6 +139,8 @@ class MongoCandles:
     def _insert(self, scope: Key, rows: Columns) -> list[int]:
         """Insert in any order; returns the positions that met an existing key."""
         met: list[int] = []
+        with reading(scope), pymongo.timeout(self._timeout_s):
+            mongo_indexes.require(self._database[scope.domain.collection], scope.domain)
         for number, documents in enumerate(_packed(scope, rows)):
             try:
                 met += (number * PART_ROWS + position for position in self._insert_part(scope, documents))
@@ -227,15 +229,10 @@ class MongoCandles:
             "madeAt": datetime.now(UTC),
         }
         with writing(scope), pymongo.timeout(self._timeout_s):
-            self._ensure_index(scope)
+            # Each time: whoever dropped or restored the collection took the index with it. Where it is this does nothing.
+            self._blocks.create_indexes([IndexModel([(name, 1) for name in (*scope.query(), "start")], unique=True)])
             self._blocks.replace_one({"_id": f"{escaped(scope.parts)}/{block.start}"}, document, upsert=True)
         self._cache.drop(scope, block.start)
-
-    def _ensure_index(self, scope: Key) -> None:
-        if not self._has_index:
-            fields = [(name, 1) for name in (*scope.query(), "start")]
-            self._blocks.create_indexes([IndexModel(fields, unique=True)])
-            self._has_index = True
 
     # -- contradictions
 

@@ -29,7 +29,7 @@ from pymongo.write_concern import WriteConcern
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
-from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.errors import IndexGone, own_duplicates, reading, writing
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Append,
@@ -188,6 +188,14 @@ class MongoTruth:
         return Record(key) if document is None else record(key, document)
 
     def upsert(self, effect: Upsert) -> Record:
+        try:
+            return self._upsert(effect)
+        except IndexGone:
+            domain = effect.change.key.domain
+            mongo_indexes.rebuild(self._collections[domain], domain)
+            return self._upsert(effect)
+
+    def _upsert(self, effect: Upsert) -> Record:
         change = effect.change
         with self._bounded(change.key, effect.deadline_s):
             document: Document | None = self._collections[change.key.domain].find_one_and_update(
@@ -196,6 +204,7 @@ class MongoTruth:
                 projection={"rev": 1},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
+                hint=mongo_indexes.hint(change.key.domain),
             )
         assert document is not None  # An upsert that returns the document after it always has one.
         return Record(
@@ -243,8 +252,11 @@ class MongoTruth:
         keep = effect.scope.domain.on_conflict is OnConflict.KEEP
         moments = self._moments.take(len(effect.rows))
         operations = [_merge_operation(row, moment) for row, moment in zip(effect.rows, moments, strict=True)]
+        domain = effect.scope.domain
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            mongo_indexes.require(self._collections[domain], domain)
         with self._bounded(effect.scope, effect.deadline_s):
-            clashes, inserted = self._bulk(effect.scope.domain, operations)
+            clashes, inserted = self._bulk(domain, operations)
         written = []
         for index, (row, operation) in enumerate(zip(effect.rows, operations, strict=True)):
             if index in clashes:

@@ -20,11 +20,16 @@ from backtest_kit_mongo.errors import (
 )
 
 DUPLICATE_KEY = 11_000
+_BAD_VALUE = 2
 _TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_107, 13_435, 13_436})
 """Server errors after which the write may still have been applied or may be retried by the driver:
 
 time limits, shutdown, elections.
 """
+
+
+class IndexGone(WriteRefused):
+    """The unique index that the write named is not there. Nothing was written."""
 
 
 @contextmanager
@@ -37,9 +42,9 @@ def reading(what: object) -> Iterator[None]:
     try:
         yield
     except (pe.ConnectionFailure, pe.ConfigurationError) as cause:
-        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was read: {_brief(cause)}") from cause
+        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was read: {brief(cause)}") from cause
     except pe.PyMongoError as cause:
-        raise ReadFailed(f"{what}: MongoDB could not answer the read: {_brief(cause)}") from cause
+        raise ReadFailed(f"{what}: MongoDB could not answer the read: {brief(cause)}") from cause
 
 
 @contextmanager
@@ -53,20 +58,22 @@ def writing(what: object) -> Iterator[None]:
     try:
         yield
     except (pe.DocumentTooLarge, bson.errors.BSONError, OverflowError) as cause:
-        raise InvalidPayload(f"{what}: MongoDB cannot store this: {_brief(cause)}. Nothing was written.") from cause
+        raise InvalidPayload(f"{what}: MongoDB cannot store this: {brief(cause)}. Nothing was written.") from cause
     except (pe.ServerSelectionTimeoutError, pe.ConfigurationError) as cause:
         # The driver raises the first attempt's error if there was one, so no attempt was made.
-        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was written: {_brief(cause)}") from cause
+        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was written: {brief(cause)}") from cause
     except pe.DuplicateKeyError as cause:
         raise LegacyIndex(
-            f"{what}: a unique index forbids this document, nothing was written: {_brief(cause)}"
+            f"{what}: a unique index forbids this document, nothing was written: {brief(cause)}"
         ) from cause
     except pe.WriteConcernError as cause:
         raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
     except pe.OperationFailure as cause:
         if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
             raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
-        raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {_brief(cause)}") from cause
+        if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
+            raise IndexGone(f"{what}: the unique index is gone, nothing was written") from cause
+        raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}") from cause
     except pe.PyMongoError as cause:
         raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
 
@@ -98,9 +105,9 @@ def own_duplicates(domain: Domain, cause: pe.BulkWriteError) -> set[int]:
 
 
 def _unknown(what: object, cause: Exception) -> str:
-    return f"{what}: the write may or may not have happened; read the value to learn which, or repeat the write: {_brief(cause)}"
+    return f"{what}: the write may or may not have happened; read the value to learn which, or repeat the write: {brief(cause)}"
 
 
-def _brief(cause: Exception) -> str:
+def brief(cause: Exception) -> str:
     """The first line of pymongo's message, without its dump of the topology."""
     return f"{type(cause).__name__}: {str(cause).splitlines()[0].split(', Topology Description')[0]:.300}"

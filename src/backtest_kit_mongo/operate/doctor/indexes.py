@@ -76,5 +76,5 @@ def _duplicates(collection: Collection[dict[str, Any]], domain: Domain) -> Itera
         keys = ", ".join("/".join(str(part) for part in row["_id"].values()) for row in rows)
         yield error(
             "mongo.duplicates", f"{collection.full_name} has keys with several documents: {keys}",
-            "of each key keep the document with the newer updatedDate and delete the other; then restart a client",
+            "`bkm repair` keeps one document of each key and sets the others aside; without --apply it only shows them",
         )  # fmt: skip
