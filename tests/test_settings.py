@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from backtest_kit_mongo.errors import InvalidSetting
-from backtest_kit_mongo.settings import Settings, load
+from backtest_kit_mongo.feed.settings import FeedSettings
+from backtest_kit_mongo.settings import ELSEWHERE, Settings, load
+from backtest_kit_worker.replicas.settings import ReplicaSettings
+from backtest_kit_worker.roles.invalidation import InvalidationSettings
 
 SECRET = "hunter2-very-secret"
 
@@ -25,9 +29,24 @@ def test_an_empty_argument_blanks_the_environment(monkeypatch: pytest.MonkeyPatc
     assert load(redis_user="").redis_user == ""
 
 
-def test_other_cc_variables_of_the_engine_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC_MAX_SIGNALS", "750")
-    load()
+def test_a_mistyped_variable_is_named_with_the_nearest_known_and_the_engines_own_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for mistyped in ("CC_REDIS_PROT", "CC_REPLIKA_DIRECTORY", "cc_cache_mod", "CC_MAX_SIGNALS"):
+        monkeypatch.setenv(mistyped, "0")
+    for _ in range(2):
+        load()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    for name, near in (("PROT", "REDIS_PORT"), ("REPLIKA", "REPLICA_DIRECTORY"), ("cc_cache_mod", "CACHE_MODE")):
+        assert [line for line in said if name in line and f"did you mean CC_{near}?" in line]
+
+
+def test_every_variable_of_every_settings_class_is_known() -> None:
+    for other in (FeedSettings, ReplicaSettings, InvalidationSettings):
+        prefix = other.model_config["env_prefix"]
+        assert {f"{prefix}{name.upper()}" for name in other.model_fields} <= ELSEWHERE
+    assert len(BaseSettings.__subclasses__()) == 4
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ Every field `name` is the environment variable `CC_NAME`. Values that are secret
 from __future__ import annotations
 
 import difflib
+import logging
+import os
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +22,8 @@ from pymongo.uri_parser import parse_uri
 
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DATABASE = "backtest-kit"
 PORT_MAX = 65_535
@@ -246,11 +251,46 @@ def load(**arguments: Any) -> Settings:
     Raises:
         InvalidSetting: a name is unknown or a value does not fit; the message never shows a secret's value.
     """
+    _name_unknown()
     named = {_field(name): value for name, value in arguments.items()}
     try:
         return Settings(**named)
     except ValidationError as cause:
         raise invalid(cause, "CC_") from None
+
+
+ELSEWHERE = frozenset(
+    {
+        "CC_INVALIDATION_REDIS",
+        "CC_REPLICA_DIRECTORY",
+        "CC_REPLICA_MONGO_CONNECTION_STRING",
+        "CC_STREAM_RETENTION_MS",
+    }
+)
+"""Variables that other settings classes read, those of the worker among them."""
+LIKENESS_MIN = 0.75
+"""Below it a name is another program's: the engine has CC_ variables of its own."""
+
+
+@lru_cache(maxsize=64)
+def _named(unknown: str) -> None:
+    """Once a process."""
+    known = ELSEWHERE | {f"CC_{name.upper()}" for name in Settings.model_fields}
+    near = difflib.get_close_matches(unknown.upper(), known, n=1, cutoff=LIKENESS_MIN)
+    if near:
+        logger.warning(
+            "the environment variable %s is no setting and has no effect; did you mean %s?", unknown, near[0]
+        )
+    else:
+        logger.info("the environment variable %s is no setting of backtest-kit-mongo", unknown)
+
+
+def _name_unknown() -> None:
+    """A mistyped name would otherwise leave its default in force, unheard."""
+    known = ELSEWHERE | {f"CC_{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.upper().startswith("CC_") and name.upper() not in known:
+            _named(name)
 
 
 def invalid(cause: ValidationError, prefix: str) -> InvalidSetting:

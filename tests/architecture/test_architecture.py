@@ -68,7 +68,7 @@ ARROWS = {
     "adapters": "candles coherence domains drivers errors look_ahead stores",
     "metrics": "backends coherence domains drivers stores",
     "setup": "adapters backends coherence domains drivers embedded errors metrics settings stores tracing",
-    "collections": "backends coherence errors setup",
+    "collections": "backends coherence domains errors setup",
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors settings setup",
     "operate": "adapters backends candles coherence domains drivers errors feed ports settings setup",

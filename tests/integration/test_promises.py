@@ -13,6 +13,8 @@ from typing import Any
 
 import pymongo
 import pytest
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from tests.integration.support import settings_for, store_for
 
@@ -456,6 +458,26 @@ class TestSetup:
         assert len({row["id"] for page in pages for row in page["rows"]}) == 5
         with pytest.raises(bk.NotFound):
             notes.find_by_id("0" * 24)
+
+    def test_base_crud_stores_what_its_model_checked_and_keeps_off_the_products_collections(
+        self, servers: Endpoints, database: str
+    ) -> None:
+        bk.setup(**self.options(servers, database))
+        notes = bk.BaseCRUD("my-notes", Note)
+        made = notes.create({"noteSize": "5", "other": 1})
+        assert (made["noteSize"], made["other"]) == (5, 1)
+        assert notes.update(made["id"], {"noteSize": "6"})["noteSize"] == 6
+        with pytest.raises(bk.InvalidPayload, match="note_size: the stored name is noteSize"):
+            notes.create({"note_size": 5})
+        for own in ("signal-items", "audit-items", "worker-leases"):
+            with pytest.raises(bk.InvalidSetting, match="Choose another name"):
+                bk.BaseCRUD(own)
+
+
+class Note(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    note_size: int | None = None
 
 
 def test_a_store_without_a_cache_runs_the_same_plans(servers: Endpoints, store: Store) -> None:

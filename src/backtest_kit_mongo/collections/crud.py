@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
 from bson import ObjectId
@@ -14,7 +15,8 @@ from pymongo.collection import Collection
 
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.coherence.codec import dump
-from backtest_kit_mongo.errors import InvalidPayload, NotFound
+from backtest_kit_mongo.domains.table import OWN_COLLECTIONS
+from backtest_kit_mongo.errors import InvalidPayload, InvalidSetting, NotFound
 
 Row = dict[str, Any]
 Sort = Sequence[tuple[str, int]]
@@ -28,11 +30,18 @@ class BaseCRUD:
         collection: the collection's name in the configured database.
         model: pydantic model that documents must fit; None accepts any fields.
 
+    Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may write.
+
     Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed as
     `errors.py` says.
     """
 
     def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
+        if collection in OWN_COLLECTIONS:
+            raise InvalidSetting(
+                f"{collection!r} is a collection of this package: written past its adapters, caches and audit log would not know. "
+                "Choose another name. Nothing was written."
+            )
         self.name = collection
         self._model = model
 
@@ -58,7 +67,8 @@ class BaseCRUD:
         """
         fields = _fields(dto)
         if self._model is not None:
-            self._checked({**self.find_by_id(id), **fields})
+            whole = self._checked({**self.find_by_id(id), **fields})
+            fields = {name: whole[name] for name in fields}
         with writing(self.name):
             document = self._collection.find_one_and_update(
                 {"_id": self._object_id(id)},
@@ -116,15 +126,21 @@ class BaseCRUD:
         return {"rows": [_row(document) for document in answer["rows"]], "total": total}
 
     def _checked(self, dto: Mapping[str, Any] | BaseModel) -> Row:
+        """The fields as the model has them: what was checked is what is stored. Those that it does not know stay as given."""
         fields = _fields(dto)
-        if self._model is not None:
-            try:
-                self._model.model_validate(fields)
-            except ValidationError as cause:
-                raise InvalidPayload(
-                    f"{self.name}: {cause.errors(include_url=False, include_input=False)}. Nothing was written."
-                ) from cause
-        return fields
+        if self._model is None:
+            return fields
+        for name, field in self._model.model_fields.items():
+            stored = field.serialization_alias or name
+            if name in fields and stored != name:
+                raise InvalidPayload(f"{self.name}: {name}: the stored name is {stored}. Nothing was written.")
+        try:
+            checked = dump(self._model.model_validate(fields))
+        except ValidationError as cause:
+            raise InvalidPayload(
+                f"{self.name}: {cause.errors(include_url=False, include_input=False)}. Nothing was written."
+            ) from cause
+        return {name: _agreed(value, checked.get(name, value)) for name, value in fields.items()}
 
     def _object_id(self, id: str) -> ObjectId:  # noqa: A002 - the original's name
         try:
@@ -141,6 +157,12 @@ class BaseCRUD:
 def _fields(dto: Mapping[str, Any] | BaseModel) -> Row:
     data = dump(dto) if isinstance(dto, BaseModel) else dict(dto)
     return {name: value for name, value in data.items() if name not in ("id", "_id")}
+
+
+def _agreed(given: Any, checked: Any) -> Any:
+    """What is stored: the value as given where the model took it as it is, otherwise what the model made of it."""
+    plain = checked.value if isinstance(checked, Enum) else checked
+    return given if plain == given else plain
 
 
 def _row(document: Row) -> Row:
