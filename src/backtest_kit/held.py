@@ -24,7 +24,7 @@ class Held:
         was_scheduled: it waited for its price.
         trailing_stop, trailing_take: override the proposed ones.
         profit_levels, loss_levels, has_broken_even: what was told already.
-        order_count: numbers the orders of this signal.
+        order_count: numbers what callbacks do with this signal, its orders among it.
     """
 
     id: str
@@ -73,6 +73,19 @@ class Held:
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
+        self.entry = effective_entry(self.entries, self.partials)
+
+    def undo(self, kind: str, at: int) -> None:
+        """Take back what the broker refused: the newest partial close or average buy of that minute."""
+        if kind == "average-buy":
+            index = max(index for index, entry in enumerate(self.entries) if entry.at == at)
+            del self.entries[index]
+            self.partials = [
+                partial._replace(entry_count=partial.entry_count - (partial.entry_count > index))
+                for partial in self.partials
+            ]
+        else:
+            del self.partials[max(index for index, partial in enumerate(self.partials) if partial.at == at)]
         self.entry = effective_entry(self.entries, self.partials)
 
     def remaining(self) -> float:

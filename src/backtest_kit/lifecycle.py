@@ -7,11 +7,17 @@
 No clock, no I/O, no random number: minutes come by `Next`, everything else leaves by effects. A replay, a live tick
 and the crash simulator drive this same generator. A `Watch` tells a driver which minutes may be left out; whether
 something happens in a minute is decided here alone.
+
+What a restart relies on (durable contexts only, see `keeping`):
+- The slot is stored before the strategy is asked: it is asked at most once per slot.
+- What is accepted is stored before the broker is asked, with the minute; that minute goes on with it.
+- A minute that told anybody anything ends with storing all of it. What it does before is repeatable: orders have ids
+  that are functions of the signal, rows are replaced, events have ids. A minute that was not stored is lived again.
+- Orders of callbacks are stored, with the minute, before the broker is asked.
 """
 
 from __future__ import annotations
 
-from math import inf
 from typing import Final
 
 from backtest_kit.effects import (
@@ -26,18 +32,21 @@ from backtest_kit.effects import (
     Plan,
     ReleaseRisk,
     Tick,
-    Watch,
     ask,
 )
 from backtest_kit.events import Event
 from backtest_kit.held import Held
 from backtest_kit.identity import MINUTE_MS, signal_id
-from backtest_kit.levels import breakeven_price, next_price, progress, reached
+from backtest_kit.keeping import Keeper
+from backtest_kit.levels import breakeven_price, progress, reached
 from backtest_kit.operations import Operations
 from backtest_kit.rules import Rules
 from backtest_kit.signals import Pnl, Proposal
-from backtest_kit.state import State
+from backtest_kit.state import Commit, State
 from backtest_kit.validation import price_faults, shape_faults
+from backtest_kit.watching import watch
+
+BROKER_REFUSED: Final = "the broker refused the order"
 
 
 class Lifecycle:
@@ -48,42 +57,76 @@ class Lifecycle:
 
     def __init__(self, state: State, rules: Rules, wants: frozenset[str], interval_ms: int) -> None:
         self.state, self.rules, self.wants, self.interval_ms = state, rules, wants, interval_ms
+        self.keeper = Keeper(state)
 
     def run(self) -> Plan[None]:
         """Live until there is no next minute."""
-        while (tick := (yield from ask(Next(self._watch())))) is not None:
+        yield from self._resume()
+        while (tick := (yield from ask(Next(watch(self.state, self.rules, self.wants))))) is not None:
             yield from self._minute(tick)
+            yield from self._end(tick)
+
+    def _resume(self) -> Plan[None]:
+        """Do again what a stop may have left half done. Nothing of it, if nothing is stored."""
+        state = self.state
+        if not state.context.is_durable:
+            return
+        held = state.held or state.accepted
+        if held is None:
+            yield from ask(ReleaseRisk(state.as_of))
+        else:
+            candidate = Candidate(held.view(), state.as_of, held.price_open)
+            yield from ask(HoldRisk(candidate, is_open=state.signal is not None))
+        yield from self.keeper.save()
+        if state.commits:
+            commit = state.commits[0]
+            yield from self._commits(Tick(commit.at, commit.price, commit.price, commit.price, commit.price))
+            yield from self.keeper.save()
 
     def _minute(self, tick: Tick) -> Plan[None]:
-        was_idle = self.state.held is None
-        if was_idle:
+        state = self.state
+        if state.held is None:
             yield from self._idle(tick)
             if not self.rules.sees_running_candle:
                 return  # The candle of this minute is seen by the next one.
-        if self.state.signal is not None:
-            yield from self._open(self.state.signal, tick)
-        elif self.state.schedule is not None:
-            yield from self._scheduled(self.state.schedule, tick)
+        if state.signal is not None:
+            yield from self._open(state.signal, tick)
+        elif state.schedule is not None:
+            yield from self._scheduled(state.schedule, tick)
+
+    def _end(self, tick: Tick) -> Plan[None]:
+        state = self.state
+        state.as_of = tick.at
+        yield from self._commits(tick)
+        if state.is_changed:
+            yield from self.keeper.save()
+            self.keeper.is_repeat = False
 
     # Idle.
 
     def _idle(self, tick: Tick) -> Plan[None]:
         state = self.state
-        slot = tick.at - tick.at % self.interval_ms
         if tick.is_over:
             return
+        if state.accepted is not None:
+            yield from self._go_on(state.accepted, tick)
+            return
+        slot = tick.at - tick.at % self.interval_ms
         if state.is_paused or slot == state.served_slot:
             yield from self._emit("idle", tick, tick.price)
             return
         state.served_slot = slot
         proposal, state.created = state.created, None
         if proposal is None:
+            yield from self.keeper.save(tick.at - MINUTE_MS)
             proposal = tick.proposal if tick.was_asked else (yield from ask(AskSignal(tick.at, tick.price)))
         if proposal is None or not (yield from self._take(proposal, tick)):
             yield from self._emit("idle", tick, tick.price)
 
     def _take(self, proposal: Proposal, tick: Tick) -> Plan[bool]:
         """Schedule or open what was proposed. False: it was refused."""
+        state = self.state
+        state.is_changed = True
         price = tick.price if proposal.price_open is None else proposal.price_open
         found = self._foreign(proposal) or shape_faults(proposal, price, self.rules)
         if found:
@@ -92,7 +135,7 @@ class Lifecycle:
         held = self._held(proposal, price, tick)
         rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, tick.price)))
         if rejection is not None:
-            self.state.served_slot = -1
+            state.served_slot = -1
             yield from self._emit("rejected", tick, tick.price, held, reason=rejection)
             return False
         is_now = proposal.price_open is None or held.gain(tick.price, price) <= 0
@@ -101,10 +144,10 @@ class Lifecycle:
             yield from ask(ReleaseRisk(tick.at))
             yield from self._refuse(found, tick)
             return False
-        if is_now:
-            return (yield from self._start(held, tick))
-        yield from self._wait(held, tick)
-        return True
+        held.was_scheduled = not is_now
+        state.accepted, state.is_opening = held, is_now
+        yield from self.keeper.save(tick.at - MINUTE_MS)
+        return (yield from self._go_on(held, tick))
 
     def _refuse(self, found: list[str], tick: Tick) -> Plan[None]:
         yield from self._emit("invalid", tick, tick.price, reason="; ".join(found))
@@ -131,23 +174,32 @@ class Lifecycle:
             tick.at,
         )
 
-    def _wait(self, held: Held, tick: Tick) -> Plan[None]:
-        """Schedule a signal; its place in the risks stays reserved."""
-        held.was_scheduled = True
-        self.state.schedule = held
+    def _go_on(self, held: Held, tick: Tick) -> Plan[bool]:
+        """With what was accepted. False: the broker refused it."""
+        if self.state.is_opening:
+            return (yield from self._start(held, tick))
+        self.state.schedule, self.state.accepted = held, None
         yield from ask(HoldRisk(Candidate(held.view(), tick.at, tick.price), is_open=False))
+        yield from self.keeper.record("scheduled", held, tick.at, tick.price)
         yield from self._emit("scheduled", tick, tick.price, held)
+        return True
 
     def _start(self, held: Held, tick: Tick) -> Plan[bool]:
-        """Open a position at its price_open. False: the broker refused it."""
+        """Open a position at its price_open."""
         state = self.state
-        if not (yield from self._gate("open", held, tick, held.price_open, held.cost)):
-            state.schedule = None
-            yield from ask(ReleaseRisk(tick.at))
+        is_done = yield from self._gate("open", held, tick, held.price_open, held.cost)
+        state.accepted, state.is_opening = None, False
+        if not is_done:
+            yield from self._emit("rejected", tick, held.price_open, held, reason=BROKER_REFUSED)
+            if held.was_scheduled:
+                yield from self._cancel(held, tick, "user")
+            else:
+                yield from ask(ReleaseRisk(tick.at))
             return False
         held.open(tick.at, self.rules)
-        state.signal, state.schedule, state.last_id = held, None, held.id
+        state.signal, state.last_id = held, held.id
         yield from ask(HoldRisk(Candidate(held.view(), tick.at, tick.price), is_open=True))
+        yield from self.keeper.record("opened", held, tick.at, held.price_open)
         yield from self._emit("opened", tick, held.price_open, held)
         return True
 
@@ -174,19 +226,24 @@ class Lifecycle:
         return tick.low <= level if held.sign > 0 else tick.high >= level
 
     def _activate(self, held: Held, tick: Tick) -> Plan[None]:
-        is_asked_for, self.state.activating = self.state.activating, False
+        state = self.state
         rejection = yield from ask(AskRisk(Candidate(held.view(), tick.at, held.price_open)))
         if rejection is not None:
             yield from self._emit("rejected", tick, held.price_open, held, reason=rejection)
             yield from self._cancel(held, tick, "user")
             return
-        if is_asked_for:
+        if state.activating:
             yield from self._emit("commit", tick, tick.mark, held, commit="activate-scheduled")
+        state.schedule, state.activating, state.cancelling = None, False, False
+        state.accepted, state.is_opening = held, True
+        yield from self.keeper.save(tick.at - MINUTE_MS)
         yield from self._start(held, tick)
 
     def _cancel(self, held: Held, tick: Tick, reason: str) -> Plan[None]:
-        self.state.schedule, self.state.cancelling, self.state.activating = None, False, False
+        state = self.state
+        state.schedule, state.cancelling, state.activating, state.is_changed = None, False, False, True
         yield from ask(ReleaseRisk(tick.at))
+        yield from self.keeper.record("cancelled", held, tick.at, tick.mark)
         if reason == "user":
             yield from self._emit("commit", tick, 0.0, held, commit="cancel-scheduled")
         yield from self._emit("cancelled", tick, tick.mark, held, reason=reason)
@@ -201,10 +258,9 @@ class Lifecycle:
             yield from self._close(held, tick, *closing)
             return
         yield from self._extremes(held, tick)
-        entry, take, stop = held.entry, held.take, held.stop
+        entry, take, stop = held.entry, held.take, held.stop  # Levels are those of before the callback.
         yield from self._emit("active_ping", tick, tick.mark, held)
         yield from self._levels(held, tick, entry, take, stop)
-        yield from self._commits(held, tick)
 
     def _why_close(self, held: Held, tick: Tick) -> tuple[str, float] | None:
         """Reason and price."""
@@ -225,16 +281,21 @@ class Lifecycle:
 
     def _close(self, held: Held, tick: Tick, reason: str, price: float) -> Plan[None]:
         state = self.state
+        state.is_changed = True
+        yield from self._commits(tick)
         if not (yield from self._gate("close", held, tick, price, held.remaining())):
+            held.order_count += 1  # The next minute tries again, with an order of its own.
             return
         if reason != "closed":  # As in the original, a close by the strategy leaves peak and fall alone.
             held.rise(price, tick.at, self.rules)
             held.sink(price, tick.at, self.rules)
-        state.signal, state.closing = None, False
+        state.signal, state.closing, state.note = None, False, ""
+        pnl = held.pnl(price, self.rules)
         yield from ask(ReleaseRisk(tick.at))
+        yield from self.keeper.record("closed", held, tick.at, price, reason, pnl)
         if reason == "closed":
             yield from self._emit("commit", tick, 0.0, held, commit="close-pending")
-        yield from self._emit("closed", tick, price, held, reason=reason, pnl=held.pnl(price, self.rules))
+        yield from self._emit("closed", tick, price, held, reason=reason, pnl=pnl)
 
     def _fold(self, held: Held, tick: Tick) -> None:
         """Minutes that were left out had no event; their prices count for peak and fall."""
@@ -264,18 +325,28 @@ class Lifecycle:
             told.add(level)
             yield from self._emit("partial_profit" if gain > 0 else "partial_loss", tick, mark, held, level=level)
 
-    def _commits(self, held: Held, tick: Tick) -> Plan[None]:
-        while self.state.commits:
-            commit = self.state.commits.pop(0)
-            yield from self._emit("commit", tick, commit.price, held, commit=commit.kind, amount=commit.amount)
-
     # Effects.
 
+    def _commits(self, tick: Tick) -> Plan[None]:
+        """Execute and tell what callbacks did."""
+        state, held = self.state, self.state.signal
+        while state.commits:
+            yield from self.keeper.save()
+            commit = state.commits.pop(0)
+            if commit.cost and held is not None and not (yield from self._order(commit, held)):
+                held.undo(commit.kind, commit.at)
+                yield from self._emit("rejected", tick, commit.price, held, reason=BROKER_REFUSED, commit=commit.kind)
+                continue
+            kind, amount, number = commit.kind, commit.amount, commit.number
+            yield from self._emit("commit", tick, commit.price, held, commit=kind, amount=amount, number=number)
+
+    def _order(self, commit: Commit, held: Held) -> Plan[bool]:
+        action = "average" if commit.kind == "average-buy" else "partial"
+        order = Order(action, held.view(), commit.number, commit.at, commit.price, commit.cost)
+        return (yield from ask(Gate(order)))
+
     def _gate(self, action: str, held: Held, tick: Tick, price: float, cost: float) -> Plan[bool]:
-        order = Order(action, held.view(), held.order_count, tick.at, price, cost)
-        is_done = yield from ask(Gate(order))
-        held.order_count += 1
-        return is_done
+        return (yield from ask(Gate(Order(action, held.view(), held.order_count, tick.at, price, cost))))
 
     def _emit(
         self,
@@ -289,59 +360,16 @@ class Lifecycle:
         commit: str | None = None,
         amount: float | None = None,
         pnl: Pnl | None = None,
+        number: int = 0,
         with_pnl: bool = False,
     ) -> Plan[None]:
         if action not in self.wants:
             return
+        if action != "idle":
+            self.state.is_changed = True
         if with_pnl and held is not None:
             pnl = held.pnl(price, self.rules)
         view = held.view() if held is not None else None
-        event = Event(action, tick.at, price, view, reason, level, commit, amount, pnl)
+        repeat = self.keeper.is_repeat
+        event = Event(action, tick.at, price, view, reason, level, commit, amount, pnl, number, repeat)
         yield from ask(Emit(event, Operations(self.state, self.rules, tick.at, tick.price)))
-
-    # What is waited for. A price is a product of rounded steps: a minute is told a hair too early rather than not at all.
-
-    def _watch(self) -> Watch:
-        state = self.state
-        if state.signal is not None:
-            return self._watch_open(state.signal)
-        if state.schedule is not None:
-            return self._watch_scheduled(state.schedule)
-        if "idle" in self.wants or state.created is not None:
-            return EVERY_MINUTE
-        may_ask = not state.is_paused and not state.context.is_durable
-        return Watch(served_slot=state.served_slot, may_ask=may_ask)
-
-    def _watch_scheduled(self, held: Held) -> Watch:
-        if "schedule_ping" in self.wants or self.state.cancelling or self.state.activating:
-            return EVERY_MINUTE
-        until = held.scheduled_at + self.rules.schedule_timeout_minutes * MINUTE_MS
-        if held.sign > 0:
-            return Watch(until, touch_low=held.price_open)
-        return Watch(until, touch_high=held.price_open)
-
-    def _watch_open(self, held: Held) -> Watch:
-        if "active_ping" in self.wants or self.state.closing or self.state.commits:
-            return EVERY_MINUTE
-        gains: list[float] = [held.take]
-        losses: list[float] = []
-        if not held.has_broken_even:
-            gains.append(breakeven_price(held.sign, held.entry, self.rules))
-        if held.gain(held.take, held.entry) >= 0:
-            gains += next_price(held.entry, held.take, held.profit_levels)
-        if held.gain(held.stop, held.entry) <= 0:
-            losses += next_price(held.entry, held.stop, held.loss_levels)
-        if self.rules.stop_rule == "vwap":
-            losses.append(held.stop)
-        if "highest_profit" in self.wants:
-            gains.append(held.peak.price)
-        if "max_drawdown" in self.wants:
-            losses.append(held.fall.price)
-        hair = held.entry * 1e-9
-        until = held.pending_at + held.minutes * MINUTE_MS
-        if held.sign > 0:
-            return Watch(until, max(losses, default=-inf) + hair, min(gains) - hair, touch_low=held.stop)
-        return Watch(until, max(gains) + hair, min(losses, default=inf) - hair, touch_high=held.stop)
-
-
-EVERY_MINUTE: Final = Watch(until=0)

@@ -51,22 +51,22 @@ class Operations:
         """
         if self._state.signal is None:
             return False
-        self._state.closing, self._state.note = True, note
-        return True
+        self._state.closing = True
+        return self._noted(note)
 
     def cancel(self, note: str = "") -> bool:
         """Cancel the scheduled signal at the next step, with the reason `user`."""
         if self._state.schedule is None:
             return False
-        self._state.cancelling, self._state.note = True, note
-        return True
+        self._state.cancelling = True
+        return self._noted(note)
 
     def activate(self, note: str = "") -> bool:
         """Open the scheduled signal at the next step, at its price_open."""
         if self._state.schedule is None:
             return False
-        self._state.activating, self._state.note = True, note
-        return True
+        self._state.activating = True
+        return self._noted(note)
 
     def partial_profit(self, percent: float) -> bool:
         """Close `percent` (0..100] of the basis that remains, in profit and short of the take profit."""
@@ -90,9 +90,9 @@ class Operations:
     def _sell(self, held: Held, kind: Literal["profit", "loss"], percent: float) -> bool:
         basis = held.remaining()
         held.partials.append(Partial(kind, percent, self.price, basis, len(held.entries), self.now_ms))
-        if held.remaining() <= 0:
-            self._state.closing = True  # Nothing is left: the next step closes it.
-        return self._done(f"partial-{kind}", percent, self.price)
+        self._done(f"partial-{kind}", percent, self.price, basis * percent / 100)
+        self._state.closing = held.remaining() <= 0  # Nothing is left: the next step closes it.
+        return True
 
     def breakeven(self) -> bool:
         """Set the stop to the effective entry, from the threshold on.
@@ -156,7 +156,7 @@ class Operations:
         if held is None or any(held.gain(self.price, entry.price) >= 0 for entry in held.entries):
             return False
         held.add(Entry(self.price, cost, self.now_ms))
-        return self._done("average-buy", cost, self.price)
+        return self._done("average-buy", cost, self.price, cost)
 
     def create_signal(self, proposal: Proposal) -> bool:
         """Queue a signal: the next slot takes it instead of asking `get_signal`. The last one wins.
@@ -166,15 +166,23 @@ class Operations:
         if self._state.held is not None:
             return False
         self._state.created = proposal
-        return True
+        return self._noted("")
 
     def pause(self, is_paused: bool = True) -> bool:
         """Ask for no new signals until `pause(False)`. What is open goes on."""
         self._state.is_paused = is_paused
+        return self._noted("")
+
+    def _noted(self, note: str) -> bool:
+        self._state.note, self._state.is_changed = note or self._state.note, True
         return True
 
-    def _done(self, kind: str, amount: float | None, price: float) -> bool:
-        self._state.commits.append(Commit(kind, amount, price))
+    def _done(self, kind: str, amount: float | None, price: float, cost: float = 0.0) -> bool:
+        held = self._free
+        assert held is not None
+        self._state.commits.append(Commit(kind, amount, price, self.now_ms, cost, held.order_count))
+        held.order_count += 1
+        self._state.is_changed = True
         return True
 
 
