@@ -139,7 +139,10 @@ def test_no_backend_or_driver_knows_a_domain_by_name() -> None:
                     assert node.value not in {domain.name for domain in DOMAINS}, f"{path.name}:{node.lineno}"
 
 
-ENGINE_CORE = "identity signals events rules pricing pnl levels validation risk effects lifecycle watching keeping rows held state operations ports"
+ENGINE_CORE = (
+    "identity signals events rules pricing pnl levels validation risk "
+    "effects lifecycle watching keeping rows held state operations ports"
+)
 
 
 def test_the_engine_knows_only_public_names_of_the_memory() -> None:
