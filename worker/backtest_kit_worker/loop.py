@@ -250,9 +250,13 @@ class Loop:
             except UnknownEvent as cause:
                 causes[entry] = str(cause)
         failures = self._apply(readable)
-        done = [entry for entry, _ in readable if entry not in failures]
+        # Their own bytes are to blame, which needs no proof by others.
+        causes |= {
+            entry: str(failures.pop(entry)) for entry in list(failures) if isinstance(failures[entry], UnknownEvent)
+        }
+        done = [entry for entry, _ in readable if entry not in failures and entry not in causes]
         others_succeed = bool(done) or self._proven
-        if readable:
+        if done or failures:
             self._proven = bool(done)
         if others_succeed:
             causes |= self._blamed(failures, batch.deliveries)

@@ -26,6 +26,10 @@ RECOVERY = {
     "recovered": ("republished", "Events published in place of their writer."),
     "gaps": ("gap", "Revisions of which the payload is lost for good."),
     "foreign": ("foreign", "Changes by programs that know no revisions."),
+    "contradicted": (
+        "correction",
+        "Records that told something else than MongoDB's log: forged events, or altered records.",
+    ),
 }
 """Metric -> outcome in the `counts` of a service, and what it means."""
 

@@ -18,6 +18,8 @@ The way of a record, each step durable before the next:
 Whoever finds the last seal not followed by 3 and 4 does them first; doing them again changes nothing. Before it makes a seal,
 a sealer has done 3 and 4 of the one before, so only the last can be unfinished.
 
+A gap may stand for a run of revisions; then it is one link, from the first to the last of them.
+
 A revision is in the chain if the head has come to it; foreign changes, which have no such order, are listed by their seal in
 an indexed field. So an id that is in several pending batches (an event was delivered twice) is sealed once.
 
@@ -55,7 +57,8 @@ class Links(NamedTuple):
     Attributes:
         document: "domain/documentId".
         after: the chain value before it.
-        revisions: what follows the document's name in the records' ids, ascending: a number, or "rev~n" for a foreign change.
+        revisions: what follows the document's name in the records' ids, ascending: a number, "rev~n" for a foreign change,
+            or "first-last" for a gap that stands for several revisions.
         chains: their chain values, concatenated.
     """
 
@@ -71,7 +74,7 @@ class Links(NamedTuple):
     @property
     def rev(self) -> int:
         """The last revision; 0 if all are foreign changes."""
-        return next((revision for revision in reversed(self.revisions) if isinstance(revision, int)), 0)
+        return next((run[1] for each in reversed(self.revisions) if (run := run_of(each))), 0)
 
     def records(self) -> Iterator[tuple[str, bytes, bytes]]:
         """(record id, chain value before, chain value) of each, in the order of the chain."""
@@ -106,6 +109,20 @@ class Seal:
         return sum(len(one.revisions) for one in self.links)
 
 
+def run_of(revision: int | str) -> tuple[int, int] | None:
+    """The first and last revision that a link stands for; None for a foreign change.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(revision, int):
+        return revision, revision
+    if "~" in revision:
+        return None
+    first, _, last = revision.partition("-")
+    return int(first), int(last)
+
+
 def pieces(joined: bytes) -> Iterator[bytes]:
     """Hashes that were stored as one string."""
     return (joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES))
@@ -126,7 +143,7 @@ def make_seal(
         "sealedAt": sealed_at,
         "total": Int64(total),
         "pending": list(pending),
-        "foreign": [f"{one.document}/{at}" for one in links for at in one.revisions if isinstance(at, str)],
+        "foreign": [f"{one.document}/{at}" for one in links for at in one.revisions if run_of(at) is None],
         "documents": [one.document for one in links],
         "after": b"".join([one.after for one in links]),
         "counts": [len(one.revisions) for one in links],

@@ -54,22 +54,26 @@ def gaps(database: Database[Document], before: datetime | None = None) -> Iterat
     items = readable(database, ITEMS)
     with reading("looking for gaps"):
         for head in readable(database, HEADS).find(query).sort("waiting.since", 1):
-            known = items.find_one(
-                {"_id": f"{head['_id']}/{head['waiting']['highest']}"}, {"domain": 1, "key": 1, "documentId": 1}
-            )
+            highest = head["waiting"].get("highest")
+            runs = [run for run in head["waiting"].get("runs") or () if str(run).endswith(f"-{highest}")]
+            wanted = [f"{head['_id']}/{end}" for end in (highest, *runs)]
+            known = items.find_one({"_id": {"$in": wanted}}, {"domain": 1, "key": 1, "documentId": 1})
             if known is None:
                 continue  # Deleted by hand; `verify` says so.
-            beyond = {"documentId": known["documentId"], "domain": known["domain"], "rev": {"$gt": head.get("rev", 0)}}
-            found = items.find(beyond, {"_id": 0, "rev": 1}).sort("rev", 1)
-            missing = tuple(_holes(int(head.get("rev", 0)), (int(record["rev"]) for record in found)))
+            beyond = {
+                "documentId": known["documentId"], "domain": known["domain"], "rev": {"$gt": head.get("rev", 0)}, "foreign": None,
+            }  # fmt: skip
+            found = items.find(beyond, {"_id": 0, "rev": 1, "first": 1}).sort("rev", 1)
+            runs_of = ((int(record.get("first") or record["rev"]), int(record["rev"])) for record in found)
+            missing = tuple(_holes(int(head.get("rev", 0)), runs_of))
             if missing:
                 key = tuple(known.get("key") or ())
                 yield Gap(known["domain"], key, known["documentId"], missing, head["waiting"]["since"])
 
 
-def _holes(last: int, revisions: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Runs that are missing in an ascending sequence that should follow `last`."""
-    for rev in revisions:
-        if rev > last + 1:
-            yield last + 1, rev - 1
+def _holes(last: int, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Runs that are missing in an ascending sequence of runs that should follow `last`."""
+    for first, rev in runs:
+        if first > last + 1:
+            yield last + 1, first - 1
         last = max(last, rev)

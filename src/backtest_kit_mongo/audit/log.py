@@ -15,7 +15,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
-from backtest_kit_mongo.audit.records import FOREIGN, GAP, ITEMS, AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.moments import moment_ms
@@ -39,14 +39,15 @@ class Snapshot:
         exists: False if nothing was stored, or it was removed.
         payload: None if it does not exist.
         record: the change that made it so; None if there was none.
-        lost: revisions directly after it whose content and time are lost: one of them may already have been in force.
+        lost: revisions directly after it whose content and time are lost, a run of many as "first-last": one of them may already
+            have been in force.
     """
 
     key: Key
     exists: bool
     payload: Any
     record: AuditRecord | None
-    lost: tuple[int, ...] = ()
+    lost: tuple[int | str, ...] = ()
 
 
 class AuditLog:
@@ -165,11 +166,12 @@ class AuditLog:
     def _snapshot(self, key: Key, record: AuditRecord) -> Snapshot:
         exists = not is_removal(key.domain, record)
         after = {"documentId": record.document_id, "domain": record.domain, "rev": {"$gt": record.rev}}
-        lost = []
-        for following in self._items.find(after, {"rev": 1, "operation": 1}).sort(_HISTORY):
-            if following["operation"] != GAP:
+        lost: list[int | str] = []
+        for following in map(from_document, self._items.find(after, {"payload": 0}).sort(_HISTORY)):
+            if following.operation != GAP:
                 break
-            lost.append(int(following["rev"]))
+            run = following.first, following.rev
+            lost.append(following.rev if run[0] == run[1] else f"{run[0]}-{run[1]}")
         return Snapshot(key, exists, record.payload if exists else None, record, tuple(lost))
 
 
@@ -177,7 +179,8 @@ def is_removal(domain: Domain, record: AuditRecord) -> bool:
     """Whether reads see nothing after this change: a soft delete, or a foreign one after which nothing is known to exist."""
     payload = record.payload
     marked = domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
-    return record.operation == "remove" or marked or (record.operation == FOREIGN and payload is None)
+    done = record.detail if record.operation == CORRECTION else record.operation
+    return done == "remove" or marked or (done == FOREIGN and payload is None)
 
 
 def _key(key: Key | str) -> Key:

@@ -8,8 +8,10 @@
 | documentId  | MongoDB's `_id` as text; of candles the series and the first new open time |
 | rev         | the revision that the change made |
 | operation   | upsert, remove, batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
-|             | gap (content lost, `reason` says why), foreign (another program) |
-| foreign     | foreign changes only: n, the cluster time as an integer; the revision they came after is `rev` |
+|             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` told something else |
+|             | than MongoDB's own log; this one tells what the revision was) |
+| foreign     | foreign changes and corrections only: n, the cluster time as an integer; the revision they came after is `rev` |
+| first       | gaps only: the first of the revisions up to `rev`, if it stands for several; then `_id` ends in "{first}-{rev}" |
 | when        | simulation time in ms |
 | payload     | the payload after the change |
 | host, process, writtenAt | who wrote it, and when by the writer's clock |
@@ -20,11 +22,12 @@ No field is ever changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
@@ -42,6 +45,7 @@ SEALS: Final = "audit-seals"
 HEADS: Final = "audit-heads"
 GAP: Final = "gap"
 FOREIGN: Final = "foreign"
+CORRECTION: Final = "correction"
 
 IDENTITY: Final = (("documentId", 1), ("rev", 1), ("foreign", 1), ("domain", 1))
 """Unique, so no second record of a revision fits in under another `_id`; its order is a document's history."""
@@ -54,10 +58,17 @@ IN_KEYS: Final = {"rev": {"$lte": 1}}
 Document = dict[str, Any]
 
 READABLE: Final[CodecOptions[Document]] = CodecOptions(
-    tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="backslashreplace",
 )
-"""Any date decodes, or a record with a forged one could not even be shown."""
-RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(RawBSONDocument)
+"""Any date and any text decodes, or a record with a forged one could not even be shown."""
+RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(
+    RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)
 
 
 def readable(database: Database[Document], name: str) -> Collection[Document]:
@@ -79,11 +90,33 @@ def digest(stored: bytes | memoryview) -> bytes:
     return sha256(stored).digest()
 
 
-def split_id(record_id: str) -> tuple[str, int, int | None]:
-    """A record's document ("domain/documentId"), revision, and n if it is a foreign change."""
-    document, _, revision = record_id.rpartition("/")
-    rev, mark, n = revision.partition("~")
-    return document, int(rev), int(n) if mark else None
+class RecordId(NamedTuple):
+    """What a record's `_id` tells.
+
+    Attributes:
+        document: "domain/documentId".
+        first, rev: the revisions that it stands for, mostly one.
+        foreign: n of a foreign change or correction.
+    """
+
+    document: str
+    first: int
+    rev: int
+    foreign: int | None
+
+
+def split_id(record_id: Any) -> RecordId:
+    """Read a record's `_id`.
+
+    Raises:
+        ValueError: the worker writes no such records.
+    """
+    document, mark, revision = record_id.rpartition("/") if isinstance(record_id, str) else ("", "", "")
+    found = re.fullmatch(r"(?:([1-9][0-9]*)-)?([0-9]+)(?:~([0-9]+))?", revision)
+    if not mark or found is None:
+        raise ValueError(f"not the id of an audit record: {record_id!r:.200}")
+    first, rev, n = found.groups()
+    return RecordId(document, int(first or rev), int(rev), None if n is None else int(n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +129,9 @@ class AuditRecord:
         foreign: order among foreign changes, None for changes made through this package.
         when: simulation time in ms, None where the domain stores none.
         written_at: wall clock of the writer; None if it is unknown.
-        reason: of a `gap`, why the content is lost.
+        reason: of a `gap`, why the content is lost; of a `correction`, what it corrects.
+        first: of a `gap` that stands for several revisions up to `rev`, the first; otherwise `rev`.
+        detail: what a foreign writer did; of a `correction`, what the revision was: upsert or remove.
     """
 
     id: str
@@ -114,31 +149,41 @@ class AuditRecord:
     recorded_at: datetime | None = None
     entry: str = ""
     reason: str = ""
+    first: int = 0
+    detail: str = ""
 
 
 def from_document(stored: Mapping[str, Any]) -> AuditRecord:
     """A stored record. Fields that a tamperer took away read as empty."""
+    rev = _whole(stored.get("rev"))
     return AuditRecord(
         id=str(stored["_id"]),
         domain=str(stored.get("domain", "")),
-        key=tuple(stored.get("key") or ()),
+        key=tuple(key) if isinstance(key := stored.get("key"), list) else (),
         document_id=str(stored.get("documentId", "")),
-        rev=int(stored.get("rev") or 0),
+        rev=rev,
+        first=_whole(stored.get("first")) or rev,
         operation=str(stored.get("operation", "")),
         payload=unreferenced(stored.get("payload")),
         when=_optional(stored.get("when")),
         foreign=_optional(stored.get("foreign")),
         host=str(stored.get("host") or ""),
-        process=int(stored.get("process") or 0),
+        process=_whole(stored.get("process")),
         written_at=_moment(stored.get("writtenAt")),
         recorded_at=_moment(stored.get("recordedAt")),
         entry=str(stored.get("entry") or ""),
         reason=str(stored.get("reason") or ""),
+        detail=str(stored.get("detail") or ""),
     )
 
 
+def _whole(number: Any) -> int:
+    """A number as it was written; 0 for what is none."""
+    return int(number) if isinstance(number, int | float) and abs(number) < 2**63 else 0
+
+
 def _optional(number: Any) -> int | None:
-    return None if number is None else int(number)
+    return None if number is None else _whole(number)
 
 
 def _moment(value: Any) -> datetime | None:

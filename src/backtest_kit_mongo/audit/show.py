@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backtest_kit_mongo.audit.differences import ABSENT, differences
 from backtest_kit_mongo.audit.keytext import format_key
-from backtest_kit_mongo.audit.records import FOREIGN, GAP, AuditRecord
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditRecord
 
 
 def line(record: AuditRecord) -> str:
@@ -28,8 +28,8 @@ def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
         if record.document_id != document:
             document, rev, payload = record.document_id, 0, ABSENT
             yield f"document {document}"
-        if record.rev > rev + 1:
-            yield f"  rev {rev + 1}{f'..{record.rev - 1}' if record.rev > rev + 2 else ''}  no record yet"
+        if (first := record.first or record.rev) > rev + 1:
+            yield f"  rev {rev + 1}{f'..{first - 1}' if first > rev + 2 else ''}  no record yet"
         rev = max(rev, record.rev)
         yield f"  {_revision(record)}  {record.operation}  written {_written(record)}{_simulated(record)}{_writer(record)}"
         if record.reason:
@@ -42,7 +42,10 @@ def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
 
 
 def _revision(record: AuditRecord) -> str:
-    return f"rev {record.rev}" if record.foreign is None else f"after rev {record.rev}"
+    if record.operation == CORRECTION:
+        return f"rev {record.rev}"
+    run = f"{record.first}..{record.rev}" if 0 < record.first < record.rev else record.rev
+    return f"rev {run}" if record.foreign is None else f"after rev {record.rev}"
 
 
 def _written(record: AuditRecord) -> str:

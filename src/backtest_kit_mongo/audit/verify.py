@@ -18,6 +18,7 @@ Memory is bounded: seals and records are streamed; where each document's chain h
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -29,7 +30,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, seal_hash
+from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
 from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, PENDING, SEALS, digest, raw, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
@@ -41,6 +42,7 @@ _NUMBERS: Final = (int, Int64)
 _TABLES: Final = """
 CREATE TABLE heads (name TEXT PRIMARY KEY, rev INTEGER, chain BLOB, matched INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE foreigners (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE runs (name TEXT, first INTEGER, last INTEGER, PRIMARY KEY (name, last)) WITHOUT ROWID;
 CREATE TABLE unsealed (id TEXT PRIMARY KEY, name TEXT, rev INTEGER) WITHOUT ROWID;
 """
 
@@ -153,13 +155,16 @@ class _Verifier:
             detail = f"seal {number} continues the chain of {links.document} from somewhere else than revision {rev}"
             yield Finding(Kind.CHAIN_BROKEN, links.document, detail)
         for revision in links.revisions:
-            if not isinstance(revision, int):
+            run = run_of(revision)
+            if run is None:
                 self._chains.execute("INSERT OR IGNORE INTO foreigners VALUES (?)", (f"{links.document}/{revision}",))
                 continue
-            if self._chains_known and revision != rev + 1:
+            if self._chains_known and not run[0] <= rev + 1 <= run[1]:
                 detail = f"seal {number} has revision {revision} after {rev}"
                 yield Finding(Kind.CHAIN_BROKEN, f"{links.document}/{revision}", detail)
-            rev = int(revision)
+            rev = int(run[1])
+            if run[0] < run[1]:
+                self._chains.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", (links.document, *run))
         put = "INSERT OR REPLACE INTO heads (name, rev, chain) VALUES (?, ?, ?)"
         self._chains.execute(put, (links.document, rev, links.last))
 
@@ -212,10 +217,17 @@ class _Verifier:
                 previous[domain] = rev, foreign
                 if domain not in sealed:
                     sealed[domain] = self._head(name)[0]
-                if not (1 <= rev <= sealed[domain] if foreign is None else self._is_sealed_foreigner(record_id)):
+                if foreign is None and self._is_within_run(name, rev):
+                    detail = "a sealed gap stands for this revision: the record came after it, or was forged"
+                    yield Finding(Kind.UNKNOWN, record_id, detail)
+                elif not (1 <= rev <= sealed[domain] if foreign is None else self._is_sealed_foreigner(record_id)):
                     self._chains.execute("INSERT OR IGNORE INTO unsealed VALUES (?, ?, ?)", (record_id, name, rev))
                 if looked_at % RECORDS_MAX == 0:
                     self._looked_at(RECORDS_MAX)
+
+    def _is_within_run(self, name: str, rev: int) -> bool:
+        query = "SELECT 1 FROM runs WHERE name = ? AND last > ? AND first <= ?"
+        return self._chains.execute(query, (name, rev, rev)).fetchone() is not None
 
     def _is_sealed_foreigner(self, record_id: str) -> bool:
         return self._chains.execute("SELECT 1 FROM foreigners WHERE id = ?", (record_id,)).fetchone() is not None
@@ -230,13 +242,13 @@ class _Verifier:
             return
         gone = "DELETE FROM unsealed WHERE id = ?"
         for batch in self._pending.find({}, {"ids": 1}, batch_size=8):
-            self._chains.executemany(gone, ((record_id,) for record_id in batch["ids"]))
+            self._chains.executemany(gone, ((_indexed(record_id),) for record_id in batch.get("ids") or ()))
         for head in self._heads.find({"waiting.since": {"$exists": True}}, {"waiting.highest": 1}):
             behind = (head["_id"], int(head["waiting"]["highest"]))
             self._chains.execute("DELETE FROM unsealed WHERE name = ? AND rev <= ?", behind)
         for stored in self._seals.find({"_id": {"$gt": self._number}}).sort("_id", 1):
             records = (record for links in read_seal(stored).links for record in links.records())
-            self._chains.executemany(gone, ((record_id,) for record_id, _, _ in records))
+            self._chains.executemany(gone, ((_indexed(record_id),) for record_id, _, _ in records))
         if not self._chains_known:
             return  # Of a seal that cannot be read it is not known what it sealed.
         for (record_id,) in self._chains.execute("SELECT id FROM unsealed ORDER BY id"):
@@ -270,6 +282,11 @@ class _Verifier:
         """Number of the last seal that there is by now."""
         last = next(iter(self._seals.find({}, {"_id": 1}).sort("_id", -1).limit(1)), None)
         return int(last["_id"]) if last is not None and isinstance(last["_id"], int) else 0
+
+
+def _indexed(record_id: Any) -> str:
+    """A record as the index names it: a gap that stands for several revisions is there under the last of them."""
+    return re.sub(r"/[0-9]+-([0-9]+)$", r"/\1", str(record_id))
 
 
 def _has_form(row: Mapping[str, Any]) -> bool:

@@ -7,9 +7,9 @@ use the payload for the cache entry and for the event without sending it twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgpack
 
@@ -18,6 +18,12 @@ from backtest_kit_mongo.coherence.record import Part
 
 SCHEMA_VERSION = 1
 Operation = Literal["upsert", "remove", "batch", "conflict"]
+OPERATIONS: Final = frozenset(get_args(Operation))
+REV_MAX: Final = 2**53
+"""Beyond it a number is no revision: a double could not count it."""
+_INT64: Final = range(-(2**63), 2**63)
+_WALL_MS: Final = range(253_402_300_800_000)
+"""What a calendar date can be made of: the years 1970 to 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,15 @@ class Event:
 
     @property
     def payload(self) -> Any:
-        return unpack(self.body)
+        """What `body` holds, decoded anew by each access.
+
+        Raises:
+            UnknownEvent: it cannot be decoded.
+        """
+        try:
+            return unpack(self.body)
+        except Exception as cause:
+            raise UnknownEvent(f"its payload cannot be decoded: {cause!r}") from cause
 
     def header(self) -> bytes:
         fields: dict[str, Any] = {
@@ -87,32 +101,71 @@ class Event:
 
 
 class UnknownEvent(ValueError):
-    """A stream entry that this version cannot read. It must be kept for one that can."""
+    """A stream entry that this version cannot read or apply, whatever the servers do: its own bytes are to blame. It must
+    be kept for a version that can.
+    """
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Event:
-    """Read a stream entry.
+    """Read a stream entry. Whoever may append to the stream may append anything, so every field is checked for its type and
+    range: what comes out of here can be stored, compared, and shown.
 
     Raises:
         UnknownEvent: the entry is malformed or of a newer schema version.
     """
     try:
         header = msgpack.unpackb(fields[b"e"])
-        if header["v"] != SCHEMA_VERSION:
-            raise UnknownEvent(f"event schema version {header['v']!r}; this worker reads version {SCHEMA_VERSION}")
-        return Event(
-            domain=header["domain"],
-            key=tuple(header["key"]),
-            document=header["doc"],
-            rev=header["rev"],
-            operation=header["op"],
-            when=header["when"],
-            written_ms=header["at"],
-            origin=Origin(header["host"], header["pid"]),
-            body=fields[b"p"],
-            trace=header.get("trace", ""),
-        )
-    except UnknownEvent:
-        raise
+        body = fields[b"p"]
+        version = header["v"]
     except Exception as cause:
         raise UnknownEvent(f"not a change event: {cause!r}") from cause
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise UnknownEvent(f"event schema version {version!r:.50}; this worker reads version {SCHEMA_VERSION}")
+    wrong = [name for name, holds in _FIELDS.items() if not holds(header.get(name, _ABSENT))]
+    if wrong:
+        seen = ", ".join(f"{name} is {f'{header[name]!r:.50}' if name in header else 'missing'}" for name in wrong)
+        raise UnknownEvent(f"not a change event: {seen}")
+    event = Event(
+        domain=header["domain"],
+        key=tuple(header["key"]),
+        document=header["doc"],
+        rev=header["rev"],
+        operation=header["op"],
+        when=header["when"],
+        written_ms=header["at"],
+        origin=Origin(header["host"], header["pid"]),
+        body=body,
+        trace=header.get("trace", ""),
+    )
+    if header["id"] != event.id:
+        raise UnknownEvent(f"not a change event: id is {header['id']!r:.80}, its other fields say {event.id!r:.80}")
+    return event
+
+
+_ABSENT: Final = object()
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int and value in _INT64
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and value != ""
+
+
+_FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "id": _is_name,
+    "domain": lambda value: _is_name(value) and "/" not in value,
+    "key": lambda value: (
+        type(value) is list and len(value) > 0 and all(type(part) in (str, bool) or _is_int(part) for part in value)
+    ),
+    "doc": _is_name,
+    "rev": lambda value: type(value) is int and 0 < value < REV_MAX,
+    "op": lambda value: type(value) is str and value in OPERATIONS,
+    "when": lambda value: value is None or _is_int(value),
+    "at": lambda value: type(value) is int and value in _WALL_MS,
+    "host": lambda value: type(value) is str,
+    "pid": lambda value: _is_int(value) and value >= 0,
+    "trace": lambda value: value is _ABSENT or type(value) is str,
+}
+"""What each field of the header must be."""

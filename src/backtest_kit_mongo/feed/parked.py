@@ -24,6 +24,8 @@ from backtest_kit_mongo.feed.positions import EntryId, text
 
 COLLECTION = "parked-items"
 PARKED, REPLAYED, HANDLED, DROPPED = "parked", "replayed", "handled", "dropped"
+LOG = "mongodb"
+"""The `stream` of what was set aside from MongoDB's log instead: changes that recovery cannot understand."""
 _OPEN = {"state": {"$nin": [HANDLED, DROPPED]}}
 
 
@@ -121,6 +123,11 @@ class ParkedItems:
         return {item.id: appended[item.stream, item.entry] for item in items}
 
     def _require_replayable(self, item: Parked) -> None:
+        if item.stream == LOG:
+            raise CallerError(
+                f"{item.id} is a change of MongoDB's log and no entry of the feed: look at the document that it names, write "
+                "it again if it should be other, then `bkm park drop` it. Nothing was appended."
+            )
         if item.stream not in self._streams:
             raise CallerError(
                 f"{item.id}: no worker reads stream {item.stream} (was CC_PARTITIONS changed?). Nothing was appended."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from pymongo.collection import Collection
@@ -14,7 +15,7 @@ from backtest_kit_mongo.coherence.effects import Appended, Publish, Published
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
-from backtest_kit_worker.recovery.changes import Change, decode
+from backtest_kit_worker.recovery.changes import Change, decode, recorded_key
 
 Series: TypeAlias = tuple[Domain, tuple[Part, ...]]
 Append: TypeAlias = tuple[Series, Any]
@@ -61,11 +62,14 @@ class Coverage:
             return
         query = {"_id": {"$in": list(identities)}, "operation": "batch"}
         for record in self._records.find(query, {"domain": 1, "key": 1, "payload.ranges": 1}):
-            series = (BY_NAME[record["domain"]], tuple(record["key"]))
-            ranges = self._recent.setdefault(series, [])
-            ranges += [(int(first), int(last)) for first, last, _ in record["payload"]["ranges"]]
+            domain = BY_NAME.get(record["domain"])
+            key = recorded_key(domain, record["key"]) if domain is not None else None
+            if key is None:
+                continue
+            ranges = self._recent.setdefault((key.domain, key.parts), [])
+            ranges += _ranges(record)
             del ranges[:-RANGES_MAX]
-            self._recent.move_to_end(series)
+            self._recent.move_to_end((key.domain, key.parts))
         while len(self._recent) > SERIES_MAX:
             self._recent.popitem(last=False)
 
@@ -77,9 +81,18 @@ class Coverage:
         }
         left = list(moments)
         for record in self._records.find(query, {"payload.ranges": 1}):
-            for first, last, _ in record["payload"]["ranges"]:
+            for first, last in _ranges(record):
                 _cut(left, first, last)
         return left
+
+
+def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """(first, last) of a batch's ranges. What is none covers nothing."""
+    payload = record.get("payload")
+    ranges = payload.get("ranges") if isinstance(payload, dict) else None
+    for each in ranges if isinstance(ranges, list) else ():
+        if isinstance(each, list) and len(each) == 3 and all(isinstance(moment, int) for moment in each):
+            yield int(each[0]), int(each[1])
 
 
 def _identity(series: Series, first: Part) -> str:
@@ -96,7 +109,8 @@ def append_of(row: Change) -> Append | None:
     """The append that made a row."""
     if row.key is None:
         return None
-    return (row.domain, row.key.parts[:-1]), decode(row.body).get("createDate")
+    created = decode(row.body).get("createDate")
+    return (row.domain, row.key.parts[:-1]), created if isinstance(created, datetime) else repr(created)
 
 
 def batch(scope: Key, rows: Sequence[Change]) -> Published:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo.backends.mongo.decoding import decoded
+from backtest_kit_mongo.coherence.events import REV_MAX, Operation
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 
 Source = Literal["insert", "update", "replace", "delete", "scan"]
 COLLECTIONS: Final = {domain.collection: domain for domain in DOMAINS}
-REV_MAX: Final = 2**53
-"""Beyond it a number is no revision: a double could not count it."""
 OVERHEAD_BYTES: Final = 600
 """Of a change in memory, beside its BSON."""
-_PLAIN: Final = CodecOptions[dict[str, Any]](tz_aware=True, tzinfo=UTC)
+# Whatever MongoDB holds decodes: dates outside of Python's calendar as numbers, text that is no UTF-8 with its odd bytes
+# escaped. Both are told from what this package writes, and refused, where a payload or a key is made of them.
+PLAIN: Final = CodecOptions[dict[str, Any]](
+    tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)  # fmt: skip
+RAW: Final = CodecOptions(
+    document_class=RawBSONDocument, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)  # fmt: skip
 
 
 class Kind(Enum):
@@ -32,7 +41,7 @@ class Kind(Enum):
     FOREIGN = "foreign"
     """It did not: no event is due, and the audit log must say that it happened."""
     SKIPPED = "skipped"
-    """A revision that no change made, or whose change is lost: recorded as a gap unless a record turns up."""
+    """A revision that no change made, or whose change is lost, or a run of them: recorded as a gap unless a record turns up."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -51,6 +60,7 @@ class Change:
         doubtful: `found`, or the revision of a FOREIGN change, is of a later moment than the change, and the log is not read
         up to there yet: what it will tell may be in `found`.
         reason: why a SKIPPED revision is missing.
+        first: of a run of SKIPPED revisions up to `rev`, the first; 0 for a single one.
         publish_count: how often its event was republished.
     """
 
@@ -67,12 +77,14 @@ class Change:
     found: bytes = field(default=b"", repr=False)
     doubtful: bool = False
     reason: str = ""
+    first: int = 0
     publish_count: int = 0
 
     @property
     def revision_id(self) -> str:
         """Identity of the revision's event and audit record."""
-        return f"{self.domain.name}/{self.document}/{self.rev}"
+        run = f"{self.first}-{self.rev}" if self.first else self.rev
+        return f"{self.domain.name}/{self.document}/{run}"
 
     @property
     def id(self) -> str:
@@ -91,8 +103,40 @@ class Change:
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """BSON as Python data, dates in UTC."""
-    return decoded(raw, _PLAIN) if raw else {}
+    """BSON as Python data, dates in UTC; see `PLAIN` for what Python has no value for."""
+    return decoded(raw, PLAIN) if raw else {}
+
+
+def document_name(document: Mapping[str, Any]) -> str:
+    """A document's `_id` as events and records name it."""
+    name = document["_id"]
+    return id_text(decode(bytes(name.raw)) if isinstance(name, RawBSONDocument) else name)
+
+
+def id_text(stored: Any) -> str:
+    """A decoded `_id` as text that can be sent and stored, whatever it is."""
+    text = str(stored)
+    return text if is_part(text) else text.encode("ascii", "backslashreplace").decode()
+
+
+SINGLE_MAX: Final = 100
+"""So many missing revisions in a row get a gap record each, which an event that turns up later would meet; more get one
+together, or one number set by hand would be as many records.
+"""
+
+
+def skipped(domain: Domain, document: str, run: range, reason: str, *, at: int, key: Key | None) -> Iterator[Change]:
+    """The changes that say of a run of revisions that they are missing."""
+    if len(run) <= SINGLE_MAX:
+        for rev in run:
+            yield Change(domain, document, rev, Kind.SKIPPED, "scan", at=at, key=key, reason=reason)
+        return
+    start = run.start
+    if start == 1:
+        # A document is found by its first revision.
+        yield Change(domain, document, 1, Kind.SKIPPED, "scan", at=at, key=key, reason=reason)
+        start = 2
+    yield Change(domain, document, run.stop - 1, Kind.SKIPPED, "scan", at=at, key=key, reason=reason, first=start)
 
 
 def revision(value: Any) -> int:
@@ -110,10 +154,27 @@ def key_of(domain: Domain, document: Mapping[str, Any]) -> Key | None:
         value = document.get(column.name)
         if column.type is int and isinstance(value, float) and value.is_integer():
             value = int(value)  # The npm package stores doubles.
-        if not isinstance(value, column.type) or (isinstance(value, bool) and column.type is not bool):
+        if not isinstance(value, column.type) or not is_part(value) or isinstance(value, bool) != (column.type is bool):
             return None
         parts.append(column.type(value))
     return Key(domain, tuple(parts))
+
+
+def is_part(value: Any) -> bool:
+    """Whether a value can be a part of a key, in Redis' names and in events."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return True
+    return isinstance(value, bool) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def recorded_key(domain: Domain, parts: Any) -> Key | None:
+    """The key that an audit record names; None if it names none."""
+    is_key = isinstance(parts, list) and 0 < len(parts) <= len(domain.key) and all(map(is_part, parts))
+    return Key(domain, tuple(parts)) if is_key else None
 
 
 def cache_key(key: Key) -> Key | None:
@@ -140,9 +201,16 @@ def is_complete(domain: Domain, fields: Mapping[str, Any]) -> bool:
     return domain.payload in fields and (not domain.has_when or "when" in fields)
 
 
+def operation_of(change: Change) -> Operation:
+    """What a change was. A removal marks the document and leaves its payload's own fields as they are."""
+    fields = decode(change.body)
+    marked = change.domain.has_removed and fields.get("removed") is True
+    return "remove" if marked and (change.source == "scan" or change.domain.payload not in fields) else "upsert"
+
+
 def written_at(change: Change) -> datetime:
     """The writer's wall clock as it stored it, otherwise MongoDB's; now, if neither is left."""
     stored = decode(change.body).get("updatedDate")
-    if isinstance(stored, datetime):
+    if isinstance(stored, datetime) and stored.year >= 1970:
         return stored
     return datetime.fromtimestamp(change.at >> 32, UTC) if change.at else datetime.now(UTC)

@@ -23,6 +23,7 @@ from bson import ObjectId
 
 from backtest_kit_worker.recovery.candles import Append, Coverage, append_of
 from backtest_kit_worker.recovery.changes import Change, Kind
+from backtest_kit_worker.recovery.comparing import agrees
 from backtest_kit_worker.recovery.feed import NOWHERE, Feed, StreamId, has_passed
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
@@ -164,9 +165,12 @@ class Judge:
         return settled
 
     def _settle(self, cohort: Cohort, *, thorough: bool) -> int:
-        """Let go of the changes that have their record."""
+        """Let go of the changes that have their record; where it tells something else, put it right."""
         changes = cohort.changes
-        recorded = self._records.present([change.id for change in changes if not change.is_row])
+        recorded = self._records.found([change for change in changes if not change.is_row])
+        wrong = [c for c in changes if c.kind is Kind.OWN and c.id in recorded and not agrees(c, recorded[c.id])]
+        if wrong:
+            self._repair.correct(wrong)
         rows = [change.key for change in changes if change.is_row and change.key is not None]
         uncovered = self._coverage.uncovered(rows, thorough=thorough) if rows else set()
         cohort.changes = [

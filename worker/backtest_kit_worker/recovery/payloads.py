@@ -48,8 +48,21 @@ def rebuild(change: Change, before: State | None) -> State:
 
 def _of_document(domain: Domain, document: Mapping[str, Any]) -> State:
     stored = {name: document.get(name) for name in domain.fields} if domain.fields else document.get(domain.payload)
-    when = document.get("when")
-    return State(plain(domain, stored), None if when is None else int(when))
+    return State(plain(domain, stored), moment(document.get("when")))
+
+
+def moment(value: Any) -> int | None:
+    """A stored simulation time.
+
+    Raises:
+        Unrecoverable: it is none.
+    """
+    if value is None:
+        return None
+    # Foreign writers store doubles.
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
+        return int(value)
+    raise Unrecoverable(f"the document's time `when` is {value!r:.50}, which is none")
 
 
 def plain(domain: Domain, payload: Any) -> Any:
@@ -60,8 +73,9 @@ def plain(domain: Domain, payload: Any) -> Any:
     """
     try:
         return restore(unpack(pack(payload)), restoration(domain.model, "integer"))
-    except (TypeError, ValueError, OverflowError) as cause:
-        raise Unrecoverable(f"the document holds what this package never stores: {cause}") from cause
+    except Exception as cause:
+        # Not only what packing is known to refuse: whatever a foreign writer stored costs its own record, nobody else's.
+        raise Unrecoverable(f"the document holds what this package never stores: {cause!r:.300}") from cause
 
 
 def _applied(domain: Domain, fields: Mapping[str, Any], before: State) -> State:
@@ -70,8 +84,7 @@ def _applied(domain: Domain, fields: Mapping[str, Any], before: State) -> State:
         column, _, inner = path.partition(".")
         if column == domain.payload and inner:
             _set(payload, inner.split("."), value)
-    when = fields.get("when", before.when)
-    return State(plain(domain, payload), None if when is None else int(when))
+    return State(plain(domain, payload), moment(fields.get("when", before.when)))
 
 
 def _set(payload: Any, path: list[str], value: Any) -> None:

@@ -12,15 +12,25 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
+import bson
 from bson import ObjectId
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.coherence.record import Domain, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_worker.recovery.changes import Change, Kind, decode, key_of, revision
+from backtest_kit_worker.recovery.changes import (
+    PLAIN,
+    RAW,
+    Change,
+    Kind,
+    decode,
+    document_name,
+    key_of,
+    revision,
+    skipped,
+)
 from backtest_kit_worker.recovery.judge import Cohort, Judge
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.state import RecoveryState
@@ -32,7 +42,6 @@ PAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 FINDS_MAX: Final = 5_000
 FINDS_BYTES_MAX: Final = 32 * 1024 * 1024
 """Finds that are judged together."""
-_RAW: Final = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
 _LOST: Final = "the change was made while nobody recorded, and MongoDB's log no longer reaches back to it"
 
 
@@ -50,7 +59,7 @@ class Reconciler:
     def __init__(
         self, database: Database[dict[str, Any]], records: AuditRecords, state: RecoveryState, judge: Judge
     ) -> None:
-        self._database: Database[Any] = database.with_options(codec_options=_RAW, read_concern=ReadConcern("majority"))
+        self._database: Database[Any] = database.with_options(codec_options=RAW, read_concern=ReadConcern("majority"))
         self._records = records
         self._state = state
         self._judge = judge
@@ -142,9 +151,13 @@ class Reconciler:
             page = self._page(domain, after)
             self.scanned_count += len(page)
             yield from self._missing_rows(domain, page) if domain.shape is Shape.SERIES else self._missing(domain, page)
-            if page:
-                after = decode(bytes(page[-1].raw))["_id"]
+            named = next((place for document in reversed(page) if (place := _place(document))), None)
+            if named is not None:
+                after = bson.decode(named, PLAIN)["_id"]
             else:
+                if page:
+                    logger.error("%s: %d documents cannot be named, so those after them are not compared",
+                                 domain.collection, len(page))  # fmt: skip
                 logger.info("compared %s; %d documents so far", domain.collection, self.scanned_count)
                 number, after = number + 1, None
             yield number, after
@@ -152,13 +165,14 @@ class Reconciler:
     def _page(self, domain: Domain, after: Any) -> list[RawBSONDocument]:
         # Bounds of the index rather than a comparison, which would see ids of one type only. They include the first.
         cursor = self._database[domain.collection].find().hint([("_id", 1)]).limit(PAGE_MAX + 1)
+        first = b""
         if after is not None:
-            cursor = cursor.min([("_id", after)])
+            cursor, first = cursor.min([("_id", after)]), bson.encode({"_id": after})
         page: list[RawBSONDocument] = []
         size = 0
         with cursor:
             for document in cursor:
-                if after is not None and not page and decode(bytes(document.raw))["_id"] == after:
+                if first and not page and _place(document) == first:
                     continue
                 page.append(document)
                 size += len(document.raw)
@@ -167,33 +181,38 @@ class Reconciler:
         return page
 
     def _missing(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[Change]:
-        revisions = {_name(document): revision(document.get("rev")) for document in page}
+        revisions = {document_name(document): revision(document.get("rev")) for document in page}
         recorded = self._records.counts(domain, [name for name, rev in revisions.items() if rev])
         for document in page:
-            name = _name(document)
-            if recorded.get(name, 0) >= revisions[name]:
+            name = document_name(document)
+            rev = revisions[name]
+            count, highest = recorded.get(name, (0, 0))
+            if count >= rev >= highest:
                 continue
             key = key_of(domain, document)
-            for hole in self._records.holes(domain, name, revisions[name]):
-                for rev in hole:
-                    lost = Change(domain, name, rev, Kind.SKIPPED, "scan", key=key, reason=_LOST)
-                    yield _current(lost, document) if rev == revisions[name] else lost
+            for hole in self._records.holes(domain, name, rev):
+                before = range(hole.start, min(hole.stop, rev))
+                yield from skipped(domain, name, before, _LOST, at=0, key=key)
+                if hole.stop > rev:
+                    yield _current(Change(domain, name, rev, Kind.OWN, "scan", key=key), document)
 
     def _missing_rows(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[Change]:
         keys = {key_of(domain, document): document for document in page if revision(document.get("rev"))}
         known = [key for key in keys if key is not None]
         for key in sorted(self._judge.coverage.uncovered(known, thorough=True), key=lambda key: key.parts):
             document = keys[key]
-            row = Change(domain, _name(document), 1, Kind.SKIPPED, "scan", key=key)
-            yield _current(row, document)
+            yield _current(Change(domain, document_name(document), 1, Kind.OWN, "scan", key=key), document)
 
 
-def _name(document: RawBSONDocument) -> str:
-    return str(document["_id"])
+def _place(document: RawBSONDocument) -> bytes:
+    """A document's `_id`, alone, in the bytes that name it to MongoDB; empty if it is text that cannot be sent."""
+    try:
+        return bson.encode({"_id": decode(bytes(document.raw))["_id"]})
+    except UnicodeEncodeError:
+        return b""
 
 
 def _current(change: Change, document: RawBSONDocument) -> Change:
     """The change that made what the document holds now."""
-    change.kind, change.reason = Kind.OWN, ""
     change.body, change.whole = bytes(document.raw), True
     return change

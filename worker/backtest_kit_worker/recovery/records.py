@@ -5,24 +5,34 @@ Foreign changes and gaps are written here directly: the feed has no event for th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
+from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.audit.records import FOREIGN, GAP, ITEMS, readable
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, raw, readable
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
-from backtest_kit_mongo.coherence.events import Origin
+from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
-from backtest_kit_worker.recovery.changes import Change, written_at
-from backtest_kit_worker.recovery.payloads import State
-from backtest_kit_worker.roles.audit import AuditWriter
+from backtest_kit_worker.loop import PASSING
+from backtest_kit_worker.recovery.changes import Change, recorded_key, revision, written_at
+from backtest_kit_worker.recovery.comparing import FIELDS
+from backtest_kit_worker.recovery.payloads import State, Unrecoverable, moment
+from backtest_kit_worker.roles.audit import AuditWriter, encoded
 
 WRITE_MAX: Final = 1_000
 """Records written in one transaction."""
+_REVISIONS: Final = {
+    "$cond": [{"$gt": ["$first", 0]}, {"$subtract": [{"$add": ["$rev", 1]}, "$first"]}, 1],
+}
+"""How many revisions a record stands for."""
+logger = logging.getLogger(__name__)
 
 
 class AuditRecords:
@@ -32,6 +42,7 @@ class AuditRecords:
 
     def __init__(self, database: Database[dict[str, Any]], origin: Origin) -> None:
         self.collection: Collection[dict[str, Any]] = readable(database, ITEMS)
+        self._raw = raw(database, ITEMS)
         self._writer = AuditWriter(database)
         self._origin = origin
 
@@ -48,6 +59,13 @@ class AuditRecords:
             return set()
         return {record["_id"] for record in self.collection.find({"_id": {"$in": list(ids)}}, {"_id": 1})}
 
+    def found(self, changes: Sequence[Change]) -> dict[str, RawBSONDocument]:
+        """The records of changes by their id, with what is compared (see `comparing`)."""
+        if not changes:
+            return {}
+        records = self._raw.find({"_id": {"$in": [change.id for change in changes]}}, FIELDS)
+        return {str(record["_id"]): record for record in records}
+
     def state(self, domain: Domain, document: str, rev: int) -> tuple[int, State | None]:
         """What the document held after its revision `rev` and the foreign changes since (None: not known), and the
         cluster time of the last of these (0: there was none).
@@ -55,30 +73,32 @@ class AuditRecords:
         records = list(self.collection.find({"documentId": document, "rev": rev, "domain": domain.name}))
         if not records:
             return 0, None
-        last = max(records, key=lambda record: record.get("foreign") or 0)
-        at = int(last.get("foreign") or 0)
-        if last["operation"] not in ("upsert", "remove", FOREIGN) or last.get("reason"):
-            return at, None
-        return at, State(unreferenced(last["payload"]), None if last["when"] is None else int(last["when"]))
+        last = max(records, key=_at)
+        if last.get("operation") not in ("upsert", "remove", FOREIGN, CORRECTION) or not _tells(last):
+            return _at(last), None
+        try:
+            return _at(last), State(unreferenced(last.get("payload")), moment(last.get("when")))
+        except Unrecoverable:
+            return _at(last), None
 
     def latest(self, domain: Domain, document: str) -> tuple[Key | None, int]:
         """Key and highest revision in the records of a document; None and 0 if there is no record."""
-        query = {"documentId": document, "domain": domain.name}
+        # A range, because records that were forged may name anything as their revision.
+        query = {"documentId": document, "rev": {"$gte": 0, "$lt": REV_MAX}, "domain": domain.name}
         last = self.collection.find_one(query, {"key": 1, "rev": 1}, sort=[("rev", -1)])
-        if last is None:
-            return None, 0
-        return (Key(domain, tuple(last["key"])) if last["key"] else None), int(last["rev"])
+        return (None, 0) if last is None else (recorded_key(domain, last.get("key")), revision(last["rev"]))
 
-    def counts(self, domain: Domain, documents: Sequence[str]) -> Mapping[str, int]:
-        """How many revisions of each document have their record."""
+    def counts(self, domain: Domain, documents: Sequence[str]) -> Mapping[str, tuple[int, int]]:
+        """How many revisions of each document have their record, and the highest of them."""
         of_revisions = {
             "documentId": {"$in": list(documents)}, "rev": {"$gte": 1}, "domain": domain.name, "operation": {"$ne": FOREIGN},
         }  # fmt: skip
         pipeline: list[dict[str, Any]] = [
             {"$match": of_revisions},
-            {"$group": {"_id": "$documentId", "count": {"$sum": 1}}},
+            {"$group": {"_id": "$documentId", "count": {"$sum": _REVISIONS}, "highest": {"$max": "$rev"}}},
         ]
-        return {group["_id"]: group["count"] for group in self.collection.aggregate(pipeline)}
+        found = self.collection.aggregate(pipeline)
+        return {group["_id"]: (int(group["count"]), int(group["highest"])) for group in found}
 
     def holes(self, domain: Domain, document: str, rev: int) -> list[range]:
         """The revisions from 1 to `rev` that have no record."""
@@ -87,9 +107,11 @@ class AuditRecords:
         }  # fmt: skip
         found: list[range] = []
         expected = 1
-        for record in self.collection.find(of_revisions, {"rev": 1}).sort("rev", 1):
-            if (there := int(record["rev"])) > expected:
-                found.append(range(expected, there))
+        for record in self.collection.find(of_revisions, {"rev": 1, "first": 1}).sort("rev", 1):
+            if not (there := revision(record["rev"])):
+                continue
+            if (first := revision(record.get("first")) or there) > expected:
+                found.append(range(expected, first))
             expected = there + 1
         if expected <= rev:
             found.append(range(expected, rev + 1))
@@ -109,17 +131,43 @@ class AuditRecords:
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Insert records unless they exist."""
         for start in range(0, len(records), WRITE_MAX):
-            self._writer.write(records[start : start + WRITE_MAX])
+            piece = [_storable(record) for record in records[start : start + WRITE_MAX]]
+            try:
+                self._writer.write(piece)
+            except (OperationFailure, UnknownEvent) as cause:
+                if isinstance(cause, OperationFailure) and (cause.timeout or any(map(cause.has_error_label, PASSING))):
+                    raise
+                for record in piece:
+                    self._write_apart(record)
+
+    def _write_apart(self, record: Mapping[str, Any]) -> None:
+        """One record, without its content if MongoDB refuses that."""
+        try:
+            self._writer.write([record])
+        except (OperationFailure, UnknownEvent) as cause:
+            self._writer.write([_bare(record, f"{cause!s:.300}")])
 
     def gap(self, change: Change, reason: str) -> dict[str, Any]:
         """The record of a revision whose payload is lost."""
-        return {**self._record(change, GAP, None), "reason": reason}
+        record = {**self._record(change, GAP, None), "reason": reason}
+        return {**record, "first": Int64(change.first)} if change.first else record
 
     def foreign(self, change: Change, state: State | None, reason: str) -> dict[str, Any]:
         """The record of a change that raised no revision. `reason` says why the payload is not known, if it is not."""
         record = self._record(change, FOREIGN, state)
         record.update({"foreign": Int64(change.at), "detail": change.source})
         return {**record, "reason": reason} if reason else record
+
+    def correction(self, change: Change, state: State | None, reason: str, operation: Operation) -> dict[str, Any]:
+        """The record of what a revision was, beside one that tells something else."""
+        record = self._record(change, CORRECTION, state)
+        return {
+            **record,
+            "_id": f"{change.revision_id}~{change.at}",
+            "foreign": Int64(change.at),
+            "detail": operation,
+            "reason": reason,
+        }
 
     def _record(self, change: Change, operation: str, state: State | None) -> dict[str, Any]:
         now = datetime.now(UTC)
@@ -138,3 +186,27 @@ class AuditRecords:
             "recordedAt": now,
             "entry": None,
         }
+
+
+def _at(record: Mapping[str, Any]) -> int:
+    foreign = record.get("foreign")
+    return int(foreign) if isinstance(foreign, int) else 0
+
+
+def _tells(record: Mapping[str, Any]) -> bool:
+    """Whether a record has its payload. Of a correction, the reason says what it corrects."""
+    return record.get("operation") == CORRECTION or not record.get("reason")
+
+
+def _storable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record, or what is left of it without what MongoDB would refuse: one document must not keep the others from theirs."""
+    try:
+        encoded(record)
+    except UnknownEvent as cause:
+        return _bare(record, str(cause))
+    return record
+
+
+def _bare(record: Mapping[str, Any], cause: str) -> Mapping[str, Any]:
+    logger.error("%.200s is recorded without key and payload: %s", record["_id"], cause)
+    return {**record, "key": [], "label": "", "payload": None, "reason": f"it cannot be stored in a record: {cause}"}

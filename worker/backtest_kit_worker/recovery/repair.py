@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from backtest_kit_mongo.audit.records import CORRECTION
 from backtest_kit_mongo.coherence.codec import millis, pack
 from backtest_kit_mongo.coherence.effects import Published
-from backtest_kit_mongo.coherence.events import Event, Operation, Origin
+from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.domains.checks import DOCUMENT_MAX_BYTES, OVERHEAD_BYTES
+from backtest_kit_worker.loop import REFUSED
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.candles import Append, append_of, batch
-from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, decode, is_complete, written_at
+from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, decode, is_complete, operation_of, written_at
 from backtest_kit_worker.recovery.feed import Feed
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
 from backtest_kit_worker.recovery.records import AuditRecords
@@ -49,7 +51,7 @@ class Repair:
     """Publishes and records.
 
     Attributes:
-        counts: changes by outcome: `republished`, `gap`, `foreign`.
+        counts: changes by outcome: `republished`, `gap`, `foreign`, `correction`.
     """
 
     def __init__(self, records: AuditRecords, feed: Feed, caches: Caches, origin: Origin) -> None:
@@ -77,19 +79,55 @@ class Repair:
         known = self._records.already_foreign(foreign) if foreign else set()
         waiting = set(earlier)
         for change in changes:
-            if change.kind is Kind.SKIPPED:
-                self._add_gap(work, change, change.reason)
-            elif change.kind is Kind.FOREIGN:
-                if (change.domain.name, change.document, change.at) in known:
-                    work.recorded.add(change)
-                elif not self._must_wait(change, waiting):
-                    self._add_foreign(work, change)
-            elif not change.is_row and not self._must_wait(change, waiting):
-                self._add_event(work, change)
+            try:
+                self._add(work, change, known, waiting)
+            except REFUSED:
+                raise
+            except Exception as cause:
+                self._add_unreadable(work, change, cause)
         self._add_batches(work, [change for change in changes if change.is_row])
         self._add_unannounced(work, [change for change in foreign if not change.doubtful], pending)
         self._deliver(work)
         return [change for change in changes if change not in work.recorded]
+
+    def _add(self, work: _Work, change: Change, known: set[tuple[str, str, int]], waiting: set[str]) -> None:
+        if change.kind is Kind.SKIPPED:
+            self._add_gap(work, change, change.reason)
+        elif change.kind is Kind.FOREIGN:
+            if (change.domain.name, change.document, change.at) in known:
+                work.recorded.add(change)
+            elif not self._must_wait(change, waiting):
+                self._add_foreign(work, change)
+        elif not change.is_row and not self._must_wait(change, waiting):
+            self._add_event(work, change)
+
+    def _add_unreadable(self, work: _Work, change: Change, cause: Exception) -> None:
+        """What nobody foresaw in a change costs that change its payload, and nothing else."""
+        reason = f"what it left cannot be read: {cause!r:.300}"
+        if change.kind is Kind.FOREIGN:
+            logger.error("%.200s: %s", change.id, reason)
+            work.records.append(self._records.foreign(change, None, reason))
+            work.recorded.add(change)
+        else:
+            self._add_gap(work, change, reason)
+
+    def correct(self, changes: Sequence[Change]) -> None:
+        """Record what revisions were of which the record tells something else; may be repeated."""
+        records = []
+        for change in changes:
+            state, reason = (
+                None,
+                f"the record of revision {change.rev} is not what MongoDB's log tells of it: it was made from ",
+            )
+            reason += "an event that no writer of this document published, or was altered"
+            try:
+                state = rebuild(change, self._records.state(change.domain, change.document, change.rev - 1)[1])
+            except Unrecoverable as cause:
+                reason += f"; what it was cannot be told: {cause}"
+            records.append(self._records.correction(change, state, reason, operation_of(change)))
+            logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
+        self._records.write(records)
+        self.counts[CORRECTION] += len(records)
 
     def _deliver(self, work: _Work) -> None:
         self._caches.relay(
@@ -148,7 +186,7 @@ class Repair:
             )
             return
         if change.key is None:
-            self._add_gap(work, change, "its document is gone, and nothing tells its key")
+            self._add_gap(work, change, "nothing tells its key: its document is gone, or its key columns hold none")
             return
         try:
             state = self._state(work, change)
@@ -157,7 +195,7 @@ class Repair:
             return
         record = Record(change.key, change.rev, state.payload, state.when, id=change.document)
         scope = change.key.scope if change.domain.shape is Shape.LEDGER else change.key
-        event = self._event(Published(record, _operation(change), pack(state.payload)), change)
+        event = self._event(Published(record, operation_of(change), pack(state.payload)), change)
         work.events.append((self._caches.names(scope).stream, event))
         work.published.append(change)
 
@@ -214,7 +252,12 @@ class Repair:
                 appends.setdefault(append, []).append(row)
         for ((domain, parts), _), members in appends.items():
             scope = Key(domain, parts)
-            published = batch(scope, members)
+            try:
+                published = batch(scope, members)
+            except Exception as cause:
+                for row in members:
+                    self._add_unreadable(work, row, cause)
+                continue
             if members[0].publish_count >= PUBLISH_MAX:
                 lost = Change(domain, published.record.id, 1, Kind.OWN, "scan", at=members[0].at, key=scope)
                 self._add_gap(
@@ -230,10 +273,3 @@ def _builds_on_before(change: Change) -> bool:
     if change.whole or change.found or not change.intact or change.source == "delete":
         return False
     return not is_complete(change.domain, decode(change.body))
-
-
-def _operation(change: Change) -> Operation:
-    """A removal marks the document and leaves its payload's own fields as they are."""
-    fields = decode(change.body)
-    marked = change.domain.has_removed and fields.get("removed") is True
-    return "remove" if marked and (change.source == "scan" or change.domain.payload not in fields) else "upsert"

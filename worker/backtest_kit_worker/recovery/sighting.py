@@ -10,7 +10,6 @@ from weakref import WeakSet
 
 import bson
 from bson import ObjectId
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
@@ -19,14 +18,19 @@ from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.changes import (
     COLLECTIONS,
+    RAW,
     Change,
     Kind,
     cache_key,
     concerns,
     decode,
+    document_name,
+    id_text,
     is_complete,
+    is_part,
     key_of,
     revision,
+    skipped,
 )
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.state import COLLECTION
@@ -39,10 +43,7 @@ DOUBTFUL_MAX: Final = 10_000
 """Documents that were found later than their changes and may have been changed in between."""
 FOUND_BYTES_MAX: Final = 16 * 1024 * 1024
 """Documents that are kept beside the changes of one piece."""
-SKIPPED_MAX: Final = 10_000
-"""Revisions that a foreign writer may skip at once and that are still recorded one by one."""
-_RAW: Final = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
-_NOTHING: Final = RawBSONDocument(bson.encode({}))
+_NOTHING: Final = RawBSONDocument(bson.encode({}), RAW)
 
 
 class Known(NamedTuple):
@@ -87,7 +88,7 @@ class Sighter:
     """Remembers documents, so that most changes need no look at the document itself."""
 
     def __init__(self, database: Database[dict[str, Any]], records: AuditRecords, caches: Caches) -> None:
-        self._database: Database[Any] = database.with_options(codec_options=_RAW, read_concern=ReadConcern("majority"))
+        self._database: Database[Any] = database.with_options(codec_options=RAW, read_concern=ReadConcern("majority"))
         self._records = records
         self._caches = caches
         self._known: OrderedDict[tuple[Domain, str], Known] = OrderedDict()
@@ -123,8 +124,8 @@ class Sighter:
     def _drafts(self, raw: RawBSONDocument, domain: Domain, latest: _Memory) -> Iterator[_Draft]:
         source: Any = raw["operationType"]
         fields = _body(raw)
-        stored_id = decode(_nested(raw, "documentKey").raw)["_id"]
-        change = Change(domain, str(stored_id), revision(fields.get("rev")), Kind.OWN, source, at=_moment(raw))
+        stored_id = decode(bytes(_nested(raw, "documentKey").raw))["_id"]
+        change = Change(domain, id_text(stored_id), revision(fields.get("rev")), Kind.OWN, source, at=_moment(raw))
         change.body, change.whole = bytes(fields.raw), source in ("insert", "replace")
         if source == "update":
             cut = list(_cut(raw))
@@ -169,9 +170,9 @@ class Sighter:
         self, domain: Domain, ids: Mapping[str, Any]
     ) -> Iterator[tuple[tuple[Domain, str], RawBSONDocument]]:
         columns = (*domain.columns, *(domain.fields or (domain.payload,)), "rev", "when")
-        query = {"_id": {"$in": list(ids.values())}}
+        query = {"_id": {"$in": [one for one in ids.values() if not isinstance(one, str) or is_part(one)]}}
         for document in self._database[domain.collection].find(query, dict.fromkeys(columns, 1)):
-            yield (domain, str(document["_id"])), document
+            yield (domain, document_name(document)), document
 
     def _compare(self, drafts: Sequence[_Draft], latest: _Memory) -> None:
         """Documents were found as they were later than their changes. What a document was found with is sighted before its
@@ -287,11 +288,6 @@ def _skipped(draft: _Draft) -> Iterator[Change]:
     if change.kind is not Kind.OWN or (draft.before is None and change.source != "insert"):
         return
     first = (draft.before.rev if draft.before else 0) + 1
-    if change.rev - first > SKIPPED_MAX:
-        logger.error("%s: revisions %d to %d were skipped, too many to record", change.key, first, change.rev - 1)
-        return
-    for rev in range(first, change.rev):
-        reason = "the revision was skipped: a foreign writer set it, or deleted the document that had it"
-        yield Change(
-            change.domain, change.document, rev, Kind.SKIPPED, "scan", at=change.at, key=change.key, reason=reason
-        )
+    reason = "the revision was skipped: a foreign writer set it, or deleted the document that had it"
+    run = range(first, change.rev)
+    yield from skipped(change.domain, change.document, run, reason, at=change.at, key=change.key)

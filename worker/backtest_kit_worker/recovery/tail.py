@@ -7,7 +7,6 @@ import re
 import time
 from typing import Any, Final
 
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 from pymongo import MongoClient
@@ -15,7 +14,7 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from backtest_kit_worker.recovery.changes import COLLECTIONS
+from backtest_kit_worker.recovery.changes import COLLECTIONS, RAW
 from backtest_kit_worker.recovery.state import COLLECTION, MARKER, Position
 
 logger = logging.getLogger(__name__)
@@ -74,8 +73,7 @@ class Tail:
     """
 
     def __init__(self, database: Database[dict[str, Any]], position: Position, await_ms: int) -> None:
-        raw: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument, tz_aware=True)
-        self._database: Database[Any] = database.with_options(codec_options=raw)
+        self._database: Database[Any] = database.with_options(codec_options=RAW)
         self._await_ms = await_ms
         self._stream: DatabaseChangeStream[Any] | None = None
         self.position = position

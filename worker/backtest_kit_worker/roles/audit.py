@@ -15,11 +15,11 @@ from bson import ObjectId
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, ITEMS, KEYS, PENDING, RAW, digest, raw
-from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.events import Event, UnknownEvent
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Part
 
@@ -28,6 +28,9 @@ DUPLICATE_KEY: Final = 11_000
 DURABLE: Final = WriteConcern("majority", j=True)
 TIMEOUT_S: Final = 30
 """Bound on one batch, the driver's retries included."""
+CONTENT_CODES: Final = frozenset({15, 22, 10_334, 17_280})
+"""Overflow (nested too deep), InvalidBSON, BSONObjectTooLarge, KeyTooLong: what a record holds is to blame."""
+RECORD_MAX_BYTES: Final = 16 * 1024 * 1024 - 16 * 1024
 PART_MAX: Final = 250
 """Records of one write."""
 
@@ -91,17 +94,18 @@ class AuditWriter:
             records: by the table of `audit/records.py`; `label` is added where it is missing.
 
         Raises:
+            UnknownEvent: one of them holds what MongoDB cannot; none or some were written.
             DoubledRecord, PyMongoError: each record may have been written; write them again.
         """
         # One at a time: a whole batch of decoded payloads would cost the garbage collector more than encoding them does.
-        encoded = ((record["_id"], bson.encode(_labelled(record))) for record in records)
-        part = dict(islice(encoded, PART_MAX))
+        packed = ((record["_id"], encoded(record)) for record in records)
+        part = dict(islice(packed, PART_MAX))
         if len(part) < PART_MAX:
             return self._write(part) if part else 0
         parts = []
         while part:
             parts.append(self._pool.submit(self._write, part))
-            part = dict(islice(encoded, PART_MAX))
+            part = dict(islice(packed, PART_MAX))
         wait(parts)
         return sum(written.result() for written in parts)
 
@@ -127,6 +131,10 @@ class AuditWriter:
         except BulkWriteError as cause:
             ids = list(batch)
             return [ids[index] for index in _existing(cause)]
+        except OperationFailure as cause:
+            if cause.code not in CONTENT_CODES:
+                raise
+            raise UnknownEvent(f"MongoDB refuses it: {cause.details and cause.details.get('errmsg')!s:.300}") from cause
         return []
 
     def _confirm(self, confirmation: Document, *, are_digests_new: bool) -> None:
@@ -137,6 +145,21 @@ class AuditWriter:
         if self._confirmed.update_one({"_id": confirmation["_id"]}, update).matched_count == 0:
             # This process was held up for so long that the sealer gave the batch up, perhaps before it was inserted.
             self._pending.insert_one({**confirmation, "_id": ObjectId()})
+
+
+def encoded(record: Mapping[str, Any]) -> bytes:
+    """A record as it is stored.
+
+    Raises:
+        UnknownEvent: MongoDB cannot hold it.
+    """
+    try:
+        stored = bson.encode(_labelled(record))
+    except Exception as cause:
+        raise UnknownEvent(f"MongoDB cannot hold it: {cause!r:.500}") from cause
+    if len(stored) > RECORD_MAX_BYTES:
+        raise UnknownEvent(f"its record would have {len(stored)} bytes, more than MongoDB takes")
+    return stored
 
 
 def _place(place: ObjectId, digests: Mapping[str, bytes], *, confirmed: bool) -> Document:

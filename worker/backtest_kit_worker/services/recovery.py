@@ -20,14 +20,19 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from backtest_kit_mongo.coherence.events import Origin
+from backtest_kit_mongo.feed.parked import LOG
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.loop import REFUSED
+from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.recovery.caches import Caches, Relay
 from backtest_kit_worker.recovery.changes import COLLECTIONS
 from backtest_kit_worker.recovery.feed import Feed
@@ -35,7 +40,7 @@ from backtest_kit_worker.recovery.judge import Judge
 from backtest_kit_worker.recovery.reconcile import Reconciler
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
-from backtest_kit_worker.recovery.sighting import Sighter
+from backtest_kit_worker.recovery.sighting import Sighter, Sighting
 from backtest_kit_worker.recovery.state import Position, RecoveryState
 from backtest_kit_worker.recovery.tail import HistoryLost, Tail, oldest
 from backtest_kit_worker.roles.audit import AuditRole
@@ -98,6 +103,7 @@ class RecoveryService:
         self._feed = Feed(deployment.redis, deployment.streams, AuditRole.name)
         self._repair = Repair(self._records, self._feed, self._caches, origin)
         self._state = RecoveryState(deployment.database)
+        self._parking = Parking(deployment.database)
         self._tail: Tail | None = None
 
     @classmethod
@@ -160,7 +166,7 @@ class RecoveryService:
             return 0
         try:
             raws = tail.read(options.batch_max, options.batch_bytes_max)
-            sighting = self._sighter.sight(raws)
+            sighting = self._sight(raws)
             tail.keep()
             self._sighter.believe(tail.moment)
         except BaseException:
@@ -168,6 +174,34 @@ class RecoveryService:
             raise
         self._judge.add(sighting.changes, tail.position, sighting.marks)
         return len(raws)
+
+    def _sight(self, raws: Sequence[RawBSONDocument]) -> Sighting:
+        """Understand a piece of the log. What in it cannot be understood is set aside, so that it costs nothing but itself."""
+        try:
+            return self._sighter.sight(raws)
+        except REFUSED:
+            raise
+        except Exception as cause:
+            logger.warning("a piece of MongoDB's log is looked at change by change: %r", cause)
+        try:
+            sightings = [self._sight_one(raw) for raw in raws]
+        except REFUSED:
+            # The piece will be read again, and what is remembered is of a part of it.
+            self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+            raise
+        changes = [change for sighting in sightings for change in sighting.changes]
+        return Sighting(changes, frozenset().union(*(sighting.marks for sighting in sightings)))
+
+    def _sight_one(self, raw: RawBSONDocument) -> Sighting:
+        try:
+            return self._sighter.sight([raw])
+        except REFUSED:
+            raise
+        except Exception as cause:
+            entry = sha256(raw.raw).hexdigest()[:32]
+            why = f"a change in MongoDB's log that recovery cannot understand: {cause!r}"
+            self._parking.park(LOG, self.name, entry, {b"change": bytes(raw.raw)}, why)
+            return Sighting([], frozenset())
 
     def _start(self, reason: str, since: Timestamp) -> Position:
         """Read the log from `since` on, and compare what there is already. What the log told by the time of the comparison

@@ -6,10 +6,12 @@ guarded by the seal's number; deleting a used-up batch twice is deleting it once
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from bson import ObjectId
 from bson.int64 import Int64
@@ -18,8 +20,19 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, make_seal, pieces, read_seal
+from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, make_seal, pieces, read_seal
 from backtest_kit_mongo.audit.records import HEADS, ITEMS, PENDING, SEALS, digest, raw, readable, split_id
+from backtest_kit_worker.sealing import (
+    NEW,
+    Arrived,
+    Foreign,
+    Head,
+    chained,
+    following_ids,
+    is_place,
+    read_head,
+    take_up,
+)
 
 RECORDS_MAX: Final = 10_000
 """Records in one seal: a megabyte or so."""
@@ -32,22 +45,11 @@ GRACE_MS: Final = 60_000
 DURABLE: Final = WriteConcern("majority", j=True)
 DUPLICATE_KEY: Final = 11_000
 
+NUMBERED: Final = {"_id": {"$gte": 0}}
+"""Seals; whoever put something else among them must not hide them."""
+logger = logging.getLogger(__name__)
+
 Document = dict[str, Any]
-
-
-class Head(NamedTuple):
-    """A document's last sealed revision and chain value; `highest`: the highest revision known beyond a hole, 0 if none."""
-
-    rev: int = 0
-    chain: bytes = ORIGIN
-    highest: int = 0
-
-
-_NEW: Final = Head()
-Arrived = dict[str, dict[int, bytes]]
-"""Digests of the records to be chained, by document and revision."""
-Foreign = dict[str, dict[tuple[int, int], bytes]]
-"""Of foreign changes, by document and (revision, n)."""
 
 
 class SealService:
@@ -104,9 +106,7 @@ class SealService:
         heads = self._look_behind_holes(arrived)
         names = dict.fromkeys((*arrived, *foreign))
         heads.update(self._heads_of([name for name in names if name not in heads]))
-        links = [
-            one for name in names if (one := _chained(name, heads.get(name), arrived.get(name), foreign.get(name)))
-        ]
+        links = [one for name in names if (one := chained(name, heads.get(name), arrived.get(name), foreign.get(name)))]
         self._mark_waiting(arrived, heads, {one.document: one.rev for one in links})
         if not links:
             self._forget(pending)
@@ -137,6 +137,10 @@ class SealService:
             for batch in batches:
                 # Confirmations need not be on a majority: they say that the records are.
                 records: Iterable[tuple[str, bytes]]
+                if not is_place(batch):
+                    logger.error("%s holds %.200s, which no worker wrote; it is removed", PENDING, batch["_id"])
+                    used.append(batch["_id"])
+                    continue
                 if batch["confirmed"]:
                     records = zip(batch["ids"], pieces(bytes(batch["digests"])), strict=True)
                 elif (since_s := unconfirmed.get(batch["_id"], time.monotonic())) > time.monotonic() - self._grace_s:
@@ -145,11 +149,7 @@ class SealService:
                 else:
                     records = self._look_at(batch["ids"])
                 for record_id, of_record in records:
-                    name, rev, n = split_id(record_id)
-                    if n is None:
-                        arrived.setdefault(name, {})[rev] = of_record
-                    else:
-                        foreign.setdefault(name, {})[rev, n] = of_record
+                    take_up(record_id, of_record, arrived, foreign)
                 used.append(batch["_id"])
                 count += len(batch["ids"])
                 if count >= self._records_max:
@@ -167,13 +167,28 @@ class SealService:
             return
         ids = [f"{name}/{rev}~{n}" for name, changes in foreign.items() for rev, n in changes]
         for seal in self._read[SEALS].find({"foreign": {"$in": ids}}, {"foreign": 1}):
-            for record_id in seal["foreign"]:
-                name, rev, n = split_id(record_id)
-                foreign.get(name, {}).pop((rev, n or 0), None)
+            for record_id in set(seal["foreign"]) & set(ids):
+                found = split_id(record_id)
+                foreign[found.document].pop((found.rev, found.foreign or 0), None)
 
     def _heads_of(self, names: list[str]) -> dict[str, Head]:
         found = self._read[HEADS].find({"_id": {"$in": names}}) if names else ()
-        return {head["_id"]: _head(head) for head in found}
+        return {head["_id"]: self._head(head) for head in found}
+
+    def _head(self, found: Mapping[str, Any]) -> Head:
+        head = read_head(found)
+        if head is not None:
+            return head
+        # Heads only remember what the seals say, so nothing is lost with one; but only a walk over all seals finds it again.
+        name = found["_id"]
+        logger.error("the head of %.200s has not the form of one; it is made again from the seals", name)
+        seals = self._read[SEALS].find({"documents": name, **NUMBERED}).sort("_id", -1)
+        links = ((seal["_id"], one) for seal in seals for one in read_seal(seal).links if one.document == name)
+        number, last = next(links, (0, Links(name, ORIGIN, [], ORIGIN)))
+        rev = last.rev or next((one.rev for _, one in links if one.rev), 0)
+        again = {"rev": Int64(rev), "chain": last.last, "seal": number}
+        self._heads.replace_one({"_id": name, "seal": found.get("seal")}, again)
+        return Head(rev, last.last)
 
     def _look_behind_holes(self, arrived: Arrived) -> dict[str, Head]:
         """Add the records behind holes that have been filled; returns the heads of the documents looked at. Each run looks at
@@ -182,10 +197,12 @@ class SealService:
         query = {"waiting.since": {"$exists": True}, "_id": {"$gt": self._looked_up_to}}
         found = list(self._read[HEADS].find(query).sort("_id", 1).limit(WAITING_MAX))
         self._looked_up_to = found[-1]["_id"] if len(found) == WAITING_MAX else ""
-        heads = {one["_id"]: _head(one) for one in found}
+        heads = {one["_id"]: self._head(one) for one in found}
         done = {name: head for name, head in heads.items() if head.rev >= head.highest}
         self._stop_waiting(done.items())
-        filled = {f"{name}/{head.rev + 1}": name for name, head in heads.items() if name not in done}
+        filled = {
+            f"{name}/{next_}": name for name, head in heads.items() if name not in done for next_ in following_ids(head)
+        }
         if filled:
             self._add_behind(filled, heads, arrived)
         return heads
@@ -201,7 +218,7 @@ class SealService:
             for stored in self._raw_items.find(beyond).sort([("rev", 1), ("foreign", 1)]).limit(BEYOND_MAX):
                 count += 1
                 if stored.get("foreign") is None:  # A foreign change never waits: it is in the queue, or sealed.
-                    revisions.setdefault(int(stored["rev"]), digest(stored.raw))
+                    take_up(stored["_id"], digest(stored.raw), {name: revisions}, {})
             if count >= self._records_max:
                 return
 
@@ -212,12 +229,16 @@ class SealService:
         updates = []
         now = datetime.now(UTC)
         for name, revisions in arrived.items():
-            head = heads.get(name, _NEW)
-            highest = max(revisions, default=0)
-            if highest > sealing.get(name, 0) and highest > max(head.rev, head.highest):
-                mark = {"$max": {"waiting.highest": Int64(highest)}, "$min": {"waiting.since": now}}
+            head = heads.get(name, NEW)
+            reached = max(head.rev, sealing.get(name, 0))
+            highest = max((arrival.rev for arrival in revisions.values()), default=0)
+            runs = [f"{first}-{last}" for first, (last, _) in revisions.items() if last > first and last > reached]
+            if highest > reached and (highest > head.highest or not set(runs) <= set(head.runs)):
+                mark: Document = {"$max": {"waiting.highest": Int64(highest)}, "$min": {"waiting.since": now}}
+                if runs:
+                    mark["$addToSet"] = {"waiting.runs": {"$each": runs}}
                 updates.append(UpdateOne({"_id": name}, mark, upsert=True))
-                heads[name] = head._replace(highest=highest)
+                heads[name] = head._replace(highest=max(highest, head.highest))
         if updates:
             self._heads.bulk_write(updates, ordered=False)
 
@@ -225,10 +246,19 @@ class SealService:
 
     def _settle_last(self) -> None:
         """Do what the last seal still asks for, whoever made it."""
-        found = next(iter(self._read[SEALS].find().sort("_id", -1).limit(1)), None)
-        self._last = None if found is None else read_seal(found)
+        self._last = None
+        newest = 0
+        for found in self._read[SEALS].find(NUMBERED).sort("_id", -1).batch_size(2):
+            newest = max(newest, int(found["_id"]))
+            try:
+                self._last = read_seal(found)
+                break
+            except Exception as cause:
+                # Sealing goes on after it; `verify` says what it is.
+                logger.error("seal %s has not the form of one: %r. Run `bkm audit verify`", found["_id"], cause)
         if self._last is not None:
             self._settle(self._last, None)
+            self._last = replace(self._last, number=newest)
         self._settled = True
 
     def _settle(self, seal: Seal, heads: Mapping[str, Head] | None) -> None:
@@ -277,34 +307,6 @@ class SealService:
     def _forget(self, pending: Sequence[ObjectId]) -> None:
         if pending:
             self._pending.delete_many({"_id": {"$in": list(pending)}})
-
-
-def _head(found: Mapping[str, Any]) -> Head:
-    waiting = found.get("waiting") or {}
-    return Head(int(found.get("rev", 0)), bytes(found.get("chain", ORIGIN)), int(waiting.get("highest", 0)))
-
-
-def _chained(
-    name: str,
-    head: Head | None,
-    revisions: Mapping[int, bytes] | None,
-    foreign: Mapping[tuple[int, int], bytes] | None,
-) -> Links | None:
-    """The next links of a document's chain: its revisions without a hole, and foreign changes after the revision they name."""
-    rev, chain, _ = after = head or _NEW
-    following: list[tuple[int | str, bytes]] = []
-    while revisions and (of_record := revisions.get(rev + 1)) is not None:
-        rev += 1
-        following.append((rev, of_record))
-    if foreign:
-        ordered = [(at, 0, at, of_record) for at, of_record in following]
-        ordered += [(at, n, f"{at}~{n}", of_record) for (at, n), of_record in foreign.items()]
-        following = [(revision, of_record) for _, _, revision, of_record in sorted(ordered)]
-    chains = []
-    for _, of_record in following:
-        chain = link(chain, of_record)
-        chains.append(chain)
-    return Links(name, after.chain, [revision for revision, _ in following], b"".join(chains)) if chains else None
 
 
 def _moved(one: Links, seal: int) -> Document:
