@@ -1,30 +1,39 @@
 """The stores of this process:
 
-files, memory, nothing, and the live one that `setup()` makes. Registries ask here, late, for the current one.
+files, memory, nothing, and the live one that `setup()` makes. Registries ask here, late, for the current one, and for the
+default, which is never chosen silently: a program that has servers configured in any way gets them or an error, and one that
+has none is told once where its files are.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from backtest_kit_mongo import inheritance, locks
 from backtest_kit_mongo.backends.dummy import DummyTruth
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
+from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import NoCache
 
 DUMP_DIRECTORY = Path("dump")
 """Relative on purpose, as in the original: it follows the working directory."""
 
-_lock = threading.Lock()
+logger = locks.logger(__name__)
+
+_lock = Lock()
 _live_factory: Callable[[], Store] | None = None
 _live: Store | None = None
+_is_live_default = False
+_refusal: str | None = None
+"""Why files would be wrong although `setup()` is not in force."""
+_is_told = False
 
 
 @lru_cache(maxsize=1)
@@ -45,6 +54,47 @@ def dummy_store() -> Store:
     return Store("dummy", DummyTruth(), NoCache())
 
 
+def default_store() -> Store:
+    """The store of adapters for which nobody chose one.
+
+    Raises:
+        NotSetUp: servers are configured, but not in use.
+    """
+    global _is_told
+    if _is_live_default:
+        return live_store()
+    if refusal := _refusal or _refusal_of_environment():
+        raise NotSetUp(
+            f"{refusal} Nothing was read or written. Call backtest_kit_mongo.setup() in this process first; or, if files below ./dump are "
+            "what you want, use_json() of each adapter says so."
+        )
+    if not _is_told:
+        _is_told = True
+        logger.warning(
+            "setup() was not called: adapters keep files below %s. use_json() says that this is meant", DUMP_DIRECTORY.absolute()
+        )
+    return file_store()
+
+
+def _refusal_of_environment() -> str | None:
+    for name, means_servers in (("CC_MONGO_CONNECTION_STRING", bool), ("CC_EMBEDDED", _is_on)):
+        if means_servers(os.environ.get(name, "")):
+            return f"{name} is set, but setup() was not called in this process."
+    if address := os.environ.get(inheritance.MARK):
+        return f"The program that started this process keeps its data in MongoDB at {address}, but setup() was not called here."
+    return None
+
+
+def _is_on(value: str) -> bool:
+    return value.strip().lower() in ("1", "true", "t", "yes", "y", "on")
+
+
+def settle(*, live: bool, refusal: str | None = None) -> None:
+    """Say what the default is from now on: the live store, or, unless there is a reason against it, files."""
+    global _is_live_default, _refusal, _is_told
+    _refusal, _is_told, _is_live_default = refusal, False, live
+
+
 def configure_live(factory: Callable[[], Store] | None) -> None:
     """Say how the live store is made; the previous one is closed."""
     global _live, _live_factory
@@ -61,7 +111,7 @@ def live_store() -> Store:
         NotSetUp: nothing was configured.
     """
     global _live
-    with _lock:
+    with _lock.quietly():
         if _live is None:
             if _live_factory is None:
                 raise NotSetUp("no MongoDB is configured: call backtest_kit_mongo.setup() first")
@@ -75,9 +125,8 @@ def live_store_if_open() -> Store | None:
 
 
 def _forget_after_fork() -> None:
-    # Sockets and locks of the parent must not be used by the child: it makes its own store on first use.
-    global _live, _lock
-    _lock = threading.Lock()
+    # Sockets of the parent must not be used by the child: it makes its own store on first use.
+    global _live
     _live = None
 
 

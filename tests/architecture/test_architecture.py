@@ -172,3 +172,11 @@ def test_the_engines_core_does_no_io_and_reads_no_clock_and_draws_no_random_numb
 def test_the_memory_and_the_worker_never_import_the_engine() -> None:
     for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py")]:
         assert "backtest_kit" not in {name.split(".")[0] for name in imports(path)}, path.name
+
+
+def test_no_lock_and_no_logger_but_those_of_locks_py() -> None:
+    # A feed's turn is held over waits of any length; what is said meanwhile must not be kept back.
+    allowed = {PACKAGE / "locks.py", PACKAGE / "feed" / "consume" / "feed.py"}
+    found = [path for path in PACKAGE.rglob("*.py") if re.search(r"threading\.(Lock|RLock|Condition|Sem\w+)\(", path.read_text())]
+    assert set(found) <= allowed
+    assert not [path for path in PACKAGE.rglob("*.py") if "getLogger(__name__)" in path.read_text()]

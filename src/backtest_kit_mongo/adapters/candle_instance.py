@@ -5,7 +5,6 @@ NumPy is imported by those who use candles, not by `import backtest_kit_mongo`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.bound import Bound, checked_limit
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
 from backtest_kit_mongo.coherence.codec import dump
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from backtest_kit_mongo.candles.frame import Candles
     from backtest_kit_mongo.candles.offering import Offer
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 END_OF_TIME: Final = 2**53
 CHUNK_ROWS: Final = 10_000

@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from backtest_kit_mongo import stores
+from backtest_kit_mongo import inheritance, stores
 from backtest_kit_mongo.adapters.contracts import PersistInstance
 from backtest_kit_mongo.coherence.codec import plain_scalar
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.locks import Lock
 
 I = TypeVar("I", bound=PersistInstance)  # noqa: E741
 Factory = Callable[..., Any]
+Choice = str | Factory
+"""What a registry was told to use: `json`, `memory`, `dummy`, or an implementation."""
 
 
 class _Slot(Generic[I]):
-    """A memoized instance and whether it has been initialised once without an error."""
+    """A context's instance, once it is made, and whether it has been initialised once without an error.
 
-    __slots__ = ("instance", "lock", "ready")
+    Attributes:
+        lock: held while a user's implementation is made and initialised; only who wants the same context waits for it.
+    """
 
-    def __init__(self, instance: I) -> None:
-        self.instance = instance
+    __slots__ = ("factory", "instance", "lock", "ready")
+
+    def __init__(self, factory: Factory) -> None:
+        self.factory = factory
+        self.instance: I | None = None
         self.ready = False
-        self.lock = threading.Lock()
+        self.lock = Lock()
+
+    def prepared(self, context: tuple[Any, ...]) -> I:
+        with self.lock.quietly():
+            instance = self.instance
+            if instance is None:
+                self.instance = instance = self.factory(*map(plain_scalar, context))
+            instance.wait_for_init(not self.ready)
+            self.ready = True
+            return instance
 
 
 class Registry(Generic[I]):
@@ -33,9 +49,19 @@ class Registry(Generic[I]):
 
     def __init__(self, builtin: Callable[..., I]) -> None:
         self._builtin = builtin
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._slots: dict[tuple[Any, ...], _Slot[I]] = {}
-        self._factory: Factory = self._bind(stores.file_store)
+        self._factory: Factory = self._bind(stores.default_store)
+        self._choice: Choice | None = None
+
+    def __reduce__(self) -> str:
+        """The adapter's name: a copy, and what another process unpickles, is the one of that name: a strategy that holds an adapter travels."""
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The name that the package exports it by."""
+        return type(self).__name__.replace("Registry", "Adapter")
 
     def _bind(self, store: Callable[[], Store]) -> Factory:
         builtin = self._builtin
@@ -44,39 +70,51 @@ class Registry(Generic[I]):
     def use_adapter(self, factory: Factory) -> None:
         """Serve every context from now on by `factory(*context)`;
 
-        instances made before are dropped. Call it before trading starts.
+        instances made before are dropped. Call it before trading starts. `setup()` changes nothing of it.
         """
+        self._use(factory, factory)
+
+    def _use(self, factory: Factory, choice: Choice | None) -> None:
         with self._lock:
-            self._factory = factory
+            self._factory, self._choice = factory, choice
             self._slots = {}
 
     def use_store(self, store: Callable[[], Store]) -> None:
         """Serve every context by the built-in instance over the store that `store()` returns."""
         self.use_adapter(self._bind(store))
 
+    def use_default(self) -> None:
+        """As if nothing had been chosen: MongoDB from `setup()` on, files before it."""
+        self._use(self._bind(stores.default_store), None)
+
     def use_json(self) -> None:
-        """Files below ./dump, in the original's layout. This is the default."""
-        self.use_store(stores.file_store)
+        """Files below ./dump, in the original's layout."""
+        self._use(self._bind(stores.file_store), "json")
 
     def use_memory(self) -> None:
         """Memory of this process."""
-        self.use_store(stores.memory_store)
+        self._use(self._bind(stores.memory_store), "memory")
 
     def use_dummy(self) -> None:
         """Nothing is kept."""
-        self.use_store(stores.dummy_store)
+        self._use(self._bind(stores.dummy_store), "dummy")
+
+    @property
+    def choice(self) -> Choice | None:
+        """What it was told to use; None is the default."""
+        return self._choice
 
     @contextmanager
     def serving(self, store: Store) -> Iterator[None]:
         """Serve every context over this store within the block, and after it as before: for tests."""
         with self._lock:
-            before = self._factory, self._slots
+            before = self._factory, self._slots, self._choice
         self.use_store(lambda: store)
         try:
             yield
         finally:
             with self._lock:
-                self._factory, self._slots = before
+                self._factory, self._slots, self._choice = before
 
     def clear(self) -> None:
         """Drop all instances; the registered implementation stays. Needed after the working directory changed."""
@@ -84,8 +122,7 @@ class Registry(Generic[I]):
             self._slots = {}
 
     def forget_after_fork(self) -> None:
-        """Instances of the parent hold its sockets and perhaps a lock; the child makes its own."""
-        self._lock = threading.Lock()
+        """Instances of the parent hold its sockets; the child makes its own."""
         self._slots = {}
 
     @property
@@ -110,15 +147,13 @@ class Registry(Generic[I]):
             raise InvalidKey(
                 f"key fields must be text, booleans or integers, not {context!r:.200}. Nothing was written."
             ) from cause
-        if slot is not None and slot.ready:
+        if slot is not None and slot.ready and slot.instance is not None:
             return slot.instance
         if slot is None:
+            if self._choice is None:
+                inheritance.accept()  # Perhaps this process's parent has chosen.
             with self._lock:
                 slot = self._slots.get(context)
                 if slot is None:
-                    slot = _Slot(self._factory(*map(plain_scalar, context)))
-                    self._slots[context] = slot
-        with slot.lock:
-            slot.instance.wait_for_init(not slot.ready)
-            slot.ready = True
-        return slot.instance
+                    slot = self._slots[context] = _Slot(self._factory)
+        return slot.prepared(context)

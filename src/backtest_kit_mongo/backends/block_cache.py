@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -11,13 +10,15 @@ import numpy as np
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, span_ms
 from backtest_kit_mongo.candles.columns import Columns, between
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.locks import Lock
 
 STALE_MIN = 256
 """So many candles that had to be read beside a kept block make it worth asking for a fuller one."""
 
 
 class BlockCache:
-    """Thread-safe. What a block holds is true for ever, so nothing here can be wrong, only less than there is by now.
+    """Thread-safe. What a block holds is true for ever, so nothing here can be wrong, only less than there is by now. A signal
+    handler that comes in the middle of it gets nothing and leaves nothing.
 
     Args:
         bytes_max: bound on the arrays of all kept blocks; 0 keeps none.
@@ -27,7 +28,7 @@ class BlockCache:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._blocks: OrderedDict[tuple[Key, int], Block] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def size_bytes(self) -> int:
@@ -35,6 +36,8 @@ class BlockCache:
 
     def get(self, scope: Key, starts: range) -> list[Block]:
         """Kept blocks with these starts (ms), ascending."""
+        if self._lock.is_mine:
+            return []
         with self._lock:
             found = [self._blocks[scope, start] for start in self._kept(scope, starts)]
             for block in found:
@@ -48,6 +51,8 @@ class BlockCache:
         return sorted(start for held, start in self._blocks if held == scope and start in starts)
 
     def put(self, scope: Key, blocks: Iterable[Block]) -> None:
+        if self._lock.is_mine:
+            return
         with self._lock:
             for block in blocks:
                 if _size(block) <= self._bytes_max:
@@ -68,7 +73,7 @@ class BlockCache:
 
     def drop_behind(self, scope: Key, step_ms: int, rows: Columns) -> None:
         """Drop the blocks that lack many of these candles, which were read from documents."""
-        if len(rows) < STALE_MIN:
+        if len(rows) < STALE_MIN or self._lock.is_mine:
             return
         span = span_ms(step_ms)
         starts, counts = np.unique(rows.timestamp // span * span, return_counts=True)

@@ -5,7 +5,6 @@ a product for tests and throw-away runs, and the model that other backends are c
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,13 +12,14 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.locks import Lock
 
 
 class MemoryTruth(RowsOnly):
     """Thread-safe; payloads are kept as bytes, so nothing that a caller holds is ever shared."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Lock(over_forks=True)
         self._documents: dict[Key, tuple[Record, bytes]] = {}
         """In order of the last change."""
         self._series: dict[Key, dict[int, dict[str, Any]]] = {}

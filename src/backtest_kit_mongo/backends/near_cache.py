@@ -6,7 +6,6 @@ CC_NEAR_CACHE_MAX_STALENESS_MS and CC_NEAR_CACHE_MAX_BYTES.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -17,13 +16,14 @@ from typing import Any
 
 import redis
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, RedisLink, Script
 from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
 from backtest_kit_mongo.coherence.near import Copies, Fetch
 from backtest_kit_mongo.coherence.record import Domain, Key, Record
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps: otherwise a laptop that wakes up would take old copies for fresh."""
@@ -64,7 +64,7 @@ class NearCache:
     ) -> None:
         self._options = options
         self._clock_s = clock_s
-        self._lock = threading.Lock()
+        self._lock = locks.Lock()
         self._copies = Copies(options.bytes_max, options.staleness_ms / 1000)
         self._ear = _Ear(client, link, options, self._copies, self._lock, clock_s)
 
@@ -120,7 +120,7 @@ class _Ear:
         link: Link,
         options: NearOptions,
         copies: Copies,
-        lock: threading.Lock,
+        lock: locks.Lock,
         clock_s: Callable[[], float],
     ) -> None:
         self._client: Any = client  # The library's `pubsub` has no types.

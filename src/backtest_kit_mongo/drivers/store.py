@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
 from time import perf_counter
@@ -24,6 +23,8 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     failed_write,
 )
+from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.drivers.single_flight import Flights
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
@@ -101,7 +102,7 @@ class Store:
             for kind in (fx.Lease, fx.Commit, fx.Defer):
                 self._handlers[kind] = _dropping(near, self._handlers[kind])
         self._opened = False
-        self._open_lock = threading.Lock()
+        self._open_lock = Lock()
         self._snapshots: dict[Key, plans.Snapshot | None] = {}
 
     def __repr__(self) -> str:
@@ -115,14 +116,19 @@ class Store:
         """
         if self._opened:
             return
-        with self._open_lock:
+        if self._open_lock.is_mine:
+            raise ServerUnreachable(
+                f"{self.name}: this thread is opening or closing the store at this moment, and a handler or listener that it runs asked "
+                "for more. Nothing was read or written; try again later."
+            )
+        with self._open_lock.quietly():
             if not self._opened:
                 self.truth.open()
                 self.cache.open()
                 self._opened = True
 
     def close(self) -> None:
-        with self._open_lock:
+        with self._open_lock.quietly():
             if self.near is not None:
                 self.near.close()
             self.cache.close()

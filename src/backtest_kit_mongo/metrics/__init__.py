@@ -17,11 +17,11 @@ in that mode: use ports.
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
+
+from backtest_kit_mongo import locks
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["close", "port", "register", "serve"]
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
-_lock = threading.Lock()
+_lock = locks.Lock()
 _server: PageServer | None = None
 _registered: WeakKeyDictionary[CollectorRegistry, StoreCollector] = WeakKeyDictionary()
 
@@ -68,7 +68,7 @@ def serve(host: str, first_port: int, port_count: int = 1) -> int | None:
         The port; None if all are taken or the address is wrong, which is logged: a strategy must not end for that.
     """
     global _server
-    with _lock:
+    with _lock.quietly():
         if _server is None:
             _server = _started(host, first_port, port_count)
         return None if _server is None else _server.port
@@ -113,8 +113,7 @@ def close() -> None:
 
 def _forget_after_fork() -> None:
     # The thread that serves is the parent's; its socket must not be kept open by the child.
-    global _lock, _server
-    _lock = threading.Lock()
+    global _server
     if _server is not None:
         _server.abandon()
         _server = None

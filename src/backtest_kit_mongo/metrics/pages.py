@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, NamedTuple
 
-logger = logging.getLogger(__name__)
+from backtest_kit_mongo import locks
+
+logger = locks.logger(__name__)
 
 
 class Page(NamedTuple):

@@ -7,7 +7,6 @@ an exchange does not have stays a gap and is asked for again by the next fetch.
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, NamedTuple, Protocol
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles, Gap
@@ -23,7 +23,7 @@ from backtest_kit_mongo.errors import CallerError, EnvironmentFault
 
 __all__ = ["CcxtMissing", "Exchange", "FetchFailed", "Fetched", "Source", "UnknownExchange", "fetch", "open_source"]
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 PAGE: Final = 500
 """Candles of a request to an exchange that does not say how many it gives."""

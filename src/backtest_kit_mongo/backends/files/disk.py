@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -90,16 +91,27 @@ def _mtime_ns(entry: os.DirEntry[str]) -> int:
         return 0  # Gone meanwhile; reading it will find nothing.
 
 
+class _Mine(threading.local):
+    directories: frozenset[str] = frozenset()
+
+
+_mine = _Mine()
+"""What this thread has locked."""
+
+
 @contextmanager
 def locked(directory: str) -> Iterator[None]:
     """Exclude all other writers of a directory, in this process and in others; makes the directory.
 
     The lock hangs on the directory itself, so it leaves no file behind, and on a descriptor of this call, so it
-    excludes threads too.
+    excludes threads too. A thread that holds it may take it again (a signal handler does).
 
     Raises:
         WriteRefused: the directory cannot be made or locked.
     """
+    if directory in _mine.directories:
+        yield
+        return
     try:
         descriptor = _open_directory(directory)
     except OSError as cause:
@@ -110,8 +122,10 @@ def locked(directory: str) -> Iterator[None]:
         except OSError as cause:
             raise _fault(WriteRefused, directory, "cannot be locked", cause) from cause
         try:
+            _mine.directories |= {directory}
             yield
         finally:
+            _mine.directories -= {directory}
             # Closing alone would leave the lock to a child that was forked meanwhile.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:

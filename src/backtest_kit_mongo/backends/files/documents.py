@@ -20,7 +20,6 @@ the escaped name. The original's file stays, unread from then on.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
@@ -39,7 +39,7 @@ from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, 
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 PROBES_MAX: Final = 5_000
 """Up to so many candles are looked for by name, beyond that in a listing.
@@ -235,7 +235,7 @@ class FileTruth(RowsOnly):
     @contextmanager
     def _writing(self, root: str, key: Key) -> Iterator[None]:
         directory = f"{root}/{names.directory(key)}"
-        with disk.locked(directory):
+        with locks.quiet(), disk.locked(directory):
             if directory not in self._swept:
                 disk.sweep(directory)
                 self._swept.add(directory)

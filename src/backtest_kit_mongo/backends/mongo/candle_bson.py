@@ -8,7 +8,6 @@ Documents of other programs may be laid out in any way; a batch that has one is 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Times, Values, empty
 from backtest_kit_mongo.coherence.record import Part
+from backtest_kit_mongo.locks import Lock
 
 COLUMNS: Final = ("timestamp", *FIELDS)
 PROJECTION: Final = {"_id": 0, **dict.fromkeys(COLUMNS, 1)}
@@ -51,13 +51,15 @@ class _Ids:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._process = 0
         self._own = b""
         self._next = 0
 
     def take(self, count: int, now_s: int) -> _Bytes:
         """Rows of 12 bytes."""
+        if self._lock.is_mine:
+            return _Ids().take(count, now_s)  # A signal handler's, in the middle of ours.
         with self._lock:
             if self._process != os.getpid():  # A child must not go on with its parent's.
                 self._process, self._own, self._next = os.getpid(), os.urandom(5), int.from_bytes(os.urandom(3))

@@ -23,7 +23,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +40,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.block_cache import BlockCache
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
@@ -61,7 +61,7 @@ from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 BLOCKS: Final = "candle-blocks"
 CONFLICTS: Final = "candle-conflicts"

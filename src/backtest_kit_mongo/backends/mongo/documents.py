@@ -7,8 +7,6 @@ to the primary.
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ from pymongo.errors import BulkWriteError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
@@ -57,7 +56,7 @@ from backtest_kit_mongo.errors import (
 if TYPE_CHECKING:
     from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 Document = dict[str, Any]
 _ONE = Int64(1)
@@ -88,7 +87,7 @@ class MongoTruth:
         self._domains = domains
         self._timeout_s = timeout_ms / 1000
         self._candle_cache_bytes = candle_cache_max_bytes
-        self._lock = threading.Lock()
+        self._lock = locks.Lock()
         self._client: MongoClient[Document] | None = None
         self._collections: dict[Domain, Collection[Document]] = {}
         self._readers: dict[Domain, Collection[Raw]] = {}
@@ -101,16 +100,24 @@ class MongoTruth:
     def client(self) -> MongoClient[Document]:
         """The driver's client, made on first use. It connects by itself and survives restarts of the servers."""
         with self._lock:
-            if self._client is None:
-                bound_ms = int(self._timeout_s * 1000)
-                self._client = MongoClient(
-                    self._uri,
-                    tz_aware=True,
-                    serverSelectionTimeoutMS=bound_ms,
-                    socketTimeoutMS=bound_ms,
-                    appname="backtest-kit-mongo",
-                )
+            if self._client is not None:
+                return self._client
+            bound_ms = int(self._timeout_s * 1000)
+            made: MongoClient[Document] = MongoClient(
+                self._uri,
+                tz_aware=True,
+                serverSelectionTimeoutMS=bound_ms,
+                socketTimeoutMS=bound_ms,
+                appname="backtest-kit-mongo",
+            )
+            return self._keep(made)
+
+    def _keep(self, made: MongoClient[Document]) -> MongoClient[Document]:
+        if self._client is not None:
+            made.close()  # A signal handler has made one meanwhile.
             return self._client
+        self._client = made
+        return made
 
     def open(self) -> None:
         """Connect, settle the concerns, build the indexes.

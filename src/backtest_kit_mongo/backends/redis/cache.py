@@ -8,8 +8,6 @@ be believed.
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,6 +16,7 @@ from typing import Any
 
 import redis
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, Link, Script
@@ -42,7 +41,7 @@ from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import CorruptData, ServerUnreachable, UnsafeServer
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 Call = tuple[Script, tuple[str, ...], Iterable[Argument]]
 """A script, its keys and its arguments."""
@@ -98,7 +97,7 @@ class RedisCache:
         self._read, self._lease, self._commit, self._fill, self._relay = (
             script(name) for name in ("read", "lease", "commit", "fill", "relay")
         )
-        self._lock = threading.Lock()
+        self._lock = locks.Lock()
         self._retry_at_s: float | None = None
         self._missed = Missed(options.partitions if spot else 1)
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
@@ -146,7 +145,9 @@ class RedisCache:
         """Return if Redis may be used; otherwise try to come back, at most every `retry_ms`."""
         if not self._is_down:
             return
-        with self._lock:
+        if self._lock.is_mine:
+            raise CacheDown  # A signal handler, in the middle of a delivery.
+        with self._lock.quietly():
             retry_at_s = self._retry_at_s
             if retry_at_s is None:
                 return
@@ -163,7 +164,7 @@ class RedisCache:
             logger.warning("Redis is back; everything it missed was delivered")
 
     def _went_down(self, cause: Exception) -> None:
-        with self._lock:
+        with self._lock.quietly():
             if self._retry_at_s is None:
                 logger.warning("Redis cannot be reached, going on with MongoDB alone (slower, never wrong): %s", cause)
             self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
@@ -297,9 +298,10 @@ class RedisCache:
             (self._names(effect.keys[0] if effect.keys else change.record.key).stream, self._event(change))
             for change in effect.published
         ]
-        with self._lock:
+        is_delivering = self._lock.is_mine  # This is a signal handler; what was interrupted goes on delivering.
+        with self._lock.quietly():
             self._missed.add(effect.keys, events)
-            if self._retry_at_s is None:
+            if self._retry_at_s is None and not is_delivering:
                 # Redis came back, or failed only this once: the entry must be gone before this write returns.
                 try:
                     self._catch_up()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+
+from backtest_kit_mongo.locks import Lock
 
 
 class CacheCounts:
@@ -30,7 +31,7 @@ class CacheCounts:
         self.fills_refused = 0
         self.incarnation_changes = 0
         self._monotonic_s = monotonic_s
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._past_bypass_s = 0.0
         self._down: set[object] = set()
         self._down_since_s: float | None = None

@@ -8,7 +8,8 @@ Scripts look at the incarnation only; the rest is fixed so that a hit costs a fe
 from __future__ import annotations
 
 import os
-import threading
+from collections.abc import Iterator
+from itertools import count
 
 from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.record import Key, Record
@@ -46,17 +47,15 @@ class Tokens:
     """Tokens that no other attempt of any process ever uses."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._renew()
-
-    def _renew(self) -> None:
-        self._process = os.getpid()
-        self._prefix = os.urandom(12).hex()
-        self._count = 0
+        self._own = _own_tokens()
 
     def fresh(self) -> str:
-        with self._lock:
-            if self._process != os.getpid():
-                self._renew()
-            self._count += 1
-            return f"{self._prefix}{self._count:x}"
+        process, prefix, numbers = self._own
+        if process != os.getpid():
+            process, prefix, numbers = self._own = _own_tokens()
+        # One step, whatever thread or signal handler comes in between.
+        return f"{prefix}{next(numbers):x}"
+
+
+def _own_tokens() -> tuple[int, str, Iterator[int]]:
+    return os.getpid(), os.urandom(12).hex(), count(1)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.backends.redis.relay import RELAY_MAX
 from backtest_kit_mongo.backends.redis.relay import relay as send_relay
@@ -12,7 +12,7 @@ from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names
 from backtest_kit_mongo.coherence.record import Key
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 DEFERRED_EVENTS_MAX = 100_000
 DEFERRED_BYTES_MAX = 256 * 1024 * 1024
@@ -62,7 +62,7 @@ class Missed:
             keys = list(self.keys)[:RELAY_MAX]
             send_relay(link, relay, [(names_of(key), None) for key in keys])
             for key in keys:
-                del self.keys[key]
+                self.keys.pop(key, None)
         while self.events:
             count, size = 0, 0
             while count < min(CATCH_UP_MAX, len(self.events)) and size < CATCH_UP_BYTES:

@@ -6,7 +6,6 @@ second attempt. A connection that breaks is: that is never repeated here.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, TryAgainError
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 Address: TypeAlias = tuple[str, int]
 Answer = TypeVar("Answer")

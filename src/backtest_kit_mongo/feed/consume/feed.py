@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ import redis
 from pymongo import MongoClient
 from redis.exceptions import AskError, ClusterDownError, TryAgainError
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE
 from backtest_kit_mongo.errors import EnvironmentFault, ReadFailed
 from backtest_kit_mongo.feed.consume.audit_log import AuditLog
@@ -25,7 +25,7 @@ from backtest_kit_mongo.feed.consume.intake import Intake, Item
 from backtest_kit_mongo.feed.consume.membership import Membership
 from backtest_kit_mongo.feed.consume.replay import Replay
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 CHECKPOINT_S = 10.0
 """How often the group's progress is stored outside Redis; after a FLUSHALL so much more is delivered again."""
@@ -84,7 +84,8 @@ class ChangeFeed:
         self._intake = Intake(
             membership, group, replay, options.window, options.unacknowledged_max, options.claim_idle_ms
         )
-        self._turn = threading.RLock()  # Whoever iterates or closes.
+        # Whoever iterates or closes. No `Lock`: iterating may wait for long, and says so while it does.
+        self._turn = threading.RLock()
         self._stop = threading.Event()
         self._inside = self._closed = self._prepared = self._waiting = False
         # An earlier process of the same name may have left something behind.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.errors import CorruptData
 from backtest_kit_mongo.feed.consume.audit_log import Record
@@ -18,7 +17,7 @@ from backtest_kit_mongo.feed.consume.membership import Membership
 from backtest_kit_mongo.feed.consume.replay import Replay
 from backtest_kit_mongo.feed.consume.window import Window
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 
 class Item(NamedTuple):
@@ -38,7 +37,7 @@ class Intake:
     def __init__(
         self, membership: Membership, group: Group, replay: Replay, window: int, open_max: int, claim_idle_ms: int
     ) -> None:
-        self.lock = threading.RLock()
+        self.lock = locks.Lock()
         self._membership = membership
         self._group = group
         self._replay = replay
@@ -62,7 +61,7 @@ class Intake:
 
     def admit(self, item: Item) -> ChangeEvent | None:
         """The event to hand out; None if it is not wanted, or known."""
-        with self.lock:
+        with self.lock.quietly():
             try:
                 return self._event(item)
             except (UnknownEvent, CorruptData) as cause:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.feed.consume.groups import Group, Span
 from backtest_kit_mongo.feed.consume.progress import Job, Progress, State
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 CLOCKS_MS = 60_000
 """By how much the clocks of writers and Redis may differ where times are turned into places in the stream."""
