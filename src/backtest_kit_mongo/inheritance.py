@@ -29,7 +29,7 @@ class _Will:
     """
 
     tell: Callable[[], Estate] = dict
-    receive: Callable[[Estate], None] = bool
+    receive: Callable[[Estate], object] = bool
     inherited: Estate = {}  # noqa: RUF012 - replaced, never changed.
 
     def __reduce__(self) -> tuple[type[Estate], tuple[Estate]]:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from typing import Final
 from weakref import ref
 
+from backtest_kit_mongo.errors import InvalidSetting
+
 FORK_WAIT_S: Final = 5.0
 """A fork waits no longer for a lock."""
 _all: Final[set[ref[Lock]]] = set()
@@ -92,6 +94,26 @@ def _later(record: logging.LogRecord) -> bool:
         return True
     _kept.records.append(record)
     return False
+
+
+def set_logger(target: logging.Logger | logging.Handler) -> None:
+    """Send this package's log to a handler, or to another logger's handlers.
+
+    Silent by default beyond warnings, as logging is.
+
+    Raises:
+        InvalidSetting: it is neither; nothing changed.
+    """
+    if not isinstance(target, logging.Logger | logging.Handler):
+        raise InvalidSetting(
+            f"set_logger takes a logging.Logger or a logging.Handler, not {type(target).__name__}; for an object with methods of its own, "
+            "write a Handler whose emit() calls them. Nothing changed."
+        )
+    package = logging.getLogger("backtest_kit_mongo")
+    handlers = target.handlers if isinstance(target, logging.Logger) else [target]
+    package.handlers = list(handlers)
+    package.setLevel(target.level or logging.INFO)
+    package.propagate = False
 
 
 def held() -> list[Lock]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from platformdirs import user_data_path
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_DATABASE = "backtest-kit"
 PORT_MAX = 65_535
+_SRV = "mongodb+srv://"
+_SRV_ONLY = ("srvmaxhosts=", "srvservicename=", "srvallowedhostssuffix=")
 _TLS_FILES = ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
 
 
@@ -183,16 +186,7 @@ class Settings(BaseSettings):
     @field_validator("mongo_connection_string")
     @classmethod
     def _parsable(cls, value: SecretStr) -> SecretStr:
-        try:
-            parse_uri(value.get_secret_value(), validate=True, warn=False)
-        except (PyMongoError, ValueError):
-            # The parser's message may quote a part of the password.
-            raise ValueError(
-                "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special characters of "
-                "user and password percent-encoded"
-            ) from None
-        except OSError as cause:
-            raise ValueError(f"a file that it names cannot be read: {cause.filename}: {cause.strerror}") from None
+        _parsed(value.get_secret_value())
         return value
 
     @model_validator(mode="after")
@@ -226,13 +220,12 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The database that the connection string names."""
-        return parse_uri(self.mongo_connection_string.get_secret_value(), warn=False)["database"] or DEFAULT_DATABASE
+        return _parsed(self.mongo_connection_string.get_secret_value()).database or DEFAULT_DATABASE
 
     @property
     def mongo_address(self) -> str:
         """Hosts of MongoDB without user and password, for messages."""
-        nodes = parse_uri(self.mongo_connection_string.get_secret_value(), warn=False)["nodelist"]
-        return ",".join(f"{host}:{port}" if port else host for host, port in nodes)
+        return _parsed(self.mongo_connection_string.get_secret_value()).address
 
     @property
     def redis_address(self) -> str:
@@ -243,6 +236,58 @@ class Settings(BaseSettings):
             asked = ",".join(f"{host}:{port}" for host, port in self.redis_sentinel)
             return f"{self.redis_sentinel_service} (by the Sentinels {asked})"
         return f"{self.redis_host}:{self.redis_port}"
+
+
+class _Parsed(NamedTuple):
+    """What a connection string says without asking DNS."""
+
+    database: str | None
+    address: str
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> _Parsed:
+    """Parse a connection string; `mongodb+srv` too, whose servers the driver asks DNS for when it connects.
+
+    Raises:
+        ValueError: what is wrong with it, without a part of it that may be secret.
+    """
+    is_srv = text.startswith(_SRV)
+    head, mark, query = text.replace(_SRV, "mongodb://", 1).partition("?") if is_srv else text.partition("?")
+    options = [pair for pair in re.split("[&;]", query) if not is_srv or not pair.lower().startswith(_SRV_ONLY)]
+    try:
+        found = parse_uri(head + mark + "&".join(options), validate=True, warn=False)
+    except (PyMongoError, ValueError):
+        # The parser's message may quote a part of the password.
+        raise ValueError(_what_is_wrong(head, options)) from None
+    except OSError as cause:
+        raise ValueError(f"a file that it names cannot be read: {cause.filename}: {cause.strerror}") from None
+    if not is_srv:
+        return _Parsed(
+            found["database"], ",".join(f"{host}:{port}" if port else host for host, port in found["nodelist"])
+        )
+    name = head.rpartition("@")[2].removeprefix("mongodb://").partition("/")[0]
+    if ":" in name or "," in name or "." not in name:
+        raise ValueError("mongodb+srv takes one name in DNS, with at least one dot, and no port")
+    return _Parsed(found["database"], name)
+
+
+def _what_is_wrong(head: str, options: list[str]) -> str:
+    for pair in options:
+        try:
+            parse_uri(f"mongodb://host/?{pair}", validate=True, warn=False)
+        except (PyMongoError, ValueError):
+            return (
+                f"its option {pair.partition('=')[0]:.40} is unknown or has a value that MongoDB's driver does not take"
+            )
+    try:
+        parse_uri(head, validate=True, warn=False)
+    except (PyMongoError, ValueError):
+        return (
+            "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special characters of user and "
+            "password percent-encoded"
+        )
+    return f"its options contradict each other: {', '.join(pair.partition('=')[0] for pair in options)}"
 
 
 def load(**arguments: Any) -> Settings:

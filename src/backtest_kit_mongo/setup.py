@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import ssl
-import threading
 import time
 from dataclasses import replace
 from typing import Any
 
-import pymongo
 import redis
 from pydantic import SecretStr
 from pymongo import MongoClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from backtest_kit_mongo import metrics, stores
+from backtest_kit_mongo import inheritance, locks, metrics, stores
+from backtest_kit_mongo.adapters import choices
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
 from backtest_kit_mongo.backends.redis.cluster import ClusterClient, link_over
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
-from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link
+from backtest_kit_mongo.backends.redis.link import Link
 from backtest_kit_mongo.backends.redis.nodes import ClusterNodes
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
@@ -33,26 +31,24 @@ from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp, ServerUnreachable
+from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
+from backtest_kit_mongo.reachability import require_servers
 from backtest_kit_mongo.settings import Settings, load
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
-WAYS_OUT = (
-    "Two ways out: `bkm up` starts private servers on this machine and prints the settings for them (or call setup(embedded=True)); "
-    "`docker compose up -d --wait` starts the ones of the compose file. Otherwise check CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and "
-    "CC_REDIS_PORT."
-)
 OPEN_REDIS: dict[str, Any] = {
     "redis_user": "", "redis_password": SecretStr(""), "redis_sentinel": (), "redis_cluster": (), "redis_tls": False,
     "redis_tls_ca_file": None, "redis_tls_cert_file": None, "redis_tls_key_file": None,
 }  # fmt: skip
 """A Redis that answers whoever reaches it, directly and in the clear."""
-_lock = threading.RLock()
+_lock = locks.Lock()
 _config: dict[str, Any] = {}
 """What `set_config` and `setup` were given."""
 _settings: Settings | None = None
-"""The settings in use; None until `install` or `setup`."""
+"""The settings in use; None until `install` or `setup`, or until those of this process's parent are taken over."""
+_is_busy = False
+"""A thread is in `setup()`."""
 
 
 def redis_client(settings: Settings) -> redis.Redis:
@@ -167,7 +163,7 @@ def set_config(**config: Any) -> None:
         InvalidSetting: a name is unknown or a value does not fit.
         AlreadySetUp: other settings are in use.
     """
-    with _lock:
+    with _lock.quietly():
         wanted = {**_config, **config}
         settings = resolve(load(**wanted)) if _settings is not None else load(**wanted)
         if _settings is not None and settings != _settings:
@@ -175,32 +171,69 @@ def set_config(**config: Any) -> None:
                 "setup() was called before with other settings, and they are in use. Call shutdown() first to change them."
             )
         _config.update(config)
+        if _settings is None:
+            stores.settle(live=False, refusal="set_config() was called, but neither setup() nor install().")
 
 
 def get_config() -> Settings:
     """The settings in force; before `setup()` those that it would use."""
+    inheritance.accept()
     return _settings or load(**_config)
 
 
 def install() -> None:
-    """Point all 17 registries at MongoDB and Redis. Connects on first use; `setup()` does so at once."""
-    with _lock:
+    """Let MongoDB and Redis serve all adapters, except those that were told to use something else. Connects on first use;
+    `setup()` does so at once.
+    """
+    with _lock.quietly():
+        settings = get_config()
         if _settings is None:
-            settings = resolve(get_config())
-            stores.configure_live(lambda: _make_live(settings))
-            _install(settings)
+            _install_later(resolve(settings))
+
+
+def _install_later(settings: Settings) -> None:
+    stores.configure_live(lambda: _make_live(settings))
+    _install(settings)
 
 
 def _install(settings: Settings) -> None:
     global _settings
-    used = sum(registry.context_count for registry in REGISTRIES)
+    _settings = settings
+    stores.settle(live=True)
+    inheritance.mark(settings.mongo_address)
+    used = sum(registry.context_count for registry in REGISTRIES if registry.choice is None)
     if used:
         logger.warning(
             "%d contexts were used before setup(); what they wrote stays where it is and is not copied", used
         )
+    kept = [registry.name for registry in REGISTRIES if registry.choice is not None]
+    if kept:
+        logger.warning("not in MongoDB, because they were told to use something else: %s", ", ".join(kept))
     for registry in REGISTRIES:
-        registry.use_store(stores.live_store)
-    _settings = settings
+        if registry.choice is None:
+            registry.clear()
+
+
+def _estate() -> inheritance.Estate:
+    """What processes that this one starts inherit."""
+    chosen = choices.of(REGISTRIES)
+    if _settings is None and not chosen:
+        return {}
+    plain = {} if _settings is None else {name: _plain(value) for name, value in _settings}
+    return {"settings": plain, "choices": chosen}
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def _succeed(estate: inheritance.Estate) -> None:
+    """Go on as the process did that started this one."""
+    with _lock.quietly():
+        choices.choose(REGISTRIES, estate["choices"])
+        if estate["settings"] and _settings is None and not _config and not _is_busy:
+            _config.update(estate["settings"])
+            _install_later(load(**_config))
 
 
 def setup(**config: Any) -> Settings:
@@ -208,37 +241,51 @@ def setup(**config: Any) -> Settings:
     force.
 
     Calling it again with the same settings does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
-    this machine.
+    this machine. Adapters that were told to use something else keep it. Processes that `multiprocessing` starts inherit all
+    of this, however it starts them.
 
     Raises:
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
         AlreadySetUp: other settings are in use.
-        ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Registries are
-        unchanged.
+        ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to work
+        until it succeeds.
         LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
         it.
     """
-    with _lock:
+    global _is_busy
+    with _lock.quietly():
+        _is_busy = bool(config)  # Who gives settings does not want inherited ones.
+        inheritance.accept()
         before = dict(_config)
-        set_config(**config)
-        if _settings is not None:
-            stores.live_store().open()
-            return _settings
         try:
-            settings = resolve(get_config())
-            _require_servers(settings)
-            stores.configure_live(lambda: _make_live(settings))
-            stores.live_store().open()
+            set_config(**config)
+            _is_busy = True
+            if _settings is None:
+                _open(resolve(load(**_config)))
+            else:
+                stores.live_store().open()
         except BaseException:
-            # The registries were not touched, and what failed is not kept: the next call starts from what was chosen
-            # before this one.
-            stores.configure_live(None)
-            metrics.close()
+            # What failed is not kept: the next call starts from what was chosen before this one.
             _config.clear()
             _config.update(before)
             raise
-        _install(settings)
-        return settings
+        finally:
+            _is_busy = False
+        return get_config()
+
+
+def _open(settings: Settings) -> None:
+    stores.settle(live=False, refusal="setup() failed.")
+    try:
+        stores.configure_live(lambda: _make_live(settings))
+        store = stores.live_store()
+        require_servers(settings, _mongo(store), redis_client(settings))
+        store.open()
+    except BaseException:
+        stores.configure_live(None)
+        metrics.close()
+        raise
+    _install(settings)
 
 
 def resolve(settings: Settings) -> Settings:
@@ -259,63 +306,22 @@ def resolve(settings: Settings) -> Settings:
     )
 
 
-def _require_servers(settings: Settings) -> None:
-    """Say at once, and for both servers, what cannot be reached.
-
-    Raises:
-        ServerUnreachable: MongoDB, or Redis under CC_ON_REDIS_DOWN=fail. Otherwise a missing Redis is only reported: a
-        bot that restarts
-            while the cache is away must come up.
-    """
-    missing = []
-    bound_ms = min(settings.mongo_bound_ms, 5_000)
-    probe: MongoClient[dict[str, Any]] = MongoClient(
-        settings.mongo_connection_string.get_secret_value(), serverSelectionTimeoutMS=bound_ms
-    )
-    try:
-        with pymongo.timeout(bound_ms / 1000):
-            probe.admin.command("ping")
-    except pymongo.errors.ConnectionFailure:
-        missing.append(f"MongoDB at {settings.mongo_address} did not answer within {bound_ms} ms.")
-    except pymongo.errors.OperationFailure as cause:
-        missing.append(
-            f"MongoDB at {settings.mongo_address} refused: {(cause.details or {}).get('errmsg', 'unauthorized')}."
-        )
-    finally:
-        probe.close()
-    client = redis_client(settings)
-    redis_missing = ""
-    try:
-        client.ping()
-    except (*UNREACHABLE, redis.ResponseError) as cause:
-        redis_missing = f"Redis at {settings.redis_address} did not answer: {cause}."
-    finally:
-        client.close()
-    if redis_missing and (missing or settings.on_redis_down == "fail"):
-        missing.append(redis_missing)
-    if missing:
-        raise ServerUnreachable(f"{' '.join(missing)} Nothing was written. {WAYS_OUT}")
-    if redis_missing:
-        logger.error(
-            "%s Going on without the cache, slower but never wrong; change events are kept for later. %s",
-            redis_missing,
-            WAYS_OUT,
-        )
-
-
 def shutdown() -> None:
-    """Close the connections and point the registries back at files. For tests and for changing settings."""
+    """Close the connections and begin anew, as if nothing had been set up or chosen. For tests and for changing settings."""
     global _settings
-    with _lock:
+    with _lock.quietly():
         _settings = None
         _config.clear()
+        stores.settle(live=False)
         stores.configure_live(None)
+        inheritance.mark(None)
         metrics.close()
         for registry in REGISTRIES:
-            registry.use_json()
+            registry.use_default()
 
 
 def _live() -> Store:
+    inheritance.accept()
     if _settings is None:
         raise NotSetUp("call setup() first")
     return stores.live_store()
@@ -327,9 +333,12 @@ def get_mongo() -> MongoClient[dict[str, Any]]:
     Raises:
         NotSetUp: `setup()` or `install()` was not called.
     """
-    truth = _live().truth
-    assert isinstance(truth, MongoTruth)
-    return truth.client
+    return _mongo(_live()).client
+
+
+def _mongo(store: Store) -> MongoTruth:
+    assert isinstance(store.truth, MongoTruth)
+    return store.truth
 
 
 def get_redis() -> redis.Redis:
@@ -338,18 +347,18 @@ def get_redis() -> redis.Redis:
     Raises:
         NotSetUp: `setup()` or `install()` was not called.
     """
+    settings = get_config()
     if _settings is None:
         raise NotSetUp("call setup() first")
-    return redis_client(get_config())
+    return redis_client(settings)
 
 
-def set_logger(target: logging.Logger | logging.Handler) -> None:
-    """Send this package's log to a handler, or to another logger's handlers.
+def _after_fork() -> None:
+    global _is_busy
+    if _is_busy and _settings is None:
+        _is_busy = False
+        stores.settle(live=False, refusal="This process was forked while another thread was in setup().")
 
-    Silent by default beyond warnings, as logging is.
-    """
-    package = logging.getLogger("backtest_kit_mongo")
-    handlers = target.handlers if isinstance(target, logging.Logger) else [target]
-    package.handlers = list(handlers)
-    package.setLevel(target.level or logging.INFO)
-    package.propagate = False
+
+inheritance.hand_down(_estate, _succeed)
+os.register_at_fork(after_in_child=_after_fork)

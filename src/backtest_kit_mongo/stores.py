@@ -71,7 +71,8 @@ def default_store() -> Store:
     if not _is_told:
         _is_told = True
         logger.warning(
-            "setup() was not called: adapters keep files below %s. use_json() says that this is meant", DUMP_DIRECTORY.absolute()
+            "setup() was not called: adapters keep files below %s. use_json() says that this is meant",
+            DUMP_DIRECTORY.absolute(),
         )
     return file_store()
 

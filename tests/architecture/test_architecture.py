@@ -54,6 +54,8 @@ def test_the_core_does_no_io_and_reads_no_clock_and_draws_no_random_number(path:
 
 ARROWS = {
     "errors": "",
+    "locks": "errors",
+    "inheritance": "",
     "embedded": "errors",
     "coherence": "errors",
     "candles": "coherence errors",
@@ -61,17 +63,18 @@ ARROWS = {
     "domains": "coherence errors",
     "settings": "domains errors",
     "ports": "candles coherence",
-    "backends": "candles coherence errors",
-    "drivers": "candles coherence errors ports",
+    "backends": "candles coherence errors locks",
+    "drivers": "candles coherence errors locks ports",
     "tracing": "coherence drivers",
-    "stores": "backends drivers errors ports",
-    "adapters": "candles coherence domains drivers errors look_ahead stores",
-    "metrics": "backends coherence domains drivers stores",
-    "setup": "adapters backends coherence domains drivers embedded errors metrics settings stores tracing",
+    "stores": "backends drivers errors inheritance locks ports",
+    "adapters": "candles coherence domains drivers errors inheritance locks look_ahead stores",
+    "metrics": "backends coherence domains drivers locks stores",
+    "reachability": "backends errors locks settings",
+    "setup": "adapters backends coherence domains drivers embedded errors inheritance locks metrics reachability settings stores tracing",
     "collections": "backends coherence domains errors setup",
     "audit": "backends coherence domains errors settings setup",
-    "feed": "audit backends coherence domains errors settings setup",
-    "operate": "adapters backends candles coherence domains drivers errors feed ports settings setup",
+    "feed": "audit backends coherence domains errors locks reachability settings setup",
+    "operate": "adapters backends candles coherence domains drivers errors feed locks ports settings setup",
     "testing": "adapters backends candles coherence domains drivers embedded errors ports settings setup",
     "cli": "adapters audit backends candles coherence domains drivers embedded errors feed operate settings setup",
 }
@@ -177,6 +180,10 @@ def test_the_memory_and_the_worker_never_import_the_engine() -> None:
 def test_no_lock_and_no_logger_but_those_of_locks_py() -> None:
     # A feed's turn is held over waits of any length; what is said meanwhile must not be kept back.
     allowed = {PACKAGE / "locks.py", PACKAGE / "feed" / "consume" / "feed.py"}
-    found = [path for path in PACKAGE.rglob("*.py") if re.search(r"threading\.(Lock|RLock|Condition|Sem\w+)\(", path.read_text())]
+    found = [
+        path
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"threading\.(Lock|RLock|Condition|Sem\w+)\(", path.read_text())
+    ]
     assert set(found) <= allowed
     assert not [path for path in PACKAGE.rglob("*.py") if "getLogger(__name__)" in path.read_text()]

@@ -11,7 +11,7 @@ from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.errors import NotSetUp
 
 
-def choices(registries: Iterable[Registry[Any]]) -> dict[str, str]:
+def of(registries: Iterable[Registry[Any]]) -> dict[str, str]:
     """What adapters were told to use, by name; an own implementation is named by the place of its definition."""
     named = {}
     for registry in registries:

@@ -23,9 +23,9 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     failed_write,
 )
+from backtest_kit_mongo.drivers.single_flight import Flights
 from backtest_kit_mongo.errors import ServerUnreachable
 from backtest_kit_mongo.locks import Lock
-from backtest_kit_mongo.drivers.single_flight import Flights
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
 if TYPE_CHECKING:

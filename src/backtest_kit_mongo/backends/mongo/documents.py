@@ -27,6 +27,7 @@ from pymongo.write_concern import WriteConcern
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
+from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, own_duplicates, reading, writing
 from backtest_kit_mongo.coherence.codec import pack
@@ -102,14 +103,7 @@ class MongoTruth:
         with self._lock:
             if self._client is not None:
                 return self._client
-            bound_ms = int(self._timeout_s * 1000)
-            made: MongoClient[Document] = MongoClient(
-                self._uri,
-                tz_aware=True,
-                serverSelectionTimeoutMS=bound_ms,
-                socketTimeoutMS=bound_ms,
-                appname="backtest-kit-mongo",
-            )
+            made = connect(self._uri, int(self._timeout_s * 1000))
             return self._keep(made)
 
     def _keep(self, made: MongoClient[Document]) -> MongoClient[Document]:

@@ -24,8 +24,9 @@ from backtest_kit_mongo.feed.consume.groups import Group
 from backtest_kit_mongo.feed.consume.membership import Membership, Start
 from backtest_kit_mongo.feed.consume.progress import Progress
 from backtest_kit_mongo.feed.consume.replay import Replay
+from backtest_kit_mongo.reachability import WAYS_OUT
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import WAYS_OUT, get_config, redis_client, resolve
+from backtest_kit_mongo.setup import get_config, redis_client, resolve
 
 NAME_MAX = 200
 
