@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.testing.servers import Servers
 
 pytest_plugins = ["backtest_kit_pytest", "pytester"]
@@ -25,3 +27,26 @@ def new_database(worker_id: str) -> Callable[[], str]:
     """Names of databases that nobody else uses."""
     numbers = count()
     return lambda: f"test_{worker_id}_{next(numbers)}"
+
+
+class _UnderALock(logging.Handler):
+    """Collects what is logged by a thread that holds a lock: a handler that writes through an adapter could hang there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if locks.held():
+            self.found.append(f"{record.pathname}:{record.lineno}")
+
+
+_under_a_lock = _UnderALock()
+logging.getLogger("backtest_kit_mongo").addHandler(_under_a_lock)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_logged_under_a_lock() -> Iterator[None]:
+    yield
+    found, _under_a_lock.found = _under_a_lock.found, []
+    assert not found

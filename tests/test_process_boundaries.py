@@ -88,9 +88,9 @@ def test_a_child_keeps_its_data_where_its_parent_does_however_it_was_started(
 
 
 FORKS = """
-import faulthandler, os, threading, time, warnings
+import faulthandler, os, sys, threading, time, warnings
 import backtest_kit_mongo as bk
-from backtest_kit_mongo import setup as wiring
+wiring = sys.modules["backtest_kit_mongo.setup"]
 warnings.simplefilter("ignore")
 
 def forked(task):

@@ -55,8 +55,8 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
-from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
 from backtest_kit_mongo.locks import set_logger
+from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, setup, shutdown
 
 __all__ = [

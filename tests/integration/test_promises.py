@@ -77,7 +77,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     def listened(*args: Any, **options: Any) -> Any:
         return real(*args, event_listeners=[listener], **options)
 
-    monkeypatch.setattr("backtest_kit_mongo.backends.mongo.MongoClient", listened)
+    monkeypatch.setattr("backtest_kit_mongo.backends.mongo.client.MongoClient", listened)
     return listener
 
 
@@ -401,12 +401,6 @@ class TestSetup:
         assert "bkm up" in text
         assert "docker compose up" in text
         assert "hunter2" not in text
-
-    def test_a_failed_setup_leaves_the_adapters_as_they_were(self, tmp_path: Path) -> None:
-        with pytest.raises(bk.ServerUnreachable):
-            bk.setup(mongo_connection_string="mongodb://127.0.0.1:1/x", mongo_timeout_ms=200)
-        bk.PersistStateAdapter.write_state_data({"data": 1}, "s", "b", 5)
-        assert (tmp_path / "dump" / "state").is_dir()
 
     def test_embedded_servers_are_started_by_one_argument_and_shared(self, tmp_path: Path) -> None:
         directory = tmp_path / "private"

@@ -1,7 +1,7 @@
 """The 17 registries: which implementation serves which context. Signatures only; `registry.py` holds what they do.
 
 Names and parameter order are the original's in snake_case. Each registry has `use_persist_<domain>_adapter(Ctor)`,
-`use_json()` (the default), `use_memory()`, `use_dummy()` and `clear()`; Memory, State, Dictionary and Session also
+`use_json()`, `use_memory()`, `use_dummy()` and `clear()`; Memory, State, Dictionary and Session also
 `wait_for_init` and `dispose`. A write that takes `when` may leave it out (or say None) at a simulation time:
 `look_ahead.py`.
 """
