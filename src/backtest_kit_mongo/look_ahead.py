@@ -25,7 +25,6 @@ npm package stores of measures and strategies, is visible. Soft removal is not d
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +34,7 @@ from types import TracebackType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.moments import iso, moment_ms
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import InvalidKey, LookAhead
@@ -50,7 +50,7 @@ __all__ = [
     "stamped",
 ]
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 
 class SimulationTime:
@@ -111,7 +111,7 @@ _current: ContextVar[SimulationTime] = ContextVar("backtest_kit_simulation_time"
 _started_in: WeakKeyDictionary[threading.Thread, SimulationTime] = WeakKeyDictionary()
 """By thread, the block that it was started in: on Python before 3.14 a new thread starts with an empty context."""
 _open_blocks = 0
-_lock = threading.Lock()
+_lock = locks.Lock()
 _reported: set[Key] = set()
 
 

@@ -7,8 +7,6 @@ calendar or text that is no UTF-8, and because it makes a `DBRef` of every objec
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,12 +18,13 @@ from bson.dbref import DBRef
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.codec import EPOCH, pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore
 from backtest_kit_mongo.errors import CorruptData
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 Document = dict[str, Any]
 Raw = RawBSONDocument
@@ -148,7 +147,7 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = locks.Lock()
         self._last_ms = 0
 
     def take(self, count: int) -> list[datetime]:

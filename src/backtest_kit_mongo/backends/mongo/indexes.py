@@ -8,7 +8,6 @@ Inserts know no hints, and look before. Either way what is missing is built agai
 
 from __future__ import annotations
 
-import logging
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,11 +15,12 @@ from pymongo import IndexModel
 from pymongo.collection import Collection
 from pymongo.errors import OperationFailure, PyMongoError
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, brief
 from backtest_kit_mongo.coherence.record import Domain, Index
 from backtest_kit_mongo.errors import LegacyIndex, WriteRefused
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 Fields = tuple[tuple[str, int], ...]
 _OTHER_OPTIONS: Final = frozenset({85, 86})
