@@ -7,7 +7,6 @@ Every field `name` is the environment variable `CC_NAME`. Values that are secret
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import re
 from functools import lru_cache
@@ -21,10 +20,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 DEFAULT_DATABASE = "backtest-kit"
 PORT_MAX = 65_535

@@ -61,7 +61,7 @@ ARROWS = {
     "candles": "coherence errors",
     "look_ahead": "coherence errors locks",
     "domains": "coherence errors",
-    "settings": "domains errors",
+    "settings": "domains errors locks",
     "ports": "candles coherence",
     "backends": "candles coherence errors locks",
     "drivers": "candles coherence errors locks ports",
