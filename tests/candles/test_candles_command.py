@@ -132,6 +132,7 @@ def test_files_of_different_series_do_not_become_one(data: Path) -> None:
 
 
 def test_a_file_with_a_fault_is_left_out_as_a_whole_and_the_others_are_imported(data: Path) -> None:
+    (data / "OTHER-12h.csv").write_text(lines(1))
     (data / "BAD-1h.csv").write_text(lines(1, 2).replace(f"{START + 2 * HOUR},1.25", f"{START + 2 * HOUR},x"))
     result = bkm("import", data, "--exchange", "csv")
     assert result.exit_code == ExitCode.FAILED
@@ -139,7 +140,8 @@ def test_a_file_with_a_fault_is_left_out_as_a_whole_and_the_others_are_imported(
     shown = json.loads(bkm("list", "--json").stdout)
     assert [series["symbol"] for series in shown] == ["ABC/USDT", "EURUSD"]
     errors = [one["error"] for one in bkm_json("import", data, "--exchange", "csv")]
-    assert [error is not None for error in errors] == [False, True, False]
+    assert [error is not None for error in errors] == [False, True, False, True]
+    assert "OTHER-12h.csv: left out: the interval must be one of 1m" in errors[3]
 
 
 def test_a_name_that_does_not_say_the_series_needs_options_for_it(tmp_path: Path) -> None:
@@ -170,11 +172,11 @@ def test_a_store_that_fails_names_how_far_the_file_came(data: Path, monkeypatch:
     write = CandleInstance.write_candles
     calls = []
 
-    def failing(self: CandleInstance, chunk: Any) -> Any:
+    def failing(self: CandleInstance, chunk: Any, **options: Any) -> Any:
         calls.append(len(chunk))
         if len(calls) == 3:
             raise WriteOutcomeUnknown("connection lost.")
-        return write(self, chunk)
+        return write(self, chunk, **options)
 
     monkeypatch.setattr(candle_transfer, "CHUNK", 20)
     monkeypatch.setattr(CandleInstance, "write_candles", failing)
@@ -264,7 +266,8 @@ class Market:
         if symbol != "BTC/USDT":
             raise FetchFailed("no such symbol")
         hours = [hour for hour in range(100) if START + hour * HOUR >= since]
-        return [[START + hour * HOUR, 1.0, 2.0, 0.5, 1.5, 3.0] for hour in hours][:limit]
+        volume = None if timeframe == "2h" else 3.0
+        return [[START + hour * HOUR, 1.0, 2.0, 0.5, 1.5, volume] for hour in hours][:limit]
 
 
 @pytest.fixture
@@ -283,6 +286,9 @@ def test_fetch_stores_what_is_missing_and_says_what_still_is() -> None:
     assert first.stdout == "binance BTCUSDT 1h up to 2018-01-16 10:00: 100 new, 10 still missing (6 requests)\n"
     again = bkm("fetch", "BTC/USDT", *bounds, "--as", "BTCUSDT", "--exchange", "binance", "--page", 5)
     assert "0 new, 10 still missing (2 requests)" in again.stdout
+    partly = bkm("fetch", "BTC/USDT", *bounds, "--interval", "2h", "--page", 500)
+    assert partly.exit_code == ExitCode.FAILED
+    assert "55 rows left out, volume: there is no value" in partly.stdout
     failed = bkm("fetch", "X", *bounds)
     assert (failed.exit_code, "no such symbol" in failed.stderr) == (ExitCode.FAILED, True)
 

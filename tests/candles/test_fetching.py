@@ -199,6 +199,9 @@ def test_an_exchange_that_gives_older_candles_than_asked_for_does_not_loop(rig: 
         [START + 3 * MINUTE + 1, 1.0, 2.0, 0.5, 1.5, 1.0],
         [START + 3 * MINUTE, 1.0, 0.5, 2.0, 1.5, 1.0],
         [START + 3 * MINUTE, 1.0, 2.0, 0.5, 1.5],
+        [START + 3 * MINUTE, 1.0, 2.0, 0.5, 2.5, 1.0],
+        [(START + 3 * MINUTE) // 1_000, 1.0, 2.0, 0.5, 1.5, 1.0],
+        [10**400, 1.0, 2.0, 0.5, 1.5, 1.0],
         [None, 1.0, 2.0, 0.5, 1.5, 1.0],
     ],
 )
@@ -214,6 +217,7 @@ def test_a_row_that_is_no_candle_is_left_out_and_counted(rig: Rig, bad: Row, cap
     assert (fetched.invalid, fetched.inserted, fetched.missing) == (1, 5, 1)
     assert rig.minutes == [0, 1, 2, 4, 5]
     assert "1 rows are no valid candles" in caplog.text
+    assert [count for count, _ in fetched.reasons.values()] == [1]
 
 
 def test_candles_with_other_values_than_the_stored_ones_are_reported_and_not_stored(rig: Rig) -> None:

@@ -30,6 +30,7 @@ every_kind = pytest.mark.parametrize(
     "suffix", [pytest.param(suffix, marks=needs_pyarrow if suffix == ".parquet" else ()) for suffix in SUFFIXES]
 )
 MINUTE = 60_000
+START = 1_704_067_200_000
 HEADER = "timestamp,open,high,low,close,volume"
 TWO = f"{HEADER}\n60000,1.5,2.5,0.1,1.25,7\n120000,5.330000000000001e-05,44193.0,1e-07,3.0,1413\n"
 
@@ -58,7 +59,14 @@ def test_every_kind_of_file_keeps_every_number_and_which_were_integers(suffix: s
     seeded = random.Random(7)
     low = [seeded.uniform(0, 10.0 ** seeded.randint(-12, 12)) for _ in range(500)]
     rows = [
-        {"timestamp": i * MINUTE, "open": x, "high": x * 1.1, "low": x, "close": x, "volume": seeded.randint(0, 2**53)}
+        {
+            "timestamp": START + i * MINUTE,
+            "open": x,
+            "high": x * 1.1,
+            "low": x,
+            "close": x,
+            "volume": seeded.randint(0, 2**53),
+        }
         for i, x in enumerate(low)
     ]
     columns, file = cols.of_rows(rows), tmp_path / f"X-1m{suffix}"
@@ -90,8 +98,8 @@ def test_numbers_are_read_as_python_reads_them(path: Path) -> None:
         "1E5",
         "123456789012345678901234567890",
     ]
-    lines = "".join(f"{i * MINUTE},1,{text},0,1,1\n" for i, text in enumerate(texts))
-    assert read(path, f"{HEADER}\n{lines}").values[1].tolist() == [float(text) for text in texts]
+    lines = "".join(f"{START + i * MINUTE},1,1,1,1,{text}\n" for i, text in enumerate(texts))
+    assert read(path, f"{HEADER}\n{lines}").values[4].tolist() == [float(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -143,13 +151,17 @@ def test_a_file_with_a_header_alone_has_no_candles(path: Path) -> None:
         (f"{HEADER}\n60000,nan,1,1,1,1\n", "line 2, column open: nan is not a finite number"),
         (f"{HEADER}\n60000,1,inf,1,1,1\n", "line 2, column high: inf is not a finite number"),
         (f"{HEADER}\n60000,1,1,2,1,1\n", "line 2, column high: high 1.0 is below low 2.0"),
+        (f"{HEADER}\n60000,3,2,1,1,1\n", "line 2, column open: open 3.0 lies outside low 1.0 to high 2.0"),
+        (f"{HEADER}\n60000,1,2,1,1,-1\n", "line 2, column volume: volume -1.0 is negative"),
+        (f'{HEADER}\n60000,"1,042.5",1,1,1,1\n', "line 2: '1,042.5' is not a number: write it without separators"),
+        (f"{HEADER}\n" + "".join(f"{n * 300_000},1,1,1,1,1\n" for n in range(6)), "look like candles of 5m, not of 1m"),
         (f"{HEADER}\n60000,1,1,1,1,1\n60001,1,1,1,1,1\n", "line 3, column timestamp: 60001 is not an open time"),
         (f"{HEADER}\n-60000,1,1,1,1,1\n", "line 2, column timestamp: -60000 is not an open time"),
         (f"{HEADER}\n60000.5,1,1,1,1,1\n", "line 2, column timestamp: 60000.5 is not"),
-        (f"{HEADER}\n1707343381,1,1,1,1,1\n", "a multiple of 60000; are these seconds?"),
+        (f"{HEADER}\n1707343381,1,1,1,1,1\n", "are these seconds? Then pass 1707343381000"),
         (f"{HEADER}\n1707343380000000,1,1,1,1,1\n", "are these microseconds or nanoseconds?"),
         (f"{HEADER}\n2024-01-01,1,1,1,1,1\n", "line 2, column timestamp: '2024-01-01' is not a number"),
-        (f"{HEADER}\n0,1,1,1,1,1\n60000,1,1,1,1,1\n0,1,1,1,2,1\n", "line 4, column close: the candle of 0 is another one than in line 2"),
+        (f"{HEADER}\n0,1,1,1,1,1\n60000,1,1,1,1,1\n0,1,2,1,2,1\n", "line 4, column high: the candle of 0 is another one than in line 2"),
         (f'{HEADER}\n0,"1,1,1,1,1\n60000,1,1,1,1,1\n', """line 2, column open: '"1' is not a number"""),
         (f'{HEADER},note\n0,1,1,1,1,1,"a\n60000,1,1,1,1,1,b\n', "lines 2 to 3: a quotation mark is not closed"),
     ],
@@ -208,8 +220,8 @@ def test_what_cannot_be_read_of_parquet_is_told_with_row_and_column(tmp_path: Pa
         ("close", [1.0, None], "row 2, column close: there is no value"),
         ("close", ["1", "2"], "column close"),
         ("timestamp", np.array([1, 2], "M8[ns]"), "column timestamp"),
+        ("timestamp", [START * 10**6] * 2, "are these microseconds or nanoseconds?"),
         ("low", [1.0, float("nan")], "row 2, column low: nan is not a finite number"),
-        ("volume", [2**60 + 1, 1], "column volume"),
     ):
         with pytest.raises(WrongFile) as error:
             read_file(parquet_file(path, **{column: values}), MINUTE)
@@ -255,7 +267,15 @@ def test_a_directory_stands_for_the_files_in_it_that_are_named_after_a_series(tm
         (tmp_path / name).write_text("")
     (tmp_path / "C-1m.csv").mkdir()
     total = tmp_path / "total.csv"
-    assert [path.name for path in find([total, tmp_path, total])] == ["total.csv", "A-1h.csv.gz", "B-1m.csv"]
+    for name in ("D-12h.csv", "E-1m-2024-02.CSV", "F-1m.zip", "G_1m.csv"):
+        (tmp_path / name).write_text("")
+    found = find([total, tmp_path, total])
+    assert [path.name for path in found.files] == ["total.csv", "A-1h.csv.gz", "B-1m.csv", "E-1m-2024-02.CSV"]
+    reasons = {path.name: why for path, why in found.left_out.items()}
+    assert list(reasons) == ["D-12h.csv", "F-1m.zip", "G_1m.csv"]
+    for name, why in (("D-12h.csv", "not '12h'"), ("F-1m.zip", "end with .csv"), ("G_1m.csv", "does not say")):
+        assert why in reasons[name]
+    assert series_of(Path("E-1m-2024-02.CSV")) == series_of(Path("E-1m-2024-02-29.csv.gz")) == SeriesName("E", "1m")
     with pytest.raises(WrongFile, match="no file that is named like"):
         find([tmp_path / "C-1m.csv"])
     with pytest.raises(WrongFile, match="neither a file nor a directory"):

@@ -47,8 +47,8 @@ class TestDocuments:
         assert list(map(bson.encode, stored)) == list(map(bson.encode, expected))
 
     def test_integers_are_stored_as_integers(self, bed: Bed) -> None:
-        bed.instance.write_candles_data([{**row, "volume": -3 if row["open"] > 10 else 7} for row in rows(2)])
-        assert [document["volume"] for document in bed.documents()] == [7, -3]
+        bed.instance.write_candles_data([{**row, "volume": 3 if row["open"] > 10 else 7} for row in rows(2)])
+        assert [document["volume"] for document in bed.documents()] == [7, 3]
         assert {type(document["volume"]) for document in bed.documents()} == {Int64}
         assert {type(document["open"]) for document in bed.documents()} == {float}
 

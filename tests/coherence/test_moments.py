@@ -39,10 +39,10 @@ def test_every_exact_way_to_say_a_moment_gives_its_milliseconds(given: Any) -> N
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (MS // 1_000, f"if these are seconds, pass {MS}"),
-        (MS / 1_000, f"must be epoch milliseconds.*seconds, pass {MS}"),
-        (MS * 1_000, f"microseconds, pass {MS}"),
-        (np.int64(MS) * 10**6, f"nanoseconds, pass {MS}"),
+        (MS // 1_000, f"are these seconds. Then pass {MS}"),
+        (MS / 1_000, f"must be epoch milliseconds.*seconds. Then pass {MS}"),
+        (MS * 1_000, f"nanoseconds. Then pass {MS}"),
+        (np.int64(MS) * 10**6, f"nanoseconds. Then pass {MS}"),
         (float(MS), f"; pass {MS}"),
         (20240101, f"looks like the date 2024-01-01, which is {MS}"),
         ("2024-01-01", f"not '2024-01-01'; as a moment in UTC that is {MS}"),
@@ -80,8 +80,8 @@ def test_people_write_milliseconds_or_dates_of_utc(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (str(MS // 1_000), f"seconds, pass {MS}"),
-        ("1704067200.5", f"whole milliseconds; if these are seconds, pass {MS + 500}"),
+        (str(MS // 1_000), f"seconds. Then pass {MS}"),
+        ("1704067200.5", f"whole milliseconds.*are these seconds. Then pass {MS + 500}"),
         ("20241301", "moments lie between"),
         *(
             (wrong, "not a moment")

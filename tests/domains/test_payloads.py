@@ -260,7 +260,9 @@ class TestContradiction:
     def test_a_candle_spans_upwards_from_its_low_and_opens_after_the_epoch_began(self) -> None:
         assert refusals(CandleData, CANDLE | {"high": 0.25}) == {(): "candle_range"}
         assert refusals(CandleData, CANDLE | {"timestamp": -1}) == {("timestamp",): "greater_than_equal"}
-        check(CandleData, CANDLE | {"timestamp": 0, "high": 1, "low": 1})
+        assert refusals(CandleData, CANDLE | {"close": 1_000_000.5}) == {(): "candle_range"}
+        assert refusals(CandleData, CANDLE | {"volume": -0.5}) == {("volume",): "greater_than_equal"}
+        check(CandleData, CANDLE | dict.fromkeys(("open", "high", "low", "close"), 1) | {"timestamp": 0})
 
     def test_a_risk_position_is_a_pair(self) -> None:
         check(payloads.RiskData, [("key", POSITION)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
@@ -128,38 +127,40 @@ class CandleInstance(Bound[Row]):
         reported.
 
         Raises:
-            InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time; the message
-            names it. No candle was written.
+            InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time, or they are
+                evidently of a coarser interval; the message names it. No candle was written.
         """
         offer = self._plain_offer(list(candles)) if candles else None  # An iterator could be read only once.
         return self._write_offer(offer) if offer is not None else CandleReport(0, 0)
 
-    def write_candles(self, candles: CandleTable) -> CandleReport:
+    def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport:
         """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in epoch
         milliseconds, `open`, `high`, `low`, `close`, `volume`), in any order of time.
 
+        Args:
+            sparse: they are of this interval although the distances between them are those of a coarser one.
+
         Raises:
-            InvalidPayload: a column or a candle is wrong; the message names it. No candle was written.
+            InvalidPayload: a column or a candle is wrong, or they are evidently of a coarser interval; the message names it.
+                No candle was written.
             WriteOutcomeUnknown: the message says up to which candle they are stored for sure; writing them again is safe.
         """
         from backtest_kit_mongo.candles.offering import of_table
 
-        return self._write_offer(of_table(self._context, candles, self._step_ms))
+        return self._write_offer(of_table(self._context, candles, self._step_ms), sparse=sparse)
 
     def _plain_offer(self, candles: Sequence[Payload]) -> Offer:
         from backtest_kit_mongo.candles.offering import find_fault, of_rows
 
-        with suppress(OverflowError):
-            if _are_plain(candles):
-                offer = of_rows(candles)  # type: ignore[arg-type]  # `_are_plain` says that they are mappings.
-                if find_fault(offer, self._step_ms) is None:
-                    return offer
-        # One at a time costs ten times as much, and finds out which candle is wrong and why.
-        rows = [self._row(index, candle) for index, candle in enumerate(candles)]
+        # One at a time costs ten times as much, and finds out which candle has something else than numbers.
+        plain: Any = candles if _are_plain(candles) else [self._row(index, one) for index, one in enumerate(candles)]
         try:
-            return of_rows(rows)
+            offer = of_rows(plain)
         except OverflowError as cause:
             raise InvalidPayload(f"{self._context}: a number is too large: {cause}. No candle was written.") from cause
+        if (fault := find_fault(offer, self._step_ms)) is not None:
+            raise InvalidPayload(f"{self._context}: {fault}. No candle was written.")
+        return offer
 
     def _row(self, index: int, candle: Payload) -> Row:
         data: Any = dump(candle) if isinstance(candle, BaseModel) else candle
@@ -171,16 +172,20 @@ class CandleInstance(Bound[Row]):
             raise InvalidPayload(f"{self._context}: {named} has no column {cause}. No candle was written.") from cause
         try:
             check(self._context, row)
-            self._aligned(row["timestamp"])
-        except (InvalidPayload, InvalidKey) as cause:
+        except InvalidPayload as cause:
             raise InvalidPayload(
                 f"candle {index} at {row['timestamp']!r:.40}: {cause} No candle was written."
             ) from cause
         return row
 
-    def _write_offer(self, offer: Offer) -> CandleReport:
+    def _write_offer(self, offer: Offer, *, sparse: bool = False) -> CandleReport:
         from backtest_kit_mongo.candles.offering import rounds
+        from backtest_kit_mongo.candles.plausible import other_interval
 
+        if not sparse and (said := other_interval(offer.timestamp, self._step_ms)) is not None:
+            raise InvalidPayload(
+                f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., sparse=True)"
+            )
         # First write wins: a bar stored before its end would be frozen with a price that never was its close.
         is_closed = offer.timestamp <= self._clock_ms() - self._step_ms
         unclosed = tuple(offer.timestamp[~is_closed].tolist())

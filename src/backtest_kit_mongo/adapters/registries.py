@@ -129,17 +129,22 @@ class PersistCandleRegistry(Registry[c.PersistCandleInstance]):
         """
         return self._columnar(symbol, interval, exchange_name).read_candles(since, until, when)
 
-    def write_candles(self, symbol: str, interval: str, exchange_name: str, candles: CandleTable) -> CandleReport:
+    def write_candles(
+        self, symbol: str, interval: str, exchange_name: str, candles: CandleTable, *, sparse: bool = False
+    ) -> CandleReport:
         """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp` in
         epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
 
+        Args:
+            sparse: they are of this interval although the distances between them are those of a coarser one.
+
         Raises:
-            CallerError: a column or candle is wrong (the message names it), or the adapter in use has no columns. No
+            CallerError: a column or candle is wrong or of another interval (the message names it), or the adapter in use has no columns. No
             candle was written.
             ServerUnreachable, WriteRefused: no candle was written.
             WriteOutcomeUnknown: some were; writing all of them again is safe.
         """
-        return self._columnar(symbol, interval, exchange_name).write_candles(candles)
+        return self._columnar(symbol, interval, exchange_name).write_candles(candles, sparse=sparse)
 
     def _columnar(self, *context: str) -> c.ColumnarCandleInstance:
         instance = self._at(*context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -80,7 +81,7 @@ def read_csv(path: Path) -> tuple[Table, Where]:
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
     """The file's text; a byte order mark is not part of it."""
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         with gzip.open(path, "rt", encoding="utf-8-sig") as packed:
             assert isinstance(packed, io.TextIOWrapper)
             yield packed
@@ -126,6 +127,13 @@ def _explained(
     """Which field of which line is no number."""
     for number, line in zip(numbers.tolist(), lines, strict=True):
         fields = line.rstrip("\n").split(",")
+        quoted = next(csv.reader([line]), [])
+        if len(fields) != width == len(quoted):
+            thousands = next((text for text in quoted if "," in text), "")
+            return WrongFile(
+                f"{path}, line {number}: {thousands!r} is not a number: write it without separators of thousands. Nothing of this "
+                "file was used."
+            )
         if len(fields) != width:
             return WrongFile(
                 f"{path}, line {number}: {len(fields)} fields, but the first line has {width}. Nothing of this file was used."
@@ -209,7 +217,8 @@ def _as_floats(arrow: Any, column: Any) -> NDArray[np.float64]:
         column = column.cast(arrow.timestamp("ms", tz=zone)).cast(arrow.int64())
     if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
         raise arrow.ArrowInvalid("text where numbers are expected")
-    floats: NDArray[np.float64] = column.cast(arrow.float64()).to_numpy()
+    # Not "safe": integers above 2**53, such as nanoseconds, are refused later, with what they are.
+    floats: NDArray[np.float64] = column.cast(arrow.float64(), safe=False).to_numpy()
     return floats
 
 

@@ -33,18 +33,27 @@ from backtest_kit_mongo.candles.file_tables import (
     read_parquet,
     wrong_at,
 )
+from backtest_kit_mongo.candles.plausible import are_wrong, fault, other_interval
+from backtest_kit_mongo.domains.table import INTERVAL_MS
 
-__all__ = ["SUFFIXES", "ParquetMissing", "SeriesName", "WrongFile", "find", "name_of", "read_file", "series_of"]
-__all__ += ["write_csv", "write_file"]
+__all__ = ["KINDS", "SUFFIXES", "UNNAMED", "Found", "ParquetMissing", "SeriesName", "WrongFile", "find", "has_candles"]
+__all__ += ["name_of", "read_file", "series_of", "write_csv", "write_file"]
 
 SUFFIXES: Final = (".csv.gz", ".csv", ".parquet")
 ROWS_MAX: Final = 50_000
 """Candles that are text at once."""
-MILLIS_MAX: Final = 10**14
-"""The year 5138; a larger time was not meant as milliseconds."""
-SECONDS_MAX: Final = 10**10
-"""The year 2286 in seconds, April 1970 in milliseconds."""
-_NAME: Final = re.compile(r"(?P<symbol>.+)-(?P<interval>\d+[a-zA-Z])(?:\.csv\.gz|\.csv|\.parquet)")
+KINDS: Final = "files of candles end with .csv, .csv.gz or .parquet"
+UNNAMED: Final = (
+    "the name does not say what it holds. Name it like BTCUSDT-1m.csv.gz (or .csv, or .parquet), or give --symbol and "
+    "--interval."
+)
+_DATA: Final = frozenset(
+    {".csv", ".parquet", ".zip", ".gz", ".feather", ".json", ".jsonl", ".arrow", ".tsv", ".xlsx", ".h5"}
+)
+"""Ends of names, suffixes in any case, by which people keep candles; README, LICENSE and the like have none of them."""
+_NAME: Final = re.compile(
+    r"(?P<symbol>.+?)-(?P<interval>\d+[a-zA-Z])(?:-\d{4}-\d{2}(?:-\d{2})?)?(?i:\.csv\.gz|\.csv|\.parquet)"
+)
 
 Wrong = Callable[[int, str, str], WrongFile]
 """The error to raise, from a row, a column and what is wrong there."""
@@ -58,9 +67,16 @@ class SeriesName(NamedTuple):
 
 
 def series_of(path: Path) -> SeriesName | None:
-    """The series that a file is named after; None if its name is not `SYMBOL-interval` and one of `SUFFIXES`."""
+    """The series that a file is named after: `SYMBOL-interval`, perhaps a month or a day, and one of `SUFFIXES` in any case;
+    None if it is not.
+    """
     found = _NAME.fullmatch(path.name)
     return None if found is None else SeriesName(unquote(found["symbol"]), found["interval"])
+
+
+def has_candles(path: Path) -> bool:
+    """Whether a file is of a kind that this module reads, by the end of its name."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def name_of(symbol: str, interval: str, suffix: str) -> str:
@@ -68,75 +84,107 @@ def name_of(symbol: str, interval: str, suffix: str) -> str:
     return f"{quote(symbol, safe='')}-{interval}{suffix}"
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves, and of a directory those that are named after a series.
+class Found(NamedTuple):
+    """What there is to import.
+
+    Attributes:
+        files: to be imported.
+        left_out: what lies in a directory, looks like data and cannot be used, with the reason.
+    """
+
+    files: list[Path]
+    left_out: dict[Path, str]
+
+
+def find(paths: Sequence[Path], symbol: str | None = None, interval: str | None = None) -> Found:
+    """The files themselves, and of a directory those of which is known what they hold.
+
+    Args:
+        symbol, interval: what they hold, whatever their names say.
 
     Raises:
-        WrongFile: there is no such file, or no such file in a directory.
+        WrongFile: there is no such file, or nothing that looks like data in a directory.
     """
-    found: dict[Path, None] = {}
+    found, left_out = dict.fromkeys(path for path in paths if path.is_file()), {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.is_file() and series_of(entry))
-            if not inside:
+            reasons = {
+                entry: _left_out(entry, symbol, interval) for entry in sorted(path.iterdir()) if _may_be_data(entry)
+            }
+            if not reasons:
                 raise WrongFile(f"{path} has no file that is named like BTCUSDT-1m.csv.gz (or .csv, or .parquet).")
-            found.update(dict.fromkeys(inside))
-        elif path.is_file():
-            found[path] = None
-        else:
+            found.update(dict.fromkeys(entry for entry, reason in reasons.items() if not reason))
+            left_out.update({entry: reason for entry, reason in reasons.items() if reason and entry not in found})
+        elif not path.is_file():
             raise WrongFile(f"{path} is neither a file nor a directory.")
-    return list(found)
+    return Found(list(found), left_out)
 
 
-def read_file(path: Path, step_ms: int) -> Columns:
+def _may_be_data(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(_may_be_data(entry) for entry in path.iterdir())
+    return any(suffix.lower() in _DATA for suffix in path.suffixes)
+
+
+def _left_out(path: Path, symbol: str | None, interval: str | None) -> str:
+    """Why an entry of a directory cannot be used; empty if it can."""
+    if path.is_dir():
+        return "a directory in the directory; name it to import its files"
+    if not has_candles(path):
+        return KINDS
+    said = series_of(path)
+    if said is None:
+        return "" if symbol and interval else UNNAMED
+    every = interval or said.interval
+    return "" if every in INTERVAL_MS else f"the interval must be one of {', '.join(INTERVAL_MS)}, not {every!r}"
+
+
+def read_file(path: Path, step_ms: int, *, sparse: bool = False) -> Columns:
     """All candles of a file, sorted; a candle that stands there twice counts once.
 
     Args:
         step_ms: the interval; every open time must be a multiple of it.
+        sparse: they are of this interval although the distances between them are those of a coarser one.
 
     Raises:
-        WrongFile: the file cannot be read, a value is missing or not a finite number, a time is misaligned, high is below
-            low, or two lines have different candles of one time.
+        WrongFile: the file cannot be read, a row is no candle (see `plausible.py`), they are evidently of a coarser interval,
+            or two lines have different candles of one time.
         ParquetMissing: it is Parquet and pyarrow is not installed.
     """
     try:
-        table, where = read_parquet(path) if path.name.endswith(".parquet") else read_csv(path)
+        table, where = read_parquet(path) if path.name.lower().endswith(".parquet") else read_csv(path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
         if isinstance(cause, ParquetMissing):
             raise
         raise WrongFile(f"{path} cannot be read: {cause}") from cause
-    return _checked(table, partial(wrong_at, path, where), where, step_ms)
+    return _checked(table, partial(wrong_at, path, where), where, step_ms, sparse=sparse)
 
 
 # -- checks
 
 
-def _checked(table: Table, wrong: Wrong, where: Where, step_ms: int) -> Columns:
+def _checked(table: Table, wrong: Wrong, where: Where, step_ms: int, *, sparse: bool) -> Columns:
     times, *values = table.arrays
-    _check_times(times, wrong, step_ms)
-    for name, column in zip(FIELDS, values, strict=True):
-        if (bad := _first(~np.isfinite(column))) is not None:
-            raise wrong(bad, name, f"{column[bad]} is not a finite number")
-    _, high, low, *_ = values
-    if (bad := _first(high < low)) is not None:
-        raise wrong(bad, "high", f"high {high[bad]} is below low {low[bad]}")
-    integers = table.integers if len(times) else 0
-    for bit, column in enumerate(values):
-        if len(column) and np.abs(column).max() > EXACT_MAX:
-            integers &= ~(1 << bit)
-    return _sorted(Columns(times.astype(np.int64), tuple(values), integers), wrong, where)
-
-
-def _check_times(times: NDArray[np.float64], wrong: Wrong, step_ms: int) -> None:
     with np.errstate(invalid="ignore"):
-        is_time = (times >= 0) & (times < MILLIS_MAX) & (times % step_ms == 0)
-    if (bad := _first(~is_time)) is None:
-        return
-    text = repr(float(times[bad])).removesuffix(".0")
-    if times[bad] >= MILLIS_MAX:
-        raise wrong(bad, "timestamp", f"{text} is not epoch milliseconds; are these microseconds or nanoseconds?")
-    hint = "; are these seconds?" if 0 < times[bad] < SECONDS_MAX else ""
-    raise wrong(bad, "timestamp", f"{text} is not an open time: epoch milliseconds, a multiple of {step_ms}{hint}")
+        is_whole = np.isfinite(times) & (np.floor(times) == times) & (np.abs(times) < 2.0**63)
+    if (bad := _first(~is_whole)) is not None:
+        raise wrong(bad, "timestamp", f"{float(times[bad])!r} is not epoch milliseconds, which are whole")
+    timestamp = times.astype(np.int64)
+    if (bad := _first(are_wrong(timestamp, values, step_ms))) is not None:
+        column, said = fault(int(timestamp[bad]), [float(each[bad]) for each in values], step_ms) or (
+            "timestamp",
+            "wrong",
+        )
+        raise wrong(bad, column, said)
+    if not sparse and (told := other_interval(timestamp, step_ms)) is not None:
+        raise wrong(0, "timestamp", f"{told}; if this market rarely trades, say --sparse")
+    integers = table.integers if len(times) else 0
+    for bit, column_values in enumerate(values):
+        if len(column_values) and np.abs(column_values).max() > EXACT_MAX:
+            integers &= ~(1 << bit)
+    return _sorted(Columns(timestamp, tuple(values), integers), wrong, where)
 
 
 def _sorted(columns: Columns, wrong: Wrong, where: Where) -> Columns:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Mask, Times, Values
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.candles.plausible import are_wrong, fault
 from backtest_kit_mongo.errors import InvalidPayload
 
 NOTHING_WRITTEN = "No candle was written."
@@ -92,21 +93,13 @@ def _of_arrays(timestamp: NDArray[Any], *columns: NDArray[Any]) -> Offer:
 
 def find_fault(offer: Offer, step_ms: int) -> str | None:
     """What is wrong with the first wrong candle, with its place and open time; None if all are right."""
-    _, high, low, *_ = offer.values
-    is_misaligned = (offer.timestamp < 0) | (offer.timestamp % step_ms != 0)
-    is_wrong = is_misaligned | ~(high >= low)
-    for column in offer.values:
-        is_wrong |= ~np.isfinite(column)
-    if not is_wrong.any():
+    wrong = are_wrong(offer.timestamp, offer.values, step_ms)
+    if not wrong.any():
         return None
-    first = int(np.argmax(is_wrong))
-    named = f"candle {first} at {offer.timestamp[first]}"
-    if is_misaligned[first]:
-        return f"{named}: its open time must be epoch milliseconds, a multiple of {step_ms}"
-    for field, column in zip(FIELDS, offer.values, strict=True):
-        if not np.isfinite(column[first]):
-            return f"{named}: {field} must be a finite number, not {column[first]}"
-    return f"{named}: high {high[first]} is below low {low[first]}"
+    first, count = int(np.argmax(wrong)), int(np.count_nonzero(wrong))
+    moment, values = int(offer.timestamp[first]), [float(column[first]) for column in offer.values]
+    column, said = fault(moment, values, step_ms) or ("timestamp", "is no candle")
+    return f"candle {first} at {moment}, {column}: {said}{f', and {count - 1:,} more are wrong' if count > 1 else ''}"
 
 
 def rounds(offer: Offer) -> Iterator[Columns]:

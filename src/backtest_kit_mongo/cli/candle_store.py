@@ -15,16 +15,16 @@ from backtest_kit_mongo.backends.mongo.candles import CONFLICTS
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS, interval_ms
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import CallerError, InvalidKey, NotFound
+from backtest_kit_mongo.errors import InvalidKey, NotFound
 from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
 
 from .moments import past_ms, when_ms
 
-__all__ = ["CandleStore", "Chosen", "moment_text", "open_candles", "open_time", "require_range", "step_of"]
+__all__ = ["CandleStore", "Chosen", "moment_text", "open_candles", "open_time", "require_range"]
 
 
 class Chosen(NamedTuple):
@@ -64,7 +64,10 @@ class CandleStore:
 
         Raises:
             NotFound: there are none, and that is `required`.
+            InvalidKey: there is no such interval.
         """
+        if chosen.interval is not None:
+            interval_ms(chosen.interval)
         found = {key: span for key in find_series(self.database, *chosen) if (span := self._span(key))}
         if required and not found:
             raise NotFound(f"There are no candles of {chosen}. `bkm candles list` shows what there is.")
@@ -107,17 +110,6 @@ def open_candles(settings: Settings) -> Iterator[CandleStore]:
         yield CandleStore(store, settings.database)
     finally:
         store.close()
-
-
-def step_of(interval: str) -> int:
-    """Milliseconds of an interval.
-
-    Raises:
-        CallerError: there is no such interval.
-    """
-    if interval not in INTERVAL_MS:
-        raise CallerError(f"The interval must be one of {', '.join(INTERVAL_MS)}, not {interval!r:.40}.")
-    return INTERVAL_MS[interval]
 
 
 def open_time(moment: int, step_ms: int) -> int:

@@ -19,12 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles import files
-from backtest_kit_mongo.candles.columns import take
+from backtest_kit_mongo.candles.columns import Columns, take
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
 from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 
-from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range, step_of
+from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range
 from .moments import past_ms, when_ms
 
 __all__ = ["ImportStopped", "Named", "export_files", "export_text", "fetch_candles", "import_files", "named_files"]
@@ -53,12 +54,12 @@ class Imported:
         new: stored now.
         known: stored before, with the same values or, `conflicts` of them, with others; what was stored is kept.
         unclosed: not closed yet, so refused.
-        error: why the file could not be used; nothing of it is stored.
+        error: why the file could not be used; nothing of it is stored. One that was left out has no symbol and interval.
     """
 
     file: str
-    symbol: str
-    interval: str
+    symbol: str | None = None
+    interval: str | None = None
     candles: int = 0
     new: int = 0
     known: int = 0
@@ -82,35 +83,46 @@ class Imported:
         return f"{self.file}: {', '.join((*told, *(f'{count:,} {what}' for count, what in more if count)))}"
 
 
-def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None) -> list[Named]:
-    """The files to import and their series: what is given, else what a file's name says.
+def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None) -> tuple[list[Named], list[Imported]]:
+    """The files to import and their series: what is given, else what a file's name says; and what of a directory is left
+    out.
 
     Raises:
         CallerError: there is no such file, its name does not say what it holds, the interval is unknown, or files that are
             named after different series would be stored as one.
     """
+    if interval is not None:
+        interval_ms(interval)
     found = []
     names: dict[tuple[str, str], files.SeriesName] = {}
-    for path in files.find(paths):
+    inside = files.find(paths, symbol, interval)
+    for path in inside.files:
         said = files.series_of(path)
         of, every = (symbol, interval) if said is None else (symbol or said.symbol, interval or said.interval)
-        if of is None or every is None or not path.name.endswith(files.SUFFIXES):
-            raise files.WrongFile(
-                f"{path}: the name does not say what it holds. Name it like BTCUSDT-1m.csv.gz (or .csv, or .parquet), or give "
-                "--symbol and --interval."
-            )
-        step_of(every)
+        if not files.has_candles(path):
+            raise files.WrongFile(f"{path}: {files.KINDS}.")
+        if of is None or every is None:
+            raise files.WrongFile(f"{path}: {files.UNNAMED}")
+        if every not in INTERVAL_MS:
+            raise files.WrongFile(f"{path}: the interval must be one of {', '.join(INTERVAL_MS)}, not {every!r:.40}.")
         found.append(Named(path, of, every))
         if said is not None and said != names.setdefault((of, every), said):
             raise CallerError(
                 f"{path} and the files of {' '.join(names[of, every])} would all become {of} {every}, and what is stored stays: "
                 "import each series for itself."
             )
-    return found
+    return found, [Imported(str(path), error=f"{path}: left out: {why}") for path, why in inside.left_out.items()]
 
 
 def import_files(
-    store: CandleStore, named: Sequence[Named], exchange: str, messages: Console, *, as_json: bool
+    store: CandleStore,
+    named: Sequence[Named],
+    left_out: Sequence[Imported],
+    exchange: str,
+    messages: Console,
+    *,
+    sparse: bool,
+    as_json: bool,
 ) -> bool:
     """Import one file after the other; returns whether all could be used. One that cannot is told and left out.
 
@@ -119,13 +131,11 @@ def import_files(
     """
     done = []
     began_s = time.perf_counter()
-    for one in named:
-        imported = Imported(str(one.path), one.symbol, one.interval)
-        try:
-            _import(store, one, exchange, imported, messages)
-        except CallerError as error:
-            imported.error = str(error)
-            messages.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    every: list[Named | Imported] = [*named, *left_out]
+    for one in every:
+        imported = one if isinstance(one, Imported) else _imported(store, one, exchange, messages, sparse=sparse)
+        if imported.error is not None:
+            messages.print(f"[red]Error:[/] {escape(imported.error)}", soft_wrap=True)
         if as_json:
             typer.echo(json.dumps(asdict(imported)))
         elif imported.error is None:
@@ -136,16 +146,27 @@ def import_files(
     return not any(one.error for one in done)
 
 
-def _import(store: CandleStore, one: Named, exchange: str, imported: Imported, messages: Console) -> None:
-    with messages.status(f"Reading {escape(one.path.name)} ..."):
-        columns = files.read_file(one.path, step_of(one.interval))
-    imported.candles = len(columns)
+def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, *, sparse: bool) -> Imported:
+    imported = Imported(str(one.path), one.symbol, one.interval)
+    try:
+        with messages.status(f"Reading {escape(one.path.name)} ..."):
+            columns = files.read_file(one.path, interval_ms(one.interval), sparse=sparse)
+        imported.candles = len(columns)
+        _store(store, one, columns, exchange, imported, messages)
+    except CallerError as error:
+        imported.error = str(error)
+    return imported
+
+
+def _store(
+    store: CandleStore, one: Named, columns: Columns, exchange: str, imported: Imported, messages: Console
+) -> None:
     instance = store.instance(exchange, one.symbol, one.interval)
     with _bar(messages, one.path.name, len(columns)) as (progress, task):
         for start in range(0, len(columns), CHUNK):
             chunk = take(columns, slice(start, start + CHUNK))
             try:
-                imported.add(instance.write_candles(chunk))
+                imported.add(instance.write_candles(chunk, sparse=True))  # The file was looked at as a whole.
             except BacktestKitError as error:
                 raise ImportStopped(
                     f"{one.path}: stopped at candle {start + 1:,} of {len(columns):,}, which opens at "
@@ -190,7 +211,15 @@ def _chosen(store: CandleStore, chosen: Chosen, since: str | None, until: str | 
 
 
 def fetch_candles(
-    store: CandleStore, source: Source, exchange: str, symbol: str, since: str, until: str | None, messages: Console
+    store: CandleStore,
+    source: Source,
+    exchange: str,
+    symbol: str,
+    since: str,
+    until: str | None,
+    messages: Console,
+    *,
+    sparse: bool = False,
 ) -> Fetched:
     """Fetch what is missing of one series and say what came of it.
 
@@ -203,10 +232,11 @@ def fetch_candles(
     instance = store.instance(exchange, symbol, source.interval)
     with _bar(messages, symbol, None) as (progress, task):
         moved = partial(_moved, progress, task)
-        fetched = fetch(source, instance.read_candles, instance.write_candles, first, last, moved)
+        write = partial(instance.write_candles, sparse=sparse)
+        fetched = fetch(source, instance.read_candles, write, first, last, moved)
     more = (
         (len(fetched.conflicts), "conflicts, see `bkm candles conflicts`"),
-        (fetched.invalid, "rows left out: not valid"),
+        *((count, f"rows left out, {column}: {why}") for column, (count, why) in fetched.reasons.items()),
     )
     told = [f"{fetched.inserted:,} new", f"{fetched.missing:,} still missing"]
     told += [f"{count:,} {what}" for count, what in more if count]

@@ -52,6 +52,12 @@ Since = Annotated[
 Until = Annotated[
     str | None, typer.Option(metavar="T", help="Only candles that open before it. Default: up to the last candle.")
 ]
+Sparse = Annotated[
+    bool,
+    typer.Option(
+        "--sparse", help="They are of this interval, although the distances between them are a coarser one's."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -82,9 +88,10 @@ def import_(
     interval: Annotated[
         str | None, typer.Option("--interval", help="What the files hold, if their names do not say it.")
     ] = None,
+    sparse: Sparse = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/].
+    """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/] or BTCUSDT-1m-2024-02.csv.
 
     The columns timestamp (epoch milliseconds), open, high, low, close and volume are found by name, others are ignored. A
     file with a fault is left out as a whole; line and column are named. Interrupted? Run it again: what is stored is
@@ -97,14 +104,16 @@ def import_(
 
     [cyan]bkm candles import prices.csv --exchange binance --symbol BTC/USDT --interval 1h[/]
 
-    Exit status: 0 when every file was imported, 1 when one was not, 2 when an argument is wrong.
+    What lies in a directory, looks like data and cannot be used is named with the reason.
+
+    Exit status: 0 when every file was imported, 1 when one was not or was left out, 2 when an argument is wrong.
     """
     messages = Console(stderr=True)
     with _store() as store:
         from .candle_transfer import import_files, named_files
 
-        named = named_files(paths, symbol, interval)
-        if not import_files(store, named, exchange, messages, as_json=as_json):
+        named, left_out = named_files(paths, symbol, interval)
+        if not import_files(store, named, left_out, exchange, messages, sparse=sparse, as_json=as_json):
             raise typer.Exit(ExitCode.FAILED)
 
 
@@ -238,6 +247,7 @@ def fetch(
     page: Annotated[
         int | None, typer.Option(min=1, help="Candles of one request. Default: what the exchange gives.")
     ] = None,
+    sparse: Sparse = False,
 ) -> None:
     """Fetch missing candles from an exchange through ccxt, within its rate limit. Needs the extra `ccxt`.
 
@@ -248,7 +258,8 @@ def fetch(
 
     [cyan]bkm candles fetch BTC/USDT --from binance --interval 1m --since 2024-01-01 --as BTCUSDT[/]
 
-    Exit status: 0 when the exchange answered, even if it lacks candles; 1 when it or the store failed.
+    Exit status: 0 when the exchange answered, even if it lacks candles; 1 when it or the store failed, or when rows were left
+    out, which are named with the reason.
     """
     with _store() as store:
         from backtest_kit_mongo.operate.fetching import open_source
@@ -257,4 +268,7 @@ def fetch(
 
         source = open_source(market, symbol, interval, page)
         messages = Console(stderr=True)
-        fetch_candles(store, source, exchange or market, stored_as or symbol, since, until, messages)
+        names = (exchange or market, stored_as or symbol)
+        fetched = fetch_candles(store, source, *names, since, until, messages, sparse=sparse)
+        if fetched.invalid:
+            raise typer.Exit(ExitCode.FAILED)

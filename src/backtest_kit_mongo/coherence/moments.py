@@ -23,7 +23,8 @@ COUNTERS_END: Final = 10**7
 """Below this a number is the clock of a simulation that counts from zero: as a moment it would lie within three hours of
 1970-01-01, it is less than any date in digits, and less than the seconds of any day after 1970-04-26.
 """
-_UNITS: Final = (("seconds", 1_000, 1), ("microseconds", 1, 1_000), ("nanoseconds", 1, 1_000_000))
+_FINE: Final = "microseconds or nanoseconds"
+_UNITS: Final = (("seconds", 1_000, 1), (_FINE, 1, 1_000), (_FINE, 1, 1_000_000))
 _NUMPY_MS: Final = {"W": 604_800_000, "D": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
 _NUMPY_PER_MS: Final = {"us": 10**3, "ns": 10**6, "ps": 10**9, "fs": 10**12, "as": 10**15}
 
@@ -53,7 +54,12 @@ def moment_ms(value: Any, name: str, *, is_counter_too: bool = True) -> int:
     found = value if type(value) is int else _converted(value, name)
     if FROM_MS <= found < UNTIL_MS or (is_counter_too and 0 <= found < COUNTERS_END):
         return found
-    raise InvalidKey(f"{name}: {_implausible(found)}")
+    raise InvalidKey(f"{name}: {_told(found)}")
+
+
+def implausible(found: int) -> str | None:
+    """Why a number cannot have been meant as epoch milliseconds; None if it can."""
+    return None if FROM_MS <= found < UNTIL_MS or 0 <= found < COUNTERS_END else _told(found)
 
 
 def written_ms(text: str, name: str, *, is_counter_too: bool = True) -> int:
@@ -149,11 +155,15 @@ def _hint(value: Any) -> str:
     return _meant(value) if isinstance(value, float) else ""
 
 
-def _implausible(found: int) -> str:
+def _told(found: int) -> str:
     day = _date_of_digits(found)
     if day is not None:
         return f"{found} looks like the date {day:%Y-%m-%d}, which is {millis(day)} in milliseconds"
-    return f"{found} ms is {iso(found)}, and moments lie between 1973-03-03 and 2200-12-31{_meant(found)}"
+    try:
+        named = f"{found} ms is {EPOCH + timedelta(milliseconds=found):%Y-%m-%d %H:%M:%SZ}"
+    except OverflowError:
+        named = f"{found} ms is beyond the calendar"
+    return f"{named}, and moments lie between 1973-03-03 and 2200-12-31{_meant(found)}"
 
 
 def _meant(number: float) -> str:
@@ -161,7 +171,7 @@ def _meant(number: float) -> str:
     for unit, times, parts in _UNITS:
         found = int(number * times // parts) if number == number and abs(number) < 1e30 else 0
         if FROM_MS <= found < UNTIL_MS:
-            return f"; if these are {unit}, pass {found} ({iso(found)})"
+            return f"; are these {unit}? Then pass {found} ({iso(found)})"
     if FROM_MS <= number < UNTIL_MS:
         return f"; pass {int(number)}"
     return ""

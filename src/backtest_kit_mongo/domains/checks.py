@@ -127,7 +127,8 @@ def _require_fits(key: Key, plain: Any) -> None:
     try:
         size = len(bson.encode({"payload": plain}))
     except (BSONError, OverflowError) as cause:
-        raise InvalidPayload(f"{key}: {cause}. Nothing was written.") from cause
+        where = next(_unstorable(plain, "", 0), "")
+        raise InvalidPayload(f"{key}: {where or cause}. Nothing was written.") from cause
     if size > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
         raise InvalidPayload(
             f"{key}: the payload takes {size:,} bytes; MongoDB's limit for a document is {DOCUMENT_MAX_BYTES:,}. "
@@ -151,7 +152,7 @@ def _too_deep(value: Any) -> bool:
 
 
 def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
-    """The first place that `pack` cannot encode, found only after it failed."""
+    """The first place that cannot be encoded, found only after that failed."""
     if level > NESTING_MAX:
         yield f"nested deeper than {NESTING_MAX} levels, or containing itself"
         return
@@ -161,10 +162,14 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
         for name, member in value.items():
             if not isinstance(name, str):
                 yield f"{path or 'value'} has the key {name!r}; keys must be text"
+            elif "\0" in name:
+                yield f"{path or 'value'} has the key {name!r}; keys must not hold a zero byte"
             yield from _unstorable(member, f"{path}.{name}" if path else str(name), level + 1)
     elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         for index, member in enumerate(value):
             yield from _unstorable(member, f"{path}[{index}]", level + 1)
+    elif isinstance(value, int) and not -INT64_MAX <= value <= INT64_MAX:
+        yield f"{path or 'value'}: {value!r:.40} does not fit 64 bits; store it as text"
     else:
         try:
             unpack(pack(value))

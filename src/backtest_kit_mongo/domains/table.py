@@ -10,6 +10,7 @@ from typing import Final
 
 from backtest_kit_mongo.coherence.record import Column, Domain, Index, Level, OnConflict, Part, Shape
 from backtest_kit_mongo.domains import payloads
+from backtest_kit_mongo.errors import InvalidKey
 
 INTERVAL_MS: Final = {
     name: minutes * 60_000
@@ -18,6 +19,18 @@ INTERVAL_MS: Final = {
     }.items()
 }  # fmt: skip
 """Candle intervals and their lengths in ms."""
+
+
+def interval_ms(name: str) -> int:
+    """Length of an interval.
+
+    Raises:
+        InvalidKey: there is none of this name; exchanges have more, such as weeks, which do not open at a multiple of their
+            length since 1970, and months, which have no length.
+    """
+    if name not in INTERVAL_MS:
+        raise InvalidKey(f"the interval must be one of {', '.join(INTERVAL_MS)}, not {name!r:.40}")
+    return INTERVAL_MS[name]
 
 
 def _nothing() -> None:

@@ -18,7 +18,9 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles, Gap
-from backtest_kit_mongo.domains.table import INTERVAL_MS
+from backtest_kit_mongo.candles.plausible import fault
+from backtest_kit_mongo.coherence.moments import implausible
+from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
 from backtest_kit_mongo.errors import CallerError, EnvironmentFault
 
 __all__ = ["CcxtMissing", "Exchange", "FetchFailed", "Fetched", "Source", "UnknownExchange", "fetch", "open_source"]
@@ -30,6 +32,7 @@ PAGE: Final = 500
 PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waited before a request that failed for a moment is made again."""
 COLUMNS: Final = ("timestamp", *FIELDS)
+_LARGEST: Final = 10**300
 
 Row = Sequence[Any]
 
@@ -82,18 +85,21 @@ class Source:
 
     @property
     def step_ms(self) -> int:
-        return INTERVAL_MS[self.interval]
+        return interval_ms(self.interval)
 
     def closed_until(self) -> int:
         """The first open time whose candle is not closed, by the slower of this clock and the exchange's.
 
         Raises:
-            FetchFailed: the exchange was asked for its time in vain.
+            FetchFailed: the exchange was asked for its time in vain, or told none.
         """
         now_ms = self.clock_ms()
         if self.exchange.has.get("fetchTime") is True:
             # A local clock that is fast would take a candle for closed whose price still moves, and it would stay so.
-            now_ms = min(now_ms, int(self._asked(getattr(self.exchange, "fetch_time"))))  # noqa: B009 - not all have it
+            theirs_ms = int(self._asked(getattr(self.exchange, "fetch_time")))  # noqa: B009 - not all have it
+            if (said := implausible(theirs_ms)) is not None:
+                raise self._failure("the exchange's clock", ValueError(said))
+            now_ms = min(now_ms, theirs_ms)
         return now_ms // self.step_ms * self.step_ms
 
     def rows(self, since: int, count: int) -> Sequence[Row]:
@@ -131,7 +137,9 @@ def open_source(exchange: str, symbol: str, interval: str, page: int | None = No
     Raises:
         CcxtMissing: ccxt is not installed.
         UnknownExchange: there is no such exchange, or it has no candles of this interval.
+        InvalidKey: the store has no such interval.
     """
+    interval_ms(interval)
     try:
         ccxt: Any = import_module("ccxt")
     except ImportError as cause:
@@ -176,7 +184,8 @@ class Fetched:
         inserted: candles that are new.
         known: candles that came along and were stored before.
         conflicts: open times of candles that are stored with other values; those are kept.
-        invalid: rows that are no valid candle (no number, misaligned, high below low); they are left out.
+        invalid: rows that are no candle (see `candles/plausible.py`); they are left out.
+        reasons: by the column that is wrong, in how many of them, and what is wrong in the first.
         missing: candles that are still missing between `since` and `until`: the exchange does not have them.
     """
 
@@ -186,12 +195,18 @@ class Fetched:
     known: int = 0
     conflicts: list[int] = field(default_factory=list)
     invalid: int = 0
+    reasons: dict[str, tuple[int, str]] = field(default_factory=dict)
     missing: int = 0
 
     def add(self, report: CandleReport) -> None:
         self.inserted += report.inserted
         self.known += report.known
         self.conflicts.extend(report.conflicts)
+
+    def leave_out(self, column: str, reason: str) -> None:
+        count, first = self.reasons.get(column, (0, reason))
+        self.reasons[column] = (count + 1, first)
+        self.invalid += 1
 
 
 Read = Callable[[int, int], Candles]
@@ -246,11 +261,13 @@ def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -
     count = min(source.page, (wanted.until - wanted.since) // source.step_ms)
     rows = source.rows(wanted.since, count)
     fetched.requests += 1
-    valid = [(int(row[0]), *row[1 : len(COLUMNS)]) for row in rows if _is_candle(row, source.step_ms)]
-    if invalid := [row for row in rows if not _is_candle(row, source.step_ms)]:
-        fetched.invalid += len(invalid)
+    faults = [_fault(row, source.step_ms) for row in rows]
+    valid = [(int(row[0]), *row[1 : len(COLUMNS)]) for row, wrong in zip(rows, faults, strict=True) if wrong is None]
+    if wrongs := [wrong for wrong in faults if wrong is not None]:
         series = f"{source.exchange.id}, {source.symbol} {source.interval}"
-        logger.warning("%s: %d rows are no valid candles, first %.200r", series, len(invalid), invalid[0])
+        logger.warning("%s: %d rows are no valid candles, first %s: %s", series, len(wrongs), *wrongs[0])
+        for wrong in wrongs:
+            fetched.leave_out(*wrong)
     if chosen := [row for row in valid if wanted.since <= row[0] < wanted.until]:
         # All of them: of two that contradict each other, the store keeps one and tells of the other.
         fetched.add(write(dict(zip(COLUMNS, map(list, zip(*chosen, strict=True)), strict=True))))
@@ -260,12 +277,16 @@ def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -
     return min(newest + source.step_ms, wanted.until)
 
 
-def _is_candle(row: Row, step_ms: int) -> bool:
-    numbers = row[: len(COLUMNS)]
-    return (
-        len(numbers) == len(COLUMNS)
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        and numbers[0] >= 0
-        and numbers[0] % step_ms == 0
-        and numbers[2] >= numbers[3]
-    )
+def _fault(row: Row, step_ms: int) -> tuple[str, str] | None:
+    """The column in which a row is no candle, and why; None if it is one."""
+    for name, number in zip(COLUMNS, row, strict=False):
+        if type(number) not in (int, float):
+            return name, "there is no value" if number is None else f"{number!r:.60} is no number"
+        if abs(number) > _LARGEST:  # An integer of an exchange may be larger than any float.
+            return name, f"{number!r:.60} is too large"
+    if len(row) < len(COLUMNS):
+        return COLUMNS[len(row)], f"a row has {len(row)} columns only"
+    moment, *values = row[: len(COLUMNS)]
+    if not math.isfinite(moment) or moment % 1:
+        return COLUMNS[0], f"{moment!r:.60} is not epoch milliseconds, which are whole"
+    return fault(int(moment), [float(value) for value in values], step_ms)

@@ -37,14 +37,18 @@ class CandleData(Payload):
     high: Price
     low: Price
     close: Price
-    volume: Price
+    volume: Annotated[Price, Field(ge=0)]
 
     @model_validator(mode="after")
-    def _high_is_not_below_low(self) -> Self:
+    def _is_possible(self) -> Self:
         if self.high < self.low:
             raise PydanticCustomError(
                 "candle_range", "high {high} is below low {low}", {"high": self.high, "low": self.low}
             )
+        for name, price in (("open", self.open), ("close", self.close)):
+            if not self.low <= price <= self.high:
+                told = {"name": name, "price": price, "low": self.low, "high": self.high}
+                raise PydanticCustomError("candle_range", "{name} {price} lies outside low {low} to high {high}", told)
         return self
 
 

@@ -121,7 +121,7 @@ class TestCandleWindows:
 class TestFirstWriteWins:
     def test_a_stored_candle_is_kept_and_reported_as_known(self, store: Store, twin: Store, tag: str) -> None:
         series(store, tag).write_candles_data(candles(5))
-        changed = [{**row, "close": 100.1 + 2 * i} for i, row in enumerate(candles(8))]
+        changed = [{**row, "close": 100.1 + i} for i, row in enumerate(candles(8))]
         times = tuple(row["timestamp"] for row in changed[:5])
         assert series(twin, tag).write_candles_data(changed) == CandleReport(inserted=3, known=5, conflicts=times)
         assert window(series(store, tag), 8) == candles(5) + changed[5:]

@@ -141,6 +141,10 @@ FAULTS: Final[dict[str, tuple[str, Any, str]]] = {
     "nan": ("close", np.nan, f"candle 1 at {BASE_MS + MINUTE_MS}.*close.*finite"),
     "infinite": ("volume", np.inf, f"candle 1 at {BASE_MS + MINUTE_MS}.*volume.*finite"),
     "high_below_low": ("high", 1.0, f"candle 1 at {BASE_MS + MINUTE_MS}.*high 1.0 is below low"),
+    "open_above_high": ("open", 999.0, "candle 1 .*open 999.0 lies outside low"),
+    "close_below_low": ("close", -1.0, "candle 1 .*close -1.0 lies outside low"),
+    "negative_volume": ("volume", -0.5, "candle 1 .*volume -0.5 is negative"),
+    "seconds": ("timestamp", BASE_MS // 1_000, f"are these seconds. Then pass {BASE_MS}"),
 }
 
 
@@ -159,6 +163,15 @@ class TestWrongColumns:
         table = arrays(candles(3))
         table[column][1] = value
         self.refuse(store, tag, table, match)
+
+    def test_candles_of_a_coarser_interval_are_refused_unless_the_caller_says_that_they_are_not(
+        self, store: Store, tag: str
+    ) -> None:
+        rows = candles(24, step_ms=60 * MINUTE_MS)
+        self.refuse(store, tag, arrays(rows), "look like candles of 1h, not of 1m")
+        with pytest.raises(InvalidPayload, match="look like candles of 1h"):
+            series(store, tag).write_candles_data(rows[:5] + rows[7:9])
+        assert series(store, tag).write_candles(arrays(rows), sparse=True).inserted == 24
 
     @pytest.mark.parametrize("column", ["timestamp", "open", "high", "low", "close", "volume"])
     def test_every_column_must_be_there(self, store: Store, column: str, tag: str) -> None:
@@ -196,7 +209,7 @@ class TestCandleConflicts:
     ) -> None:
         rows = candles(5)
         series(store, tag).write_candles_data(rows)
-        changed = [*rows[:2], {**rows[2], "volume": 7.0}, rows[3], {**rows[4], "open": 102.5}]
+        changed = [*rows[:2], {**rows[2], "volume": 7.0}, rows[3], {**rows[4], "open": 104.5}]
         with caplog.at_level(logging.WARNING, "backtest_kit_mongo"):
             report = series(twin, tag).write_candles(arrays(changed))
         times = (rows[2]["timestamp"], rows[4]["timestamp"])
@@ -232,10 +245,10 @@ class TestCandleConflicts:
 
     def test_candles_far_apart_are_compared_too(self, store: Store, tag: str) -> None:
         step_ms = 1_000_000 * MINUTE_MS
-        rows = candles(2, since_ms=0, step_ms=step_ms)
+        rows = candles(2, since_ms=BASE_MS - step_ms, step_ms=step_ms)
         series(store, tag).write_candles_data(rows)
         changed = [{**row, "close": row["close"] + 0.5} for row in rows]
-        assert series(store, tag).write_candles_data(changed).conflicts == (0, step_ms)
+        assert series(store, tag).write_candles_data(changed).conflicts == (BASE_MS - step_ms, BASE_MS)
 
     def test_many_scattered_candles_are_compared_too(self, store: Store, tag: str) -> None:
         rows = candles(400)

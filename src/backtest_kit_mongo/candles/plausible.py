@@ -1,0 +1,83 @@
+"""What is a candle, and what is a series of an interval: the one place that says so, for every way in.
+
+A stored candle stays, so what cannot be one is refused before it is stored. A candle opens at a multiple of its interval,
+has five finite numbers, open and close within low and high, and a volume that is not negative. Prices may be negative, as
+crude oil's were in April 2020. A series of five-minute candles is no series of one-minute candles that has gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from backtest_kit_mongo.candles.columns import FIELDS, Mask, Times, Values
+from backtest_kit_mongo.coherence.moments import COUNTERS_END, FROM_MS, UNTIL_MS, implausible, iso
+from backtest_kit_mongo.domains.table import INTERVAL_MS
+
+ALIKE_MIN: Final = 5
+"""So many equal distances, and at least half of all, make a series one of a coarser interval. That every second trade of
+a market that rarely trades comes after the same time happens to fewer than one in a thousand such series of six candles,
+and practically never to longer ones.
+"""
+
+
+def are_wrong(timestamp: Times, values: Sequence[Values], step_ms: int) -> Mask:
+    """Which rows are no candles of the interval."""
+    open_, high, low, close, volume = values
+    is_moment = (timestamp >= FROM_MS) & (timestamp < UNTIL_MS) | (timestamp >= 0) & (timestamp < COUNTERS_END)
+    wrong: Mask = ~(is_moment & (timestamp % step_ms == 0))
+    for column in values:
+        wrong |= ~np.isfinite(column)
+    # Written so that NaN, which is not within anything, is wrong too.
+    return wrong | ~((low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high) & (volume >= 0))
+
+
+def fault(moment: int, values: Sequence[float], step_ms: int) -> tuple[str, str] | None:
+    """The column in which a row is no candle, and why; None if it is one."""
+    said = implausible(moment)
+    if said is None and moment % step_ms:
+        said = f"it opens at {iso(moment)}, not at a multiple of {step_ms} ms ({name_of(step_ms)})"
+    if said is not None:
+        return "timestamp", f"{moment} is not an open time: {said}"
+    for name, value in zip(FIELDS, values, strict=True):
+        if not np.isfinite(value):
+            return name, f"{value} is not a finite number"
+    open_, high, low, close, volume = values
+    if high < low:
+        return "high", f"high {high} is below low {low}"
+    for name, value in (("open", open_), ("close", close)):
+        if not low <= value <= high:
+            return name, f"{name} {value} lies outside low {low} to high {high}"
+    return None if volume >= 0 else ("volume", f"volume {volume} is negative")
+
+
+def coarser_ms(timestamp: Times, step_ms: int) -> int | None:
+    """The interval (ms) that a series has instead of `step_ms`, if it is evidently another.
+
+    Args:
+        timestamp: open times in any order, also several times.
+    """
+    distances = np.diff(np.unique(timestamp))
+    if len(distances) < ALIKE_MIN:
+        return None
+    found = int(np.gcd.reduce(distances))
+    alike = int(np.count_nonzero(distances == found))
+    return found if found > step_ms and alike >= max(ALIKE_MIN, len(distances) / 2) else None
+
+
+def other_interval(timestamp: Times, step_ms: int) -> str | None:
+    """Why the candles are evidently of another, coarser interval; None if they may be of this one."""
+    if (found := coarser_ms(timestamp, step_ms)) is None:
+        return None
+    return (
+        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: the distances between {len(timestamp):,} open times "
+        f"are multiples of {found:,} ms, and what is stored stays"
+    )
+
+
+def name_of(step_ms: int) -> str:
+    """An interval by its name, or by its length if it has none."""
+    names = {length: name for name, length in INTERVAL_MS.items()}
+    return names.get(step_ms, f"{step_ms / 60_000:g} minutes")
