@@ -60,7 +60,7 @@ ARROWS = {
     "coherence": "errors",
     "candles": "coherence errors",
     "look_ahead": "coherence errors locks",
-    "domains": "coherence errors",
+    "domains": "candles coherence errors",
     "settings": "domains errors locks",
     "ports": "candles coherence",
     "backends": "candles coherence errors locks",

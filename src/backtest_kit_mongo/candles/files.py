@@ -33,8 +33,8 @@ from backtest_kit_mongo.candles.file_tables import (
     read_parquet,
     wrong_at,
 )
+from backtest_kit_mongo.candles.intervals import INTERVAL_MS
 from backtest_kit_mongo.candles.plausible import are_wrong, fault, other_interval
-from backtest_kit_mongo.domains.table import INTERVAL_MS
 
 __all__ = ["KINDS", "SUFFIXES", "UNNAMED", "Found", "ParquetMissing", "SeriesName", "WrongFile", "find", "has_candles"]
 __all__ += ["name_of", "read_file", "series_of", "write_csv", "write_file"]

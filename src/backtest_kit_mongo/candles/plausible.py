@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 from backtest_kit_mongo.candles.columns import FIELDS, Mask, Times, Values
+from backtest_kit_mongo.candles.intervals import INTERVAL_MS
 from backtest_kit_mongo.coherence.moments import COUNTERS_END, FROM_MS, UNTIL_MS, implausible, iso
-from backtest_kit_mongo.domains.table import INTERVAL_MS
 
 ALIKE_MIN: Final = 5
 """So many equal distances, and at least half of all, make a series one of a coarser interval. That every second trade of
