@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         SecretStr(f"mongodb://localhost:27017/{DEFAULT_DATABASE}?wtimeoutMS=15000"),
         description="MongoDB; the path names the database. Write concern is majority with journal unless the string says otherwise. "
         "TLS is part of it: tls=true&tlsCAFile=/path/ca.pem, and tlsCertificateKeyFile=/path/client.pem if the server asks "
-        "for a certificate.",
+        "for a certificate. mongodb+srv needs nothing more: the DNS library comes with the driver.",
     )
     redis_host: str = Field("127.0.0.1", description="Redis host.")
     redis_port: int = Field(6379, ge=1, le=PORT_MAX, description="Redis port.")

@@ -15,6 +15,7 @@ import pymongo
 import pytest
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+from pymongo import _csot
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 from tests.integration.support import settings_for, store_for
 
@@ -452,6 +453,16 @@ class TestSetup:
         assert len({row["id"] for page in pages for row in page["rows"]}) == 5
         with pytest.raises(bk.NotFound):
             notes.find_by_id("0" * 24)
+        with pytest.raises(bk.InvalidPayload, match="cannot be asked"):
+            notes.find_by_filter({"n": 2**64})
+        # What Ctrl-C in the middle of `pymongo.timeout` leaves behind in its thread.
+        token = _csot.TIMEOUT.set(2.0)
+        try:
+            assert notes.find_by_id(made[0]["id"])["n"] == 0
+            assert len(list(notes.iterate())) == len(notes.find_all()) == 5
+            bk.shutdown()
+        finally:
+            _csot.TIMEOUT.reset(token)
 
     def test_base_crud_stores_what_its_model_checked_and_keeps_off_the_products_collections(
         self, servers: Endpoints, database: str

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+import pymongo
 from bson import ObjectId
 from bson.errors import InvalidId
 from pydantic import BaseModel, ValidationError
@@ -51,11 +53,20 @@ class BaseCRUD:
 
         return get_mongo()[get_config().database][self.name]
 
+    @staticmethod
+    def _bounded() -> AbstractContextManager[None]:
+        """Every operation has a bound of its own, as the adapters' have: an interrupt may have left half a one behind in the
+        driver's context of this thread.
+        """
+        from backtest_kit_mongo.setup import get_config
+
+        return pymongo.timeout(get_config().mongo_bound_ms / 1000)
+
     def create(self, dto: Mapping[str, Any] | BaseModel) -> Row:
         """Insert one document; returns it with its `id`. `createDate` and `updatedDate` are set."""
         now = _now()
         document = {**self._checked(dto), "createDate": now, "updatedDate": now}
-        with writing(self.name):
+        with writing(self.name), self._bounded():
             self._collection.insert_one(document)
         return _row(document)
 
@@ -69,7 +80,7 @@ class BaseCRUD:
         if self._model is not None:
             whole = self._checked({**self.find_by_id(id), **fields})
             fields = {name: whole[name] for name in fields}
-        with writing(self.name):
+        with writing(self.name), self._bounded():
             document = self._collection.find_one_and_update(
                 {"_id": self._object_id(id)},
                 {"$set": {**fields, "updatedDate": _now()}},
@@ -83,29 +94,33 @@ class BaseCRUD:
         Raises:
             NotFound: there is no such document.
         """
-        with reading(self.name):
+        with reading(self.name), self._bounded():
             return self._found(self._collection.find_one({"_id": self._object_id(id)}), id)
 
     def find_by_filter(self, query: Mapping[str, Any], sort: Sort | None = None) -> Row | None:
         """The first document that matches, or None."""
-        with reading(self.name):
+        with reading(self.name), self._bounded():
             document = self._collection.find_one(query, sort=sort)
         return None if document is None else _row(document)
 
     def find_all(self, query: Mapping[str, Any] | None = None, *, limit: int | None = None) -> list[Row]:
         """All documents that match, newest `updatedDate` first; never cut unless `limit` says so."""
-        if limit == 0:
-            return []
-        with reading(self.name):
-            return [
-                _row(document) for document in self._collection.find(query or {}, sort=NEWEST_FIRST, limit=limit or 0)
-            ]
+        return [] if limit == 0 else list(self._each(query, NEWEST_FIRST, limit or 0))
 
     def iterate(self, query: Mapping[str, Any] | None = None, sort: Sort | None = None) -> Iterator[Row]:
         """Documents one by one, in bounded memory."""
+        return self._each(query, sort, 0)
+
+    def _each(self, query: Mapping[str, Any] | None, sort: Sort | None, limit: int) -> Iterator[Row]:
         with reading(self.name):
-            for document in self._collection.find(query or {}, sort=sort):
-                yield _row(document)
+            found = self._collection.find(query or {}, sort=sort, limit=limit)
+        while True:
+            # Each batch has its own bound, which must not be in force while the caller looks at a row.
+            with reading(self.name), self._bounded():
+                document = next(found, None)
+            if document is None:
+                return
+            yield _row(document)
 
     def paginate(
         self, query: Mapping[str, Any] | None = None, *, limit: int, offset: int = 0, sort: Sort | None = None
@@ -120,7 +135,7 @@ class BaseCRUD:
             [{"$sort": order}, {"$skip": offset}, {"$limit": limit}] if limit else [{"$match": {"_id": None}}]
         )
         pipeline: list[Row] = [{"$match": query or {}}, {"$facet": {"rows": page, "total": [{"$count": "n"}]}}]
-        with reading(self.name):
+        with reading(self.name), self._bounded():
             answer = next(iter(self._collection.aggregate(pipeline)))
         total = answer["total"][0]["n"] if answer["total"] else 0
         return {"rows": [_row(document) for document in answer["rows"]], "total": total}

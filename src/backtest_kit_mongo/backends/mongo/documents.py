@@ -167,7 +167,8 @@ class MongoTruth:
         self._readers.clear()
         self._find_readers.clear()
         if client is not None:
-            client.close()
+            with pymongo.timeout(self._timeout_s):
+                client.close()
 
     @contextmanager
     def _bounded(self, what: object, deadline_s: float | None) -> Iterator[None]:

@@ -37,10 +37,15 @@ def reading(what: object) -> Iterator[None]:
     """Translate the errors of a query.
 
     Raises:
+        InvalidPayload: what is asked for cannot be put into a query. No server was asked.
         ServerUnreachable, ReadFailed: nothing was written.
     """
     try:
         yield
+    except (pe.DocumentTooLarge, bson.errors.InvalidDocument, bson.errors.InvalidStringData, OverflowError) as cause:
+        raise InvalidPayload(
+            f"{what}: MongoDB cannot be asked for this: {brief(cause)}. Nothing was read or written."
+        ) from cause
     except (pe.ConnectionFailure, pe.ConfigurationError) as cause:
         raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was read: {brief(cause)}") from cause
     except pe.PyMongoError as cause:
