@@ -75,7 +75,7 @@ class Lifecycle:
         if held is None:
             yield from ask(ReleaseRisk(state.as_of))
         else:
-            candidate = Candidate(held.view(), state.as_of, held.price_open)
+            candidate = Candidate(held.view(), held.pending_at or held.scheduled_at, held.price_open)
             yield from ask(HoldRisk(candidate, is_open=state.signal is not None))
         yield from self.keeper.save()
         if state.commits:

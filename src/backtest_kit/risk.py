@@ -12,9 +12,11 @@ from backtest_kit.signals import Position, SignalView
 
 
 class ActivePosition(NamedTuple):
-    """Attributes:
-    minutes: how long it may live.
-    opened_at: ms.
+    """As it was opened.
+
+    Attributes:
+        minutes: how long it may live.
+        opened_at: ms.
     """
 
     strategy: str
@@ -149,9 +151,9 @@ def _position(context: ContextId, candidate: Candidate) -> ActivePosition:
         context.frame,
         context.symbol,
         view.position,
-        view.price_open,
-        view.stop_loss,
-        view.take_profit,
+        view.original_price_open,
+        view.original_stop_loss,
+        view.original_take_profit,
         view.minutes,
         candidate.at,
     )

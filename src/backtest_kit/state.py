@@ -81,8 +81,12 @@ class State:
         return self.held is not None or self.accepted is not None
 
     def next_minute(self, now_ms: int) -> int:
-        """The minute (ms) that a driver tells first: what was missed while a signal is held, else the present one."""
-        return min(self.as_of + MINUTE_MS, now_ms) if self.is_busy else now_ms
+        """The minute (ms) that a driver tells first: the one after `as_of` while a signal is held, else the present one.
+
+        It can be the one after the present minute, when that was lived to its end.
+        """
+        after = self.as_of + MINUTE_MS
+        return after if self.is_busy else max(after, now_ms)
 
     def to_rows(self) -> dict[str, Row | None]:
         """The rows of the strategy, signal and schedule domains."""

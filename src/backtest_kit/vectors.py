@@ -126,7 +126,7 @@ class Planned:
             key = (event.signal.id, number)
             if act["minute"] <= minute and key not in self.done:
                 self.done.add(key)
-                answer = _do(act, event.price, ops)
+                answer = do_act(act, event.price, ops)
                 told = {"action": "act", "at": event.at, "do": act["do"], "ok": answer, "signal": self._number(event)}
                 self.events.append(told)
 
@@ -137,7 +137,7 @@ def _extreme(extreme: Extreme) -> dict[str, Any]:
     return {"price": extreme.price, "timestamp": extreme.at, "pnlPercentage": extreme.percent}
 
 
-def _do(act: Row, price: float, ops: Operations) -> bool | str | None:
+def do_act(act: Row, price: float, ops: Operations) -> bool | str | None:
     """What the operation answered, as the vectors say it: `close` answers nothing, a raise is "error"."""
     operations: dict[str, Callable[[], bool]] = {
         "average_buy": lambda: ops.average_buy(act["cost"]),

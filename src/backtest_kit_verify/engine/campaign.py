@@ -1,0 +1,228 @@
+"""A stop after every effect of a run, each followed by a restart in the same minute and in a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from backtest_kit.effects import Next
+from backtest_kit.rules import Rules
+from backtest_kit_verify.engine.process import Process
+from backtest_kit_verify.engine.world import Executed, Market, Row, Told, World
+
+DELAYS: Final = (1, 7, 45)
+"""Minutes that a late restart comes late, in turn."""
+AGAIN: Final = 17
+"""A restarted process is stopped again after 1, 2 .. effects, at most so many."""
+
+
+@dataclass(slots=True)
+class Moment:
+    """An undisturbed run at the end of a minute."""
+
+    state: Row
+    rows: Row
+    ledger: Row
+    risk: Sequence[Any]
+    told_count: int
+    order_count: int
+
+
+@dataclass(slots=True)
+class Reference:
+    """An undisturbed run.
+
+    Attributes:
+        moments: by minute.
+        proposed: minute in which each signal was accepted, by id.
+    """
+
+    moments: dict[int, Moment] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
+    orders: dict[str, Executed] = field(default_factory=dict)
+    proposed: dict[str, int] = field(default_factory=dict)
+
+
+class Stop(NamedTuple):
+    """Attributes:
+    minute: that was told last.
+    delay: minutes from there to the restart.
+    again: the restarted process is stopped as well, after so many effects, and started once more; 0: it is not.
+    """
+
+    minute: int
+    delay: int
+    again: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """Attributes:
+    points: places at which a process was stopped.
+    restarts: from them.
+    lost: restarts that lost an answer of the strategy.
+    """
+
+    vectors: int = 0
+    points: int = 0
+    restarts: int = 0
+    lost: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+def essence(process: Process) -> dict[str, Any]:
+    """The state without the bookkeeping of time."""
+    row = dict(process.state.to_rows()["strategy"] or {})
+    engine = dict(row.pop("engine"))
+    del engine["asOf"], engine["servedSlot"]
+    return {**row, "engine": engine}
+
+
+def readers_rows(world: World) -> dict[Any, Any]:
+    """The rows that are derived from the state."""
+    return {name: row for name, row in world.rows.items() if name[0] != "strategy"}
+
+
+def undisturbed(market: Market, rules: Rules, process_class: type[Process]) -> Reference:
+    world, reference = World(), Reference()
+    process = process_class(world, market, rules, market.start)
+    while process.lived < market.end:
+        effect = process.step()
+        if isinstance(effect, Next) and process.lived >= market.start:
+            reference.moments[process.lived] = Moment(
+                essence(process),
+                readers_rows(world),
+                dict(world.ledger),
+                world.risk,
+                len(world.told),
+                len(world.orders),
+            )
+    reference.told, reference.orders = world.told, world.orders
+    reference.proposed = {id_: market.index(row["scheduledAt"]) for id_, row in world.ledger.items()}
+    return reference
+
+
+def crash_everywhere(
+    vector: Row,
+    rules: Rules,
+    tally: Tally,
+    *,
+    every: int = 1,
+    last: int | None = None,
+    process_class: type[Process] = Process,
+) -> None:
+    """Stop after every `every`-th effect of the vector's life, until a violation is found.
+
+    Args:
+        last: only so many minutes of it.
+    """
+    market = Market(vector, rules)
+    market.end = min(market.end, market.start + last) if last else market.end
+    trial = Trial(market, rules, undisturbed(market, rules, process_class), process_class, tally)
+    world = World()
+    process = process_class(world, market, rules, market.start)
+    count = 0
+    tally.vectors += 1
+    while process.lived < market.end - max(DELAYS) - 3 and not tally.violations:
+        effect = process.step()
+        count += 1
+        if count % every:
+            continue
+        tally.points += 1
+        number = count // every
+        for delay, again in ((0, 0), (DELAYS[number % len(DELAYS)], 0), (0, 1 + number % AGAIN)):
+            found = list(trial.violations(world, Stop(process.next_index - 1, delay, again)))
+            where = f"vector {vector.get('seed', tally.vectors)}, stopped after effect {count} {effect!r:.90}"
+            restart = f"restarted {delay} minutes later, stopped again after {again} effects" if again else f"+{delay}"
+            tally.violations += [f"{where}, {restart}: {violation}" for violation in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A vector, its undisturbed run, and what is restarted."""
+
+    market: Market
+    rules: Rules
+    reference: Reference
+    process_class: type[Process]
+    tally: Tally
+
+    def start(self, world: World, now: int) -> Process:
+        self.tally.restarts += 1
+        return self.process_class(world, self.market, self.rules, now)
+
+    def violations(self, world: World, stop: Stop) -> Iterator[str]:
+        """Restart on a copy of the world, live to the end of the minute after the present one, and look."""
+        stopped_at = max(stop.minute, self.market.start)
+        process = self.start(world.copy(), stopped_at + stop.delay)
+        if stop.again:
+            for _ in range(stop.again):
+                process.step()
+            process = self.start(process.world, max(process.now, process.next_index - 1))
+        until = process.now + 1
+        process.live(until)
+        yield from process.world.violations
+        yield from _alone(process)
+        known = {*process.world.ledger, *(told.signal for told in process.world.told.values())}
+        proposed = self.reference.proposed.items()
+        lost = {id_ for id_, minute in proposed if stopped_at <= minute < until and id_ not in known}
+        if lost:
+            self.tally.lost += 1
+            yield from _without_trace(process, lost)
+        else:
+            yield from _equal(process, self.reference.moments[until], self.reference, self.market.at(until))
+
+
+def _alone(process: Process) -> Iterator[str]:
+    """What must hold whatever happened."""
+    world, state = process.world, process.state
+    signal, schedule = world.rows.get(("signal", "")), world.rows.get(("schedule", ""))
+    if (state.signal and state.schedule) or (signal and schedule):
+        yield "L1: a signal is open and one is scheduled"
+    held = state.held.id if state.held else None
+    for id_, row in world.ledger.items():
+        if row["status"] in ("opened", "scheduled") and id_ != held:
+            yield f"L3: the history says that {id_} is {row['status']}, and it is not held"
+    places = [row["openTimestamp"] for _, row in world.risk]
+    if places != ([state.signal.pending_at] if state.signal else []):
+        yield f"L7: places of {places} are taken, open is {state.signal and state.signal.pending_at}"
+
+
+def _equal(process: Process, moment: Moment, reference: Reference, until: int) -> Iterator[str]:
+    """What an undisturbed run has at the end of the same minute."""
+    world = process.world
+    if world.ledger != moment.ledger:
+        yield f"L3: the history differs: {_differing(world.ledger, moment.ledger)}"
+    if essence(process) != moment.state:
+        yield f"L4: the state differs: {_differing(essence(process), moment.state)}"
+    if readers_rows(world) != moment.rows:
+        yield f"L4: the readers' rows differ: {_differing(readers_rows(world), moment.rows)}"
+    if list(world.risk) != list(moment.risk):
+        yield f"L7: the risk's rows differ: {world.risk}, not {moment.risk}"
+    yield from _same("L2: orders", world.orders, reference.orders, moment.order_count, until)
+    yield from _same("L5: events", world.told, reference.told, moment.told_count, until)
+
+
+def _same(law: str, found: dict[str, Any], all_of_them: dict[str, Any], count: int, until: int) -> Iterator[str]:
+    if len(found) == count and all(all_of_them.get(id_) == value for id_, value in found.items()):
+        return
+    expected = {id_: value for id_, value in all_of_them.items() if value.at <= until}
+    yield f"{law} differ: {_differing(found, expected)}"
+
+
+def _without_trace(process: Process, lost: set[str]) -> Iterator[str]:
+    """A signal whose proposal was lost exists nowhere."""
+    world = process.world
+    for law, signals in (
+        ("L2: an order", [order.signal for order in world.orders.values()]),
+        ("L5: an event", [told.signal for told in world.told.values()]),
+        ("L3: a row", world.ledger),
+    ):
+        if traces := lost.intersection(signals):
+            yield f"{law} of a signal that was never stored: {traces}"
+
+
+def _differing(found: Any, expected: Any) -> dict[Any, Any]:
+    names = [name for name in {*found, *expected} if found.get(name) != expected.get(name)]
+    return {name: (found.get(name), expected.get(name)) for name in names[:2]}
