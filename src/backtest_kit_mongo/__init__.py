@@ -12,6 +12,8 @@ adapters keep files below ./dump. What else there is: `errors` (whose fault, and
 `contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded` (private servers for a laptop).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from backtest_kit_mongo import metrics
 from backtest_kit_mongo.adapters.registries import (
     PersistBreakevenAdapter,
@@ -34,6 +36,7 @@ from backtest_kit_mongo.adapters.registries import (
     read_candles,
     write_candles,
 )
+from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.errors import (
     AlreadySetUp,
@@ -57,13 +60,18 @@ from backtest_kit_mongo.errors import (
 )
 from backtest_kit_mongo.locks import set_logger
 from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
+from backtest_kit_mongo.modes import get_modes, in_mode, set_modes
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, setup, shutdown
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.frame import Candles
 
 __all__ = [
     "AlreadySetUp",
     "BacktestKitError",
     "BaseCRUD",
     "CallerError",
+    "Candles",
     "CorruptData",
     "EnvironmentFault",
     "InvalidKey",
@@ -97,17 +105,30 @@ __all__ = [
     "UnsafeServer",
     "WriteOutcomeUnknown",
     "WriteRefused",
+    "fetch_candles",
     "get_config",
+    "get_modes",
     "get_mongo",
     "get_redis",
+    "in_mode",
     "install",
+    "read_candle_files",
     "read_candles",
     "metrics",
     "set_config",
     "set_logger",
+    "set_modes",
     "setup",
     "shutdown",
     "simulation_now",
     "simulation_time",
     "write_candles",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Candles":  # Late: it needs NumPy, which only those who use candles should wait for.
+        from backtest_kit_mongo.candles.frame import Candles
+
+        return Candles
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

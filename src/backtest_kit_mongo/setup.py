@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
+from backtest_kit_mongo.modes import set_modes
 from backtest_kit_mongo.reachability import require_servers
 from backtest_kit_mongo.settings import Settings, load
 
@@ -236,13 +238,13 @@ def _succeed(estate: inheritance.Estate) -> None:
             _install_later(load(**_config))
 
 
-def setup(**config: Any) -> Settings:
+def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any) -> Settings:
     """Make everything the strategy remembers durable in MongoDB, cached in Redis and published. Returns the settings in
     force.
 
     Calling it again with the same settings does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
     this machine. Adapters that were told to use something else keep it. Processes that `multiprocessing` starts inherit all
-    of this, however it starts them.
+    of this, however it starts them. `modes` changes which domain is kept where in which mode of a strategy: see `modes.py`.
 
     Raises:
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
@@ -253,6 +255,8 @@ def setup(**config: Any) -> Settings:
         it.
     """
     global _is_busy
+    if modes is not None:
+        set_modes(modes)
     with _lock.quietly():
         _is_busy = bool(config)  # Who gives settings does not want inherited ones.
         inheritance.accept()

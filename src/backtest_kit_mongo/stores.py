@@ -36,16 +36,26 @@ _refusal: str | None = None
 _is_told = False
 
 
+def new_file_store(directory: Path) -> Store:
+    """Files below a directory."""
+    return Store("files", FileTruth(directory), NoCache())
+
+
+def new_memory_store() -> Store:
+    """Memory with nothing in it."""
+    return Store("memory", MemoryTruth(), NoCache())
+
+
 @lru_cache(maxsize=1)
 def file_store() -> Store:
     """The process-wide file backend."""
-    return Store("files", FileTruth(DUMP_DIRECTORY), NoCache())
+    return new_file_store(DUMP_DIRECTORY)
 
 
 @lru_cache(maxsize=1)
 def memory_store() -> Store:
     """The process-wide memory backend."""
-    return Store("memory", MemoryTruth(), NoCache())
+    return new_memory_store()
 
 
 @lru_cache(maxsize=1)

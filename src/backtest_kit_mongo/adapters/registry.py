@@ -106,10 +106,16 @@ class Registry(Generic[I]):
 
     @contextmanager
     def serving(self, store: Store) -> Iterator[None]:
-        """Serve every context over this store within the block, and after it as before: for tests."""
+        """Serve every context over this store within the block, and after it as before."""
+        with self.serving_by(self._bind(lambda: store)):
+            yield
+
+    @contextmanager
+    def serving_by(self, factory: Factory) -> Iterator[None]:
+        """The same by an implementation."""
         with self._lock:
             before = self._factory, self._slots, self._choice
-        self.use_store(lambda: store)
+        self.use_adapter(factory)
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -86,7 +87,7 @@ def run_demo(options: Options, console: Console) -> Outcome:
 @contextmanager
 def _own_setup(connection: Connection) -> Iterator[None]:
     """This process is one more host: it caches the candles and reads everything back."""
-    bk.setup(**connection.variables)
+    bk.setup(**dict[str, Any](connection.variables))
     try:
         yield
     finally:

@@ -1,0 +1,69 @@
+"""`def` and `async def` alike: a coroutine is run to its end, within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Coroutines"]
+
+
+class Coroutines:
+    """One event loop for all coroutines of a run. Made on first use; close it (`with`).
+
+    In a thread that has a running loop already (a notebook), coroutines run in a thread of their own.
+    """
+
+    def __init__(self) -> None:
+        self._runner: asyncio.Runner | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def finish(self, answer: Any, timeout_s: float | None = None) -> Any:
+        """The answer itself, or if it is awaitable, what it comes to.
+
+        Raises:
+            TimeoutError: it took too long and was cancelled.
+        """
+        if not inspect.isawaitable(answer):
+            return answer
+        if _has_running_loop():
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "backtest-kit-coroutines")
+            return self._thread.submit(self._run, answer, timeout_s).result()
+        return self._run(answer, timeout_s)
+
+    def _run(self, awaitable: Any, timeout_s: float | None) -> Any:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(_within(awaitable, timeout_s))
+
+    def __enter__(self) -> Coroutines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._thread.submit(self._close).result()
+            self._thread.shutdown()
+        self._close()
+
+    def _close(self) -> None:
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+
+async def _within(awaitable: Any, timeout_s: float | None) -> Any:
+    return await awaitable if timeout_s is None else await asyncio.wait_for(awaitable, timeout_s)
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

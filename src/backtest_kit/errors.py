@@ -1,0 +1,30 @@
+"""What can go wrong before and while a strategy runs. All are `backtest_kit_mongo.BacktestKitError`."""
+
+from __future__ import annotations
+
+import backtest_kit_mongo as bk
+
+__all__ = ["CandlesMissing", "DeclarationError", "StrategyFailed", "StrategyFileError", "WrongCandles"]
+
+
+class DeclarationError(bk.CallerError, ValueError):
+    """A strategy, exchange, frame or risk is declared wrongly, twice or not at all. Nothing was run or written."""
+
+
+class StrategyFileError(bk.CallerError):
+    """The strategy's file cannot be used: it is missing, raises on import, or declares no strategy. Nothing was run."""
+
+
+class CandlesMissing(bk.EnvironmentFault, LookupError):
+    """There are no candles, or not all that the run needs. The run did not start."""
+
+
+class WrongCandles(bk.EnvironmentFault, ValueError):
+    """An exchange answered something that is no candle. Nothing of that answer was stored or used."""
+
+
+class StrategyFailed(bk.BacktestKitError):
+    """The strategy's own code raised or returned something that is no proposal; the cause is chained.
+
+    The message names the function and the simulated minute. What the run had stored before stays stored.
+    """

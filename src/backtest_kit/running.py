@@ -1,0 +1,209 @@
+"""From names to a run: what is declared, what is chosen, one replay."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
+
+import backtest_kit_mongo as bk
+from backtest_kit import declare
+from backtest_kit.calling import CallingStrategy, Progress, ToldStrategy
+from backtest_kit.context import Context
+from backtest_kit.coroutines import Coroutines
+from backtest_kit.declare import Declared, Exchange, Frame, Risk, Strategy
+from backtest_kit.errors import CandlesMissing, DeclarationError
+from backtest_kit.events import Event
+from backtest_kit.identity import MINUTE_MS, ContextId, Mode
+from backtest_kit.market import History, Market
+from backtest_kit.moments import minute_text
+from backtest_kit.replay import replay
+from backtest_kit.results import Prices, Result
+from backtest_kit.risk import RiskBook
+from backtest_kit.rules import DEFAULT, Rules
+
+__all__ = ["Job", "backtest", "choose"]
+
+D = TypeVar("D", bound=declare.Named)
+
+_one_at_a_time = threading.RLock()
+"""Adapters belong to the process, and so does the mode that they are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run with everything chosen.
+
+    Attributes:
+        frame: of a backtest; None in paper and live.
+        rules: of the lifecycle.
+        fill_gaps: missing minutes count as minutes without trade.
+    """
+
+    strategy: Strategy
+    exchange: Exchange
+    risks: tuple[Risk, ...]
+    symbol: str
+    mode: Mode
+    frame: Frame | None = None
+    rules: Rules = DEFAULT
+    fill_gaps: bool = False
+
+    @property
+    def identity(self) -> ContextId:
+        return ContextId(
+            self.symbol, self.strategy.name, self.exchange.name, self.frame.name if self.frame else "", self.mode
+        )
+
+    def books(self) -> list[RiskBook]:
+        """New books of positions for its risks."""
+        return [RiskBook(risk.name, risk.validations) for risk in self.risks]
+
+
+def choose(
+    symbol: str,
+    mode: Mode,
+    *,
+    strategy: str | Strategy | None = None,
+    exchange: str | Exchange | None = None,
+    frame: str | Frame | tuple[object, object] | None = None,
+    rules: Rules = DEFAULT,
+    fill_gaps: bool = False,
+) -> Job:
+    """What a run works with. What is not named is the only one declared; a missing exchange is the store alone, under the name
+    `store`; a missing frame is all that there are candles for.
+
+    Raises:
+        DeclarationError: something is not declared, or there are several and none is named.
+        CandlesMissing: there are no candles to make a frame of.
+    """
+    if not symbol.strip():
+        raise DeclarationError(f"a symbol is a text as BTC/USDT, not {symbol!r:.80}")
+    chosen = _one(declare.strategies, strategy, "--strategy")
+    if chosen is None:
+        raise DeclarationError(
+            "no strategy is declared; write one: @bt.strategy(interval='15m') over a function of ctx"
+        )
+    market = _one(declare.exchanges, exchange, "--exchange")
+    market = Exchange("store") if market is None else market
+    risks = tuple(declare.risks.get(name) for name in chosen.risks)
+    framed = _frame(frame, market, symbol, rules) if mode == "backtest" else None
+    return Job(chosen, market, risks, symbol, mode, framed, rules, fill_gaps)
+
+
+def _one(kind: Declared[D], wanted: str | D | None, option: str) -> D | None:
+    if isinstance(wanted, str):
+        return kind.get(wanted)
+    if wanted is not None:
+        return wanted
+    found = kind.list()
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise DeclarationError(f"several of kind {kind.kind} are declared ({names}); choose one with {option}")
+    return next(iter(found), None)
+
+
+def _frame(wanted: object, exchange: Exchange, symbol: str, rules: Rules) -> Frame:
+    if isinstance(wanted, Frame):
+        return wanted
+    if isinstance(wanted, str) and ".." not in wanted:
+        return declare.frames.get(wanted)
+    if wanted is not None:
+        start, end = wanted.split("..", 1) if isinstance(wanted, str) else tuple(wanted)  # type: ignore[arg-type]
+        return declare.make_frame(f"{start}..{end}", start, end)
+    if (frame := _one(declare.frames, None, "--frame")) is not None:
+        return frame
+    span = Market(exchange, symbol).span()
+    if span is None:
+        raise CandlesMissing(
+            f"there are no 1m candles of {symbol} at exchange {exchange.name!r}, and no frame is given. Bring some in (bkm candles import), "
+            "or give an exchange that has them and --frame FROM..TO. Nothing was run."
+        )
+    start_ms, end_ms = span[0] + rules.vwap_candles * MINUTE_MS, span[1] + MINUTE_MS
+    return Frame(f"{minute_text(start_ms)}..{minute_text(end_ms)}".replace(" ", "T"), start_ms, max(start_ms, end_ms))
+
+
+def backtest(
+    symbol: str,
+    *,
+    strategy: str | Strategy | None = None,
+    exchange: str | Exchange | None = None,
+    frame: str | Frame | tuple[object, object] | None = None,
+    rules: Rules = DEFAULT,
+    fill_gaps: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Replay a declared strategy. One at a time in a process; for many runs start many processes.
+
+    Args:
+        strategy, exchange: names; may be left out where one is declared.
+        frame: a declared one's name, "FROM..TO", or a pair of moments; default: all candles that there are.
+
+    Raises:
+        DeclarationError, CandlesMissing, WrongCandles: the run did not start.
+        StrategyFailed, LookAhead: the strategy ended it.
+    """
+    job = choose(
+        symbol, "backtest", strategy=strategy, exchange=exchange, frame=frame, rules=rules, fill_gaps=fill_gaps
+    )
+    return run_backtest(job, progress)
+
+
+def run_backtest(job: Job, progress: Progress | None = None) -> Result:
+    """Replay a job."""
+    frame = job.frame
+    assert frame is not None
+    with _one_at_a_time:
+        run_id = f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        with bk.in_mode("backtest", Path("dump") / "runs" / run_id), bk.simulation_time(None):
+            market = Market(job.exchange, job.symbol, fill_gaps=job.fill_gaps)
+            minutes = market.minutes(frame.start, frame.end, job.rules.vwap_candles)
+            ctx = Context(job.identity, History(market, frame.start, frame.end, minutes), run_id)
+            events: list[Event] = []
+            since_s = time.perf_counter()
+            with Coroutines() as coroutines, bk.simulation_time(frame.start) as block:
+                kind = CallingStrategy if progress is None else partial(ToldStrategy, progress)
+                port = kind(job.strategy, ctx, block, coroutines, events.append)
+                driver = replay(
+                    job.identity, minutes, port, job.rules, start_ms=frame.start, end_ms=frame.end, risks=job.books()
+                )
+            elapsed_s = time.perf_counter() - since_s
+        prices = Prices(minutes.timestamp, minutes.close)
+        return Result(
+            job.identity, frame.start, frame.end, events, driver.asked, elapsed_s, tuple(market.notes), run_id, prices
+        )
+
+
+def paper(symbol: str, **chosen: object) -> None:
+    """Trade on paper from now on: real candles, no orders. Ends with Ctrl-C. Parameters as `backtest`, without a frame."""
+    _tick(symbol, "paper", chosen)
+
+
+def live(symbol: str, **chosen: object) -> None:
+    """Trade from now on, with orders. Ends with Ctrl-C; what is open is taken up by the next start."""
+    _tick(symbol, "live", chosen)
+
+
+def _tick(symbol: str, mode: Mode, chosen: dict[str, object]) -> None:
+    run_job(choose(symbol, mode, **chosen))  # type: ignore[arg-type]
+
+
+def run_job(job: Job) -> None:
+    """Paper or live, until it is stopped.
+
+    Raises:
+        DeclarationError: this installation has no ticking.
+    """
+    try:
+        ticking = import_module("backtest_kit.ticking")
+    except ModuleNotFoundError as cause:
+        raise DeclarationError(
+            f"{job.mode} is not part of this installation yet; --backtest is. Nothing was run."
+        ) from cause
+    with bk.in_mode(job.mode, Path("dump") / "runs" / job.mode):
+        ticking.run(job)

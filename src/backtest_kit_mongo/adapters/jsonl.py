@@ -1,0 +1,84 @@
+"""The log as a file of JSON lines: appended to, never rewritten, for `tail -f` and `jq`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from backtest_kit_mongo.adapters.contracts import Payload, Row
+from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
+from backtest_kit_mongo.domains.table import LOG
+from backtest_kit_mongo.look_ahead import hidden_from, simulation_now
+
+__all__ = ["DEFAULT_PATH", "JsonlLog"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PATH: Final = Path("dump/log/log.jsonl")
+"""Relative on purpose: it follows the working directory."""
+
+
+class JsonlLog:
+    """A `PersistLogInstance`. Rows that this process wrote before are not written again; each line is one write, so lines of
+    several processes do not mix.
+    """
+
+    def __init__(self, path: Path | str = DEFAULT_PATH) -> None:
+        self._path = Path(path)
+        self._written: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def wait_for_init(self, initial: bool) -> None:
+        """Nothing: the file appears with its first line."""
+
+    def read_log_data(self, *, limit: int | None = None) -> list[Row]:
+        """Lines of the file, oldest first; with `limit` the newest so many. At a simulation time without later ones."""
+        now = simulation_now("log")
+        rows = [row for row in self._rows() if now is None or not _is_later(row, now)]
+        return rows if limit is None else rows[max(0, len(rows) - limit) :]
+
+    def _rows(self) -> Iterator[Row]:
+        try:
+            lines = self._path.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                logger.warning("%s, line %d is no JSON and is left out", self._path, number)
+                continue
+            if isinstance(row, dict):
+                yield row
+
+    def write_log_data(self, rows: Sequence[Payload]) -> None:
+        """Append the rows that are new.
+
+        Raises:
+            InvalidPayload: a row is no log entry. No row was written.
+            OSError: the file cannot be written.
+        """
+        changes = [make_change(make_key(LOG, (row_item(LOG, row),)), row) for row in rows]
+        with self._lock:
+            new = [change for change in changes if change.key.item not in self._written]
+            if not new:
+                return
+            text = "".join(f"{json.dumps(change.payload, default=str, ensure_ascii=False)}\n" for change in new)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(file, text.encode())
+            finally:
+                os.close(file)
+            self._written.update(change.key.item for change in new)
+
+
+def _is_later(row: Row, now: int) -> bool:
+    from backtest_kit_mongo.coherence.record import Record
+
+    return hidden_from(Record(make_key(LOG, (str(row.get("id")),)), payload=row), now) is not None

@@ -1,0 +1,68 @@
+"""Candles from files and from exchanges, for programs; the commands are `bkm candles import` and `fetch`.
+
+NumPy and ccxt are imported by those who call, not by `import backtest_kit_mongo`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
+from backtest_kit_mongo.domains.table import INTERVAL_MS
+from backtest_kit_mongo.errors import CallerError
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.frame import Candles
+
+__all__ = ["fetch_candles", "read_candle_files"]
+
+
+def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: str) -> Candles:
+    """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT or
+    BTCUSDT for BTC/USDT). Nothing is stored.
+
+    Raises:
+        WrongFile: it cannot be read or holds something that is no candle. (A `CallerError`.)
+        CallerError: there is no such file, or there is no such interval.
+    """
+    from backtest_kit_mongo.candles.columns import FIELDS
+    from backtest_kit_mongo.candles.files import SUFFIXES, name_of, read_file
+    from backtest_kit_mongo.candles.frame import Candles
+
+    if interval not in INTERVAL_MS:
+        raise CallerError(f"interval must be one of {', '.join(INTERVAL_MS)}, not {interval!r:.40}")
+    step_ms, root = INTERVAL_MS[interval], Path(path)
+    names = [name_of(name, interval, suffix) for name in (symbol, symbol.replace("/", "")) for suffix in SUFFIXES]
+    found = root if root.is_file() else next((root / name for name in names if (root / name).is_file()), None)
+    if found is None:
+        raise CallerError(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}")
+    columns = read_file(found, step_ms)
+    assert len(columns.values) == len(FIELDS)
+    since, until = (int(columns.timestamp[0]), int(columns.timestamp[-1]) + step_ms) if len(columns) else (0, 0)
+    return Candles(symbol, interval, exchange, since, until, step_ms, columns)
+
+
+def fetch_candles(market: str, symbol: str, interval: str, exchange: str, since: int, until: int) -> int:
+    """Fetch what the store lacks from an exchange that ccxt knows, and store it page by page.
+
+    Args:
+        market: the exchange's name in ccxt; `exchange` is its name in the store.
+        since, until: open times, epoch ms.
+
+    Returns:
+        How many candles are still missing: what an exchange does not have stays a gap.
+
+    Raises:
+        CallerError: ccxt has no such exchange.
+        EnvironmentFault: ccxt is not installed, or the exchange or the store failed; pages before that are stored.
+    """
+    from backtest_kit_mongo.operate.fetching import fetch, open_source
+
+    def read(first: int, end: int) -> Candles:
+        return PersistCandleAdapter.read_candles(symbol, interval, exchange, first, end)
+
+    def write(table: Any) -> Any:
+        return PersistCandleAdapter.write_candles(symbol, interval, exchange, table)
+
+    return fetch(open_source(market, symbol, interval), read, write, since, until).missing

@@ -1,0 +1,118 @@
+"""Which domain is kept where in which mode of a strategy: the table, changes to it, and its use.
+
+| place | |
+|---|---|
+| mongo | MongoDB and Redis after `setup()`, before it files below ./dump: whatever the adapter serves |
+| files | JSON files in a directory of the run's own |
+| memory | this process, for the length of the run |
+| jsonl | lines appended to ./dump/log/log.jsonl (log only) |
+| dummy | nowhere |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.adapters.jsonl import JsonlLog
+from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.errors import InvalidSetting
+
+__all__ = ["DEFAULT_MODES", "MODES", "PLACES", "get_modes", "in_mode", "set_modes"]
+
+MODES: Final = ("live", "paper", "backtest")
+PLACES: Final = ("mongo", "files", "memory", "jsonl", "dummy")
+
+_OWN_ROWS: Final = (
+    "signal",
+    "schedule",
+    "strategy",
+    "risk",
+    "partial",
+    "breakeven",
+    "storage",
+    "recent",
+    "notification",
+)
+_REMEMBERED: Final = ("session", "state", "memory", "dictionary")
+
+
+def _place(domain: str, mode: str) -> str:
+    if domain == "log":
+        return "jsonl"
+    if mode == "backtest" and domain in _OWN_ROWS:
+        return "memory"
+    return "files" if mode == "backtest" and domain in _REMEMBERED else "mongo"
+
+
+DEFAULT_MODES: Final[Mapping[str, Mapping[str, str]]] = {
+    mode: {domain.name: _place(domain.name, mode) for domain in DOMAINS} for mode in MODES
+}
+"""By mode and domain, the place."""
+
+_changes: dict[str, dict[str, str]] = {}
+_is_left_alone = False
+
+
+def get_modes() -> dict[str, dict[str, str]]:
+    """The table in force: by mode and domain, the place."""
+    return {mode: {**DEFAULT_MODES[mode], **_changes.get(mode, {})} for mode in MODES}
+
+
+def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
+    """Change places: `{"backtest": {"state": "memory"}}`. Later calls add to earlier ones; an empty table forgets all changes.
+
+    None: no adapter is chosen by the mode at all, in any mode; they serve what they were told to.
+
+    Raises:
+        InvalidSetting: a mode, domain or place is unknown, or does not fit. Nothing changed.
+    """
+    global _is_left_alone
+    for mode, places in (modes or {}).items():
+        if mode not in MODES:
+            raise InvalidSetting(f"modes: there are {', '.join(MODES)}, not {mode!r:.40}")
+        for domain, place in places.items():
+            _check(mode, domain, place)
+    _is_left_alone = modes is None
+    if not modes:
+        _changes.clear()
+    for mode, places in (modes or {}).items():
+        _changes.setdefault(mode, {}).update(places)
+
+
+def _check(mode: str, domain: str, place: str) -> None:
+    if domain not in BY_NAME:
+        raise InvalidSetting(f"modes[{mode!r}]: there is no domain {domain!r:.40}; there are {', '.join(BY_NAME)}")
+    if place not in PLACES:
+        raise InvalidSetting(f"modes[{mode!r}][{domain!r}]: there are {', '.join(PLACES)}, not {place!r:.40}")
+    if place == "jsonl" and domain != "log":
+        raise InvalidSetting(f"modes[{mode!r}][{domain!r}]: only the log goes to jsonl")
+
+
+@contextmanager
+def in_mode(mode: str, directory: Path) -> Iterator[None]:
+    """All adapters of this process as the table says for a mode; after the block as before. One that was told to use something
+    (`use_..`) keeps it.
+
+    Args:
+        directory: for what is kept in files of the run.
+    """
+    places = {} if _is_left_alone else get_modes()[mode]
+    memory, files = stores.new_memory_store(), stores.new_file_store(directory)
+    made = {"memory": memory, "files": files, "dummy": stores.dummy_store()}
+    with ExitStack() as stack:
+        stack.callback(memory.close)
+        stack.callback(files.close)
+        for domain, registry in zip(DOMAINS, REGISTRIES, strict=True):
+            if registry.choice is not None:
+                continue  # Whoever told an adapter what to use means it.
+            place = places.get(domain.name, "mongo")
+            if place in made:
+                stack.enter_context(registry.serving(made[place]))
+            elif place == "jsonl":
+                stack.enter_context(registry.serving_by(JsonlLog))
+        yield
