@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import Payload, Row
+from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
 from backtest_kit_mongo.domains.table import LOG
 from backtest_kit_mongo.look_ahead import hidden_from, simulation_now
 
-__all__ = ["DEFAULT_PATH", "JsonlLog"]
+__all__ = ["DEFAULT_PATH", "JsonlLog", "use_jsonl"]
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 DEFAULT_PATH: Final = Path("dump/log/log.jsonl")
 """Relative on purpose: it follows the working directory."""
@@ -31,7 +32,7 @@ class JsonlLog:
     def __init__(self, path: Path | str = DEFAULT_PATH) -> None:
         self._path = Path(path)
         self._written: set[Any] = set()
-        self._lock = threading.Lock()
+        self._lock = locks.Lock()
 
     def wait_for_init(self, initial: bool) -> None:
         """Nothing: the file appears with its first line."""
@@ -76,6 +77,11 @@ class JsonlLog:
             finally:
                 os.close(file)
             self._written.update(change.key.item for change in new)
+
+
+def use_jsonl(registry: Registry[Any], path: Path | str = DEFAULT_PATH) -> None:
+    """Append lines of JSON to a file, relative to the working directory."""
+    registry.use_adapter(partial(JsonlLog, path))
 
 
 def _is_later(row: Row, now: int) -> bool:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo.adapters import contracts as c
 from backtest_kit_mongo.adapters import instances
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Moment, Payload, Row, When
-from backtest_kit_mongo.adapters.jsonl import DEFAULT_PATH, JsonlLog
+from backtest_kit_mongo.adapters.jsonl import use_jsonl
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.look_ahead import stamped
@@ -181,10 +179,7 @@ class PersistNotificationRegistry(Registry[c.PersistNotificationInstance]):
 
 class PersistLogRegistry(Registry[c.PersistLogInstance]):
     use_persist_log_adapter = Registry.use_adapter
-
-    def use_jsonl(self, path: str | Path = DEFAULT_PATH) -> None:
-        """Lines of JSON appended to a file, relative to the working directory."""
-        self.use_adapter(partial(JsonlLog, path))
+    use_jsonl = use_jsonl
 
     def read_log_data(self, *, limit: int | None = None) -> list[Row]:
         return self._at().read_log_data(limit=limit)
