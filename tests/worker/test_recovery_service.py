@@ -19,6 +19,7 @@ from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.health import Limits, Monitor
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.metrics import WorkerCollector
+from backtest_kit_worker.recovery.tail import Tail
 from backtest_kit_worker.runner import ServiceRunner
 from backtest_kit_worker.services import Service
 from backtest_kit_worker.services.recovery import RecoveryService
@@ -193,3 +194,19 @@ def patiently(bed: Bed, data: list[int]) -> None:
         return False
 
     eventually(holds, within_s=30)
+
+
+def test_a_resting_reader_gives_the_first_change_at_once_and_the_others_when_it_is_awake(
+    bed: Bed,
+) -> None:
+    tail = Tail(bed.mongo, bed.mongo.client.admin.command("ping")["operationTime"], 1)
+    tail.read(10, 10**6)
+    tail.keep()
+    for n in (1, 2, 3):
+        bed.states.insert_one({"signalId": str(n), "bucketName": "b"})
+    seen = []
+    for rests in (True, True, False):
+        seen.append([change["fullDocument"]["signalId"] for change in tail.read(10, 10**6, rests=rests)])
+        tail.keep()
+    tail.reset()
+    assert seen == [["1"], ["2"], ["3"]]

@@ -65,26 +65,39 @@ def oldest(client: MongoClient[dict[str, Any]]) -> Timestamp | None:
     return moment
 
 
+REST_MS: Final = 1_000
+"""How long a resting read waits: stopping a worker may have to wait for it."""
+
+
 class Tail:
     """A reader at a position. Nothing that was read is passed before `keep`, so a failure in between only reads again.
 
     Args:
-        await_ms: how long one read waits for the first change.
+        await_ms: how long one read waits for the first change, unless it rests.
     """
 
     def __init__(self, database: Database[dict[str, Any]], position: Position, await_ms: int) -> None:
         self._database: Database[Any] = database.with_options(codec_options=RAW)
         self._await_ms = await_ms
+        self._rests = False
         self._stream: DatabaseChangeStream[Any] | None = None
         self.position = position
 
-    def read(self, count_max: int, bytes_max: int) -> list[RawBSONDocument]:
+    def read(self, count_max: int, bytes_max: int, *, rests: bool = False) -> list[RawBSONDocument]:
         """The next changes, fewer than allowed if no more are there.
+
+        Args:
+            rests: wait for `REST_MS`, for one change, which is answered as soon as it is there. Asking twenty times a second
+                of a log in which nothing happens costs MongoDB and this process more than all the rest of an idle worker.
 
         Raises:
             HistoryLost: reading cannot go on from the position.
             PyMongoError: MongoDB failed; call `reset`, then read again.
         """
+        if rests != self._rests:
+            self.reset()  # How long the server waits belongs to its cursor.
+            self._rests = rests
+        count_max = 1 if rests else count_max
         changes: list[RawBSONDocument] = []
         size = 0
         end_s = time.monotonic() + self._await_ms / 1000
@@ -110,7 +123,10 @@ class Tail:
         # `start_after` takes the token of an invalidating change too (the database was dropped).
         token, since = (None, self.position) if isinstance(self.position, Timestamp) else (self.position, None)
         self._stream = self._database.watch(
-            _PIPELINE, max_await_time_ms=self._await_ms, start_after=token, start_at_operation_time=since
+            _PIPELINE,
+            max_await_time_ms=REST_MS if self._rests else self._await_ms,
+            start_after=token,
+            start_at_operation_time=since,
         )
         return self._stream
 

@@ -47,6 +47,8 @@ from backtest_kit_worker.roles.audit import AuditRole
 
 logger = logging.getLogger(__name__)
 
+REST_AFTER_S: Final = 5.0
+"""After so long without work the log is waited for and not asked again and again."""
 IDLE_SAVE_S: Final = 10.0
 """How often the place is saved while nothing changes: often enough to stay within MongoDB's log."""
 
@@ -105,6 +107,7 @@ class RecoveryService:
         self._state = RecoveryState(deployment.database)
         self._parking = Parking(deployment.database)
         self._tail: Tail | None = None
+        self._busy_s = monotonic_s()
 
     @classmethod
     def build(cls, deployment: Deployment) -> RecoveryService:
@@ -154,6 +157,8 @@ class RecoveryService:
             done += 1
         done += self._reconciler.step()
         self._save()
+        if done:
+            self._busy_s = self._monotonic_s()
         return done
 
     def _read(self) -> int:
@@ -165,7 +170,8 @@ class RecoveryService:
             self._sighter.give_up()  # Nothing more is read until some are judged, so none of them may wait for that.
             return 0
         try:
-            raws = tail.read(options.batch_max, options.batch_bytes_max)
+            is_quiet = self._judge.unjudged_count == 0 and self._monotonic_s() - self._busy_s > REST_AFTER_S
+            raws = tail.read(options.batch_max, options.batch_bytes_max, rests=is_quiet)
             sighting = self._sight(raws)
             tail.keep()
             self._sighter.believe(tail.moment)

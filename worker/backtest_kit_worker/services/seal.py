@@ -40,6 +40,8 @@ WAITING_MAX: Final = 1_000
 """Documents with a hole looked at in one run."""
 BEYOND_MAX: Final = 1_000
 """Records behind a filled hole that one run takes up, for each document."""
+REST_MS: Final = 500
+"""From one seal to the next while records keep coming."""
 GRACE_MS: Final = 60_000
 """More than a writer's own bound on a batch."""
 DURABLE: Final = WriteConcern("majority", j=True)
@@ -63,14 +65,14 @@ class SealService:
     """
 
     name = "seal"
-    interval_ms = 500
+    interval_ms = 1_000
 
     def __init__(
         self,
         database: Database[Document],
         *,
         records_max: int = RECORDS_MAX,
-        rest_ms: int = interval_ms,
+        rest_ms: int = REST_MS,
         grace_ms: int = GRACE_MS,
     ) -> None:
         self._records_max = records_max
