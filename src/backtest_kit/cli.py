@@ -99,10 +99,7 @@ def run(
             symbol, chosen, strategy=strategy, exchange=exchange, frame=frame,
             rules=ORIGINAL if rules == "original" else DEFAULT, fill_gaps=fill_gaps,
         )  # fmt: skip
-        if chosen != "backtest":
-            running.run_job(job)
-            return
-        result = _replayed(job)
+        result = _replayed(job) if chosen == "backtest" else running.run_job(job, _line)
         if report is not None:
             result.report(report)
         _show(result, trades, as_json=as_json)
@@ -119,6 +116,11 @@ def _mode(word: str | None, **flags: bool) -> Mode:
 def _require_place(report: Path | None) -> None:
     if report is not None and (report.is_dir() or not report.resolve().parent.is_dir()):
         raise DeclarationError(f"--report {report}: there is no such directory, or it is one. Nothing was run.")
+
+
+def _line(text: str) -> None:
+    """One line of paper or live, as it happens. Names come from outside: nothing in them reaches the terminal raw."""
+    typer.echo("".join(letter if letter.isprintable() else "?" for letter in text), err=True)
 
 
 def _replayed(job: Job) -> Result:

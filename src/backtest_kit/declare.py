@@ -149,6 +149,7 @@ class Exchange:
         files: a directory or file of candles named like BTCUSDT-1m.csv.gz; they are used as they are and not stored.
         format_price, format_quantity: (symbol, number) -> text.
         get_order_book, get_trades: asked through `ctx` only in paper and live.
+        broker: for live: an `orders.broker.Broker`, or a function that makes one when the run starts. An exchange of ccxt needs none.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Exchange:
     format_quantity: Function | None = None
     get_order_book: Function | None = None
     get_trades: Function | None = None
+    broker: Any = None
 
     def __post_init__(self) -> None:
         _require_name("exchange", self.name)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import backtest_kit_mongo as bk
 
-__all__ = ["CandlesMissing", "DeclarationError", "StrategyFailed", "StrategyFileError", "WrongCandles"]
+__all__ = [
+    "AlreadyRunning",
+    "CandlesMissing",
+    "DeclarationError",
+    "StrategyFailed",
+    "StrategyFileError",
+    "WrongCandles",
+]
 
 
 class DeclarationError(bk.CallerError, ValueError):
@@ -21,6 +28,10 @@ class CandlesMissing(bk.EnvironmentFault, LookupError):
 
 class WrongCandles(bk.EnvironmentFault, ValueError):
     """An exchange answered something that is no candle. Nothing of that answer was stored or used."""
+
+
+class AlreadyRunning(bk.EnvironmentFault):
+    """Another process runs this context in paper or live. Nothing was started."""
 
 
 class StrategyFailed(bk.BacktestKitError):

@@ -96,14 +96,13 @@ class RiskBook:
         """The stored form: pairs of key and position. Reservations are not stored."""
         return [[key, _row(position)] for key, position in self._open.items()]
 
-    def restore(self, rows: Iterable[Sequence[Any]], now_ms: int) -> None:
+    def reserved_rows(self) -> list[list[Any]]:
+        """Reservations, for books that several processes share."""
+        return [[key, _row(position)] for key, position in self._reserved.items()]
+
+    def restore(self, rows: Iterable[Sequence[Any]], now_ms: int, reserved: Iterable[Sequence[Any]] = ()) -> None:
         """Take stored rows; those whose time is over are dropped."""
-        found = {key: _from_row(row) for key, row in rows}
-        self._open = {
-            key: position
-            for key, position in found.items()
-            if position.opened_at + position.minutes * MINUTE_MS > now_ms
-        }
+        self._open, self._reserved = _alive(rows, now_ms), _alive(reserved, now_ms)
 
 
 class Risks:
@@ -128,6 +127,11 @@ class Risks:
     def release(self) -> None:
         for book in self.books:
             book.release(self.context)
+
+
+def _alive(rows: Iterable[Sequence[Any]], now_ms: int) -> dict[str, ActivePosition]:
+    found = {key: _from_row(row) for key, row in rows}
+    return {key: one for key, one in found.items() if one.opened_at + one.minutes * MINUTE_MS > now_ms}
 
 
 def position_key(context: ContextId) -> str:

@@ -100,7 +100,22 @@ def ledger_row(
         at: the minute of the event (ms); nothing here reads a clock.
         reason, pnl: of a close.
     """
-    row: Row = {
+    row = public_row(view, context) | {
+        "status": status,
+        "createdAt": view.scheduled_at,
+        "updatedAt": at,
+        "priority": at,
+    }
+    if status != "cancelled":
+        row["currentPrice"] = price
+    if status == "closed":
+        row |= {"closeReason": reason, "closeTimestamp": at, "pnl": pnl_row(pnl) if pnl else None}
+    return row
+
+
+def public_row(view: SignalView, context: ContextId) -> Row:
+    """The payload of Recent: a signal as shown to users."""
+    return {
         "id": view.id,
         "symbol": context.symbol,
         "exchangeName": context.exchange,
@@ -126,16 +141,7 @@ def ledger_row(
         "partialExecuted": view.partial_executed,
         "peakProfit": _extreme_row(view.peak),
         "maxDrawdown": _extreme_row(view.fall),
-        "status": status,
-        "createdAt": view.scheduled_at,
-        "updatedAt": at,
-        "priority": at,
     }
-    if status != "cancelled":
-        row["currentPrice"] = price
-    if status == "closed":
-        row |= {"closeReason": reason, "closeTimestamp": at, "pnl": pnl_row(pnl) if pnl else None}
-    return row
 
 
 def pnl_row(pnl: Pnl) -> Row:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 import backtest_kit_mongo as bk
 from backtest_kit import declare
@@ -28,6 +31,8 @@ from backtest_kit.risk import RiskBook
 from backtest_kit.rules import DEFAULT, Rules
 
 __all__ = ["Job", "backtest", "choose"]
+
+logger = logging.getLogger(__name__)
 
 D = TypeVar("D", bound=declare.Named)
 
@@ -179,31 +184,34 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
         )
 
 
-def paper(symbol: str, **chosen: object) -> None:
+def paper(symbol: str, **chosen: object) -> Result:
     """Trade on paper from now on: real candles, no orders. Ends with Ctrl-C. Parameters as `backtest`, without a frame."""
-    _tick(symbol, "paper", chosen)
+    return run_job(choose(symbol, "paper", **chosen))  # type: ignore[arg-type]
 
 
-def live(symbol: str, **chosen: object) -> None:
+def live(symbol: str, **chosen: object) -> Result:
     """Trade from now on, with orders. Ends with Ctrl-C; what is open is taken up by the next start."""
-    _tick(symbol, "live", chosen)
+    return run_job(choose(symbol, "live", **chosen))  # type: ignore[arg-type]
 
 
-def _tick(symbol: str, mode: Mode, chosen: dict[str, object]) -> None:
-    run_job(choose(symbol, mode, **chosen))  # type: ignore[arg-type]
+def run_job(job: Job, told: Callable[[str], None] | None = None) -> Result:
+    """Paper or live, until it is stopped. What it answers tells of this process's share alone.
 
-
-def run_job(job: Job) -> None:
-    """Paper or live, until it is stopped.
+    Args:
+        told: told a line for each event and failure; default: the log.
 
     Raises:
-        DeclarationError: this installation has no ticking.
+        DeclarationError, AlreadyRunning: nothing was started.
+        LeaseLost: another process took over.
     """
-    try:
-        ticking = import_module("backtest_kit.ticking")
-    except ModuleNotFoundError as cause:
-        raise DeclarationError(
-            f"{job.mode} is not part of this installation yet; --backtest is. Nothing was run."
-        ) from cause
+    from backtest_kit import bot
+
+    events: list[Event] = []
+    since_s, since_ms = time.perf_counter(), time.time_ns() // 1_000_000
     with bk.in_mode(job.mode, Path("dump") / "runs" / job.mode):
-        ticking.run(job)
+        ticking = bot.run(job, told=told or logger.info, record=events.append)
+    until_ms = time.time_ns() // 1_000_000
+    elapsed_s, nothing = time.perf_counter() - since_s, np.empty(0)
+    prices = Prices(nothing.astype(np.int64), nothing)
+    notes = tuple(ticking.market.notes)
+    return Result(job.identity, since_ms, until_ms, events, ticking.asked, elapsed_s, notes, "", prices)

@@ -1,0 +1,199 @@
+"""A context of this process in paper or live: its lease, its broker, its market, and the ticks until it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+import backtest_kit_mongo as bk
+from backtest_kit.calling import CallingStrategy
+from backtest_kit.context import Context
+from backtest_kit.coroutines import Coroutines
+from backtest_kit.durable import Rows, SharedRisks
+from backtest_kit.errors import AlreadyRunning, DeclarationError
+from backtest_kit.events import Event
+from backtest_kit.fleet import FleetMarket
+from backtest_kit.leases import Keeping, Lease, Leases, make_leases
+from backtest_kit.market import History
+from backtest_kit.orders.broker import Broker
+from backtest_kit.orders.ccxt_broker import CcxtBroker
+from backtest_kit.orders.gate import OrderGate
+from backtest_kit.orders.paper import PaperBroker
+from backtest_kit.ticking import Clock, SystemClock, Ticking, Told
+
+if TYPE_CHECKING:
+    from backtest_kit.declare import Exchange
+    from backtest_kit.running import Job
+
+__all__ = ["run"]
+
+logger = logging.getLogger(__name__)
+
+LEASE_MS: Final = 6_000
+"""A process that dies holds up its successor on another host for so long; on its own host its death is seen."""
+CREDENTIALS: Final = {
+    "apiKey": "EXCHANGE_API_KEY",
+    "secret": "EXCHANGE_API_SECRET",
+    "password": "EXCHANGE_API_PASSWORD",
+}
+"""By ccxt's name, the environment variable."""
+
+
+def run(
+    job: Job,
+    *,
+    told: Told = logger.info,
+    record: Callable[[Event], None] = lambda event: None,
+    clock: Clock | None = None,
+    stop: threading.Event | None = None,
+    until_ms: int | None = None,
+) -> Ticking:
+    """Live every minute until it is stopped.
+
+    Args:
+        told: told a line for each event and failure.
+        record: told of every event that a result is made of.
+        stop: set it, or press Ctrl-C once: no new positions, and the end when nothing is held. Twice: the end at once.
+        until_ms: the last minute.
+
+    Raises:
+        DeclarationError: nothing was started; live needs a broker, and rules that a live tick can keep.
+        AlreadyRunning: another process lives this context.
+        LeaseLost: another process took over; this one has stopped.
+    """
+    if job.rules.sees_running_candle:
+        raise DeclarationError(
+            "rules.ORIGINAL sees a candle before it is closed; paper and live cannot. Use rules.DEFAULT."
+        )
+    clock, stop = clock or SystemClock(), stop or threading.Event()
+    broker, leases = _broker(job), make_leases()
+    with _lease(leases, job, told) as lease, Keeping(leases, lease, LEASE_MS) as keeping, Coroutines() as coroutines:
+        now_ms = clock.now_ms()
+        with bk.simulation_time(now_ms, guards_threads=False) as block, _ctrl_c(stop, told):
+            market = FleetMarket(job.exchange, job.symbol, leases)
+            ctx = Context(job.identity, _NoHistory())
+            port = CallingStrategy(job.strategy, ctx, block, coroutines, record)
+            ticking = Ticking(
+                job.identity,
+                job.rules,
+                Rows(job.identity),
+                SharedRisks(job.identity, job.books(), leases, clock.now_ms),
+                _gate(broker, job.symbol, keeping, clock),
+                keeping,
+                market,
+                ctx,
+                port,
+                told,
+                clock,
+                stop,
+                until_ms,
+            )
+            ticking.run()
+    return ticking
+
+
+def _gate(broker: Broker, symbol: str, keeping: Keeping, clock: Clock) -> OrderGate:
+    never = threading.Event()
+    return OrderGate(
+        broker,
+        symbol,
+        may_send=keeping.require,
+        clock_s=lambda: clock.now_ms() / 1000,
+        pause_s=lambda seconds: clock.wait(seconds, never),
+    )
+
+
+class _NoHistory(History):
+    """Before the first tick."""
+
+    def __init__(self) -> None: ...
+
+
+def _name(job: Job) -> str:
+    return f"context/{job.mode}/{job.exchange.name}/{job.symbol}/{job.strategy.name}"
+
+
+@contextmanager
+def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
+    """The right to live this context; waits as long as a dead process may still hold it.
+
+    Raises:
+        AlreadyRunning: it is held by one that lives.
+    """
+    name, waited = _name(job), threading.Event()
+    lease = leases.acquire(name, LEASE_MS)
+    if lease is None:
+        told(f"waiting for {leases.holder(name)}, which runs this context, or did until it died")
+        for _ in range(int(LEASE_MS * 1.5) // 100):
+            waited.wait(0.1)
+            lease = leases.acquire(name, LEASE_MS)
+            if lease is not None:
+                break
+        else:
+            raise AlreadyRunning(
+                f"{job.strategy.name!r} on {job.symbol} in mode {job.mode} is run by {leases.holder(name)}. Two would trade twice. "
+                "Stop it first (Ctrl-C or kill), or run another strategy. Nothing was started."
+            )
+    yield lease
+
+
+def _broker(job: Job) -> Broker:
+    """Raises:
+    DeclarationError: live has none.
+    """
+    if job.mode == "paper":
+        return PaperBroker(job.rules)
+    offered = job.exchange.broker
+    if offered is None and job.exchange.ccxt is not None:
+        return CcxtBroker(_ccxt(job.exchange))
+    if offered is None:
+        raise DeclarationError(
+            f"exchange {job.exchange.name!r} has no broker, and live sends orders. Give it one (bt.exchange(.., broker=..)), name a "
+            "ccxt exchange (ccxt='binance'), or run --paper. Nothing was started."
+        )
+    broker: Broker = offered() if callable(offered) else offered
+    return broker
+
+
+def _ccxt(exchange: Exchange) -> Any:
+    try:
+        ccxt = import_module("ccxt")
+    except ModuleNotFoundError as cause:
+        raise DeclarationError("orders through ccxt need it: pip install 'backtest-kit-mongo[ccxt]'") from cause
+    found = {name: value for name, variable in CREDENTIALS.items() if (value := os.environ.get(variable))}
+    if "apiKey" not in found or "secret" not in found:
+        raise DeclarationError(
+            f"live orders at {exchange.ccxt} need credentials: set {CREDENTIALS['apiKey']} and {CREDENTIALS['secret']}, "
+            "or give the exchange a broker. Nothing was started."
+        )
+    return getattr(ccxt, str(exchange.ccxt))({**found, "enableRateLimit": True})
+
+
+@contextmanager
+def _ctrl_c(stop: threading.Event, told: Told) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for the end, the second is one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        told(
+            "stopping: no new positions; the end when nothing is held. Once more: the end at once, and a restart goes on"
+        )
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,250 @@
+"""Paper and live by a scripted clock: what a replay shows is what a tick does; a failure or a death changes nothing."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import backtest_kit_mongo as bk
+from backtest_kit import bot
+from backtest_kit.context import Context
+from backtest_kit.declare import Exchange, Frame, Strategy
+from backtest_kit.errors import AlreadyRunning, DeclarationError
+from backtest_kit.events import Event
+from backtest_kit.identity import MINUTE_MS
+from backtest_kit.leases import FileLeases
+from backtest_kit.orders.broker import OrderState
+from backtest_kit.orders.paper import PaperBroker
+from backtest_kit.replay import Columns
+from backtest_kit.rules import ORIGINAL
+from backtest_kit.running import Job, run_backtest
+from backtest_kit.signals import Proposal, long, short
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.adapters.registries import REGISTRIES
+
+from .support import START_MS, at, flat
+
+END = 150
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bkm_store: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@contextmanager
+def fresh_store() -> Iterator[None]:
+    store = stores.new_memory_store()
+    with ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(registry.serving(store))
+        yield
+
+
+@dataclass
+class ScriptedClock:
+    """Waiting moves it."""
+
+    now: int = at(0)
+
+    def now_ms(self) -> int:
+        return self.now
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        self.now += max(1, round(seconds * 1000))
+
+
+@dataclass
+class ScriptedExchange:
+    """Gives the candles that have closed by the clock; fails as often as it is told."""
+
+    clock: ScriptedClock
+    candles: Columns
+    failures: int = 0
+    asked: list[int] = field(default_factory=list)
+    missing: frozenset[int] = frozenset()
+
+    def __call__(self, symbol: str, interval: str, since: int, limit: int) -> list[list[float]]:
+        self.asked.append(since)
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("exchange away")
+        c = self.candles
+        rows = zip(c.timestamp.tolist(), c.open, c.high, c.low, c.close, c.volume, strict=True)
+        return [
+            list(row)
+            for row in rows
+            if since <= row[0] < since + limit * MINUTE_MS and row[0] + MINUTE_MS <= self.clock.now
+            and row[0] not in self.missing
+        ]  # fmt: skip
+
+
+def walk(seed: int, minutes: int = 400) -> Columns:
+    """A random walk with wicks."""
+    rng = np.random.default_rng(seed)
+    columns = flat((0, 100.0), minutes=minutes)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.002, len(columns.close))))
+    opened = np.concatenate(([100.0], close[:-1]))
+    high = np.maximum(opened, close) * (1 + np.abs(rng.normal(0, 0.001, len(close))))
+    low = np.minimum(opened, close) * (1 - np.abs(rng.normal(0, 0.001, len(close))))
+    return Columns(columns.timestamp, opened, high, low, close, rng.uniform(1, 9, len(close)))
+
+
+def planned(seed: int) -> Strategy:
+    """Proposes something every twenty minutes or so, from the price alone."""
+
+    def get_signal(ctx: Context) -> Proposal | None:
+        draw = random.Random(f"{seed}/{ctx.now}")
+        if draw.random() < 0.95:
+            return None
+        opens = None if draw.random() < 0.6 else ctx.price * draw.choice([0.998, 1.002])
+        base = opens or ctx.price
+        if draw.random() < 0.5:
+            return long(take_profit=base * 1.006, stop_loss=base * 0.992, price_open=opens, minutes=40)
+        return short(take_profit=base * 0.994, stop_loss=base * 1.008, price_open=opens, minutes=40)
+
+    return Strategy("planned", get_signal, "1m")
+
+
+def a_job(exchange: Any, seed: int, mode: Any = "paper", **parts: Any) -> Job:
+    frame = Frame("f", at(0), at(END)) if mode == "backtest" else None
+    return Job(planned(seed), Exchange("made-up", get_candles=exchange, **parts), (), "BTCUSDT", mode, frame)
+
+
+def told(events: list[Event]) -> list[tuple[Any, ...]]:
+    """What both modes have to agree on; ids differ by the mode. What the end of the frame cuts off is left out."""
+    found = [
+        (e.action, (e.at - START_MS) // MINUTE_MS, e.price, e.reason, e.pnl) for e in events if e.at <= at(END - 41)
+    ]
+    return [event for event in found if event[0] != "idle"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paper_by_the_clock_trades_as_the_replay_of_the_same_candles(seed: int) -> None:
+    clock = ScriptedClock()
+    exchange = ScriptedExchange(clock, walk(seed))
+    events: list[Event] = []
+    bot.run(a_job(exchange, seed), record=events.append, clock=clock, until_ms=at(END))
+    clock.now = at(END + 50)
+    replayed = run_backtest(a_job(exchange, seed, "backtest"))
+    assert len(told(events)) > 3
+    assert told(events) == told(list(replayed.events))
+
+
+def test_a_tick_that_fails_changes_nothing_and_is_reported_once() -> None:
+    undisturbed, events, lines = list[Event](), list[Event](), list[str]()
+    clock = ScriptedClock()
+    with fresh_store():
+        bot.run(a_job(ScriptedExchange(clock, walk(3)), 3), record=undisturbed.append, clock=clock, until_ms=at(60))
+    clock = ScriptedClock()
+    exchange = ScriptedExchange(clock, walk(3), failures=9)
+    bot.run(a_job(exchange, 3), record=events.append, told=lines.append, clock=clock, until_ms=at(60))
+    assert [line for line in lines if "exchange away" in line] == [lines[0]]
+    assert told(events) == told(undisturbed) != []
+
+
+def test_a_minute_without_trade_is_known_by_the_next_candle() -> None:
+    clock = ScriptedClock()
+    exchange = ScriptedExchange(clock, walk(1), missing=frozenset({at(20), at(31), at(32)}))
+    ticking = bot.run(a_job(exchange, 1), clock=clock, until_ms=at(60))
+    assert ticking.tick_count > 50
+
+
+class Died(BaseException):
+    """As a kill: nothing cleans up."""
+
+
+@dataclass
+class DyingBroker(PaperBroker):
+    """Attributes:
+    deaths: by the number of the call, whether it dies before or after the order.
+    """
+
+    deaths: dict[int, str]
+    orders: list[str] = field(default_factory=list)
+    calls: int = 0
+
+    def __post_init__(self) -> None:
+        PaperBroker.__init__(self)
+
+    def find(self, client_order_id: str, symbol: str) -> Any:
+        return OrderState(client_order_id, "done", 1.0, 1.0) if client_order_id in self.orders else None
+
+    def submit(self, order: Any) -> Any:
+        self.calls += 1
+        death = self.deaths.get(self.calls)
+        if death == "before":
+            raise Died
+        assert order.client_order_id not in self.orders
+        self.orders.append(order.client_order_id)
+        if death == "after":
+            raise Died
+        return super().submit(order)
+
+
+def test_a_process_that_dies_at_an_order_is_taken_up_and_the_order_is_sent_once() -> None:
+    clock, whole = ScriptedClock(), DyingBroker({})
+    with fresh_store():
+        bot.run(a_job(ScriptedExchange(clock, walk(2)), 2, "live", broker=whole), clock=clock, until_ms=at(120))
+        undisturbed = bk.PersistStorageAdapter.read_storage_data(False)
+    clock, deaths = ScriptedClock(), 0
+    broker = DyingBroker({1: "before", 2: "after", 4: "before", 6: "after"})
+    job = a_job(ScriptedExchange(clock, walk(2)), 2, "live", broker=broker)
+    while True:
+        try:
+            bot.run(job, clock=clock, until_ms=at(120))
+            break
+        except Died:
+            deaths += 1
+    assert deaths == 4
+    assert broker.orders == whole.orders
+    assert bk.PersistStorageAdapter.read_storage_data(False) == undisturbed
+
+
+def test_paper_and_live_share_no_row() -> None:
+    clock = ScriptedClock()
+    exchange = ScriptedExchange(clock, walk(2))
+    bot.run(a_job(exchange, 2), clock=clock, until_ms=at(60))
+    assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up~paper")
+    assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up") is None
+
+
+def test_a_second_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bot, "LEASE_MS", 300)
+    clock = ScriptedClock()
+    job = a_job(ScriptedExchange(clock, walk(2)), 2)
+    other = FileLeases(Path("dump") / "leases")
+    lease = other.acquire("context/paper/made-up/BTCUSDT/planned", 1000)
+    assert lease is not None
+    with lease, pytest.raises(AlreadyRunning, match="trade twice"):
+        bot.run(job, clock=clock, until_ms=at(1))
+    bot.run(job, clock=clock, until_ms=at(1))
+
+
+def test_live_without_a_broker_and_rules_that_see_the_future_are_refused() -> None:
+    clock = ScriptedClock()
+    job = a_job(ScriptedExchange(clock, walk(2)), 2, "live")
+    with pytest.raises(DeclarationError, match="no broker"):
+        bot.run(job, clock=clock)
+    with pytest.raises(DeclarationError, match="before it is closed"):
+        bot.run(replace(job, rules=ORIGINAL), clock=clock)
+
+
+def test_stopping_ends_when_nothing_is_held() -> None:
+    clock, stop, lines = ScriptedClock(), threading.Event(), list[str]()
+
+    def told(line: str) -> None:
+        lines.append(line)
+        if " opened " in line:
+            stop.set()
+
+    bot.run(a_job(ScriptedExchange(clock, walk(2)), 2), told=told, clock=clock, stop=stop)
+    assert [word for line in lines for word in ("opened", "closed") if f" {word} " in line] == ["opened", "closed"]
