@@ -260,7 +260,8 @@ class Lifecycle:
         yield from self._extremes(held, tick)
         entry, take, stop = held.entry, held.take, held.stop  # Levels are those of before the callback.
         yield from self._emit("active_ping", tick, tick.mark, held)
-        yield from self._levels(held, tick, entry, take, stop)
+        if not self.state.closing:
+            yield from self._levels(held, tick, entry, take, stop)
 
     def _why_close(self, held: Held, tick: Tick) -> tuple[str, float] | None:
         """Reason and price."""
