@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import count
 from typing import Any, Final
 
-from backtest_kit.effects import Effect, Emit, HoldRisk, Order, Plan, ReleaseRisk, Tick
+from backtest_kit.effects import Effect, HoldRisk, Order, Plan, ReleaseRisk, Tick
 from backtest_kit.held import NO_EXTREME
 from backtest_kit.keeping import Keeper
 from backtest_kit.lifecycle import Lifecycle
 from backtest_kit.rules import Rules
 from backtest_kit.state import State
 from backtest_kit_verify.engine.process import Process
-from backtest_kit_verify.engine.world import CONTEXT, Told, client_order_id
+from backtest_kit_verify.engine.world import CONTEXT, client_order_id
 
 BUGS: Final[dict[str, type[Process]]] = {}
 _attempts = count()
@@ -99,15 +99,6 @@ class SendsBlindly(Process):
 class OrderIdsOfAttempts(Process):
     def send(self, order: Order) -> None:
         self.world.execute(f"{client_order_id(order)}-{next(_attempts)}", order)
-
-
-@_planted("event ids name the attempt")
-class EventIdsOfAttempts(Process):
-    def perform(self, effect: Effect[Any]) -> Any:
-        if isinstance(effect, Emit) and effect.event.action == "closed":
-            event = effect.event
-            self.world.told[f"{next(_attempts)}"] = Told(event.at, event.action, "", event.price, event.reason)
-        return super().perform(effect)
 
 
 class _StoredTooEarly(Process):

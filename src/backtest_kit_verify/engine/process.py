@@ -56,7 +56,7 @@ class Process:
             case Next():
                 return self._next()
             case Emit(event, operations):
-                if event.action not in EACH_MINUTE:
+                if event.action not in EACH_MINUTE and event.signal is not None:
                     self.world.tell(event)
                 self.market.act(event, operations)
             case Save(domain, key, row):

@@ -1,0 +1,28 @@
+"""A position survives a stop at every instant; a mistake in what is stored when does not go unnoticed."""
+
+from __future__ import annotations
+
+import pytest
+
+from backtest_kit.rules import DEFAULT
+from backtest_kit_verify.engine.campaign import Tally, crash_everywhere
+from backtest_kit_verify.engine.planted import BUGS
+from backtest_kit_verify.engine.process import Process
+from tests.engine.recorded import vectors
+
+VECTOR = next(vector for vector in vectors() if vector["seed"] == 13)
+
+
+def test_a_restart_after_any_effect_goes_on_as_if_nothing_had_been() -> None:
+    tally = Tally()
+    crash_everywhere(VECTOR, DEFAULT, tally, every=11)
+    assert tally.violations == []
+    assert tally.points > 100
+    assert tally.lost < tally.restarts / 4
+
+
+@pytest.mark.parametrize("process_class", BUGS.values(), ids=BUGS.keys())
+def test_a_planted_mistake_is_found(process_class: type[Process]) -> None:
+    tally = Tally()
+    crash_everywhere(VECTOR, DEFAULT, tally, process_class=process_class, every=2)
+    assert tally.violations
