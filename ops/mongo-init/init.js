@@ -1,5 +1,5 @@
-// Makes the replica set of BKM_MONGO_HOSTS and its users. May be run again at any time: it adds members that are named
-// and missing, and sets the users' passwords and roles to what .env says.
+// Makes the replica set of BKM_MONGO_HOSTS, the roles of roles.json and its users. May be run again at any time: it adds
+// members that are named and missing, and sets roles and passwords to what roles.json and .env say.
 //
 //   mongosh --nodb --quiet --file init.js
 
@@ -67,11 +67,29 @@ function setUser(admin, user, pwd, roles) {
   else admin.createUser({ user, pwd, roles });
 }
 
+// What a role may do: actions by collection; `*documents` stands for the collections of all domains, `*database` for any.
+function privileges(role, documents) {
+  const on = (name) => (name === "*documents" ? documents : [name === "*database" ? "" : name]);
+  return Object.entries(role).flatMap(([name, actions]) =>
+    on(name).map((collection) => ({ resource: { db: database, collection }, actions })),
+  );
+}
+
+function setRoles(admin) {
+  const { documents, roles } = JSON.parse(require("fs").readFileSync("/ops/mongo-init/roles.json", "utf8"));
+  for (const [name, role] of Object.entries(roles)) {
+    const made = { privileges: privileges(role, documents), roles: [] };
+    if (admin.getRole(name)) admin.updateRole(name, made);
+    else admin.createRole({ role: name, ...made });
+  }
+}
+
 eventually("the replica set", initiate);
 const admin = eventually("the primary", primary);
 eventually("the members", () => addMissing(admin));
-const data = { role: "readWrite", db: database };
-setUser(admin, "strategy", env.BKM_STRATEGY_PASSWORD, [data]);
-setUser(admin, "worker", env.BKM_WORKER_PASSWORD, [data, "clusterMonitor"]);
+setRoles(admin);
+setUser(admin, "strategy", env.BKM_STRATEGY_PASSWORD, ["bkm-strategy"]);
+setUser(admin, "consumer", env.BKM_CONSUMER_PASSWORD, ["bkm-consumer"]);
+setUser(admin, "worker", env.BKM_WORKER_PASSWORD, ["bkm-worker", "clusterMonitor", { role: "read", db: "local" }]);
 setUser(admin, "monitor", env.BKM_MONITOR_PASSWORD, ["clusterMonitor", { role: "read", db: "local" }]);
 print(`users of ${database} are as in .env`);

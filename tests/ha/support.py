@@ -30,12 +30,14 @@ def client_of(port: int, **options: Any) -> Any:
 class Process:
     """A redis-server, or a Sentinel; `credentials` are those of a user that may PING."""
 
-    def __init__(self, port: int, arguments: Sequence[str], directory: Path, **credentials: str) -> None:
+    def __init__(
+        self, port: int, arguments: Sequence[str], directory: Path, *, binary: Path | None = None, **credentials: str
+    ) -> None:
         self.port = port
         self._credentials = credentials
         self._log = directory / f"{port}.log"
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([str(find_redis_server()), *arguments], stdout=log, stderr=log)
+            self._process = subprocess.Popen([str(binary or find_redis_server()), *arguments], stdout=log, stderr=log)
         eventually(self._answers)
 
     def client(self, **options: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.security.support import Certificates, GuardedRedis, make_certificates
+from tests.security.support import Certificates, GuardedMongo, GuardedRedis, make_certificates
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
     started = GuardedRedis(tmp_path_factory.mktemp("guarded"))
     yield started
     started.process.kill()
+
+
+@pytest.fixture(scope="session")
+def guarded_mongo(tmp_path_factory: pytest.TempPathFactory, servers: object) -> Iterator[GuardedMongo]:
+    """With `servers`, which skips or fails where no mongod can run."""
+    started = GuardedMongo(tmp_path_factory.mktemp("guarded_mongo"))
+    yield started
+    started.kill()
 
 
 @pytest.fixture(scope="session")

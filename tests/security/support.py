@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 from pymongo import MongoClient
 
-from backtest_kit_mongo.embedded.binaries import find_mongod
+from backtest_kit_mongo.embedded.binaries import find_mongod, find_redis_server
 from tests.ha.support import HOST, Process, free_port
 from tests.integration.support import eventually
 
@@ -30,12 +32,25 @@ def secret(user: str) -> str:
     return f"the-very-secret-one-of-{user}"
 
 
-def acl_text() -> str:
+def newest_redis() -> tuple[Path, int]:
+    """The newest redis-server on this machine, and its major version: selectors need 7."""
+    found = {find_redis_server()}
+    found |= {Path(where) / "redis-server" for where in os.get_exec_path() if (Path(where) / "redis-server").is_file()}
+    return max(((path, _major(path)) for path in found), key=lambda one: one[1])
+
+
+def _major(server: Path) -> int:
+    said = subprocess.run([str(server), "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"v=(\d+)", said)
+    return int(version[1]) if version else 0
+
+
+def acl_text(*, flat: bool) -> str:
     """The aclfile that `ops/bin/redis-acl` makes."""
-    names = ("strategy", "worker", "monitor", "replication", "operator")
+    names = ("strategy", "consumer", "worker", "monitor", "replication", "operator")
     passwords = {f"BKM_{name.upper()}_PASSWORD": secret(name) for name in names}
     done = subprocess.run(
-        ["sh", str(OPS / "bin" / "redis-acl"), str(OPS / "redis.acl")],
+        ["sh", str(OPS / "bin" / "redis-acl"), str(OPS / "redis.acl"), *(["flat"] if flat else [])],
         env={**os.environ, **passwords, "BKM_DATABASE": DATABASES},
         capture_output=True,
         text=True,
@@ -50,7 +65,9 @@ class GuardedRedis:
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
         self._directory = directory
-        (directory / "users.acl").write_text(acl_text())
+        self._binary, major = newest_redis()
+        self.has_selectors = major >= 7
+        (directory / "users.acl").write_text(acl_text(flat=not self.has_selectors))
         self.start()
 
     def start(self) -> None:
@@ -62,7 +79,7 @@ class GuardedRedis:
         }
         arguments = [str(OPS / "redis.conf"), *(text for pair in options.items() for text in pair)]
         operator = {"username": "operator", "password": secret("operator")}
-        self.process = Process(self.port, arguments, self._directory, **operator)
+        self.process = Process(self.port, arguments, self._directory, binary=self._binary, **operator)
 
     def as_user(self, user: str, **options: Any) -> Any:
         return self.process.client(username=user, password=secret(user), **options)
@@ -164,39 +181,88 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
+class GuardedMongo:
+    """A set of one mongod that asks for a user, with the roles of `ops/mongo-init/roles.json` for the databases of tests."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self._process = _start_mongod(directory, self.port, "")
+        _make_set(self.port, "")
+        self._keeper: MongoClient[Any] = MongoClient(self._url("keeper", "admin"))
+        for user in ("strategy", "consumer", "worker"):
+            roles = ["clusterMonitor", {"role": "read", "db": "local"}] if user == "worker" else []
+            self._keeper.admin.command("createUser", user, pwd=secret(user), roles=roles)
+
+    def _url(self, user: str, database: str) -> str:
+        return (
+            f"mongodb://{user}:{secret(user)}@localhost:{self.port}/{database}?authSource=admin&directConnection=true"
+        )
+
+    def connection_string(self, user: str, database: str) -> str:
+        """Of a user who has his role in this database, and in each that was asked for before."""
+        given = json.loads((OPS / "mongo-init" / "roles.json").read_text())
+        for name, role in given["roles"].items():
+            own = f"{name}-{database}"
+            if not self._keeper.admin.command("rolesInfo", own)["roles"]:
+                allowed = _privileges(role, given["documents"], database)
+                self._keeper.admin.command("createRole", own, privileges=allowed, roles=[])
+                self._keeper.admin.command("grantRolesToUser", name.removeprefix("bkm-"), roles=[own])
+        return self._url(user, database)
+
+    def kill(self) -> None:
+        self._keeper.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def _privileges(role: dict[str, list[str]], documents: list[str], database: str) -> list[dict[str, Any]]:
+    """As `ops/mongo-init/init.js` makes them."""
+    special = {"*documents": documents, "*database": [""]}
+    return [
+        {"resource": {"db": database, "collection": collection}, "actions": actions}
+        for name, actions in role.items()
+        for collection in special.get(name, [name])
+    ]
+
+
+def _start_mongod(directory: Path, port: int, more: str) -> subprocess.Popen[bytes]:
+    (directory / "data").mkdir()
+    (directory / "keyfile").write_text(secret("keyfile").replace("-", ""))
+    (directory / "keyfile").chmod(0o400)
+    options = f"--port {port} --bind_ip {HOST} --nounixsocket --quiet --replSet rs0 --keyFile {directory}/keyfile"
+    small = f"--dbpath {directory}/data --wiredTigerCacheSizeGB 0.25 --oplogSize 64"
+    with (directory / "mongod.log").open("wb") as log:
+        return subprocess.Popen([str(find_mongod()), *f"{options} {more} {small}".split()], stdout=log)
+
+
+def _make_set(port: int, tls: str) -> None:
+    """With the user `keeper`, who may everything."""
+    member = {"_id": 0, "host": f"localhost:{port}"}
+    # Until there is a user, whoever comes from this host may make the set and one.
+    with MongoClient[Any](f"mongodb://localhost:{port}/?directConnection=true&{tls}".rstrip("&")) as client:
+        client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+        eventually(lambda: client.admin.command("hello")["isWritablePrimary"])
+        client.admin.command("createUser", "keeper", pwd=secret("keeper"), roles=["root"])
+
+
 @contextmanager
 def guarded_mongod(directory: Path, certificates: Certificates, database: str) -> Iterator[str]:
     """A set of one mongod that speaks nothing but TLS and asks for a client's certificate and a user. The answer is the
     connection string of a user with rights in one database.
     """
     port = free_port()
-    (directory / "data").mkdir()
-    (directory / "keyfile").write_text(secret("keyfile").replace("-", ""))
-    (directory / "keyfile").chmod(0o400)
-    options = f"--port {port} --bind_ip {HOST} --nounixsocket --quiet --replSet rs0 --keyFile {directory}/keyfile"
     files = (
         f"--tlsMode requireTLS --tlsCertificateKeyFile {certificates.server_both} --tlsCAFile {certificates.authority}"
     )
-    small = f"--dbpath {directory}/data --wiredTigerCacheSizeGB 0.25 --oplogSize 64"
-    with (directory / "mongod.log").open("wb") as log:
-        process = subprocess.Popen([str(find_mongod()), *f"{options} {files} {small}".split()], stdout=log)
+    process = _start_mongod(directory, port, files)
     tls = f"tls=true&tlsCAFile={certificates.authority}&tlsCertificateKeyFile={certificates.client_both}"
     url = f"localhost:{port}/{database}?authSource=admin&directConnection=true&{tls}"
     try:
-        _make_users(port, tls, url, database)
+        _make_set(port, tls)
+        with MongoClient[Any](f"mongodb://keeper:{secret('keeper')}@{url}") as client:
+            roles = [{"role": "readWrite", "db": database}]
+            client.admin.command("createUser", "someone", pwd=secret("mongo"), roles=roles)
         yield f"mongodb://someone:{secret('mongo')}@{url}"
     finally:
         process.kill()
         process.wait()
-
-
-def _make_users(port: int, tls: str, url: str, database: str) -> None:
-    member = {"_id": 0, "host": f"localhost:{port}"}
-    # Until there is a user, whoever comes from this host may make the set and one.
-    with MongoClient[Any](f"mongodb://localhost:{port}/?directConnection=true&{tls}") as client:
-        client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-        eventually(lambda: client.admin.command("hello")["isWritablePrimary"])
-        client.admin.command("createUser", "keeper", pwd=secret("keeper"), roles=["root"])
-    with MongoClient[Any](f"mongodb://keeper:{secret('keeper')}@{url}") as client:
-        roles = [{"role": "readWrite", "db": database}]
-        client.admin.command("createUser", "someone", pwd=secret("mongo"), roles=roles)

@@ -43,7 +43,7 @@ def doctor(
 ) -> None:
     """Examine MongoDB, Redis, the change feed and the settings, and say what to do about what is found.
 
-    It reads only, except for a scratch collection [bold]bkm-doctor-...[/] that it writes ten times, to learn how long a
+    It reads only, except for a scratch collection [bold]bkm-doctor[/] that it writes ten times, to learn how long a
     durable write takes, and drops. Servers come from the CC_ variables of this host; run it where the strategies run.
 
     [bold]Examples[/]

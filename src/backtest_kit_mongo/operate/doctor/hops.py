@@ -23,8 +23,8 @@ from backtest_kit_mongo.setup import make_store
 PINGS_COUNT: Final = 50
 WRITES_COUNT: Final = 10
 RECENT_COUNT: Final = 200
-SCRATCH: Final = "bkm-doctor-"
-"""Begin of the name of the collection that one look writes to and drops."""
+SCRATCH: Final = "bkm-doctor"
+"""The collection that a look writes to and drops. One name, so that a role can allow it."""
 SHARE_MAX: Final = 0.25
 """Of a time limit: a hop that takes so much of it may run into it under load."""
 
@@ -101,10 +101,10 @@ def _cached_key(servers: FeedServers) -> Key | None:
 
 def durable_write(servers: FeedServers) -> Iterator[Finding]:
     """Writes that a majority of the members has in its journal, to a collection that is dropped afterwards."""
-    name = f"{SCRATCH}{secrets.token_hex(6)}"
-    scratch = servers.database.get_collection(name, write_concern=WriteConcern("majority", j=True))
+    scratch = servers.database.get_collection(SCRATCH, write_concern=WriteConcern("majority", j=True))
+    own = secrets.token_hex(6)
     try:
-        found = latency(lambda: scratch.update_one({"_id": 1}, {"$inc": {"n": 1}}, upsert=True), WRITES_COUNT)
+        found = latency(lambda: scratch.update_one({"_id": own}, {"$inc": {"n": 1}}, upsert=True), WRITES_COUNT)
         yield judge("latency.durable-write", found, servers.settings.mongo_bound_ms, "CC_MONGO_TIMEOUT_MS")
     except PyMongoError as cause:
         yield error(
@@ -118,5 +118,5 @@ def durable_write(servers: FeedServers) -> Iterator[Finding]:
     except PyMongoError as cause:
         yield warning(
             "latency.scratch", f"the collection {scratch.full_name} may have stayed: {said(cause)}",
-            f'mongosh: use {servers.database.name}; db.getCollection("{name}").drop()',
+            f'mongosh: use {servers.database.name}; db.getCollection("{SCRATCH}").drop()',
         )  # fmt: skip
