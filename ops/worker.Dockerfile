@@ -11,10 +11,12 @@ RUN python3 -m venv --without-pip /opt/bkm \
     && python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --constraint ops/constraints.txt --requirement needed
 COPY src src
 COPY worker worker
-RUN python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --no-deps .
+RUN python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --no-deps . && mkdir /data
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/bkm /opt/bkm
+# Where a strategy writes its log and dumps; a volume over it gets its owner.
+COPY --from=build --chown=65534:65534 /data /data
 ENV PATH=/opt/bkm/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65534:65534
 ENTRYPOINT ["backtest-kit-worker"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,10 @@ import backtest_kit_mongo as bk
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.settings import Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+"""A strategy, and the use of the adapters."""
 
 
 def settings_rows() -> str:
@@ -38,12 +43,24 @@ def test_the_table_of_settings_is_complete() -> None:
     assert not missing, "\n".join(missing)
 
 
+def test_the_strategy_runs(tmp_path: Path) -> None:
+    (tmp_path / "ema.py").write_text(CODE[0])
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    arguments = ["run", "ema.py", "--backtest", "--symbol", "BTCUSDT", "--report", "ema.html"]
+    main = "from backtest_kit_mongo.cli.main import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", main, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"trades +1\b", found.stdout), found.stdout + found.stderr
+    assert "crossed" in (tmp_path / "ema.html").read_text("utf-8")
+
+
 @pytest.mark.live
 def test_the_code_runs(servers: Endpoints, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(f"{new_database()}_readme"))
     monkeypatch.setenv("CC_REDIS_HOST", servers.redis_host)
     monkeypatch.setenv("CC_REDIS_PORT", str(servers.redis_port))
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, code = CODE
     found: dict[str, object] = {}
     try:
         exec(code, found)

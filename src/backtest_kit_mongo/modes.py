@@ -101,6 +101,7 @@ def in_mode(mode: str, directory: Path) -> Iterator[None]:
     Args:
         directory: for what is kept in files of the run.
     """
+    stores.mean_files()
     places = {} if _is_left_alone else get_modes()[mode]
     memory, files = stores.new_memory_store(), stores.new_file_store(directory)
     made = {"memory": memory, "files": files, "dummy": stores.dummy_store()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import (
     Abort,
     Append,
@@ -88,6 +88,8 @@ class Series(Protocol):
     def find_blocks(self, effect: FindBlocks) -> Blocks: ...
 
     def find_rows(self, effect: FindRows) -> Columns: ...
+
+    def find_generation(self, effect: FindGeneration) -> int: ...
 
     def put_block(self, effect: PutBlock) -> None: ...
 

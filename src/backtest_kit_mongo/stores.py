@@ -87,6 +87,12 @@ def default_store() -> Store:
     return file_store()
 
 
+def mean_files() -> None:
+    """Files are meant where nothing else is: no warning."""
+    global _is_told
+    _is_told = True
+
+
 def _refusal_of_environment() -> str | None:
     for name, means_servers in (("CC_MONGO_CONNECTION_STRING", bool), ("CC_EMBEDDED", _is_on)):
         if means_servers(os.environ.get(name, "")):

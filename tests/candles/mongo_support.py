@@ -15,7 +15,7 @@ from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.frame import Candles
-from backtest_kit_mongo.candles.plans import FindRows, compact
+from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, compact
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
@@ -81,6 +81,8 @@ class Bed:
         start = START + block * span_ms(STEP_MS)
 
         def perform(effect: Any) -> Any:
+            if isinstance(effect, FindGeneration):
+                return self.candles.find_generation(effect)
             return self.candles.find_rows(effect) if isinstance(effect, FindRows) else self.candles.put_block(effect)
 
         return drive(compact(self.scope, STEP_MS, start), perform).count

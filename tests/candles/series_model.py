@@ -207,6 +207,8 @@ class Process:
             return (yield from self._blocks(effect))
         if isinstance(effect, plans.FindRows):
             return (yield from self.world.found(effect))
+        if isinstance(effect, plans.FindGeneration):
+            return 0  # Nobody removes candles in this model.
         assert isinstance(effect, plans.PutBlock), effect
         yield
         self.world.put(effect.block)

@@ -13,7 +13,7 @@ import pytest
 from backtest_kit_mongo.candles import plans
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, decode_block, span_ms
 from backtest_kit_mongo.candles.columns import Columns, empty, equal
-from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import Effect, Plan
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
@@ -103,17 +103,22 @@ def test_a_few_gaps_are_asked_for_in_one_query_however_short_they_are() -> None:
 
 def test_a_compaction_reads_what_is_durable_and_stores_it() -> None:
     rows = candles(BLOCK_ROWS, BLOCK_ROWS + 5)
-    effects, answer = asked(plans.compact(SCOPE, STEP_MS, SPAN_MS), rows, None)
-    assert effects[0] == FindRows(SCOPE, STEP_MS, ranges=((SPAN_MS, 2 * SPAN_MS),), durable=True)
-    assert isinstance(effects[1], PutBlock)
-    assert equal(decode_block(effects[1].block, STEP_MS).columns, rows)
+    effects, answer = asked(plans.compact(SCOPE, STEP_MS, SPAN_MS), 4, rows, None)
+    # Documents after the generation: a block of documents that are removed meanwhile must not carry the new one.
+    assert effects[0] == FindGeneration(SCOPE, SPAN_MS)
+    assert effects[1] == FindRows(SCOPE, STEP_MS, ranges=((SPAN_MS, 2 * SPAN_MS),), durable=True)
+    assert isinstance(effects[2], PutBlock)
+    assert effects[2].generation == 4
+    assert equal(decode_block(effects[2].block, STEP_MS).columns, rows)
     assert answer == Compacted(SPAN_MS, 2)
 
 
 def test_a_compaction_of_no_candles_stores_no_block() -> None:
-    effects, answer = asked(plans.compact(SCOPE, STEP_MS, 0), empty())
-    assert len(effects) == 1
+    effects, answer = asked(plans.compact(SCOPE, STEP_MS, 0), 0, empty())
+    assert len(effects) == 2
     assert answer == Compacted(0, 0)
+    effects, answer = asked(plans.compact(SCOPE, STEP_MS, 0), 1)
+    assert (len(effects), answer) == (1, Compacted(0, 0))  # Candles of the range are being removed.
 
 
 def test_importing_the_package_does_not_import_numpy() -> None:

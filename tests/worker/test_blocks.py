@@ -17,7 +17,7 @@ from backtest_kit_mongo.adapters.instances import StateInstance
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
 from backtest_kit_mongo.candles.columns import Columns, of_rows, to_rows
-from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
@@ -153,6 +153,9 @@ class Watched:
         rows = self._series.find_rows(effect)
         self._at("after reading", effect)
         return rows
+
+    def find_generation(self, effect: FindGeneration) -> int:
+        return self._series.find_generation(effect)
 
     def put_block(self, effect: PutBlock) -> None:
         self._at("before storing", effect)

@@ -28,6 +28,15 @@ class Bound(Generic[V]):
         self._context = make_key(domain, context)
         self._last_rows: dict[Part, tuple[Any, Change]] = {}
 
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def context(self) -> Key:
+        """The key columns that this instance is bound to."""
+        return self._context
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._context} in {self._store.name}>"
 

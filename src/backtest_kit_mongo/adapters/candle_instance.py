@@ -24,7 +24,7 @@ from backtest_kit_mongo.errors import InvalidKey, InvalidPayload, ServerUnreacha
 from backtest_kit_mongo.look_ahead import refuse, simulation_now
 
 if TYPE_CHECKING:
-    from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.columns import Columns, Mask
     from backtest_kit_mongo.candles.frame import Candles
     from backtest_kit_mongo.candles.offering import Offer
 
@@ -149,6 +149,18 @@ class CandleInstance(Bound[Row]):
 
         return self._write_offer(of_table(self._context, candles, self._step_ms), sparse=sparse)
 
+    def checked(self, candles: CandleTable, *, sparse: bool = False) -> Columns:
+        """What `write_candles` would store in an empty series, ascending: closed candles, the first of each open time.
+
+        Raises:
+            InvalidPayload: as `write_candles`.
+        """
+        from backtest_kit_mongo.candles.columns import empty
+        from backtest_kit_mongo.candles.offering import of_table, rounds
+
+        offer = self._plausible(of_table(self._context, candles, self._step_ms), sparse=sparse)
+        return next(rounds(offer.take(self._are_closed(offer))), empty())
+
     def _plain_offer(self, candles: Sequence[Payload]) -> Offer:
         from backtest_kit_mongo.candles.offering import find_fault, of_rows
 
@@ -180,14 +192,8 @@ class CandleInstance(Bound[Row]):
 
     def _write_offer(self, offer: Offer, *, sparse: bool = False) -> CandleReport:
         from backtest_kit_mongo.candles.offering import rounds
-        from backtest_kit_mongo.candles.plausible import other_interval
 
-        if not sparse and (said := other_interval(offer.timestamp, self._step_ms)) is not None:
-            raise InvalidPayload(
-                f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., sparse=True)"
-            )
-        # First write wins: a bar stored before its end would be frozen with a price that never was its close.
-        is_closed = offer.timestamp <= self._clock_ms() - self._step_ms
+        is_closed = self._are_closed(self._plausible(offer, sparse=sparse))
         unclosed = tuple(offer.timestamp[~is_closed].tolist())
         if unclosed:
             logger.warning(
@@ -211,6 +217,20 @@ class CandleInstance(Bound[Row]):
                 min(conflicts),
             )
         return CandleReport(new, count - new, unclosed, tuple(sorted(conflicts)))
+
+    def _plausible(self, offer: Offer, *, sparse: bool) -> Offer:
+        from backtest_kit_mongo.candles.plausible import other_interval
+
+        if not sparse and (said := other_interval(offer.timestamp, self._step_ms)) is not None:
+            raise InvalidPayload(
+                f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., sparse=True)"
+            )
+        return offer
+
+    def _are_closed(self, offer: Offer) -> Mask:
+        """First write wins: a bar stored before its end would be frozen with a price that never was its close."""
+        closed: Mask = offer.timestamp <= self._clock_ms() - self._step_ms
+        return closed
 
     def _append(self, columns: Columns, *, is_first: bool) -> list[Appended]:
         from backtest_kit_mongo.candles.columns import take

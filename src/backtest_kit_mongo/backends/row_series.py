@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from backtest_kit_mongo.candles.plans import FindBlocks, FindRows, PutBlock
+from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import Conflict, Quarantine
 from backtest_kit_mongo.coherence.record import Key
 
@@ -32,6 +32,9 @@ class RowSeries:
         ranges = sorted((*effect.ranges, *((moment, moment + 1) for moment in effect.times)))
         found = (row for since, until in ranges for row in self._window(effect.scope, since, until))
         return of_rows([row for row in found if row["timestamp"] % effect.step_ms == 0])
+
+    def find_generation(self, effect: FindGeneration) -> int:
+        return 0
 
     def put_block(self, effect: PutBlock) -> None:
         """Nothing is kept: `find_blocks` answers for every range that there is none."""

@@ -59,10 +59,12 @@ class Block:
 
     Attributes:
         start: ms, a multiple of `span_ms`.
+        generation: of the range (see `plans.FindGeneration`) when the block's documents were read.
     """
 
     start: int
     columns: Columns
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

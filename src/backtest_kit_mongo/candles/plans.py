@@ -1,9 +1,10 @@
 """The steps of reading and compacting candles, and the effects that they ask for. No I/O.
 
-Why a read is right whatever else happens meanwhile: a candle's document is inserted once, never changed and never
-deleted, so a block, made of documents that no failover can take back, stays true however old it is. And a read looks
-into documents after blocks: a candle that was stored before the read began is in a block that it was given, or in a
-document at an open time that none of them covers, which it then asks for.
+Why a read is right whatever else happens meanwhile: a candle's document is inserted once and never changed, so a block,
+made of documents that no failover can take back, stays true however old it is. And a read looks into documents after
+blocks: a candle that was stored before the read began is in a block that it was given, or in a document at an open time
+that none of them covers, which it then asks for. Only an operator removes candles (`operate/removal.py`), and that gives
+the range of a block a new generation, which no block has that was made of documents from before.
 
 NumPy is imported by the plans, not by this module: drivers name the effects, and they are part of
 `import backtest_kit_mongo`.
@@ -71,12 +72,25 @@ class FindRows(Effect["Columns"]):
 
 
 @dataclass(frozen=True, slots=True)
+class FindGeneration(Effect[int]):
+    """How often candles of the block range from `start` (ms) were removed, as it is now. Odd while that goes on."""
+
+    scope: Key
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
 class PutBlock(Effect[None]):
-    """Store a block, in the place of what is stored for its range."""
+    """Store a block, in the place of what is stored for its range.
+
+    Attributes:
+        generation: of the range, asked for before the documents that the block is made of.
+    """
 
     scope: Key
     step_ms: int
     block: EncodedBlock
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +141,15 @@ def compact(scope: Key, step_ms: int, start: int) -> Plan[Compacted]:
     """Make the block that starts at `start` (ms) from the documents that are stored now.
 
     May run twice at once, be dropped anywhere and be repeated: the block that is stored is one that was true when its
-    documents were read, so it is true now. It need not be the fullest one that was made.
+    documents were read, so it is true now, or is of an old generation and not read. It need not be the fullest one that
+    was made.
     """
     from backtest_kit_mongo.candles.codec import encode_block, span_ms
 
+    generation = yield from ask(FindGeneration(scope, start))
+    if generation % 2:
+        return Compacted(start, 0)
     rows = yield from ask(FindRows(scope, step_ms, ranges=((start, start + span_ms(step_ms)),), durable=True))
     if len(rows):
-        yield from ask(PutBlock(scope, step_ms, encode_block(rows, start, step_ms)))
+        yield from ask(PutBlock(scope, step_ms, encode_block(rows, start, step_ms), generation))
     return Compacted(start, len(rows))

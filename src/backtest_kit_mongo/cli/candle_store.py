@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pymongo.database import Database
 
@@ -23,6 +23,9 @@ from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
 
 from .moments import past_ms, when_ms
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.operate.removal import Removal
 
 __all__ = ["CandleStore", "Chosen", "moment_text", "open_candles", "open_time", "require_range"]
 
@@ -94,6 +97,13 @@ class CandleStore:
         closed = max(span.stop, time.time_ns() // 1_000_000 // span.step * span.step)
         # One of several series may lie wholly outside the limit.
         return self.instance(*map(str, series.parts)).between(first, max(first, min(end, closed)))
+
+    def removal(self, instance: CandleInstance) -> Removal:
+        """What removes candles of a series."""
+        from backtest_kit_mongo.operate.removal import Removal
+
+        assert isinstance(self._store.truth, MongoTruth)
+        return Removal(self._store.truth.series, self.database, instance.context)
 
     def conflicts(self, chosen: Chosen, limit: int) -> Iterator[Mapping[str, Any]]:
         """Rows of `candle-conflicts`, last seen first."""

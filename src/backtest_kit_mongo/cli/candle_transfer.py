@@ -28,7 +28,16 @@ from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range
 from .moments import past_ms, when_ms
 
-__all__ = ["ImportStopped", "Named", "export_files", "export_text", "fetch_candles", "import_files", "named_files"]
+__all__ = [
+    "ImportStopped",
+    "How",
+    "Named",
+    "export_files",
+    "export_text",
+    "fetch_candles",
+    "import_files",
+    "named_files",
+]
 
 CHUNK: Final = 10_000
 """Candles stored at once: one bulk write and one change event, and what the progress bar moves by."""
@@ -36,6 +45,20 @@ CHUNK: Final = 10_000
 
 class ImportStopped(EnvironmentFault):
     """The store failed while a file was imported. A part of the file is stored."""
+
+
+class How(NamedTuple):
+    """How files are imported.
+
+    Attributes:
+        sparse: see `plausible.py`; the user says that the interval is right.
+        replace: replace stored candles that have other values.
+        dry_run: only say how many would be replaced.
+    """
+
+    sparse: bool = False
+    replace: bool = False
+    dry_run: bool = False
 
 
 class Named(NamedTuple):
@@ -54,6 +77,7 @@ class Imported:
         new: stored now.
         known: stored before, with the same values or, `conflicts` of them, with others; what was stored is kept.
         unclosed: not closed yet, so refused.
+        replaced: stored before with other values, and replaced, or in a dry run to be replaced; None if nobody asked for it.
         error: why the file could not be used; nothing of it is stored. One that was left out has no symbol and interval.
     """
 
@@ -65,6 +89,7 @@ class Imported:
     known: int = 0
     conflicts: int = 0
     unclosed: int = 0
+    replaced: int | None = None
     error: str | None = None
 
     def add(self, report: CandleReport) -> None:
@@ -79,6 +104,8 @@ class Imported:
             f"{self.new:,} new",
             f"{self.known:,} known",
         ]
+        if self.replaced is not None:
+            told.append(f"{self.replaced:,} replaced")
         more = ((self.conflicts, "conflicts, see `bkm candles conflicts`"), (self.unclosed, "refused: not closed yet"))
         return f"{self.file}: {', '.join((*told, *(f'{count:,} {what}' for count, what in more if count)))}"
 
@@ -120,8 +147,8 @@ def import_files(
     left_out: Sequence[Imported],
     exchange: str,
     messages: Console,
+    how: How,
     *,
-    sparse: bool,
     as_json: bool,
 ) -> bool:
     """Import one file after the other; returns whether all could be used. One that cannot is told and left out.
@@ -133,7 +160,7 @@ def import_files(
     began_s = time.perf_counter()
     every: list[Named | Imported] = [*named, *left_out]
     for one in every:
-        imported = one if isinstance(one, Imported) else _imported(store, one, exchange, messages, sparse=sparse)
+        imported = one if isinstance(one, Imported) else _imported(store, one, exchange, messages, how)
         if imported.error is not None:
             messages.print(f"[red]Error:[/] {escape(imported.error)}", soft_wrap=True)
         if as_json:
@@ -141,21 +168,33 @@ def import_files(
         elif imported.error is None:
             typer.echo(str(imported))
         done.append(imported)
+    if how.dry_run:
+        messages.print("Nothing was stored or replaced: these are the candles that --replace would replace; add --yes.")
     elapsed_s, count = time.perf_counter() - began_s, sum(one.candles for one in done)
     messages.print(f"{count:,} candles in {elapsed_s:.1f} s ({count / elapsed_s:,.0f} candles/s).")
     return not any(one.error for one in done)
 
 
-def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, *, sparse: bool) -> Imported:
+def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, how: How) -> Imported:
     imported = Imported(str(one.path), one.symbol, one.interval)
     try:
         with messages.status(f"Reading {escape(one.path.name)} ..."):
-            columns = files.read_file(one.path, interval_ms(one.interval), sparse=sparse)
+            columns = files.read_file(one.path, interval_ms(one.interval), sparse=how.sparse)
         imported.candles = len(columns)
-        _store(store, one, columns, exchange, imported, messages)
+        if how.replace:
+            imported.replaced = _replace(store, one, columns, exchange, dry_run=how.dry_run)
+        if not how.dry_run:
+            _store(store, one, columns, exchange, imported, messages)
     except CallerError as error:
         imported.error = str(error)
     return imported
+
+
+def _replace(store: CandleStore, one: Named, columns: Columns, exchange: str, *, dry_run: bool) -> int:
+    from backtest_kit_mongo.operate.removal import replace
+
+    instance = store.instance(exchange, one.symbol, one.interval)
+    return replace(instance, store.removal(instance), instance.checked(columns, sparse=True), dry_run=dry_run).candles
 
 
 def _store(

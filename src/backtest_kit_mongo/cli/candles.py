@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from .candle_blocks import blocks
+from .candle_removal import remove
 from .opening import ExitCode, opened
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ candles = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 candles.add_typer(blocks)
+candles.command()(remove)
 
 Exchange = Annotated[str | None, typer.Option("--exchange", help="Only this exchange.")]
 OfExchange = Annotated[str, typer.Option("--exchange", help="Name of the exchange in the store.")]
@@ -65,8 +67,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 def _group() -> None:
     """Candles in and out of the store, and what is there. Servers come from the CC_ variables.
 
-    The first candle that is stored for an open time stays for good: importing or fetching again is harmless, and a candle
-    with other values is kept aside ([bold]conflicts[/]).
+    The first candle that is stored for an open time stays: importing or fetching again is harmless, and a candle with other
+    values is kept aside ([bold]conflicts[/]). The way back is [bold]remove[/], and [bold]import --replace[/].
     """
 
 
@@ -89,6 +91,10 @@ def import_(
         str | None, typer.Option("--interval", help="What the files hold, if their names do not say it.")
     ] = None,
     sparse: Sparse = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace stored candles that have other values. Says first how many.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --replace: do it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/] or BTCUSDT-1m-2024-02.csv.
@@ -104,16 +110,19 @@ def import_(
 
     [cyan]bkm candles import prices.csv --exchange binance --symbol BTC/USDT --interval 1h[/]
 
+    [cyan]bkm candles import BTCUSDT-1m.csv --exchange binance --replace --yes[/]
+
     What lies in a directory, looks like data and cannot be used is named with the reason.
 
     Exit status: 0 when every file was imported, 1 when one was not or was left out, 2 when an argument is wrong.
     """
     messages = Console(stderr=True)
     with _store() as store:
-        from .candle_transfer import import_files, named_files
+        from .candle_transfer import How, import_files, named_files
 
         named, left_out = named_files(paths, symbol, interval)
-        if not import_files(store, named, left_out, exchange, messages, sparse=sparse, as_json=as_json):
+        how = How(sparse=sparse, replace=replace, dry_run=replace and not yes)
+        if not import_files(store, named, left_out, exchange, messages, how, as_json=as_json):
             raise typer.Exit(ExitCode.FAILED)
 
 

@@ -23,7 +23,7 @@ from pymongo.write_concern import WriteConcern
 from backtest_kit_mongo.backends.mongo.candles import BLOCKS, encoded_block
 from backtest_kit_mongo.candles.codec import CorruptBlock, block_start, decode_block, span_ms
 from backtest_kit_mongo.candles.columns import FIELDS, Columns
-from backtest_kit_mongo.candles.plans import Compacted, FindRows, PutBlock, compact
+from backtest_kit_mongo.candles.plans import Compacted, FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
@@ -293,6 +293,8 @@ class Compactor:
         return drive(compact(each.scope, each.step_ms, each.start), self._perform)
 
     def _perform(self, effect: Any) -> Any:
+        if isinstance(effect, FindGeneration):
+            return self._series.find_generation(effect)
         return self._series.put_block(effect) if isinstance(effect, PutBlock) else self._series.find_rows(effect)
 
     def verify(self, each: BlockRange) -> Checked:
@@ -325,6 +327,11 @@ class Compactor:
             block = decode_block(encoded_block(stored), each.step_ms).columns
         except (CorruptBlock, KeyError, TypeError, ValueError, OverflowError) as cause:
             return Checked(each, 0, len(rows), f"{type(cause).__name__}: {cause}")
+        generation = self._series.find_generation(FindGeneration(each.scope, each.start))
+        if int(stored.get("generation") or 0) != generation:
+            return Checked(
+                each, 0, len(rows), "candles of its range were removed since it was made, so no read uses it"
+            )
         if stored["_id"] != each.id:  # No compactor could replace it.
             return Checked(each, len(block), len(rows), f"its _id is {stored['_id']!r:.200} and not {each.id!r}")
         return Checked(each, len(block), len(rows), _difference(block, rows))

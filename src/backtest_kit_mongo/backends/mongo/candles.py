@@ -9,6 +9,7 @@
 | start, end                     | its range, ms |
 | codec, count, integers, checksum, data | as in `candles/codec.py` |
 | madeAt                         | when, by its maker's clock |
+| generation                     | of its range, as in `generations.py`; absent is 0 |
 
 `candle-conflicts`, one document for each different offer of a stored row:
 
@@ -27,6 +28,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,6 +47,7 @@ from backtest_kit_mongo.backends.block_cache import BlockCache
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.generations import Generations
 from backtest_kit_mongo.candles.codec import (
     Block,
     CorruptBlock,
@@ -55,7 +58,7 @@ from backtest_kit_mongo.candles.codec import (
 )
 from backtest_kit_mongo.candles.columns import Columns, Times, empty, merge, take, to_rows
 from backtest_kit_mongo.candles.conflicts import contradictions
-from backtest_kit_mongo.candles.plans import RANGES_MAX, FindBlocks, FindRows, PutBlock, Range
+from backtest_kit_mongo.candles.plans import RANGES_MAX, FindBlocks, FindGeneration, FindRows, PutBlock, Range
 from backtest_kit_mongo.coherence.effects import Append, Appended, Conflict, Quarantine
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
@@ -109,6 +112,7 @@ class MongoCandles:
         self._blocks = database[BLOCKS]
         self._conflicts = database[CONFLICTS]
         self._cache = BlockCache(cache_max_bytes)
+        self._generations = Generations(database)
 
     @property
     def cached_bytes(self) -> int:
@@ -203,7 +207,14 @@ class MongoCandles:
 
     def find_blocks(self, effect: FindBlocks) -> Sequence[Block]:
         starts = block_starts(effect.since, effect.until, effect.step_ms)
-        kept = self._cache.get(effect.scope, starts)
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            generations = self._generations.of(effect.scope)
+
+        def is_current(block: Block) -> bool:
+            generation = generations.get(block.start, 0)
+            return block.generation == generation and not generation % 2
+
+        kept = [block for block in self._cache.get(effect.scope, starts) if is_current(block)]
         if len(kept) == len(starts):
             return kept
         wanted: Document = {"$gte": starts.start, "$lt": effect.until}
@@ -211,9 +222,17 @@ class MongoCandles:
             wanted["$nin"] = [block.start for block in kept]
         query = {**effect.scope.query(), "start": wanted}
         stored = self._each(effect.scope, self._blocks.find(query, batch_size=BATCH_BLOCKS))
-        found = [block for each in stored if (block := _decoded(effect, each)) is not None]
+        found = [block for each in stored if (block := _decoded(effect, each)) is not None and is_current(block)]
         self._cache.put(effect.scope, found)
         return kept + found
+
+    def find_generation(self, effect: FindGeneration) -> int:
+        with reading(effect.scope), pymongo.timeout(self._timeout_s):
+            return self._generations.read(effect.scope).get(effect.start, 0)
+
+    def forget_removals(self, scope: Key) -> None:
+        """Look at once whether candles were removed: this process removes some."""
+        self._generations.forget(scope)
 
     def put_block(self, effect: PutBlock) -> None:
         scope, block = effect.scope, effect.block
@@ -227,6 +246,7 @@ class MongoCandles:
             "checksum": Int64(block.checksum),
             "data": block.data,
             "madeAt": datetime.now(UTC),
+            **({"generation": Int64(effect.generation)} if effect.generation else {}),
         }
         with writing(scope), pymongo.timeout(self._timeout_s):
             # Each time: whoever dropped or restored the collection took the index with it. Where it is this does nothing.
@@ -266,7 +286,8 @@ def _packed(scope: Key, rows: Columns) -> Iterator[Sequence[RawBSONDocument]]:
 def _decoded(effect: FindBlocks, stored: Mapping[str, Any]) -> Block | None:
     """None if it cannot be used: then documents serve."""
     try:
-        return decode_block(encoded_block(stored), effect.step_ms)
+        block = decode_block(encoded_block(stored), effect.step_ms)
+        return replace(block, generation=int(stored.get("generation") or 0))
     except (CorruptBlock, KeyError, TypeError, ValueError, OverflowError) as cause:
         logger.warning(
             "%s: the block %s cannot be used, documents serve in its place: %r", effect.scope, stored.get("_id"), cause
