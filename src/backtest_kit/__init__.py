@@ -13,6 +13,7 @@
 or `bkm run strategy.py --backtest --symbol BTCUSDT`. See docs/engine.md.
 """
 
+from backtest_kit.background import BackgroundRun, Backtest
 from backtest_kit.bars import Bars
 from backtest_kit.caching import cached, once
 from backtest_kit.context import Context
@@ -63,6 +64,8 @@ from backtest_kit.signals import Proposal, long, short
 __all__ = [
     "DEFAULT",
     "ORIGINAL",
+    "BackgroundRun",
+    "Backtest",
     "Bars",
     "CandlesMissing",
     "Context",

@@ -128,3 +128,36 @@ def test_gaps_are_named_and_counted_as_minutes_without_trade_if_wanted(desk: Pat
     status, out, _ = run("s.py", "--backtest", "--symbol", "BTCUSDT", "--fill-gaps")
     assert status == 0
     assert "note 3 missing minutes in 1 gap(s) count as minutes without trade" in out
+
+
+def test_a_configuration_runs_first_and_chooses_the_places(desk: Path) -> None:
+    write_candles(desk / "candles", FLAT)
+    remembers = "        ctx.state['n'] = 1\n        return bt.long("
+    (desk / "s.py").write_text(replaced("        return bt.long(", remembers))
+    (desk / "config").mkdir()
+    config = desk / "config" / "setup_config.py"
+    config.write_text(
+        "import backtest_kit_mongo as bk\nbk.PersistStateAdapter.use_memory()\nbk.PersistLogAdapter.use_dummy()\n"
+    )
+    assert run("s.py", "--backtest", "--symbol", "BTCUSDT")[0] == 0
+    assert not (desk / "dump").exists()
+    forget()
+    config.write_text("import backtest_kit_mongo as bk\nbk.set_modes({'backtest': {'state': 'somewhere'}})\n")
+    status, _, err = run("s.py", "--backtest", "--symbol", "BTCUSDT")
+    assert status == 2
+    assert "setup_config.py, line 2: modes['backtest']['state']" in err
+
+
+def test_ctrl_c_ends_a_backtest(desk: Path) -> None:
+    write_candles(desk / "candles", FLAT)
+    (desk / "s.py").write_text(replaced("return bt.long(", "raise KeyboardInterrupt or bt.long("))
+    status, _, err = run("s.py", "--backtest", "--symbol", "BTCUSDT")
+    assert (status, "stopped by Ctrl-C" in err) == (130, True)
+
+
+def test_the_modes_are_printed() -> None:
+    printed = typer.Typer()
+    printed.command()(cli.modes)
+    found = json.loads(CliRunner().invoke(printed, ["--json"]).stdout)
+    assert (found["live"]["state"], found["backtest"]["state"], found["paper"]["log"]) == ("mongo", "files", "jsonl")
+    assert "backtest" in CliRunner().invoke(printed, []).stdout

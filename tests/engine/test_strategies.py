@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def test_an_exchange_is_asked_once_for_what_the_store_lacks(desk: Path) -> None:
 
 def test_longer_candles_come_from_the_store_where_it_has_them(desk: Path) -> None:
     bk.PersistCandleAdapter.write_candles_data([_row(row) for row in RISING], "BTCUSDT", "1m", "store")
-    hours = [(START_MS + hour * HOUR_MS, 7.0, 9.0, 5.0, 8.0 + hour, 1.0) for hour in range(-40, 2)]
+    hours = [(START_MS + hour * HOUR_MS, 7.0, 9.0, 5.0, 8.0 + hour / 100, 1.0) for hour in range(-40, 2)]
     bk.PersistCandleAdapter.write_candles_data([_row(row) for row in hours], "BTCUSDT", "1h", "store")
     seen = []
 
@@ -247,7 +248,7 @@ def test_longer_candles_come_from_the_store_where_it_has_them(desk: Path) -> Non
         seen.append(ctx.candles("1h", 30).close.tolist())
 
     run(looks, 90)
-    assert seen == [[8.0 + hour for hour in range(first, first + 30)] for first in (-30, -29)]
+    assert seen == [[8.0 + hour / 100 for hour in range(first, first + 30)] for first in (-30, -29)]
 
 
 def _row(row: tuple[float, ...]) -> dict[str, float]:
@@ -302,3 +303,25 @@ def test_dumps_are_markdown(candles: Path) -> None:
     (prompt,) = candles.glob(f"dump/agent/*/prompt/{START_MS}.md")
     assert "| user | up &#124; down? |" in prompt.read_text()
     assert list(candles.glob(f"dump/agent/*/answer/{START_MS}-1.md"))
+
+
+def test_backtests_run_in_the_background_and_can_be_stopped(candles: Path) -> None:
+    held, asked = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    @bt.strategy
+    def waits(ctx: bt.Context) -> None:
+        asked.set()
+        held.wait(10)
+
+    frame = (START_MS, START_MS + 120 * MINUTE_MS)
+    first = bt.Backtest.background("BTCUSDT", frame=frame, on_end=lambda run: ends.append(run.status))
+    assert asked.wait(10)
+    assert (first.at, bt.Backtest.get_status("BTCUSDT")) == (START_MS, "running")
+    second = bt.Backtest.background("BTCUSDT", frame=frame)
+    second.stop()
+    held.set()
+    assert first.wait(30).asked == 121
+    with pytest.raises(bt.DeclarationError, match="was stopped"):
+        second.wait(30)
+    assert (ends, second.status, bt.Backtest.stop("BTCUSDT")) == (["done"], "stopped", 0)

@@ -1,0 +1,143 @@
+"""Runs in the background, under the names that the original gives them: `Backtest.run/background/stop/list/get_status`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+from backtest_kit import running
+from backtest_kit.errors import DeclarationError
+from backtest_kit.moments import minute_text
+from backtest_kit.results import Result
+
+__all__ = ["Backtest", "BackgroundRun"]
+
+Status: TypeAlias = Literal["waiting", "running", "done", "failed", "stopped"]
+
+
+class Stopped(Exception):
+    """Ends a replay from within; never leaves this module."""
+
+
+@dataclass(slots=True, eq=False)
+class BackgroundRun:
+    """A run in a thread of its own. Backtests of a process run one after the other.
+
+    Attributes:
+        status: waiting, running, done, failed or stopped.
+        at: the simulated minute that it has reached, epoch ms; 0 before the first.
+        result: when done.
+        error: why it failed.
+    """
+
+    symbol: str
+    strategy: str | None
+    exchange: str | None
+    frame: Any
+    status: Status = "waiting"
+    at: int = 0
+    result: Result | None = None
+    error: BaseException | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def stop(self) -> None:
+        """End it soon; it then has no result."""
+        self._stop.set()
+
+    def wait(self, timeout_s: float | None = None) -> Result:
+        """Its result, when it is done.
+
+        Raises:
+            TimeoutError: it takes longer.
+            DeclarationError: it was stopped.
+            Exception: that which it failed with.
+        """
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError(f"the run is {self.status} at {minute_text(self.at)}")
+        if self.error is not None:
+            raise self.error
+        if self.result is None:
+            raise DeclarationError("the run was stopped before it had a result")
+        return self.result
+
+    def _moved(self, now_ms: int) -> None:
+        self.status, self.at = "running", now_ms
+        if self._stop.is_set():
+            raise Stopped
+
+    def _run(self, told: Callable[[BackgroundRun], object] | None) -> None:
+        try:
+            if self._stop.is_set():
+                raise Stopped
+            self.result = running.backtest(
+                self.symbol, strategy=self.strategy, exchange=self.exchange, frame=self.frame, progress=self._moved
+            )
+            self.status = "done"
+        except Stopped:
+            self.status = "stopped"
+        except Exception as error:
+            self.error, self.status = error, "failed"
+        if told is not None:
+            told(self)
+
+
+class BacktestRuns:
+    """All backtests that were started here."""
+
+    def __init__(self) -> None:
+        self._runs: list[BackgroundRun] = []
+
+    def run(
+        self, symbol: str, *, strategy: str | None = None, exchange: str | None = None, frame: Any = None
+    ) -> Result:
+        """Replay and wait for it: `bt.backtest`."""
+        return running.backtest(symbol, strategy=strategy, exchange=exchange, frame=frame)
+
+    def background(
+        self,
+        symbol: str,
+        *,
+        strategy: str | None = None,
+        exchange: str | None = None,
+        frame: Any = None,
+        on_end: Callable[[BackgroundRun], object] | None = None,
+    ) -> BackgroundRun:
+        """Replay in a thread; `on_end` is told when it has ended, whichever way."""
+        one = BackgroundRun(symbol, strategy, exchange, frame)
+        one._thread = threading.Thread(target=one._run, args=(on_end,), name=f"backtest-{symbol}", daemon=True)
+        self._runs.append(one)
+        one._thread.start()
+        return one
+
+    def list(self) -> Sequence[BackgroundRun]:
+        """Those that were started in the background, oldest first."""
+        return tuple(self._runs)
+
+    def stop(self, symbol: str, strategy: str | None = None) -> int:
+        """Stop those of a symbol, or of a symbol and strategy; answers how many were asked to."""
+        found = [one for one in self._found(symbol, strategy) if one.status in ("waiting", "running")]
+        for one in found:
+            one.stop()
+        return len(found)
+
+    def get_status(self, symbol: str, strategy: str | None = None) -> Status:
+        """Of the newest.
+
+        Raises:
+            DeclarationError: none was started.
+        """
+        found = self._found(symbol, strategy)
+        if not found:
+            raise DeclarationError(f"no backtest of {symbol!r} was started in the background")
+        return found[-1].status
+
+    def _found(self, symbol: str, strategy: str | None) -> Sequence[BackgroundRun]:
+        return [one for one in self._runs if one.symbol == symbol and strategy in (None, one.strategy)]
+
+
+Backtest: Final = BacktestRuns()
