@@ -102,6 +102,9 @@ class Cache(Protocol):
 
     def open(self) -> None: ...
 
+    def confirm(self) -> None:
+        """Look again whether what is cached belongs to the truth."""
+
     def close(self) -> None: ...
 
     def lease(self, effect: Lease) -> Leased | None:
@@ -145,6 +148,9 @@ class NoCache:
     """The cache of stores that need none."""
 
     def open(self) -> None:
+        return
+
+    def confirm(self) -> None:
         return
 
     def close(self) -> None:

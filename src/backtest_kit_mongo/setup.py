@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,18 @@ from backtest_kit_mongo import inheritance, locks, metrics, stores
 from backtest_kit_mongo.adapters import choices
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
 from backtest_kit_mongo.backends.redis.cluster import ClusterClient, link_over
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.identity import Identity, SharedIdentity
 from backtest_kit_mongo.backends.redis.link import Link
 from backtest_kit_mongo.backends.redis.nodes import ClusterNodes
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
 from backtest_kit_mongo.coherence.events import Origin
-from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
@@ -105,6 +107,7 @@ def make_store(settings: Settings) -> Store:
         DOMAINS,
         timeout_ms=settings.mongo_bound_ms,
         candle_cache_max_bytes=settings.candle_cache_max_bytes,
+        foreign_writers=settings.cache_mode == "id",
     )
     options = CacheOptions(
         database=settings.database,
@@ -121,34 +124,52 @@ def make_store(settings: Settings) -> Store:
         from backtest_kit_mongo import tracing
 
         options, store_kind = replace(options, trace=tracing.traceparent), tracing.TracedStore
-    cache = _make_cache(settings, link_over(redis_client(settings)), options)
-    return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings))
+    link = link_over(redis_client(settings))
+    identity = identity_of(settings, lambda: truth.client, link)
+    cache = _make_cache(settings, link, options, identity)
+    return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings, identity))
 
 
-def _make_cache(settings: Settings, link: Link, options: CacheOptions) -> RedisCache | PartitionedCache:
+def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]], link: Link) -> SharedIdentity:
+    """What keeps a database and its Redis together.
+
+    Args:
+        client: called late; of the settings' MongoDB.
+        link: to the settings' Redis.
+    """
+    collections = [domain.collection for domain in DOMAINS if domain.shape is not Shape.SERIES]
+    document = IdentityDocument(
+        lambda: client().get_database(settings.database), collections, settings.mongo_bound_ms / 1000
+    )
+    return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
+
+
+def _make_cache(
+    settings: Settings, link: Link, options: CacheOptions, identity: Identity
+) -> RedisCache | PartitionedCache:
     kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
     if not settings.redis_cluster:
-        return kind(link, options)
+        return kind(link, options, identity=identity)
     counts = CacheCounts(time.monotonic)
-    spots = streams(settings.database, settings.partitions)
-    return PartitionedCache(
-        settings.database, [kind(link, options, spot=spot, counts=counts) for spot in spots], counts
-    )
+
+    def make(spot: str) -> RedisCache:
+        return kind(link, options, identity=identity, spot=spot, counts=counts)
+
+    return PartitionedCache(settings.database, identity, make, counts, settings.redis_retry_ms / 1000)
 
 
-def _make_near(settings: Settings) -> NearCache | None:
+def _make_near(settings: Settings, identity: Identity) -> NearCache | None:
     if not settings.near_cache or settings.cache_mode == "id":
         return None  # In mode `id` nothing but MongoDB is believed.
     options = NearOptions(
         database=settings.database,
-        partitions=settings.partitions,
         domains=frozenset(BY_NAME[name] for name in settings.near_cache),
         staleness_ms=settings.near_cache_max_staleness_ms,
         bytes_max=settings.near_cache_max_bytes,
         retry_ms=settings.redis_retry_ms,
     )
     client = redis_client(settings)
-    return NearCache(client, link_over(client), options)
+    return NearCache(client, link_over(client), options, identity)
 
 
 def _make_live(settings: Settings) -> Store:
@@ -267,7 +288,7 @@ def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any
             if _settings is None:
                 _open(resolve(load(**_config)))
             else:
-                stores.live_store().open()
+                stores.live_store().confirm()
         except BaseException:
             # What failed is not kept: the next call starts from what was chosen before this one.
             _config.clear()

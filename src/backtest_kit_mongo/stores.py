@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -133,7 +134,15 @@ def live_store() -> Store:
             if _live_factory is None:
                 raise NotSetUp("no MongoDB is configured: call backtest_kit_mongo.setup() first")
             _live = _live_factory()
+            _close_with_child()
         return _live
+
+
+def _close_with_child() -> None:
+    """A child of `multiprocessing` ends without atexit, with finalizers of its own."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and sys.modules["multiprocessing"].parent_process() is not None:
+        util.Finalize(None, _close_at_exit, exitpriority=0)
 
 
 def live_store_if_open() -> Store | None:

@@ -11,6 +11,7 @@ from tests.cluster.conftest import MakeStore
 from tests.integration.support import eventually
 
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
+from backtest_kit_mongo.backends.redis.identity import FixedIdentity
 from backtest_kit_mongo.coherence.effects import NearBegin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -80,7 +81,11 @@ def test_a_process_that_hears_no_beat_listens_through_another_node() -> None:
     link: Any = AnsweringLink()
     seconds = count()
     near = NearCache(
-        node, link, NearOptions("db", 8, frozenset({STATE}), 1_000, 1_000, 1), clock_s=lambda: float(next(seconds))
+        node,
+        link,
+        NearOptions("db", frozenset({STATE}), 1_000, 1_000, 1),
+        FixedIdentity(8),
+        clock_s=lambda: float(next(seconds)),
     )
     near.begin(NearBegin(Key(STATE, ("signal", "bucket"))))
     try:

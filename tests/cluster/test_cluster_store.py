@@ -16,6 +16,7 @@ from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
+from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -50,7 +51,9 @@ def audited(settings: Settings, store: Store, keys: list[Key]) -> Report:
 
 
 def incarnation(client: redis.Redis, settings: Settings, key: Key) -> bytes:
-    found: bytes = link_over(client).run(Script("incarnation"), [names_of(settings, key).born], [])
+    link, born = link_over(client), names_of(settings, key).born
+    (era_key,) = [found.decode() for found in client.scan_iter(match=f"{born[:-1]}o:*")]
+    found: bytes = link.run(Script("incarnation"), [era_key], [parse_held(link.execute("GET", era_key)).era])
     return found
 
 
@@ -203,6 +206,7 @@ def test_ids_for_the_npm_package_are_written_wherever_their_slots_are(
     assert {key: plain.xlen(names_of(settings, key).stream) for key in spots} == {
         key: n + 1 for key, n in before.items()
     }
+    write(stores(), spots[0], 2)  # Started last, so mode `document` is in force again.
 
 
 def test_a_dead_master_costs_its_own_partitions_the_cache_until_its_replica_takes_over(

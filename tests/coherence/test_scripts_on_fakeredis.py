@@ -75,7 +75,8 @@ def store(client: Any) -> Store:
     numbers = itertools.count(1)
     link: Any = FakeLink(client)
     cache = RedisCache(link, options, script=seamed, wall_ms=lambda: next(numbers))
-    client.set("{bk:0}:db:b", "a" * 40 + "0")  # Seen in 1970, so open.
+    client.set("{bk:0}:db:o:", "e" * 16 + "1")
+    client.set("{bk:0}:db:b", "a" * 24 + "e" * 16 + "0")  # Seen in 1970, so open.
     return Store("fake", MemoryTruth(), cache)
 
 

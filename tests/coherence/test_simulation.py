@@ -36,6 +36,7 @@ WHOLE = [
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(*BYPASSES, act.RETRY))),
     ("write@a remove@b read@c", Limits(faults=1, ticks=0)),
     ("write@a read@a write@b", Limits(faults=1, ticks=1, kinds=BYPASSES)),
+    ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(act.RESTORE,))),
     ("write@a write@b", Limits(faults=2, ticks=0)),
     ("write@a read@b", Limits(faults=2, ticks=1)),
     ("write@a read@b", Limits(faults=2, ticks=3, kinds=(act.RESTART, act.CRASH))),
@@ -92,8 +93,8 @@ class TestRandomOrder:
 
 class TestSchedules:
     def test_a_schedule_is_read_back_as_it_was_printed(self) -> None:
-        text = "write@a remove@b read@c | 0 timeout:1 retry:2 unknown:0 refuse:1 land:0 crash:a cut:b heal:b deliver:0"
-        text += " tick relay save restart flush evict-entry evict-right evict-leases"
+        text = "write@a remove@b read@c | 0 timeout:1 retry:2 unknown:0 refuse:1 land:0 crash:a cut:b heal:b return:b"
+        text += " deliver:0 tick relay save restart flush evict-entry evict-right evict-leases backup restore"
         assert str(parse_schedule(text)) == text
         assert len(parse_schedule(text).actions) == len(act.VERBS)
 
@@ -131,7 +132,10 @@ PROMISED = [
     ("a write is seen by a read that begins after it", "write@a read@b | 0 0 0 1", 1),
     ("a crashed writer's document is read from MongoDB", "write@a read@b | 0 crash:a land:0 1 1", 1),
     ("a client that is cut off sees what it wrote", "read@a write@a read@a | 0 0 0 cut:a 1 1 1 2 2", 1),
-    ("and still does when it is back", "read@a write@a read@a | 0 0 0 cut:a 1 1 1 heal:a 2 2 2", 1),
+    ("and still does when it is back", "read@a write@a read@a | 0 0 0 cut:a 1 1 1 heal:a return:a 2 2 2", 1),
+    ("a client that could reach Redis and does not know goes past it", "write@a read@b | cut:a heal:a 0 0 0 1 1 1", 1),
+    ("its timer tells Redis", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 heal:a tick tick 2 2 2", 1),
+    ("nothing of before a restore is read after it", "write@a read@b read@b | 0 0 0 1 restore 2 2", 0),
     ("others may miss it, but only until then", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 2", 0),
     ("others see it after the relay", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 relay 2 2 2", 1),
     ("others see it after a restart", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 save restart 2 2", 1),

@@ -34,8 +34,11 @@ def beat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str
         subscription.subscribe(names.beats)
         subscription.get_message(timeout=5)
 
+        era, era_key = "e" * 16, names.born + ":era"
+        client.set(era_key, era)
+
         def ask() -> list[str]:
-            RedisLink(client).run(Script("beat"), [names.born, *names.numbers], [names.beats, "question"])
+            RedisLink(client).run(Script("beat"), [names.born, era_key, *names.numbers], [era, names.beats, "question"])
             said: str = subscription.get_message(timeout=5)["data"].decode()
             return said.split(" ")
 

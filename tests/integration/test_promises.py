@@ -336,9 +336,12 @@ class TestDocumentsOfTheNpmPackage:
         import redis
 
         with store_for(servers, database, cache_mode="id") as store:
-            record = store.write(make_change(make_key(STATE, (database, "b:c")), {"data": 1}, 1))
+            record = store.write(make_change(make_key(STATE, (database, "b")), {"data": 1}, 1))
+            store.write(make_change(make_key(STATE, (f"{database}:b", "c")), {"data": 1}, 1))
             with redis.Redis(port=servers.redis_port) as client:
-                assert client.get(f"state_cache:{database}:b:c") == record.id.encode()
+                assert client.get(f"state_cache:{database}:b") == record.id.encode()
+                # Its name there would be that of ("a", "b:c") too.
+                assert client.get(f"state_cache:{database}:b:c") is None
 
 
 class TestSetup:

@@ -29,37 +29,6 @@ Endpoints = embedded.Endpoints
 KEY = make_key(STATE, ("signal", "bucket"))
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, servers: Endpoints) -> Iterator[Endpoints]:
-    """Servers of this module alone: other tests must not see them die."""
-    directory = tmp_path_factory.mktemp("faults")
-    yield embedded.up(directory, die_with_caller=True)
-    embedded.down(directory)
-
-
-@pytest.fixture
-def directory(own: Endpoints) -> Path:
-    return own.directory
-
-
-@pytest.fixture
-def database(new_database: Callable[[], str]) -> str:
-    return f"{new_database()}_faults"
-
-
-@pytest.fixture
-def store(own: Endpoints, database: str) -> Iterator[Store]:
-    embedded.start_redis(own.directory)
-    with store_for(own, database) as opened:
-        yield opened
-
-
-@pytest.fixture
-def client(own: Endpoints) -> Iterator[Any]:
-    with redis.Redis(port=own.redis_port) as opened:
-        yield opened
-
-
 def put(store: Store, value: int) -> Record:
     return store.write(make_change(KEY, {"data": value}, value))
 
@@ -341,7 +310,7 @@ class TestWhateverIsWrongWithRedisAWriteThatMongoDBHasIsNoError:
             return real(commands)
 
         link.execute_many = measured
-        eventually(lambda: value_of(store) == 7 and not store.cache._missed)  # type: ignore[attr-defined]
+        eventually(lambda: value_of(store) == 7 and not store.cache._reach.missed)  # type: ignore[attr-defined]
         assert max(sizes) == 3
         assert len(events(client, database)) == 9
 

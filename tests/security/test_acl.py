@@ -133,7 +133,7 @@ def test_a_near_cache_hears_and_a_flood_of_missed_writes_is_delivered(
         real, link.execute_many = link.execute_many, _unreachable
         write(store, 2)
         link.execute_many = real
-        eventually(lambda: store.read(KEY).payload == {"data": 2} and not store.cache._missed)  # type: ignore[attr-defined]
+        eventually(lambda: store.read(KEY).payload == {"data": 2} and not store.cache._reach.missed)  # type: ignore[attr-defined]
 
 
 def _unreachable(*_: Any) -> Any:

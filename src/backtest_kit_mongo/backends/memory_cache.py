@@ -26,12 +26,17 @@ from backtest_kit_mongo.coherence.record import Key, Record
 
 @dataclass(slots=True)
 class MemoryRedis:
-    """What one Redis holds. `now_ms` is its own clock; incarnations are numbers that only grow.
+    """What one Redis holds. `now_ms` is its own clock.
 
-    `numbers` counts the invalidations of each domain; `listeners` hear them, as (number, key).
+    Attributes:
+        incarnation: of the cache: raised by whatever ends the memory or the era, and so never reused.
+        era: of the database, as far as this Redis knows; a client that believes in another one is told.
+        numbers: counts the invalidations of each domain.
+        listeners: hear them, as (number, key).
     """
 
     incarnation: int = 1
+    era: int = 0
     entries: dict[Key, tuple[int, Record]] = field(default_factory=dict)
     rights: dict[Key, tuple[int, str]] = field(default_factory=dict)
     leases: dict[Key, dict[str, int]] = field(default_factory=dict)
@@ -49,6 +54,11 @@ class MemoryRedis:
     def restart(self) -> None:
         """A new incarnation; what it still holds is what the fault left."""
         self.incarnation += 1
+
+    def begin_era(self) -> None:
+        """The database is not what it was: nothing that is held here says anything of it any more."""
+        self.incarnation += 1
+        self.era += 1
 
     def flush(self) -> None:
         self.entries.clear()
@@ -71,8 +81,15 @@ class MemoryRedis:
             require("I10", born, f"incarnation {self.incarnation} was never seen")
 
 
+class Outdated(Exception):
+    """The client believes in another era of the database than this Redis is in. Nothing was done."""
+
+
 class MemoryCache:
     """One client of a `MemoryRedis`.
+
+    Attributes:
+        era: the one that it believes in; None: whatever this Redis is in.
 
     Args:
         tokens: fresh tokens, for example a counter.
@@ -85,27 +102,39 @@ class MemoryCache:
         self._tokens = tokens
         self._lease_ms = lease_ms
         self._write_ms = write_ms
+        self.era: int | None = None
 
     def open(self) -> None:
+        return
+
+    def confirm(self) -> None:
         return
 
     def close(self) -> None:
         return
 
+    def _believe(self) -> None:
+        if self.era is not None and self.era != self._redis.era:
+            raise Outdated
+
     def _see_open(self) -> bool:
         redis = self._redis
-        if redis.born is None or redis.born[0] != redis.incarnation:
+        if redis.born is None or redis.born[0] != redis.incarnation or redis.born[1] > redis.now_ms:
             redis.born = (redis.incarnation, redis.now_ms)
             return False
         return redis.now_ms - redis.born[1] > self._lease_ms
 
     def beat(self, domain: str) -> tuple[str, int]:
         """The identity of this Redis, which FLUSHALL changes too, and the number that a domain's invalidations reached."""
+        self._believe()
         self._see_open()
         return str(self._redis.born), self._redis.numbers.get(domain, 0)
 
     def _leased(self, key: Key) -> bool:
-        alive = {token: end for token, end in self._redis.leases.get(key, {}).items() if end >= self._redis.now_ms}
+        now_ms = self._redis.now_ms
+        last_ms = now_ms + self._lease_ms
+        held = self._redis.leases.get(key, {})
+        alive = {token: min(end_ms, last_ms) for token, end_ms in held.items() if end_ms >= now_ms}
         self._redis.leases[key] = alive
         return bool(alive)
 
@@ -122,6 +151,7 @@ class MemoryCache:
         return True
 
     def lease(self, effect: Lease) -> Leased | None:
+        self._believe()
         redis, key, token = self._redis, effect.key, next(self._tokens)
         is_open = self._see_open()
         sole = not self._leased(key)
@@ -140,6 +170,7 @@ class MemoryCache:
         self._redis.leases.get(effect.key, {}).pop(effect.token, None)
 
     def commit(self, effect: Commit) -> None:
+        self._believe()
         alive = self._redis.leases.get(effect.key, {}).pop(effect.token, None) is not None
         if alive:
             self._install(effect.key, effect.token, effect.entry)
@@ -159,13 +190,14 @@ class MemoryCache:
 
     def relay(self, key: Key, rev: int | None = None) -> None:
         """A change was seen in MongoDB's own log, or was made past Redis; None: whatever the entry's revision is."""
-        stamp, record = self._redis.entries.get(key, (0, Record(key)))
-        if rev is None or stamp != self._redis.incarnation or record.rev < rev:
+        record = self._redis.entries.get(key, (0, Record(key)))[1]
+        if rev is None or record.rev < rev:
             self._redis.entries.pop(key, None)
         self._redis.rights.pop(key, None)
         self._redis.invalidate(key)
 
     def read(self, effect: CacheRead) -> Record | Right:
+        self._believe()
         key = effect.key
         found = self._entry(key)
         if found is not None:
@@ -181,6 +213,7 @@ class MemoryCache:
         return Right(token)
 
     def fill(self, effect: Fill) -> None:
+        self._believe()
         self._install(effect.record.key, effect.token, effect.record)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import redis
 
 from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.redis.errors import Outdated
+from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, RedisLink, Script
 from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
@@ -49,7 +51,6 @@ class NearOptions:
     """
 
     database: str
-    partitions: int
     domains: frozenset[Domain]
     staleness_ms: int
     bytes_max: int
@@ -60,13 +61,20 @@ class NearCache:
     """Copies of this process, thread-safe. Listening begins with the first read that may leave a copy."""
 
     def __init__(
-        self, client: redis.Redis, link: Link, options: NearOptions, *, clock_s: Callable[[], float] = boot_s
+        self,
+        client: redis.Redis,
+        link: Link,
+        options: NearOptions,
+        identity: Identity,
+        *,
+        clock_s: Callable[[], float] = boot_s,
     ) -> None:
         self._options = options
+        self._identity = identity
         self._clock_s = clock_s
         self._lock = locks.Lock()
         self._copies = Copies(options.bytes_max, options.staleness_ms / 1000)
-        self._ear = _Ear(client, link, options, self._copies, self._lock, clock_s)
+        self._ear = _Ear(client, link, options, identity, self._copies, self._lock, clock_s)
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -90,7 +98,7 @@ class NearCache:
     def begin(self, effect: NearBegin) -> Fetch:
         self._ear.listen()
         options, key = self._options, effect.key
-        channel = names(options.database, options.partitions, key.domain.name, key.parts).channel
+        channel = names(options.database, self._identity.partitions, key.domain.name, key.parts).channel
         with self._lock:
             return self._copies.begin(channel, key)
 
@@ -119,12 +127,14 @@ class _Ear:
         client: redis.Redis,
         link: Link,
         options: NearOptions,
+        identity: Identity,
         copies: Copies,
         lock: locks.Lock,
         clock_s: Callable[[], float],
     ) -> None:
         self._client: Any = client  # The library's `pubsub` has no types.
         self._link = link
+        self._identity = identity
         self._copies = copies
         self._lock = lock
         self._clock_s = clock_s
@@ -133,8 +143,9 @@ class _Ear:
         self._beat = Script("beat")
         self._database = options.database
         self._domains = {domain.name: domain for domain in options.domains}
-        self._channels = channels(options.database, options.partitions, sorted(self._domains), os.urandom(12).hex())
-        self._by_beat = {found.beats.encode(): found for found in self._channels}
+        self._name = os.urandom(12).hex()
+        self._channels: tuple[Channels, ...] = ()
+        self._by_beat: dict[bytes, Channels] = {}
         self._beat_heard_s = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -177,6 +188,9 @@ class _Ear:
                     self._copies.lost()
 
     def _hear(self, subscription: Any, stop: threading.Event) -> None:
+        # Anew each time: another process's start may have put another number of partitions in force.
+        self._channels = channels(self._database, self._identity.partitions, sorted(self._domains), self._name)
+        self._by_beat = {found.beats.encode(): found for found in self._channels}
         wanted = [name for found in self._channels for name in (found.beats, *found.invalidations)]
         subscription.subscribe(*wanted)
         confirmed = 0
@@ -207,8 +221,15 @@ class _Ear:
             if node in lost:
                 continue
             try:
-                self._link.run(self._beat, [found.born, *found.numbers], [found.beats, now_s.hex()])
+                self._link.run(
+                    self._beat,
+                    [found.born, self._identity.name(found.born), *found.numbers],
+                    [self._identity.era, found.beats, now_s.hex()],
+                )
                 heard = True
+            except Outdated:
+                self._identity.renew()
+                raise
             except (*UNREACHABLE, redis.RedisError) as cause:
                 lost[node] = cause
         if lost and not heard:

@@ -1,33 +1,36 @@
-"""`bkm cache check`: compare cached entries with MongoDB on a running system."""
+"""`bkm cache`: compare cached entries with MongoDB on a running system, or make them worthless."""
 
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pymongo import MongoClient
 from rich.console import Console
 from rich.progress import Progress
 
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.identity import SharedIdentity
+from backtest_kit_mongo.coherence.eras import REPLACED
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
+from backtest_kit_mongo.setup import identity_of, redis_client
 
 from .opening import ExitCode, opened
 
 __all__ = ["cache"]
 
-cache = typer.Typer(name="cache", help="Look at the cache of a running system.", no_args_is_help=True)
+cache = typer.Typer(name="cache", help="Look at the cache of a running system, or begin anew.", no_args_is_help=True)
 
 
 @cache.callback()
 def _group() -> None:
-    """Look at the cache of a running system."""
+    """Look at the cache of a running system, or begin anew."""
 
 
 @cache.command()
@@ -57,6 +60,34 @@ def check(
             typer.echo(f"violation: {json.dumps(offender)}")
     if report.violations:
         raise typer.Exit(ExitCode.FAILED)
+
+
+@cache.command()
+def renew(
+    restored: Annotated[
+        bool,
+        typer.Option("--restored", help="Documents were set back: let a worker record it and compare all of them."),
+    ] = False,
+) -> None:
+    """Make everything worthless that Redis holds of this database's documents; nothing is deleted, and strategies go on.
+
+    For after documents were changed past this package in a way that it cannot notice: restored into collections that stayed, say.
+    Entries are not served from the moment that this ends, and cached again after one CC_LEASE_MS.
+    """
+    with opened(_identity) as identity:
+        identity.end(REPLACED if restored else "asked")
+    typer.echo("another era has begun: no entry from before is served any more")
+
+
+@contextmanager
+def _identity(settings: Settings) -> Iterator[SharedIdentity]:
+    """The identity of the database, with its connections."""
+    link = link_over(redis_client(settings))
+    with MongoClient[dict[str, Any]](settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
+        try:
+            yield identity_of(settings, lambda: client, link)
+        finally:
+            link.close()
 
 
 @contextmanager

@@ -9,6 +9,7 @@
 | {bk:p}:db:i:domain         | channel| LEASE, COMMIT, RELAY  |                            |           | invalidations for near caches: number, space, name of the entry |
 | {bk:p}:db:h:process        | channel| BEAT                  |                            |           | answers to one process's beats: when asked, B, numbers |
 | {bk:p}:db:b                | string | LEASE, MISS, BEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
+| {bk:p}:db:o:deployment     | string | CLAIM                 | FLUSH                      | never     | O, the era of the database that this Redis is in, and how far MongoDB had counted in it |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
 
@@ -92,6 +93,17 @@ def channels(database: str, partitions: int, domains: Iterable[str], process: st
     )
 
 
+def era_name(born: str, deployment: str) -> str:
+    """O of a deployment in the partition of a `born` key."""
+    return f"{born[:-1]}o:{deployment}"
+
+
+def partition_names(database: str, partition: int) -> tuple[str, str]:
+    """B and S of a partition."""
+    prefix = f"{{bk:{partition}}}:{quote(database, safe='')}"
+    return f"{prefix}:b", f"{prefix}:s"
+
+
 def streams(database: str, partitions: int) -> tuple[str, ...]:
     """The change feed's streams, one a partition."""
     return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
@@ -127,8 +139,10 @@ def _part(value: str, kind: type) -> Part:
 
 
 def id_cache_name(key: Key) -> str:
-    """The npm package's own Redis key of a document (unescaped, as there:
+    """The npm package's own Redis key of a document, unescaped as there: only `_id` is kept under it, and only written.
 
-    only `_id` is kept under it, and only written).
+    Empty for a document whose parts hold a colon: there it would be another document's name too.
     """
+    if any(":" in text(part) for part in key.parts):
+        return ""
     return key.domain.id_cache.format(**{name: text(part) for name, part in key.query().items()})

@@ -127,6 +127,12 @@ class Store:
                 self.cache.open()
                 self._opened = True
 
+    def confirm(self) -> None:
+        """Connect, or if that was done before, look whether the servers are still those of then."""
+        if self._opened:
+            self.cache.confirm()
+        self.open()
+
     def close(self) -> None:
         with self._open_lock.quietly():
             if self.near is not None:

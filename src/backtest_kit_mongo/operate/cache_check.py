@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, parse_entry
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Find
+from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
-from backtest_kit_mongo.coherence.keys import Names, entry_pattern, names, parse_entry_name
+from backtest_kit_mongo.coherence.keys import Names, entry_pattern, era_name, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.settings import Settings
@@ -80,6 +82,9 @@ class Auditor:
         self._link = link
         self._monotonic_s = monotonic_s
         self._incarnation = Script("incarnation")
+        self._identity = IdentityDocument(
+            lambda: truth.client.get_database(settings.database), (), settings.mongo_bound_ms / 1000
+        )
 
     def keys(self, sample: int, seed: int | None = None) -> list[Key]:
         """Up to `sample` keys that have an entry, chosen evenly (reservoir over SCAN, so memory stays bounded)."""
@@ -108,12 +113,19 @@ class Auditor:
     def check(self, keys: Sequence[Key], report: Report, progress: Callable[[], None] = lambda: None) -> None:
         """Look at each key once (again where it changed meanwhile) and add to the report."""
         incarnations: dict[str, bytes] = {}
+        deployment = str(self._identity.read().get("deployment", ""))
         for key in keys:
             born = self._names(key).born
             if born not in incarnations:
-                incarnations[born] = self._link.run(self._incarnation, [born], [])
+                incarnations[born] = self._served(era_name(born, deployment))
             self._check_one(key, incarnations[born], report)
             progress()
+
+    def _served(self, era_key: str) -> bytes:
+        """The incarnation whose entries a partition serves to clients of this database."""
+        era = parse_held(self._link.execute("GET", era_key)).era
+        incarnation: bytes = self._link.run(self._incarnation, [era_key], [era])
+        return incarnation
 
     def _check_one(self, key: Key, incarnation: bytes, report: Report) -> None:
         for _ in range(LOOKS_MAX):

@@ -7,8 +7,10 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from backtest_kit_mongo.backends.mongo.identity import COLLECTION
 from backtest_kit_mongo.backends.redis.entry import parse_entry
-from backtest_kit_mongo.coherence.keys import names
+from backtest_kit_mongo.coherence.eras import parse_held
+from backtest_kit_mongo.coherence.keys import era_name, names
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_verify.chaos.checks import Evidence
 from backtest_kit_verify.chaos.feed import Feed
@@ -41,13 +43,16 @@ def _stored(domain: Domain, documents: Iterable[dict[str, Any]]) -> Iterator[Ope
 
 
 def _cached(servers: Servers, keys: Sequence[Key]) -> Iterator[Operation]:
-    incarnation = servers.redis.info("replication")["master_replid"].encode()
     settings = servers.settings
+    with MongoClient[dict[str, Any]](settings.mongo_connection_string.get_secret_value()) as client:
+        identity = client[settings.database][COLLECTION].find_one({}) or {}
+    memory = servers.redis.info("replication")["master_replid"].encode()[:24]
     for key in keys:
         now_ns = time.monotonic_ns()
-        name = names(settings.database, settings.partitions, key.domain.name, key.parts).entry
-        entry = servers.redis.get(name)
-        if entry is not None and entry.startswith(incarnation):
+        found = names(settings.database, settings.partitions, key.domain.name, key.parts)
+        entry = servers.redis.get(found.entry)
+        era = parse_held(servers.redis.get(era_name(found.born, identity.get("deployment", "")))).era
+        if entry is not None and entry.startswith(memory + era.encode()):
             record = parse_entry(key, entry)
             value = Value(mark_of(key.domain, record.payload), record.removed)
             yield _observation("redis-server", Kind.CACHED, str(key), now_ns, record.rev, value)

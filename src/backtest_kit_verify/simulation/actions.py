@@ -21,7 +21,8 @@ MEANING = {
     # Of a client.
     "crash": "the client dies",
     "cut": "the client loses Redis, which others keep",
-    "heal": "the client reaches Redis again and delivers what it missed",
+    "heal": "Redis can be reached by the client again, which does not know it yet",
+    "return": "the client's timer tries Redis, and delivers what it missed",
     # Of the steps that nobody waits for, in the order in which they were sent.
     "deliver": "Redis executes a step whose sender no longer waits",
     # Of the world.
@@ -33,11 +34,13 @@ MEANING = {
     "evict-entry": "Redis evicts the entry",
     "evict-right": "Redis evicts the install right",
     "evict-leases": "Redis evicts leases, which it never should",
+    "backup": "what MongoDB holds now is what a restore will bring back",
+    "restore": "MongoDB is set back, which begins another era",
 }
 VERBS = tuple(MEANING)
-STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, CRASH, CUT, HEAL, DELIVER = range(10)
-TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES = range(10, 18)
-OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(LAND + 1), range(CRASH, HEAL + 1), range(TICK, len(VERBS))
+STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, CRASH, CUT, HEAL, RETURN, DELIVER = range(11)
+TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES, BACKUP, RESTORE = range(11, 21)
+OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(LAND + 1), range(CRASH, RETURN + 1), range(TICK, len(VERBS))
 
 SUBJECTS = 16
 TIME_PASSES = TICK * SUBJECTS

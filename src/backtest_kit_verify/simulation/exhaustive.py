@@ -2,7 +2,8 @@
 
 Two schedules that lead to the same situation have the same future, so each situation is visited once. What happens is
 only restricted by the budgets: how many faults begin, how often time passes, and that Redis is saved once for each
-restart. Faults end (a client reaches Redis again, a late step or write arrives, the worker relays) at any time or never.
+restart, MongoDB for each restore. Faults end (a client reaches Redis again, a late step or write arrives, the worker
+relays) at any time or never.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.actions import (
+    BACKUP,
     CRASH,
     CUT,
     DELIVER,
@@ -26,7 +28,9 @@ from backtest_kit_verify.simulation.actions import (
     REFUSE,
     RELAY,
     RESTART,
+    RESTORE,
     RETRY,
+    RETURN,
     SAVE,
     SUBJECTS,
     TICK,
@@ -84,7 +88,7 @@ def explore(rig: Rig, workload: Workload, limits: Limits = Limits()) -> Explored
         TooMany: there are more situations than the limits allow.
     """
     world = World(rig, workload)
-    budget = Budget(limits.faults, limits.ticks, limits.faults if RESTART in limits.kinds else 0)
+    budget = Budget(limits.faults, limits.ticks, limits.faults if {RESTART, RESTORE} & {*limits.kinds} else 0)
     todo: list[tuple[Frozen, Budget, Trace]] = [(world.freeze(), budget, None)]
     seen = {(todo[0][0], budget)}
     alike = _alike(workload)
@@ -122,12 +126,12 @@ def _possible(world: World, budget: Budget, limits: Limits, alike: tuple[int, ..
     if not live:
         return
     if world.down:
-        yield from (HEAL * SUBJECTS + client for client in set(world.client))
+        yield from (verb * SUBJECTS + client for verb in (HEAL, RETURN) for client in set(world.client))
     yield RELAY * SUBJECTS
     if budget.ticks:
         yield TICK * SUBJECTS
     if budget.saves:
-        yield SAVE * SUBJECTS
+        yield (SAVE if RESTART in limits.kinds else BACKUP) * SUBJECTS
     if budget.faults:
         for verb in limits.kinds:
             if verb in OF_OPERATIONS:
@@ -143,9 +147,9 @@ def _spent(budget: Budget, action: int) -> Budget:
     verb = action // SUBJECTS
     if verb == TICK:
         ticks -= 1
-    elif verb == SAVE:
+    elif verb in (SAVE, BACKUP):
         saves -= 1
-    elif verb in ALL_FAULTS:
+    elif verb in ALL_FAULTS or verb == RESTORE:
         faults -= 1
     return Budget(faults, ticks, saves if faults else 0)
 
@@ -154,6 +158,7 @@ def _simplify(world: World, budget: Budget) -> None:
     """Forget what makes no difference any more."""
     if not budget.faults:
         world.saved = world.rig.redis.start
+        world.kept = world.truth
     if world.begun == (1 << len(world.steps)) - 1:
         world.returned = 0
         world.own = [0] * len(world.own)

@@ -62,6 +62,9 @@ class Link:
     def open(self) -> None:
         return
 
+    def confirm(self) -> None:
+        return
+
     def close(self) -> None:
         return
 

@@ -18,7 +18,7 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
 from backtest_kit_verify.simulation.workload import DOCUMENT, LEDGER, Variant
 
-SEED = 8
+SEED = 4
 """Of the random schedules that `Planted.within` counts."""
 EASY, HARD = 500, 20_000
 """How many of them. Hard bugs need several things to go wrong one after the other."""
@@ -153,6 +153,31 @@ class DeferKeepsRight(MemoryCache):
 class IncarnationReused(MemoryRedis):
     def restart(self) -> None:
         return
+
+
+class RestoreBeginsNoEra(MemoryRedis):
+    def begin_era(self) -> None:
+        return
+
+
+class EntriesOutliveTheirEra(MemoryRedis):
+    """READ compares the memory and not the era."""
+
+    def begin_era(self) -> None:
+        before = self.incarnation
+        super().begin_era()
+        for key, (stamp, record) in self.entries.items():
+            self.entries[key] = (self.incarnation if stamp == before else stamp, record)
+
+
+class RightsOutliveTheirEra(MemoryRedis):
+    """COMMIT and FILL compare the memory and not the era."""
+
+    def begin_era(self) -> None:
+        before = self.incarnation
+        super().begin_era()
+        for key, (stamp, token) in self.rights.items():
+            self.rights[key] = (self.incarnation if stamp == before else stamp, token)
 
 
 class FlushKeepsBirth(MemoryRedis):
@@ -293,6 +318,14 @@ PLANTED: Mapping[str, Planted] = {
     "entry-without-incarnation": without(
         "entries carry the incarnation", "P1 P2", within=HARD, cache_type=EntriesWithoutIncarnation
     ),
+    "restore-without-era": without(
+        "a restore begins an era", "I1 I5b I7 P1 P2", within=HARD, redis_type=RestoreBeginsNoEra
+    ),
+    "entry-without-era": without("READ compares the era", "I1 I10", within=HARD, redis_type=EntriesOutliveTheirEra),
+    "right-without-era": without(
+        "COMMIT and FILL compare the era", "I5b I7 I10", within=HARD, redis_type=RightsOutliveTheirEra
+    ),
+    "no-timer": without("a client comes back without being used", "P6", within=HARD, timer=False),
     "retry-with-same-token": without(
         "fresh token on retry of LEASE / MISS", "I5a I5b I7 I1", within=HARD, fresh_tokens=False
     ),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.actions import (
+    BACKUP,
     CLIENTS,
     CRASH,
     CUT,
@@ -26,7 +27,9 @@ from backtest_kit_verify.simulation.actions import (
     REFUSE,
     RELAY,
     RESTART,
+    RESTORE,
     RETRY,
+    RETURN,
     SAVE,
     SUBJECTS,
     TICK,
@@ -95,15 +98,16 @@ def violation(error: InvariantViolation, workload: Workload, actions: Sequence[i
 TIME = (TICK, TICK)
 FAULTS = (
     (CRASH, CRASH, LAND),
-    (TIMEOUT, TIMEOUT, DELIVER, DELIVER, HEAL),
+    (TIMEOUT, TIMEOUT, DELIVER, DELIVER, RETURN),
     (RETRY, RETRY, RETRY, DELIVER, DELIVER),
     (UNKNOWN, UNKNOWN, LAND, LAND),
     (REFUSE,),
-    (CUT, CUT, HEAL, HEAL, RELAY),
+    (CUT, CUT, HEAL, HEAL, RETURN, RETURN, RELAY),
     (SAVE, SAVE, RESTART),
     (FLUSH,),
     (EVICT_ENTRY,),
     (EVICT_RIGHT,),
+    (BACKUP, BACKUP, RESTORE),
 )
 """Faults and what ends them; a verb is tried as often as it stands there."""
 FAULTS_AT_ONCE = (2, 3, 4)

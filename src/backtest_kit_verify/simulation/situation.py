@@ -23,7 +23,9 @@ class Situation:
         sent: writes whose sender no longer waits, with the step that stores them.
         flying: tokens of leased writes that may still reach MongoDB; preborn: those older than the incarnation's birth.
         late: steps that Redis may still execute although nobody waits.
-        down: mask of clients without Redis; missed: of those that owe it a deletion.
+        down: mask of clients that go past Redis; lost: of those that cannot reach it; missed: of those that owe it a deletion;
+            waited: of those that could have come back at the last tick.
+        kept: MongoDB as a restore brings it back; past: operations that were under way when it did.
         returned: the newest revision that any operation returned; own: what each client wrote last.
         merged: the end of each client's last merge, with what it remembers.
     """
@@ -52,12 +54,14 @@ class Situation:
         self.late: tuple[tuple[int, Step, int], ...] = ()
         self.live = (1 << count) - 1
         self.begun = self.flying = self.preborn = self.down = self.missed = self.unrelayed = self.returned = 0
+        self.lost = self.waited = self.kept = self.past = 0
 
     def freeze(self) -> Frozen:
         """Everything that the future depends on, as a value."""
         return (
             self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
-            self.missed, self.unrelayed, self.returned, self.late, tuple(self.sent.items()), tuple(self.steps),
+            self.missed, self.unrelayed, self.returned, self.lost, self.waited, self.kept, self.past,
+            self.late, tuple(self.sent.items()), tuple(self.steps),
             tuple(self.held), tuple(self.known), tuple(self.need), tuple(self.due), tuple(self.again), tuple(self.own),
             tuple(self.merged),
         )  # fmt: skip
@@ -65,8 +69,8 @@ class Situation:
     def thaw(self, frozen: Frozen) -> None:
         (
             self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
-            self.missed, self.unrelayed, self.returned, self.late, sent, steps, held, known, need, due, again, own,
-            merged,
+            self.missed, self.unrelayed, self.returned, self.lost, self.waited, self.kept, self.past,
+            self.late, sent, steps, held, known, need, due, again, own, merged,
         ) = frozen  # fmt: skip
         self.sent = dict(sent)
         self.steps, self.held, self.known, self.need = list(steps), list(held), list(known), list(need)

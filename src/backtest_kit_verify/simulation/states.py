@@ -129,8 +129,8 @@ class RedisStates:
         return found
 
     def suffer(self, what: str, state: int) -> int:
-        """What a fault or the clock does to a state: `tick`, `evict_entry`, `evict_right`, `evict_leases`, `flush`, or
-        `forget`, which deletes entry and right.
+        """What a fault or the clock does to a state: `tick`, `evict_entry`, `evict_right`, `evict_leases`, `flush`,
+        `begin_era`, or `forget`, which deletes entry and right.
         """
         found = self._after_fault.get((what, state))
         if found is None:
@@ -152,6 +152,8 @@ class RedisStates:
                 redis.leases.clear()
             case "flush":
                 redis.flush()
+            case "begin_era":
+                redis.begin_era()
             case "forget":
                 self._cache.defer(fx.Defer((self._key,)))
             case _:

@@ -76,6 +76,7 @@ class Variant:
     Attributes:
         wrap: stands between a plan and its driver; also told what the client remembers of the ledger.
         fresh_tokens: a retry of LEASE or READ uses a new token.
+        timer: a client that went past Redis tries it again by itself.
         extra_faults: verbs (`actions.VERBS`) of faults that lie outside the protocol's assumptions.
     """
 
@@ -83,6 +84,7 @@ class Variant:
     redis_type: type[MemoryRedis] = MemoryRedis
     wrap: Wrap | None = None
     fresh_tokens: bool = True
+    timer: bool = True
     extra_faults: tuple[str, ...] = ()
 
 

@@ -35,7 +35,7 @@ from backtest_kit_verify.simulation.driver import (
     Answer,
     Step,
 )
-from backtest_kit_verify.simulation.situation import Situation
+from backtest_kit_verify.simulation.faults import Faults
 from backtest_kit_verify.simulation.states import WRITE_TICKS
 from backtest_kit_verify.simulation.workload import OPS_MAX, Rig, Workload
 
@@ -47,15 +47,15 @@ def _crashed() -> Plan[None]:
 CRASHED = Step(_crashed)
 
 
-class World(Situation):
+class World(Faults):
     """A situation, and what can happen in it."""
 
     def __init__(self, rig: Rig, workload: Workload) -> None:
         super().__init__(rig, workload)
         self.acts = (
             self.step, self.timeout, self.retry, self.unknown, self.refuse, self.land, self.crash, self.cut, self.heal,
-            self.deliver, self.tick, self.relay, self.save, self.restart, self.flush, self.evict_entry,
-            self.evict_right, self.evict_leases,
+            self.come_back, self.deliver, self.tick, self.relay, self.save, self.restart, self.flush, self.evict_entry,
+            self.evict_right, self.evict_leases, self.backup, self.restore,
         )  # fmt: skip
         """By verb."""
 
@@ -292,29 +292,10 @@ class World(Situation):
         if mine:
             self.missed &= ~(1 << client)
             self.down &= ~(1 << client)
+            self.lost &= ~(1 << client)
         return bool(mine)
 
-    def cut(self, client: int) -> bool:
-        if client not in self.client or self.down >> client & 1:
-            return False
-        self.down |= 1 << client
-        return True
-
-    def heal(self, client: int) -> bool:
-        bit = 1 << client
-        if not self.down & bit:
-            return False
-        self.down &= ~bit
-        if self.missed & bit:
-            self.missed &= ~bit
-            self._forget()
-        return True
-
-    # -- faults of the world
-
-    def _forget(self) -> None:
-        self.redis = self.redis_states.suffer("forget", self.redis)
-        self.unrelayed = 0
+    # -- time
 
     def tick(self, _: int) -> bool:
         redis, saved = self.redis, self.saved
@@ -322,6 +303,8 @@ class World(Situation):
         self.saved = self.redis if saved == redis else self.redis_states.suffer("tick", saved)
         if self.flying or self.sent:
             self._approach_deadlines()
+        if self.down or self.waited:
+            self._timers()
         return True
 
     def _approach_deadlines(self) -> None:
@@ -333,40 +316,3 @@ class World(Situation):
                     self.flying &= ~(1 << self.held[number])
                 if number in self.sent:
                     self._forget_sent(number)
-
-    def relay(self, _: int) -> bool:
-        if not self.unrelayed:
-            return False
-        self._forget()
-        return True
-
-    def save(self, _: int) -> bool:
-        if self.saved == self.redis:
-            return False
-        self.saved = self.redis
-        return True
-
-    def restart(self, _: int) -> bool:
-        self.redis = self.saved = self.redis_states.restart(self.redis, self.saved)
-        self.unrelayed = self.preborn = 0
-        return True
-
-    def flush(self, _: int) -> bool:
-        self.redis = self.redis_states.suffer("flush", self.redis)
-        self.unrelayed = self.preborn = 0
-        return True
-
-    def evict_entry(self, _: int) -> bool:
-        return self._evict("evict_entry")
-
-    def evict_right(self, _: int) -> bool:
-        return self._evict("evict_right")
-
-    def evict_leases(self, _: int) -> bool:
-        return self._evict("evict_leases")
-
-    def _evict(self, what: str) -> bool:
-        redis = self.redis_states.suffer(what, self.redis)
-        changed = redis != self.redis
-        self.redis = redis
-        return changed

@@ -28,7 +28,8 @@ class State:
 
     Attributes:
         rev: the revision in MongoDB.
-        incarnation, born, is_open: of Redis now; whether this one was seen, and whether it may cache.
+        incarnation, born, is_open: of the cache now, which is Redis' memory and the era of the database; whether this one was
+            seen, and whether it may cache.
         has_entry, entry_incarnation, entry_rev: E.
         has_right, right_incarnation, right_token: F. A token is named after the operation that took it.
         leased: in L. ended: the lease's deadline has passed.

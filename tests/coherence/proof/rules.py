@@ -247,6 +247,37 @@ def restart(s: State, *, fresh: bool = True) -> tuple[Any, State]:
     )
 
 
+def restore(s: State, *, new_era: bool = True) -> tuple[Any, State]:
+    """MongoDB is set back to whatever it was, or replaced by another. That ends the era, which is one half of the incarnation
+    (the other is Redis' memory), and Redis keeps all it holds. The rule is one step: that processes learn of it later is said
+    in the docs, with a bound, and proved by nothing.
+    """
+    old = FORGOTTEN
+    ended = replace(s, rev=old.rev, incarnation=old.incarnation, born=NO, is_open=NO)
+    return (old.incarnation > s.incarnation, ended) if new_era else (YES, replace(s, rev=old.rev))
+
+
+def era_not_compared(s: State) -> tuple[Any, State]:
+    """READ compares the memory and not the era: an entry from before the restore counts as valid."""
+    applies, after = restore(s)
+    return applies, replace(after, entry_incarnation=carried(s, after, s.entry_incarnation))
+
+
+def carried(s: State, after: State, incarnation: Any) -> Any:
+    """A stamp that goes over into the next era."""
+    return z3.If(incarnation == s.incarnation, after.incarnation, incarnation)
+
+
+def era_not_compared_by_commit(s: State) -> tuple[Any, State]:
+    """COMMIT and FILL compare the memory and not the era: a right from before the restore installs."""
+    applies, after = restore(s)
+    return applies, replace(
+        after,
+        right_incarnation=carried(s, after, s.right_incarnation),
+        shared_incarnation=lambda op: carried(s, after, s.shared_incarnation(op)),
+    )
+
+
 def restart_of_unstamped(s: State) -> tuple[Any, State]:
     """Entries do not carry the incarnation: one that survives counts as valid."""
     applies, after = restart(s)
@@ -274,6 +305,7 @@ RULES: Mapping[str, Rule] = {
     "F is evicted": evict_right,
     "FLUSHALL": flush,
     "restart or failover": restart,
+    "MongoDB is restored or replaced": restore,
 }
 
 
@@ -302,6 +334,9 @@ DROPPED: Mapping[str, Dropped] = {
     "FLUSHALL also forgets B": Dropped(partial(flush, forgets_birth=False), "I3 I3b"),
     "incarnations are never reused": Dropped(partial(restart, fresh=False), "I1 I2 I4 I5a I5b I6 I7 I8 I10"),
     "entries carry the incarnation": Dropped(restart_of_unstamped, "I1 I2 I10"),
+    "a restore begins an era": Dropped(partial(restore, new_era=False), "I1 I5b I7"),
+    "READ compares the era": Dropped(era_not_compared, "I1 I10"),
+    "COMMIT and FILL compare the era": Dropped(era_not_compared_by_commit, "I5b I7 I10"),
     "a retry of LEASE has a fresh token": Dropped(lease_again, "I5b I7"),
     "a retry of READ has a fresh token": Dropped(partial(read_of_nobody, fresh_token=False), "I5b"),
 }

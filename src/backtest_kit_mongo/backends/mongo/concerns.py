@@ -19,12 +19,26 @@ def is_replicated(hello: Mapping[str, Any]) -> bool:
     return "setName" in hello or is_router(hello)
 
 
-def read_concerns(hello: Mapping[str, Any], writes: WriteConcern) -> tuple[ReadConcern, ReadConcern]:
-    """For reads in general, and for those whose answer may be cached."""
+def has_one_member(hello: Mapping[str, Any]) -> bool:
+    """Whether no other member could be elected: such a set's primary is never deposed."""
+    return not is_router(hello) and len(hello.get("hosts", ())) <= 1
+
+
+def read_concerns(
+    hello: Mapping[str, Any], writes: WriteConcern, *, foreign_writers: bool = False
+) -> tuple[ReadConcern, ReadConcern]:
+    """For reads in general, and for those of one document, whose answer may be cached.
+
+    Args:
+        foreign_writers: others write too, perhaps acknowledged by one member (the npm package with w:1).
+    """
+    if foreign_writers and is_replicated(hello):
+        # The majority's view lags such a write by the journal's and the other members' time; the primary's own does not,
+        # and a linearizable read sees what the primary has and waits until a majority has it too.
+        return ReadConcern("local"), ReadConcern("local" if has_one_member(hello) else "linearizable")
     # A write acknowledged by one member is not yet what a majority read sees; such writes are read locally.
     if not is_replicated(hello) or writes.document.get("w") != "majority":
         return ReadConcern("local"), ReadConcern("local")
     # What a reader installs in the cache must be current even if this primary was deposed a moment ago and does not
     # know yet. A set of one cannot be deposed, and there the linearizable no-op write would only cost time.
-    one_member = not is_router(hello) and len(hello.get("hosts", ())) <= 1
-    return ReadConcern("majority"), ReadConcern("majority" if one_member else "linearizable")
+    return ReadConcern("majority"), ReadConcern("majority" if has_one_member(hello) else "linearizable")

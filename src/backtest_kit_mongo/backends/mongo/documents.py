@@ -73,6 +73,7 @@ class MongoTruth:
         domains: the collections to prepare.
         timeout_ms: bound on each operation, retries included.
         candle_cache_max_bytes: bound on the candle blocks that are kept in this process.
+        foreign_writers: others write the same documents (cache mode `id`), and reads see that as soon as the primary does.
     """
 
     def __init__(
@@ -82,7 +83,10 @@ class MongoTruth:
         domains: tuple[Domain, ...],
         timeout_ms: int,
         candle_cache_max_bytes: int = 0,
+        *,
+        foreign_writers: bool = False,
     ) -> None:
+        self._foreign_writers = foreign_writers
         self._uri = connection_string
         self._database_name = database
         self._domains = domains
@@ -123,7 +127,9 @@ class MongoTruth:
         with reading("connecting"), pymongo.timeout(self._timeout_s):
             hello = client.admin.command("hello")
         write_concern = self._write_concern(client.write_concern.document)
-        read_concern, fill_concern = mongo_concerns.read_concerns(hello, write_concern)
+        read_concern, fill_concern = mongo_concerns.read_concerns(
+            hello, write_concern, foreign_writers=self._foreign_writers
+        )
         database = client.get_database(
             self._database_name,
             write_concern=write_concern,

@@ -19,8 +19,10 @@ import redis
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
-from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, Link, Script
-from backtest_kit_mongo.backends.redis.missed import Missed
+from backtest_kit_mongo.backends.redis.errors import Refused, is_unreachable
+from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
+from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
+from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -39,7 +41,7 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.errors import CorruptData, ServerUnreachable, UnsafeServer
+from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
 
 logger = locks.logger(__name__)
 
@@ -70,9 +72,11 @@ class RedisCache:
     """The coherent cache of documents, and the feed. Thread-safe.
 
     While Redis cannot be reached it is bypassed: reads and writes go to MongoDB, and what the cache missed is kept.
-    Before it is used again the entries of every key written meanwhile are deleted and the kept events are appended.
+    Before it is used again the entries of every key written meanwhile are deleted and the kept events are appended
+    (`reach.py`). What an error means is said in `errors.py`.
 
     Args:
+        identity: to whom Redis belongs; by default an era that never ends.
         spot: a key on the server that this cache depends on, where keys are spread over several.
         counts: shared by the caches of one store.
     """
@@ -82,6 +86,7 @@ class RedisCache:
         link: Link,
         options: CacheOptions,
         *,
+        identity: Identity | None = None,
         script: Callable[[str], Script] = Script,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -91,93 +96,67 @@ class RedisCache:
         self._link = link
         self._spot = spot
         self._options = options
+        self._identity = identity if identity is not None else FixedIdentity(options.partitions)
         self._wall_ms = wall_ms
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
         self._read, self._lease, self._commit, self._fill, self._relay = (
             script(name) for name in ("read", "lease", "commit", "fill", "relay")
         )
-        self._lock = locks.Lock()
-        self._retry_at_s: float | None = None
-        self._missed = Missed(options.partitions if spot else 1)
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
+        self._reach = Reach(
+            link, self._identity, self._relay, self._names, self.counts, retry_s=options.retry_ms / 1000, spot=spot,
+            shares=options.partitions if spot else 1, monotonic_s=monotonic_s,
+        )  # fmt: skip
+        self.reaches = (self._reach,)
+        self._keeper = Keeper(self._identity, options.retry_ms / 1000)
 
     # -- availability
 
     def open(self) -> None:
-        """Check that Redis answers and may be trusted with leases.
+        """Check that Redis answers and may be trusted with leases, put this process's settings in force, and learn which
+        era of the database Redis is in.
 
         Raises:
             UnsafeServer: its eviction policy may drop leases.
-            ServerUnreachable: it cannot be reached and `on_redis_down` is `fail`.
+            ServerUnreachable: MongoDB cannot be reached, or Redis cannot and `on_redis_down` is `fail`.
         """
+        self._identity.start()
+        self.connect(self._identity.renew)
+        self._keeper.start(self)
+
+    def connect(self, then: Callable[[], None] = lambda: None) -> None:
+        """The part of `open` that asks Redis."""
         try:
-            memory = self._link.at(self._spot).execute("INFO", "MEMORY")
+            if reason := unsafe_reason(self._link.at(self._spot).execute("INFO", "MEMORY")):
+                raise UnsafeServer(reason)
+            then()
         except redis.AuthenticationError as cause:
             raise ServerUnreachable(f"Redis refused the credentials: {cause}") from cause
-        except UNREACHABLE as cause:
+        except (redis.RedisError, OSError) as cause:
+            if isinstance(cause, BacktestKitError):
+                raise
+            if not is_unreachable(cause):
+                raise UnsafeServer(f"Redis answers with an error, nothing was written: {cause}") from cause
             if not self._options.bypass:
                 raise ServerUnreachable(
                     f"Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written: {cause}"
                 ) from cause
-            self._went_down(cause)
-            return
-        if reason := unsafe_reason(memory):
-            raise UnsafeServer(reason)
+            self._reach.went_down(cause)
+
+    def confirm(self) -> None:
+        """Look again whether the database is the one that Redis belongs to; what cannot be told now is told later."""
+        with suppress(CacheDown):
+            self._reach.guarded(self._identity.renew)
 
     def close(self) -> None:
-        if self._missed:
-            try:
-                self._require_up()
-            except CacheDown:
-                logger.error(
-                    "closing while Redis is away: %d changes were not announced; they are in MongoDB, and other hosts may serve older "
-                    "entries of %d documents until those are written again or recovered",
-                    len(self._missed.events), len(self._missed.keys),
-                )  # fmt: skip
+        self._keeper.stop()
+        self._reach.close()
         self._link.close()
 
     @property
     def _is_down(self) -> bool:
-        return self._retry_at_s is not None
-
-    def _require_up(self) -> None:
-        """Return if Redis may be used; otherwise try to come back, at most every `retry_ms`."""
-        if not self._is_down:
-            return
-        if self._lock.is_mine:
-            raise CacheDown  # A signal handler, in the middle of a delivery.
-        with self._lock.quietly():
-            retry_at_s = self._retry_at_s
-            if retry_at_s is None:
-                return
-            if self._monotonic_s() < retry_at_s:
-                raise CacheDown
-            try:
-                self._catch_up()
-            except (*UNREACHABLE, redis.RedisError) as cause:
-                logger.debug("Redis cannot be used yet: %s", cause)
-                self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
-                raise CacheDown from cause
-            self._retry_at_s = None
-            self.counts.came_back(self)
-            logger.warning("Redis is back; everything it missed was delivered")
-
-    def _went_down(self, cause: Exception) -> None:
-        with self._lock.quietly():
-            if self._retry_at_s is None:
-                logger.warning("Redis cannot be reached, going on with MongoDB alone (slower, never wrong): %s", cause)
-            self._retry_at_s = self._monotonic_s() + self._options.retry_ms / 1000
-            self.counts.went_down(self)
-            self._link.drop_idle()
-
-    def _catch_up(self) -> None:
-        """Deliver what was missed, under the lock: an entry that survived a bypassed write must go before any entry is
-        read again.
-        """
-        self._missed.deliver(self._link, self._relay, self._names)
-        if reason := unsafe_reason(self._link.at(self._spot).execute("INFO", "MEMORY")):
-            raise redis.ResponseError(reason)
+        return self._reach.is_down
 
     def _attempt(self, build: Callable[[], Call]) -> Any:
         """Run a script; once more on a new connection if the first was dead. Each attempt is built anew, with a fresh
@@ -191,26 +170,10 @@ class RedisCache:
             script, keys, arguments = build()
             return self._link.run(script, keys, list(arguments))
 
-        return self._guarded(send)
-
-    def _guarded(self, send: Callable[[], Any]) -> Any:
-        """Whatever is wrong with Redis (away, read-only, full, short of replicas, a replica itself), it is bypassed: a
-        write that MongoDB has acknowledged must not fail because of its cache.
-        """
-        self._require_up()
-        try:
-            try:
-                return send()
-            except redis.ConnectionError:
-                # Most likely a pooled connection that the server closed long ago.
-                self._link.drop_idle()
-                return send()
-        except (*UNREACHABLE, redis.RedisError) as cause:
-            self._went_down(cause)
-            raise CacheDown from cause
+        return self._reach.guarded(send)
 
     def _names(self, key: Key) -> Names:
-        return names(self._options.database, self._options.partitions, key.domain.name, key.parts)
+        return names(self._options.database, self._identity.partitions, key.domain.name, key.parts)
 
     # -- writers
 
@@ -224,12 +187,19 @@ class RedisCache:
             deadline_s = self._monotonic_s() + self._options.write_ms / 1000
             return (
                 self._lease,
-                self._names(effect.key),
-                (token, self._options.lease_ms, self._options.ttl_ms, int(effect.want_prior)),
+                self._with_era(self._names(effect.key)),
+                (self._identity.era, token, self._options.lease_ms, self._options.ttl_ms, int(effect.want_prior)),
             )
 
         try:
             prior = self._attempt(build)
+        except Refused as cause:
+            if isinstance(cause.__cause__, BacktestKitError):
+                raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
+            raise WriteRefused(
+                f"{effect.key}: Redis answered the request for a lease with an error, and may serve others the old value; nothing was "
+                f"written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
+            ) from cause
         except CacheDown as cause:
             return self._without_lease(cause)
         return Leased(token, deadline_s, None if prior is None else self._readable(effect.key, prior))
@@ -249,13 +219,21 @@ class RedisCache:
             ) from cause
         return None
 
+    def _with_era(self, found: tuple[str, ...]) -> tuple[str, ...]:
+        """Names for a script: those that it works on, and O."""
+        return (*found, self._identity.name(found[3]))
+
     def abort(self, effect: Abort) -> None:
         self._send([["ZREM", self._names(effect.key).leases, effect.token]])
 
     def commit(self, effect: Commit) -> None:
         def build() -> Call:
-            head = (effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
-            return self._commit, self._names(effect.key), (*head, *self._event_arguments(effect.published, effect.body))
+            head = (self._identity.era, effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
+            return (
+                self._commit,
+                self._with_era(self._names(effect.key)),
+                (*head, *self._event_arguments(effect.published, effect.body)),
+            )
 
         installed, _ = self._attempt(build)
         if not installed:
@@ -290,7 +268,7 @@ class RedisCache:
         return ["XADD", stream, "*", "e", event.header(), "p", event.body]
 
     def _send(self, commands: list[list[Argument]]) -> None:
-        self._guarded(lambda: self._link.execute_many(commands))
+        self._reach.guarded(lambda: self._link.execute_many(commands))
 
     def defer(self, effect: Defer) -> None:
         events = [
@@ -298,28 +276,26 @@ class RedisCache:
             (self._names(effect.keys[0] if effect.keys else change.record.key).stream, self._event(change))
             for change in effect.published
         ]
-        is_delivering = self._lock.is_mine  # This is a signal handler; what was interrupted goes on delivering.
-        with self._lock.quietly():
-            self._missed.add(effect.keys, events)
-            if self._retry_at_s is None and not is_delivering:
-                # Redis came back, or failed only this once: the entry must be gone before this write returns.
-                try:
-                    self._catch_up()
-                except (*UNREACHABLE, redis.RedisError):
-                    self._retry_at_s = self._monotonic_s()
-                    self.counts.went_down(self)
+        self._reach.keep(effect.keys, events)
 
     # -- readers
 
     def read(self, effect: CacheRead) -> Record | Right:
+        if self._identity.mode == "id":
+            return Right("")  # Foreign writers were announced: nothing but MongoDB is believed.
         options, key_names = self._options, self._names(effect.key)
 
         def build() -> Call:
-            return self._read, key_names[:4], (self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+            nonlocal key_names
+            key_names = self._names(effect.key)
+            arguments = (self._identity.era, self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+            return self._read, self._with_era(key_names[:4]), arguments
 
         try:
             answer = self._attempt(build)
         except CacheDown:
+            return Right("", is_bypass=True)
+        if self._reach.is_troubled and self._reach.owes(effect.key):
             return Right("", is_bypass=True)
         if isinstance(answer, bytes):
             self.counts.saw(key_names.born, answer[:INCARNATION_CHARS])
@@ -336,36 +312,37 @@ class RedisCache:
         body = pack(record.payload)
 
         def build() -> Call:
+            found = self._names(record.key)
             return (
                 self._fill,
-                self._names(record.key)[:2],
-                (effect.token, self._options.ttl_ms, record_header(record), body),
+                (*found[:2], self._identity.name(found.born)),
+                (self._identity.era, effect.token, self._options.ttl_ms, record_header(record), body),
             )
 
-        if not self._attempt(build):
+        try:
+            installed = self._attempt(build)
+        except Refused:
+            installed = 0  # For example a full Redis: only the next reader pays.
+        if not installed:
             self.counts.fills_refused += 1
 
 
 class RedisIdCache(RedisCache):
-    """The npm package's own cache keys, written for its sake, and the feed."""
+    """The npm package's own cache keys, written for its sake, and the feed.
 
-    def lease(self, effect: Lease) -> Leased | None:
-        try:
-            self._require_up()
-        except CacheDown as cause:
-            return self._without_lease(cause)
-        return Leased("", self._monotonic_s() + self._options.write_ms / 1000)
-
-    def abort(self, effect: Abort) -> None:
-        return
+    Writes take leases and delete entries as in mode `document`, so both may run beside each other while hosts are switched
+    from one to the other; nothing is installed and nothing read.
+    """
 
     def commit(self, effect: Commit) -> None:
-        stream = self._names(effect.key).stream
-        commands = [self._append_command(stream, change) for change in effect.published]
-        if effect.key.domain.cached:
-            commands.append(["SET", id_cache_name(effect.key), effect.entry.id])
-        if commands:
-            self._send(commands)
+        found = self._names(effect.key)
+        commands: list[list[Argument]] = [
+            ["DEL", found.entry, found.right], ["ZREM", found.leases, effect.token],
+            *(self._append_command(found.stream, change) for change in effect.published),
+        ]  # fmt: skip
+        if effect.key.domain.cached and (name := id_cache_name(effect.key)):
+            commands.append(["SET", name, effect.entry.id])
+        self._send(commands)
 
     def read(self, effect: CacheRead) -> Record | Right:
         return Right("")

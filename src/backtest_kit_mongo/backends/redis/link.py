@@ -24,6 +24,8 @@ import redis
 from hiredis import pack_command
 from redis.exceptions import MasterDownError, MovedError, NoScriptError
 
+from backtest_kit_mongo.backends.redis.errors import OUTDATED, Outdated
+
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
 NOT_PRIMARY = ("BKREPLICA", "BKALONE", "READONLY", "NOREPLICAS", "MASTERDOWN")
@@ -142,7 +144,7 @@ class RedisLink:
         """What an error that a server answered means."""
         known = isinstance(error, redis.ReadOnlyError | MasterDownError)  # Of which the library cuts off the sign.
         if not known and not any(sign in str(error) for sign in NOT_PRIMARY):
-            return error
+            return Outdated(str(error)) if OUTDATED in str(error) else error
         self.drop_idle()
         return redis.ConnectionError(f"the server is not, or may no longer be, the primary: {error}")
 

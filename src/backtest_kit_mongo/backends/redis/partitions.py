@@ -6,10 +6,12 @@ later. The entries on the other nodes stay valid; a write past those would leave
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.identity import Identity
+from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
 from backtest_kit_mongo.coherence.effects import Abort, CacheRead, Commit, Defer, Fill, Lease, Leased, Publish, Right
 from backtest_kit_mongo.coherence.keys import names, streams
 from backtest_kit_mongo.coherence.record import Key, Record
@@ -19,25 +21,48 @@ class PartitionedCache:
     """One `RedisCache` a partition, behind the same methods. Thread-safe.
 
     Args:
-        parts: in the order of the partitions.
+        make: the cache of the partition with this stream.
         counts: of all of them together.
     """
 
-    def __init__(self, database: str, parts: Sequence[RedisCache], counts: CacheCounts) -> None:
+    def __init__(
+        self, database: str, identity: Identity, make: Callable[[str], RedisCache], counts: CacheCounts, retry_s: float
+    ) -> None:
         self._database = database
-        self._count = len(parts)
-        self._parts = dict(zip(streams(database, self._count), parts, strict=True))
+        self._identity = identity
+        self._make = make
+        self._parts: dict[str, RedisCache] = {}
+        self._keeper = Keeper(identity, retry_s)
         self.counts = counts
 
+    @property
+    def reaches(self) -> list[Reach]:
+        return [part.reaches[0] for part in list(self._parts.values())]
+
+    def _part(self, stream: str) -> RedisCache:
+        # Also of partitions that came with another process's settings. Two threads may make one at once; one is kept.
+        found = self._parts.get(stream)
+        return found if found is not None else self._parts.setdefault(stream, self._make(stream))
+
     def _of(self, key: Key) -> RedisCache:
-        return self._parts[names(self._database, self._count, key.domain.name, key.parts).stream]
+        return self._part(names(self._database, self._identity.partitions, key.domain.name, key.parts).stream)
 
     def open(self) -> None:
-        for part in self._parts.values():
-            part.open()
+        self._identity.start()
+        parts = [self._part(stream) for stream in streams(self._database, self._identity.partitions)]
+        for part in parts:
+            part.connect()
+        if not all(part.reaches[0].is_down for part in parts):
+            parts[0].connect(self._identity.renew)
+        self._keeper.start(self)
+
+    def confirm(self) -> None:
+        for part in list(self._parts.values())[:1]:
+            part.confirm()
 
     def close(self) -> None:
-        for part in self._parts.values():
+        self._keeper.stop()
+        for part in list(self._parts.values()):
             part.close()
 
     def lease(self, effect: Lease) -> Leased | None:

@@ -8,18 +8,30 @@ from typing import Final
 import redis
 
 from backtest_kit_mongo.feed.servers import FeedServers
-from backtest_kit_mongo.operate.doctor import agreement, clocks, feed, hops, indexes, mongo, oplog, redis_server, rights
+from backtest_kit_mongo.operate.doctor import (
+    agreement,
+    clocks,
+    feed,
+    hops,
+    identity,
+    indexes,
+    mongo,
+    oplog,
+    redis_server,
+    rights,
+)
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level, error, is_unauthorized, note, said
 
 Area = Callable[[FeedServers], Iterator[Finding]]
 SETTINGS: Final[tuple[Area, ...]] = (agreement.near_cache,)
 MONGO: Final[tuple[Area, ...]] = (
-    mongo.write_concern, mongo.replica_set, indexes.indexes, oplog.recovery, feed.parked, feed.workers,
+    mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, indexes.indexes, oplog.recovery,
+    feed.parked, feed.workers,
     clocks.mongo_clock, hops.pings,
 )  # fmt: skip
 REDIS: Final[tuple[Area, ...]] = (
     redis_server.memory, redis_server.persistence, redis_server.replication, rights.rights, feed.streams, feed.consuming,
-    agreement.partitions, agreement.leases, clocks.redis_clock, hops.redis_pings, hops.warm_read,
+    identity.era, agreement.partitions, agreement.leases, clocks.redis_clock, hops.redis_pings, hops.warm_read,
 )  # fmt: skip
 """Each needs its server only, so what is wrong with one does not hide what is wrong with the other."""
 

@@ -1,23 +1,23 @@
 -- COMMIT: release the lease, install the entry if the right is still ours, append the events. Returns { installed, lease was alive }.
--- KEYS entry right leases born stream numbers channel   ARGV token ttl-ms record-header body { event-header event-body }*
+-- KEYS entry right leases born stream numbers channel era   ARGV believed-era token ttl-ms record-header body { event-header event-body }*
 -- An empty event-body stands for `body`, so that a payload is sent once.
-local i = incarnation()
-local alive = redis.call('ZREM', KEYS[3], ARGV[1])
+local i = current(KEYS[8], ARGV[1])
+local alive = redis.call('ZREM', KEYS[3], ARGV[2])
 local installed = 0
 if alive == 0 then
   -- The lease ran out before we came back: someone may have cached what was true before our write.
   redis.call('DEL', KEYS[1])
   redis.call('DEL', KEYS[2])
   invalidate(KEYS[6], KEYS[7], KEYS[1])
-elseif redis.call('GET', KEYS[2]) == i .. ARGV[1] then
-  redis.call('SET', KEYS[1], i .. ARGV[3] .. ARGV[4], 'PX', ARGV[2])
+elseif redis.call('GET', KEYS[2]) == i .. ARGV[2] then
+  redis.call('SET', KEYS[1], i .. ARGV[4] .. ARGV[5], 'PX', ARGV[3])
   redis.call('DEL', KEYS[2])
   installed = 1
 end
-for n = 5, #ARGV, 2 do
+for n = 6, #ARGV, 2 do
   local body = ARGV[n + 1]
   if body == '' then
-    body = ARGV[4]
+    body = ARGV[5]
   end
   redis.call('XADD', KEYS[5], '*', 'e', ARGV[n], 'p', body)
 end

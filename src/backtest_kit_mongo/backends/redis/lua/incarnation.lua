@@ -1,3 +1,3 @@
--- INCARNATION: which memory holds a partition now.
--- KEYS any key of the partition
-return incarnation()
+-- INCARNATION: whose entries a partition serves now.
+-- KEYS era   ARGV believed-era
+return current(KEYS[1], ARGV[1])

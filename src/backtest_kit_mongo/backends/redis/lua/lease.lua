@@ -1,21 +1,22 @@
 -- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born stream numbers channel   ARGV fresh-token lease-ms ttl-ms want-prior
-local i = incarnation()
+-- KEYS entry right leases born stream numbers channel era   ARGV believed-era fresh-token lease-ms ttl-ms want-prior
+local i = current(KEYS[8], ARGV[1])
+local lease_ms = tonumber(ARGV[3])
 local now = now_ms()
-local open = see_open(KEYS[4], i, now, tonumber(ARGV[2]))
-local sole = not leased(KEYS[3], now)
+local open = see_open(KEYS[4], i, now, lease_ms)
+local sole = not leased(KEYS[3], now, lease_ms)
 local prior = false
-if ARGV[4] == '1' then
+if ARGV[5] == '1' then
   local entry = redis.call('GET', KEYS[1])
   if entry and string.sub(entry, 1, 40) == i then
     prior = entry
   end
 end
-redis.call('ZADD', KEYS[3], string.format('%.0f', now + tonumber(ARGV[2])), ARGV[1])
+redis.call('ZADD', KEYS[3], string.format('%.0f', now + lease_ms), ARGV[2])
 redis.call('DEL', KEYS[1])
 invalidate(KEYS[6], KEYS[7], KEYS[1])
 if sole and open then
-  redis.call('SET', KEYS[2], i .. ARGV[1], 'PX', ARGV[3])
+  redis.call('SET', KEYS[2], i .. ARGV[2], 'PX', ARGV[4])
 else
   redis.call('DEL', KEYS[2])
 end

@@ -20,20 +20,40 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- Record when this incarnation was first seen; open once a full lease time has passed since (I3, I9).
+-- The incarnation of the cache: the identity of this memory, and the era in which MongoDB and this memory belong together (CLAIM). A client
+-- that believes in another era is told so, before anything is done.
+local function current(era_key, believed)
+  local era = string.sub(redis.call('GET', era_key) or '', 1, 16)
+  if era ~= believed then
+    error('BKOUTDATED this memory is in another era of the database')
+  end
+  return string.sub(incarnation(), 1, 24) .. era
+end
+
+-- Record when this incarnation was first seen; open once a full lease time has passed since (I3, I9). A birth in the future was seen by a
+-- clock that has been corrected since: it is now.
 local function see_open(born_key, i, now, lease_ms)
   local b = redis.call('GET', born_key)
-  if b and string.sub(b, 1, 40) == i then
-    return now - tonumber(string.sub(b, 41)) > lease_ms
+  local since = b and string.sub(b, 1, 40) == i and tonumber(string.sub(b, 41))
+  if since and since <= now then
+    return now - since > lease_ms
   end
   redis.call('SET', born_key, i .. string.format('%.0f', now))
   return false
 end
 
--- Drop leases whose deadline has passed; say whether any is left.
-local function leased(leases_key, now)
+-- Drop leases whose deadline has passed; say whether any is left. A deadline further off than a lease lasts was set by a clock that has been
+-- corrected since: it is a lease time from now.
+local function leased(leases_key, now, lease_ms)
   redis.call('ZREMRANGEBYSCORE', leases_key, '-inf', '(' .. string.format('%.0f', now))
-  return redis.call('EXISTS', leases_key) == 1
+  if redis.call('EXISTS', leases_key) == 0 then
+    return false
+  end
+  local last = string.format('%.0f', now + lease_ms)
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', leases_key, '(' .. last, '+inf')) do
+    redis.call('ZADD', leases_key, last, token)
+  end
+  return true
 end
 
 -- Tell near caches that copies of an entry are no longer good. Numbered, so that a listener notices what it has missed.

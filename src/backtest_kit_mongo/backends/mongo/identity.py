@@ -1,0 +1,244 @@
+"""The identity that a database gives to whatever is cached of it: one document, `cache-identity`.
+
+    deployment   made by whoever comes first
+    partitions, mode, widest   what the strategies that were started last use, and the most partitions ever used
+    collections  of the cached domains: names and UUIDs, which change when one is dropped or restored
+    eras         in force: name, count, when it was last raised
+    ended        the newest eras that were ended on purpose, and why
+    restores     the newest times that the database was found behind its Redis
+
+All times are MongoDB's own (`$$NOW`). What the rules are is said in `coherence/eras.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import pymongo
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from backtest_kit_mongo import locks
+from backtest_kit_mongo.coherence.eras import REPLACED, Noted
+
+logger = locks.logger(__name__)
+
+COLLECTION: Final = "cache-identity"
+IDENTITY: Final = "identity"
+IDLE_MS: Final = 10_000
+"""An era that nobody has raised for so long, while somebody raised another one, is over: its Redis may miss writes."""
+KEPT: Final = 100
+"""Ended eras and restores that are remembered."""
+UNAUTHORIZED: Final = 13
+
+Document = dict[str, Any]
+
+
+class Start(NamedTuple):
+    """The settings of a process that is being started: they are in force from then on."""
+
+    partitions: int
+    mode: str
+
+
+class IdentityDocument:
+    """Thread-safe.
+
+    Args:
+        database: called late, because stores connect on first use.
+        collections: of the domains whose documents are cached.
+        timeout_s: bound on each operation.
+    """
+
+    def __init__(
+        self, database: Callable[[], Database[Document]], collections: Sequence[str], timeout_s: float
+    ) -> None:
+        self._get_database = database
+        self._names = sorted(collections)
+        self._timeout_s = timeout_s
+        self._may_list = True
+        self._saw_all = False
+
+    @property
+    def collection(self) -> Collection[Document]:
+        # Whatever the connection string says: an era that a failover takes back would be a restore.
+        return self._get_database().get_collection(
+            COLLECTION,
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("local"),
+            write_concern=WriteConcern("majority", j=True),
+        )
+
+    def read(self) -> Document:
+        """The document as it is; empty before the first opening."""
+        with pymongo.timeout(self._timeout_s):
+            return self.collection.find_one({"_id": IDENTITY}) or {}
+
+    def note(self, settings: Start, eras: Sequence[str] = (), *, starting: bool = False) -> Noted:
+        """Raise the counts of eras, where they are in force.
+
+        Args:
+            settings: put in force if `starting`, which ends all eras if they differ from those that are.
+
+        Raises:
+            PyMongoError: unknown whether it was done; raising once more does no harm.
+        """
+        with pymongo.timeout(self._timeout_s):
+            found = self._update(_noting(settings, sorted(set(eras)), self._listed(), starting=starting))
+        return Noted(
+            str(found["deployment"]), int(found["partitions"]), str(found["mode"]), int(found["widest"]),
+            {era["era"]: int(era["count"]) for era in found["eras"]},
+            {era["era"]: str(era["why"]) for era in found["ended"]},
+        )  # fmt: skip
+
+    def begin(self, era: str, over: Sequence[str], restored: Mapping[str, tuple[int, str]], who: str) -> None:
+        """Put another era in force instead of those that are over."""
+        restores = [
+            {"over": name, "next": era, "told": told, "why": why or "behind", "by": who}
+            for name, (told, why) in restored.items()
+        ]
+        with pymongo.timeout(self._timeout_s):
+            self._update(_beginning(era, sorted(over), restores))
+
+    def end_all(self, why: str) -> None:
+        """End every era: whatever any Redis holds of this database is worthless."""
+        with pymongo.timeout(self._timeout_s):
+            self._update([{"$set": {"ended": _kept("ended", _ended(_all("eras"), why)), "eras": []}}])
+
+    def place(self, over: Sequence[str], streams: Mapping[str, str]) -> None:
+        """Keep where the streams stood when the era after a restore began."""
+        with pymongo.timeout(self._timeout_s):
+            self.collection.update_one(
+                {"_id": IDENTITY},
+                {"$push": {"restores.$[of].streams": {"$each": [{"name": n, "last": i} for n, i in streams.items()]}}},
+                array_filters=[{"of.over": {"$in": list(over)}}],
+            )
+
+    def _update(self, pipeline: list[Document]) -> Document:
+        for _ in range(2):
+            try:
+                found: Document | None = self.collection.find_one_and_update(
+                    {"_id": IDENTITY}, pipeline, upsert=True, return_document=ReturnDocument.AFTER
+                )
+                assert found is not None  # An upsert that returns the document after it always has one.
+                return found
+            except DuplicateKeyError:
+                continue  # Two were first; now there is one.
+        raise AssertionError("an upsert by _id collides once at most")
+
+    def _listed(self) -> list[Document] | None:
+        """Names and UUIDs of the cached domains' collections; None if this user may not know."""
+        if not self._may_list:
+            return None
+        try:
+            cursor = self._get_database().list_collections(filter={"name": {"$in": self._names}})
+            listed = [{"name": found["name"], "uuid": found["info"]["uuid"].hex()} for found in cursor]
+        except (OperationFailure, KeyError) as cause:
+            if isinstance(cause, OperationFailure) and cause.code != UNAUTHORIZED:
+                raise
+            self._may_list = False
+            logger.warning("collections cannot be listed (%s): one that is dropped or replaced is not noticed", cause)
+            return None
+        # Who has never seen them all may see them being made.
+        self._saw_all = self._saw_all or len(listed) == len(self._names)
+        return listed if self._saw_all else None
+
+
+def _all(field: str) -> Document:
+    return {"$ifNull": [f"${field}", []]}
+
+
+def _filter(items: Any, condition: Any) -> Document:
+    return {"$filter": {"input": items, "cond": condition}}
+
+
+def _ended(eras: Any, why: Any) -> Document:
+    return {"$map": {"input": eras, "in": {"era": "$$this.era", "why": why, "at": "$$NOW"}}}
+
+
+def _kept(field: str, more: Any) -> Document:
+    return {"$slice": [{"$concatArrays": [_all(field), more]}, -KEPT]}
+
+
+def _noting(
+    settings: Start, eras: Sequence[str], listed: Sequence[Document] | None, *, starting: bool
+) -> list[Document]:
+    mine: Document = {"partitions": settings.partitions, "mode": {"$literal": settings.mode}}
+    first: Document = {
+        "deployment": {"$ifNull": ["$deployment", secrets.token_hex(8)]},
+        **{name: {"$ifNull": [f"${name}", value]} for name, value in mine.items()},
+        "eras": _all("eras"),
+        "restores": _all("restores"),
+    }
+    is_raised = {"$in": ["$$this.era", {"$literal": list(eras)}]}
+    raised = {"era": "$$this.era", "count": {"$add": ["$$this.count", 1]}, "at": "$$NOW"}
+    left = _filter("$eras", {"$not": [{"$in": ["$$this.era", "$over.era"]}]})
+    return [
+        {"$set": {**first, **_compared(listed)}},
+        {"$set": {"why": _why(mine, starting=starting)}},
+        {"$set": {"over": {"$cond": [{"$ne": ["$why", "idle"]}, "$eras", _idle(is_raised) if eras else []]}}},
+        {
+            "$set": {
+                "ended": _kept("ended", _ended("$over", "$why")),
+                "eras": {"$map": {"input": left, "in": {"$cond": [is_raised, raised, "$$this"]}}},
+                **(mine if starting else {}),
+                "widest": {"$max": ["$widest", "$partitions", *([settings.partitions] if starting else [])]},
+            }
+        },
+        {"$unset": ["why", "over", "replaced"]},
+    ]
+
+
+def _why(mine: Document, *, starting: bool) -> Document:
+    """Why all eras end now; `idle`: they do not, only those that nobody raises."""
+    differs: Document = {"$or": [{"$ne": [f"${name}", value]} for name, value in mine.items()]}
+    branches: list[Document] = [
+        {"case": "$replaced", "then": REPLACED},
+        {"case": {"$and": [starting, differs]}, "then": "settings"},
+    ]
+    return {"$switch": {"branches": branches, "default": "idle"}}
+
+
+def _idle(is_raised: Document) -> Document:
+    is_old = {"$lt": ["$$this.at", {"$subtract": ["$$NOW", IDLE_MS]}]}
+    return _filter("$eras", {"$and": [{"$not": [is_raised]}, is_old]})
+
+
+def _compared(listed: Sequence[Document] | None) -> Document:
+    """Whether collections that were there before are other ones now or gone, and those to compare with next time."""
+    if listed is None:
+        return {"replaced": False, "collections": _all("collections")}
+    now = {"$literal": list(listed)}
+    return {"replaced": {"$not": [{"$setIsSubset": [_all("collections"), now]}]}, "collections": now}
+
+
+def _beginning(era: str, over: Sequence[str], restores: Sequence[Document]) -> list[Document]:
+    is_over = {"$in": ["$$this.era", {"$literal": list(over)}]}
+    known = {"$in": ["$$this.over", {"$map": {"input": _all("restores"), "in": "$$this.over"}}]}
+    fresh = {
+        "$map": {
+            "input": _filter({"$literal": list(restores)}, {"$not": [known]}),
+            "in": {"$mergeObjects": ["$$this", {"at": "$$NOW", "streams": []}]},
+        }
+    }
+    return [
+        {
+            "$set": {
+                "ended": _kept("ended", _ended(_filter(_all("eras"), is_over), "replaced")),
+                "eras": {
+                    "$concatArrays": [
+                        _filter(_all("eras"), {"$not": [is_over]}),
+                        [{"era": {"$literal": era}, "count": 1, "at": "$$NOW"}],
+                    ]
+                },
+                "restores": _kept("restores", fresh),
+            }
+        }
+    ]

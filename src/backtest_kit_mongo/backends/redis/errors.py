@@ -1,0 +1,54 @@
+"""What an error of Redis means for a step of the protocol.
+
+A client may go past Redis (bypass) only where nobody else is served an entry either, as far as can be known: that is so
+when nobody answers. A server that answers with an error may answer others with hits; a write past it would leave those
+old. So an error *answer* means that this step was not done, and nothing more:
+
+| error | who gets it | means |
+|---|---|---|
+| ConnectionError, TimeoutError, OSError, InvalidResponse | this client at least: no usable answer | unreachable |
+| "max number of clients reached" (a ConnectionError) | this client | unreachable: it is cut off |
+| LOADING (BusyLoadingError, a ConnectionError) | everybody; what is loaded is another incarnation | unreachable |
+| READONLY, NOREPLICAS, MASTERDOWN, BKREPLICA, BKALONE | everybody at this server | unreachable: see `NOT_PRIMARY` |
+| CLUSTERDOWN, MOVED, ASK, TRYAGAIN | everybody, for this slot: no script runs there | unreachable |
+| NOSCRIPT | nobody: the source is sent | done by `run` |
+| BKOUTDATED | who believes in another era | learn the era, then once more |
+| OOM, MISCONF, BUSY, NOPERM, WRONGPASS, NOAUTH, any other answer | this step; others may go on | refused |
+
+| refused step | what then |
+|---|---|
+| READ | MongoDB is read, nothing is installed |
+| FILL | nothing is installed; harmless |
+| LEASE | the write is refused before MongoDB is asked: others might be served the old entry for good |
+| COMMIT, PUBLISH | the lease runs out by itself; events and deletion are kept and delivered by the timer |
+| ABORT | the lease runs out by itself |
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import redis
+from redis.exceptions import AskError, AuthenticationError, AuthorizationError, ClusterDownError, TryAgainError
+
+from backtest_kit_mongo.coherence.effects import CacheDown
+from backtest_kit_mongo.errors import BacktestKitError
+
+OUTDATED: Final = "BKOUTDATED"
+_NOBODY: Final = (
+    redis.ConnectionError, redis.TimeoutError, OSError, redis.InvalidResponse, ClusterDownError, AskError, TryAgainError,
+)  # fmt: skip
+_CREDENTIALS: Final = (AuthenticationError, AuthorizationError)
+
+
+class Outdated(redis.ResponseError):
+    """This client believes in another era of the database than its Redis. Nothing was executed."""
+
+
+class Refused(CacheDown):
+    """Redis answered with an error: this step was not done, and Redis is there for others."""
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether, as far as this client can know, nobody is served."""
+    return isinstance(error, _NOBODY) and not isinstance(error, (*_CREDENTIALS, BacktestKitError))

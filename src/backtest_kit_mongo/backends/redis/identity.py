@@ -1,0 +1,246 @@
+"""To whom a client's Redis belongs: it keeps MongoDB's document and Redis' memory of it (O) in step.
+
+`renew` is asked for where a store is opened and where a script said that this client believes in another era than its
+Redis; `beat` every second besides, so that a database that is set back under running processes is noticed. The rules are
+in `coherence/eras.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Final, Protocol
+
+import redis
+from pymongo.errors import PyMongoError
+
+from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, Script
+from backtest_kit_mongo.coherence.eras import ERA_CHARS, Held, Noted, Verdict, judge, parse_held
+from backtest_kit_mongo.coherence.keys import era_name, partition_names
+from backtest_kit_mongo.errors import ServerUnreachable
+
+logger = locks.logger(__name__)
+
+BEAT_S: Final = 1.0
+"""A process notices within two of these, and the time of the commands, that its database was set back."""
+ROUNDS_MAX: Final = 20
+NO_ERA: Final = "-" * ERA_CHARS
+"""Of a client that has not been told: no Redis is in it."""
+
+
+class Identity(Protocol):
+    """What scripts are told, and how it is learned. Thread-safe."""
+
+    era: str
+    partitions: int
+    mode: str
+
+    def name(self, born: str) -> str:
+        """O in the partition of a `born` key."""
+
+    def start(self) -> None:
+        """This process's settings are in force from now on."""
+
+    def renew(self) -> None:
+        """Learn the era.
+
+        Raises:
+            redis.RedisError, OSError: Redis cannot be asked.
+            ServerUnreachable: MongoDB cannot be asked.
+        """
+
+    def beat(self) -> None:
+        """Learn whether the era goes on; errors as `renew`."""
+
+
+class FixedIdentity:
+    """Of a cache without a MongoDB: the era is whatever it is told."""
+
+    def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, mode: str = "document") -> None:
+        self.era, self.partitions, self.mode = era, partitions, mode
+
+    def name(self, born: str) -> str:
+        return era_name(born, "")
+
+    def start(self) -> None:
+        return
+
+    def renew(self) -> None:
+        return
+
+    def beat(self) -> None:
+        return
+
+
+class SharedIdentity:
+    """Of one database and one Redis.
+
+    Args:
+        settings: the partitions and the mode that this process was given.
+    """
+
+    def __init__(
+        self,
+        document: IdentityDocument,
+        link: Link,
+        database: str,
+        settings: Start,
+        *,
+        random_era: Callable[[], str] = lambda: secrets.token_hex(ERA_CHARS // 2),
+    ) -> None:
+        self._document = document
+        self._link = link
+        self._database = database
+        self._settings = settings
+        self._random_era = random_era
+        self._claim = Script("claim")
+        self._lock = locks.Lock()
+        self._deployment = ""
+        self._widest = settings.partitions
+        self._counts: Mapping[int, int] = {}
+        self._said: set[str] = set()
+        self.era, self.partitions, self.mode = NO_ERA, settings.partitions, settings.mode
+
+    def name(self, born: str) -> str:
+        return era_name(born, self._deployment)
+
+    def _held(self) -> AbstractContextManager[None]:
+        if self._lock.is_mine:
+            raise ServerUnreachable(
+                "the era of the cache is being learned by the thread that this interrupted: try again"
+            )
+        return self._lock.quietly()
+
+    def start(self) -> None:
+        with self._held():
+            self._adopt(self._note(starting=True))
+
+    def renew(self) -> None:
+        with self._held():
+            self._renew()
+
+    def end(self, why: str) -> None:
+        """End the era here and on every other Redis of this database: what they hold is worthless from now on."""
+        with self._held():
+            try:
+                self._document.end_all(why)
+            except PyMongoError as cause:
+                raise ServerUnreachable(f"MongoDB could not be told: {cause}") from cause
+            self._renew()
+
+    def beat(self) -> None:
+        with self._held():
+            held = self._look()
+            counts = {partition: found.told for partition, found in held.items()}
+            before, self._counts = self._counts, counts
+            same = all(found.era == self.era for found in held.values())
+            if not (same and before and any(count > before.get(p, count) for p, count in counts.items())):
+                self._renew()  # Nobody else has counted since the last time.
+
+    def _renew(self) -> None:
+        if not self._deployment:
+            self._adopt(self._note())
+        for _ in range(ROUNDS_MAX):
+            looked_at = self._deployment, self._widest
+            held = self._look()
+            noted = self._note(*{found.era for found in held.values() if found.era})
+            self._adopt(noted)
+            if looked_at != (self._deployment, self._widest):
+                continue  # The database was dropped and made anew, or is used with more partitions: there is more to look at.
+            verdict = judge(held, noted)
+            era = verdict.era or self._begin(verdict)
+            if self._claimed(held, era, noted.counts.get(era, 1), verdict):
+                self.era = era
+                return
+        raise redis.ConnectionError("other clients begin one era after the other; is another MongoDB behind them?")
+
+    def _note(self, *eras: str, starting: bool = False) -> Noted:
+        try:
+            return self._document.note(self._settings, eras, starting=starting)
+        except PyMongoError as cause:
+            raise ServerUnreachable(f"MongoDB could not be asked whom its cache belongs to: {cause}") from cause
+
+    def _adopt(self, noted: Noted) -> None:
+        """What was started last is in force: a process that does otherwise would write where nobody looks."""
+        for name, mine, theirs in (
+            ("CC_PARTITIONS", self._settings.partitions, noted.partitions),
+            ("CC_CACHE_MODE", self._settings.mode, noted.mode),
+        ):
+            told = f"{name} {theirs}"
+            if mine != theirs and told not in self._said:
+                logger.error(
+                    "%s is %s here, and %s is what was started last on this database: that is in force. Give all processes the "
+                    "same, and start this one again.", name, mine, theirs,
+                )  # fmt: skip
+                self._said.add(told)
+        self._deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
+        self.partitions, self.mode = noted.partitions, noted.mode
+
+    def _look(self) -> dict[int, Held]:
+        """What the partitions remember that can be asked; of a cluster some may be away.
+
+        Raises:
+            redis.RedisError, OSError: none can be asked.
+        """
+        names = {p: self._names(p)[0] for p in range(self._widest)}
+        try:
+            answers = self._link.execute_many([["GET", name] for name in names.values()])
+            return {p: parse_held(raw) for p, raw in zip(names, answers, strict=True)}
+        except UNREACHABLE:
+            if len(self._link.everywhere()) < 2:
+                raise
+        found = {}
+        for p, name in names.items():
+            with suppress(*UNREACHABLE):
+                found[p] = parse_held(self._link.execute("GET", name))
+        if not found:
+            raise redis.ConnectionError("no node of the cluster answers")
+        return found
+
+    def _names(self, partition: int) -> tuple[str, str]:
+        born, stream = partition_names(self._database, partition)
+        return self.name(born), stream
+
+    def _begin(self, verdict: Verdict) -> str:
+        era = self._random_era()
+        who = f"{socket.gethostname()}/{os.getpid()}"
+        try:
+            self._document.begin(era, sorted(verdict.over), verdict.restored, who)
+        except PyMongoError as cause:
+            raise ServerUnreachable(f"MongoDB could not be told of another era of its cache: {cause}") from cause
+        for over, (told, why) in verdict.restored.items():
+            logger.error(
+                "the database went back: %s (era %s, Redis was told %d). Nothing that was cached is served any more; a worker "
+                "records it. If nobody restored a backup, find out who did.",
+                "collections were dropped or replaced" if why else "it has not counted as far as its Redis remembers", over, told,
+            )  # fmt: skip
+        return era
+
+    def _claimed(self, held: Mapping[int, Held], era: str, count: int, verdict: Verdict) -> bool:
+        """Tell all partitions; false if one has another era than was looked at."""
+        lasts: dict[str, str] = {}
+        for p, found in held.items():
+            name, stream = self._names(p)
+            try:
+                done, last = self._link.run(self._claim, [name, stream], [found.era, era, count])
+            except UNREACHABLE:
+                if len(held) == 1:
+                    raise
+                continue  # The node of this partition: whoever reaches it again renews.
+            if not done:
+                return False
+            if found.era in verdict.restored and last:
+                lasts[stream] = _text(last)
+        if lasts:
+            with suppress(PyMongoError):  # Then the worker is not told where to begin, and says so.
+                self._document.place(sorted(verdict.restored), lasts)
+        return True
+
+
+def _text(raw: Any) -> str:
+    return raw.decode() if isinstance(raw, bytes) else str(raw)

@@ -1,0 +1,23 @@
+-- CLAIM: this memory belongs to an era of the database, and MongoDB has counted so far in it. Done only if the memory still believes the era
+-- that the client has looked at. Returns { done, the last entry of the stream where another era began }.
+-- KEYS era stream   ARGV looked-at-era era count
+local held = redis.call('GET', KEYS[1]) or ''
+local before = string.sub(held, 1, 16)
+if before ~= ARGV[1] then
+  return { 0, '' }
+end
+local count, last = tonumber(ARGV[3]), ''
+if before == ARGV[2] then
+  count = math.max(count, tonumber(string.sub(held, 17)))
+else
+  incarnation() -- Refuses on a replica before anything is believed there.
+  local info = redis.pcall('XINFO', 'STREAM', KEYS[2])
+  for n = 1, #info, 2 do
+    if info[n] == 'last-generated-id' then
+      last = info[n + 1]
+    end
+  end
+end
+redis.call('DEL', KEYS[1]) -- After a first write that needs no memory, a full Redis lets a script end: who starts then must come up.
+redis.call('SET', KEYS[1], ARGV[2] .. string.format('%.0f', count))
+return { 1, last }

@@ -1,0 +1,86 @@
+"""To whom everything in Redis belongs: the era of a database.
+
+An *era* is a span of time in which one Redis saw every write of one database. MongoDB holds the eras in force, each with
+a count that openings and beats raise; Redis holds (O) the era that it is in and the highest count that it was told.
+
+    look    what does Redis remember?                     era a, count c
+    note    raise a's count in MongoDB, majority          n, or: a is not in force
+    n > c   the database goes on where Redis remembers it; CLAIM tells Redis n
+    n <= c  the database went back (a restore): Redis was told c only after MongoDB had it. Another era begins
+    absent  the era was ended on purpose (other settings, collections that were replaced), or it went with what was restored
+
+Redis is looked at before MongoDB counts, so one round decides, whoever else beats meanwhile. CLAIM is done only if Redis
+still remembers what was looked at; whoever comes too late looks again. Entries and rights carry the era beside the
+identity of Redis' memory, both are compared inside the scripts, and together they are the protocol's incarnation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+ERA_CHARS = 16
+
+
+class Held(NamedTuple):
+    """What one partition remembers: an empty era if nothing, and the highest count that it was told."""
+
+    era: str
+    told: int
+
+
+def parse_held(raw: bytes | None) -> Held:
+    text = (raw or b"").decode("ascii", "replace")
+    count = text[ERA_CHARS:]
+    return Held(text[:ERA_CHARS], int(count)) if count.isdigit() else Held("", 0)
+
+
+class Noted(NamedTuple):
+    """What MongoDB says after it has counted.
+
+    Attributes:
+        deployment: made once, with the database.
+        partitions, mode: in force; chosen by whoever was started last.
+        widest: the most partitions that were ever in force.
+        counts: of the eras in force.
+        ended: why eras were ended on purpose.
+    """
+
+    deployment: str
+    partitions: int
+    mode: str
+    widest: int
+    counts: Mapping[str, int]
+    ended: Mapping[str, str]
+
+
+REPLACED = "collections"
+"""Why an era ended whose collections were dropped or replaced: their revisions may have gone back, too."""
+
+
+class Verdict(NamedTuple):
+    """Which era to be in.
+
+    Attributes:
+        era: of those that partitions remember; empty: another one must begin.
+        over: eras that some partition remembers and that must not go on.
+        restored: of these, the ones that the database went back behind, with the count that Redis was told and the reason.
+    """
+
+    era: str
+    over: frozenset[str]
+    restored: Mapping[str, tuple[int, str]]
+
+
+def judge(held: Mapping[int, Held], noted: Noted) -> Verdict:
+    """Decide from what partitions remembered before MongoDB counted, and what it said then."""
+    told: dict[str, int] = {}
+    for era, count in held.values():
+        if era:
+            told[era] = max(count, told.get(era, 0))
+    good = [era for era in told if noted.counts.get(era, 0) > told[era]]
+    over = frozenset(told) - set(good)
+    restored = {
+        era: (told[era], noted.ended.get(era, "")) for era in over if noted.ended.get(era, REPLACED) == REPLACED
+    }
+    return Verdict(good[0] if good else "", over, restored)
