@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import redis
@@ -109,24 +108,15 @@ def make_store(settings: Settings) -> Store:
         candle_cache_max_bytes=settings.candle_cache_max_bytes,
         foreign_writers=settings.cache_mode == "id",
     )
-    options = CacheOptions(
-        database=settings.database,
-        partitions=settings.partitions,
-        lease_ms=settings.lease_ms,
-        write_ms=settings.mongo_bound_ms,
-        ttl_ms=settings.cache_ttl_ms,
-        retry_ms=settings.redis_retry_ms,
-        bypass=settings.on_redis_down == "bypass",
-        origin=Origin(socket.gethostname(), os.getpid()),
-    )
-    store_kind = Store
+    store_kind: type[Store] = Store
+    trace: Callable[[], str] = str
     if settings.tracing:
         from backtest_kit_mongo import tracing
 
-        options, store_kind = replace(options, trace=tracing.traceparent), tracing.TracedStore
+        store_kind, trace = tracing.TracedStore, tracing.traceparent
     link = link_over(redis_client(settings))
     identity = identity_of(settings, lambda: truth.client, link)
-    cache = _make_cache(settings, link, options, identity)
+    cache = make_cache(settings, identity, link, trace)
     return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings, identity))
 
 
@@ -144,9 +134,21 @@ def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, A
     return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
 
 
-def _make_cache(
-    settings: Settings, link: Link, options: CacheOptions, identity: Identity
+def make_cache(
+    settings: Settings, identity: Identity, link: Link, trace: Callable[[], str] = str
 ) -> RedisCache | PartitionedCache:
+    """The cache alone, which takes over the link."""
+    options = CacheOptions(
+        database=settings.database,
+        partitions=settings.partitions,
+        lease_ms=settings.lease_ms,
+        write_ms=settings.mongo_bound_ms,
+        ttl_ms=settings.cache_ttl_ms,
+        retry_ms=settings.redis_retry_ms,
+        bypass=settings.on_redis_down == "bypass",
+        origin=Origin(socket.gethostname(), os.getpid()),
+        trace=trace,
+    )
     kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
     if not settings.redis_cluster:
         return kind(link, options, identity=identity)

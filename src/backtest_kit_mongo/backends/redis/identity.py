@@ -59,13 +59,14 @@ class Identity(Protocol):
 
 
 class FixedIdentity:
-    """Of a cache without a MongoDB: the era is whatever it is told."""
+    """Of a cache that asks no MongoDB: the era is whatever it is told."""
 
-    def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, mode: str = "document") -> None:
-        self.era, self.partitions, self.mode = era, partitions, mode
+    def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
+        self.era, self.partitions, self.mode = era, partitions, "document"
+        self._deployment = deployment
 
     def name(self, born: str) -> str:
-        return era_name(born, "")
+        return era_name(born, self._deployment)
 
     def start(self) -> None:
         return

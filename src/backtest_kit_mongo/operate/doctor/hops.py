@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
+from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
 from backtest_kit_mongo.backends.near_cache import BEATS_PER_STALENESS
+from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.identity import FixedIdentity
 from backtest_kit_mongo.coherence.effects import CacheRead
-from backtest_kit_mongo.coherence.keys import names
+from backtest_kit_mongo.coherence.eras import parse_held
+from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.newest import newest
 from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, is_unauthorized, note, ok, said, warning
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
-from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.setup import make_cache
 
 PINGS_COUNT: Final = 50
 WRITES_COUNT: Final = 10
@@ -75,7 +79,12 @@ def warm_read(servers: FeedServers) -> Iterator[Finding]:
     if key is None:
         yield note(name, "not measured: none of the documents written last is in the cache")
         return
-    cache = make_store(servers.settings.model_copy(update={"near_cache": frozenset()})).cache
+    identity = servers.database[COLLECTION].find_one({"_id": IDENTITY}) or {}
+    deployment = str(identity.get("deployment", ""))
+    held: Any = servers.redis.get(era_name(partition_names(servers.settings.database, 0)[0], deployment))
+    # Not the store's own, which would count in MongoDB and begin another era where that is due: this only looks.
+    looked_at = FixedIdentity(servers.settings.partitions, parse_held(held).era, deployment)
+    cache = make_cache(servers.settings, looked_at, link_over(servers.redis))
     try:
         if not isinstance(cache.read(CacheRead(key)), Record):
             yield note(name, "not measured: the entry was just written over, or is of before a restart of Redis")
