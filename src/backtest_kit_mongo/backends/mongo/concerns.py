@@ -8,6 +8,10 @@ from typing import Any
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo import locks
+
+logger = locks.logger(__name__)
+
 
 def is_router(hello: Mapping[str, Any]) -> bool:
     """Whether a mongos answered, with replica sets behind it."""
@@ -17,6 +21,17 @@ def is_router(hello: Mapping[str, Any]) -> bool:
 def is_replicated(hello: Mapping[str, Any]) -> bool:
     """Whether writes reach several members, or could."""
     return "setName" in hello or is_router(hello)
+
+
+def write_concern(given: Mapping[str, Any]) -> WriteConcern:
+    """Majority with journal, unless the connection string says otherwise, which is told."""
+    concern = WriteConcern(given.get("w", "majority"), given.get("wtimeout"), given.get("j", True))
+    if concern.document.get("w") != "majority" or not concern.document.get("j"):
+        logger.warning(
+            "the connection string weakens the write concern to %s: a write that returned can be lost",
+            concern.document,
+        )
+    return concern
 
 
 def has_one_member(hello: Mapping[str, Any]) -> bool:

@@ -22,7 +22,6 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
@@ -126,7 +125,7 @@ class MongoTruth:
         client = self.client
         with reading("connecting"), pymongo.timeout(self._timeout_s):
             hello = client.admin.command("hello")
-        write_concern = self._write_concern(client.write_concern.document)
+        write_concern = mongo_concerns.write_concern(client.write_concern.document)
         read_concern, fill_concern = mongo_concerns.read_concerns(
             hello, write_concern, foreign_writers=self._foreign_writers
         )
@@ -154,16 +153,6 @@ class MongoTruth:
         # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(prepare, self._domains))
-
-    @staticmethod
-    def _write_concern(given: Mapping[str, Any]) -> WriteConcern:
-        concern = WriteConcern(given.get("w", "majority"), given.get("wtimeout"), given.get("j", True))
-        if concern.document.get("w") != "majority" or not concern.document.get("j"):
-            logger.warning(
-                "the connection string weakens the write concern to %s: a write that returned can be lost",
-                concern.document,
-            )
-        return concern
 
     def close(self) -> None:
         with self._lock:
