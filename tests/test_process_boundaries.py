@@ -152,6 +152,42 @@ def test_no_lock_that_a_thread_of_the_parent_held_hangs_a_child(tmp_path: Path) 
     assert run(tmp_path, FORKS).splitlines() == ["hung 0", "in setup 0"]
 
 
+ENDING = """
+import atexit, sys, threading
+uri, port = sys.argv[1:]
+import backtest_kit_mongo as bk
+
+def minutes(first):
+    return [
+        {"timestamp": (first + minute) * 60_000, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+        for minute in range(2_501)
+    ]
+
+def at_exit():
+    bk.shutdown()
+    bk.setup(mongo_connection_string=uri, redis_port=int(port))
+    print("exit", bk.PersistCandleAdapter.write_candles_data(minutes(28_000_000), "X", "1m", "e").inserted)
+    bk.shutdown()
+
+def after_main():
+    threading.main_thread().join()
+    print("thread", bk.PersistCandleAdapter.write_candles_data(minutes(27_000_000), "X", "1m", "e").inserted)
+
+atexit.register(at_exit)
+bk.set_config(mongo_connection_string=uri, redis_port=int(port))
+bk.install()
+threading.Thread(target=after_main).start()
+"""
+
+
+@pytest.mark.live
+def test_a_program_that_is_ending_still_opens_a_store_and_writes_many_candles(
+    servers: Endpoints, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    said = run(tmp_path, ENDING, servers.mongo_connection_string(new_database()), str(servers.redis_port))
+    assert said.splitlines() == ["thread 2501", "exit 2501"]
+
+
 class Strategy:
     def __init__(self) -> None:
         self.store = bk.PersistSignalAdapter

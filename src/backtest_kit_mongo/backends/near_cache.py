@@ -160,7 +160,12 @@ class _Ear:
                     self._thread = threading.Thread(
                         target=self._run, args=(self._stop,), name="near-cache", daemon=True
                     )
-                    self._thread.start()
+                    try:
+                        self._thread.start()
+                    except (
+                        RuntimeError
+                    ):  # Python is ending and starts no thread: then nothing is confirmed, and so nothing kept.
+                        self._thread = None
 
     def close(self) -> None:
         with self._lock:

@@ -91,6 +91,8 @@ def _started(host: str, first_port: int, port_count: int) -> PageServer | None:
             )
         except (OSError, OverflowError) as error:
             cause = error if isinstance(error, OSError) else OSError(f"{port} is not a port")
+        except RuntimeError as error:  # Python is ending and starts no thread.
+            cause = OSError(str(error))
     ports = str(first_port) if port_count == 1 else f"{first_port} to {first_port + port_count - 1}"
     logger.error("metrics are not served: %s:%s: %s", host, ports, cause)
     return None

@@ -25,11 +25,10 @@
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +47,7 @@ from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.generations import Generations
+from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.candles.codec import (
     Block,
     CorruptBlock,
@@ -276,11 +276,7 @@ def _packed(scope: Key, rows: Columns) -> Iterator[Sequence[RawBSONDocument]]:
         yield candle_bson.documents(scope.query(), rows, now)
         return
     parts = [take(rows, slice(start, start + PART_ROWS)) for start in range(0, len(rows), PART_ROWS)]
-    # A thread of this call alone: that of a kept pool is gone after a fork.
-    with ThreadPoolExecutor(1) as packer:
-        ahead = deque(packer.submit(candle_bson.documents, scope.query(), part, now) for part in parts)
-        while ahead:
-            yield ahead.popleft().result()
+    yield from results((partial(candle_bson.documents, scope.query(), part, now) for part in parts), 1)
 
 
 def _decoded(effect: FindBlocks, stored: Mapping[str, Any]) -> Block | None:

@@ -8,10 +8,11 @@ to the primary.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -29,6 +30,7 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Append,
@@ -151,8 +153,7 @@ class MongoTruth:
 
         self._database = database
         # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(prepare, self._domains))
+        deque(results((partial(prepare, domain) for domain in self._domains), 8), maxlen=0)
 
     def close(self) -> None:
         with self._lock:
