@@ -160,3 +160,11 @@ def test_all_registries_have_the_same_switches() -> None:
     for registry in REGISTRIES:
         for switch in ("use_json", "use_memory", "use_dummy", "clear"):
             assert callable(getattr(registry, switch))
+
+
+@pytest.mark.usefixtures("_default_registries")
+def test_a_message_shows_the_beginning_of_a_long_key_and_says_how_long_it_is() -> None:
+    with pytest.raises(bk.InvalidPayload) as caught:
+        bk.PersistStateAdapter.write_state_data({"data": object()}, "s" * 70_000, "b", when=1_700_000_000_000)
+    assert len(str(caught.value)) < 400
+    assert "(70,000 characters)" in str(caught.value)

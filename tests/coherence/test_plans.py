@@ -117,6 +117,22 @@ class TestMerge:
         steps: list[Step] = [(fx.Lease, foreign), (fx.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
         assert play(plans.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
 
+    def test_many_events_go_in_pages_before_a_short_commit_and_none_is_lost_where_they_break_off(self) -> None:
+        changes = [row(str(n), n) for n in range(2 * plans.EVENTS_MAX + 1)]
+        written = tuple(fx.Published(row(str(n), n, rev=1), "upsert", change.body) for n, change in enumerate(changes))
+
+        def told(*answers: Any) -> list[fx.Effect[Any]]:
+            plan = plans.merge(SCOPE, changes, None)
+            answers = (None, LEASED, {}, written, *answers)
+            return [plan.throw(one) if isinstance(one, BaseException) else plan.send(one) for one in answers][3:]
+
+        *pages, commit = told(None, None)
+        assert [len(page.published) for page in pages] == [plans.EVENTS_MAX] * 2  # type: ignore[attr-defined]
+        assert isinstance(commit, fx.Commit)
+        assert commit.published == written[-1:]
+        *_, kept = told(None, fx.CacheDown())
+        assert kept == fx.Defer((SCOPE,), written[plans.EVENTS_MAX :])
+
     def test_without_redis_nothing_is_assumed_next_time(self) -> None:
         steps: list[Step] = [(fx.Lease, None), (fx.Rows, {}), (fx.Merge, ()), (fx.Defer, None)]
         assert play(plans.merge(SCOPE, [row("a", 1)], None), *steps).snapshot is None

@@ -5,12 +5,14 @@ a product for tests and throw-away runs, and the model that other backends are c
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
 from backtest_kit_mongo.locks import Lock
 
@@ -20,7 +22,7 @@ class MemoryTruth(RowsOnly):
 
     def __init__(self) -> None:
         self._lock = Lock(over_forks=True)
-        self._documents: dict[Key, tuple[Record, bytes]] = {}
+        self._documents: OrderedDict[Key, tuple[Record, bytes]] = OrderedDict()
         """In order of the last change."""
         self._series: dict[Key, dict[int, dict[str, Any]]] = {}
 
@@ -44,10 +46,13 @@ class MemoryTruth(RowsOnly):
 
     def _store(self, change: Change) -> Record:
         key = change.key
-        kept = self._documents.pop(key, None)
+        kept = self._documents.get(key)
         rev = 1 if kept is None else kept[0].rev + 1
-        record = Record(key, rev, None, change.when, change.removed, kept[0].id if kept else str(key))
+        record = Record(
+            key, rev, None, change.when, change.removed, kept[0].id if kept else escaped((key.domain.name, *key.parts))
+        )
         self._documents[key] = (record, change.body)
+        self._documents.move_to_end(key)
         return record._replace(payload=change.payload)
 
     def remove(self, effect: SoftRemove) -> Record | None:

@@ -138,7 +138,7 @@ class Commit(Effect[None]):
 
 @dataclass(frozen=True, slots=True)
 class Publish(Effect[None]):
-    """Append events that belong to no cached document."""
+    """Append events, and do nothing else: those of a series, and those that COMMIT has no room for."""
 
     scope: Key
     published: tuple[Published, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -54,6 +54,10 @@ CERTAINLY_NOT_WRITTEN = (CallerError, WriteRefused, ServerUnreachable)
 
 After anything else, cancellation included, it is left to its deadline (I3).
 """
+
+EVENTS_MAX: Final = 500
+EVENTS_BYTES: Final = 1024 * 1024
+"""What COMMIT appends to the feed at most; the events of a larger write go before it, in pages of that size."""
 
 
 def read(key: Key) -> Plan[Record]:
@@ -137,16 +141,44 @@ def _release(key: Key, leased: Leased | None) -> Plan[None]:
 
 
 def _announce(
-    key: Key, leased: Leased | None, entry: Record, body: bytes, published: tuple[Published, ...]
+    key: Key,
+    leased: Leased | None,
+    entry: Record,
+    body: bytes,
+    published: tuple[Published, ...],
+    events_max: int = EVENTS_MAX,
 ) -> Plan[None]:
-    """Tell cache and feed of a write that MongoDB has acknowledged. Cannot fail: the write has happened."""
+    """Tell cache and feed of a write that MongoDB has acknowledged. Cannot fail: the write has happened.
+
+    A script blocks Redis for all, so COMMIT takes one page of events, and the pages before it are appended without one. That
+    is safe whatever comes in between: the events are of revisions that MongoDB has, consumers go by revision and not by
+    order, and the lease is still held, so nobody caches meanwhile (I2). If it runs out, COMMIT installs nothing. Who dies
+    between pages leaves what a writer leaves that dies before COMMIT: the rest comes by recovery.
+    """
     if leased is None:
         yield from ask(Defer((key,), published))
         return
+    told = 0
     try:
-        yield from ask(Commit(key, leased.token, entry, body, published))
+        for page in _pages(published, events_max):
+            if told + len(page) == len(published):
+                yield from ask(Commit(key, leased.token, entry, body, page))
+            else:
+                yield from ask(Publish(key, page))
+            told += len(page)
     except CacheDown:
-        yield from ask(Defer((key,), published))
+        yield from ask(Defer((key,), published[told:]))
+
+
+def _pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[Published, ...]]:
+    """At least one, if only an empty one; none but a single large event is larger than `EVENTS_BYTES`."""
+    start = size = 0
+    for place, event in enumerate(published):
+        if place > start and (place - start == events_max or size + len(event.body) > EVENTS_BYTES):
+            yield published[start:place]
+            start, size = place, 0
+        size += len(event.body)
+    yield published[start:]
 
 
 class Seen(NamedTuple):
@@ -176,7 +208,9 @@ class Merged:
     written: int
 
 
-def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> Plan[Merged]:
+def merge(
+    scope: Key, changes: Sequence[Change], snapshot: Snapshot | None, *, events_max: int = EVENTS_MAX
+) -> Plan[Merged]:
     """Write the rows that differ from what is stored, in bulk.
 
     The scope has one lease and one entry for all its rows; the entry holds no rows, only the stamp of the last writer.
@@ -207,7 +241,7 @@ def merge(scope: Key, changes: Sequence[Change], snapshot: Snapshot | None) -> P
         yield from ask(Defer((scope,), written))
         return Merged(None, len(written))
     stamp = Record(scope, id=leased.token)
-    yield from _announce(scope, leased, stamp, pack(None), written)
+    yield from _announce(scope, leased, stamp, pack(None), written, events_max)
     now = dict(seen)
     now.update((p.record.key.item, Seen(p.record.rev, p.record.id, p.record.payload)) for p in written)
     if len(now) > len(changes):

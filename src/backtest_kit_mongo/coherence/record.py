@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.coherence.codec import pack
 
@@ -18,6 +18,9 @@ Part: TypeAlias = str | bool | int
 
 an operator document such as {"$ne": null} in a query would match other contexts.
 """
+
+SHOWN_CHARS: Final = 200
+"""Of a key field, in messages."""
 
 
 class Shape(Enum):
@@ -149,7 +152,13 @@ class Key(NamedTuple):
         return {column.name: part for column, part in zip(self.domain.key, self.parts, strict=False)}
 
     def __str__(self) -> str:
-        return "/".join((self.domain.name, *map(str, self.parts)))
+        """For people: a long part is cut, and says how long it is."""
+        return "/".join((self.domain.name, *map(_shown, self.parts)))
+
+
+def _shown(part: Part) -> str:
+    text = str(part)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(text):,} characters)"
 
 
 class Record(NamedTuple):

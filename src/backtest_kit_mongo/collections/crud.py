@@ -16,6 +16,7 @@ from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
+from backtest_kit_mongo.backends.mongo.paging import bounded
 from backtest_kit_mongo.coherence.codec import dump
 from backtest_kit_mongo.domains.table import OWN_COLLECTIONS
 from backtest_kit_mongo.errors import InvalidPayload, InvalidSetting, NotFound
@@ -54,13 +55,16 @@ class BaseCRUD:
         return get_mongo()[get_config().database][self.name]
 
     @staticmethod
-    def _bounded() -> AbstractContextManager[None]:
+    def _bound_s() -> float:
+        from backtest_kit_mongo.setup import get_config
+
+        return get_config().mongo_bound_ms / 1000
+
+    def _bounded(self) -> AbstractContextManager[None]:
         """Every operation has a bound of its own, as the adapters' have: an interrupt may have left half a one behind in the
         driver's context of this thread.
         """
-        from backtest_kit_mongo.setup import get_config
-
-        return pymongo.timeout(get_config().mongo_bound_ms / 1000)
+        return pymongo.timeout(self._bound_s())
 
     def create(self, dto: Mapping[str, Any] | BaseModel) -> Row:
         """Insert one document; returns it with its `id`. `createDate` and `updatedDate` are set."""
@@ -114,13 +118,7 @@ class BaseCRUD:
     def _each(self, query: Mapping[str, Any] | None, sort: Sort | None, limit: int) -> Iterator[Row]:
         with reading(self.name):
             found = self._collection.find(query or {}, sort=sort, limit=limit)
-        while True:
-            # Each batch has its own bound, which must not be in force while the caller looks at a row.
-            with reading(self.name), self._bounded():
-                document = next(found, None)
-            if document is None:
-                return
-            yield _row(document)
+            yield from map(_row, bounded(found, self._bound_s()))
 
     def paginate(
         self, query: Mapping[str, Any] | None = None, *, limit: int, offset: int = 0, sort: Sort | None = None

@@ -20,7 +20,7 @@ MakePlan: TypeAlias = Callable[[], fx.Plan[Any]]
 Content: TypeAlias = tuple[Any, ...]
 """What an answer says, as a value that can be compared and hashed."""
 
-READ, LEASE, COMMIT, FILL, ABORT, DEFER, LOOK, STORE, DONE, FAILED = range(10)
+READ, LEASE, COMMIT, FILL, ABORT, PUBLISH, DEFER, LOOK, STORE, DONE, FAILED = range(11)
 """Kinds of steps. Up to DEFER the cache performs them, LOOK and STORE the truth; DONE and FAILED end a plan."""
 
 KINDS: Mapping[type[fx.Effect[Any]], int] = {
@@ -29,6 +29,7 @@ KINDS: Mapping[type[fx.Effect[Any]], int] = {
     fx.Commit: COMMIT,
     fx.Fill: FILL,
     fx.Abort: ABORT,
+    fx.Publish: PUBLISH,
     fx.Defer: DEFER,
     fx.Find: LOOK,
     fx.Rows: LOOK,
@@ -76,6 +77,7 @@ UNREACHED: Mapping[int, Answer] = {
     READ: NO_RIGHT,
     LEASE: NO_LEASE,
     COMMIT: CACHE_DOWN,
+    PUBLISH: CACHE_DOWN,
     FILL: CACHE_DOWN,
     ABORT: CACHE_DOWN,
     DEFER: NOTHING,

@@ -95,6 +95,7 @@ class RedisStates:
             fx.Commit: self._cache.commit,
             fx.Fill: self._cache.fill,
             fx.Abort: self._cache.abort,
+            fx.Publish: self._cache.publish,
             fx.Defer: self._cache.defer,
         }
         self._answers = Answers()

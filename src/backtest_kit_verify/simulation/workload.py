@@ -140,7 +140,7 @@ class Rig:
             case "remove":
                 plan = plans.remove(DOCUMENT)
             case _:
-                plan = plans.merge(LEDGER, merged_rows(op), snapshot)
+                plan = plans.merge(LEDGER, merged_rows(op), snapshot, events_max=1)  # Two new rows are two pages.
         return plan if self.variant.wrap is None else self.variant.wrap(plan, snapshot)
 
 

@@ -30,6 +30,7 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -236,9 +237,11 @@ class MongoTruth:
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         domain = effect.scope.domain
         column = domain.columns[-1]
-        query: Document = {**effect.scope.query(), column: {"$in": list(effect.items)}}
-        with reading(effect.scope), pymongo.timeout(self._timeout_s):
-            documents = list(self._readers[domain].find(query, {**fields(domain), column: 1}))
+        documents: list[Raw] = []
+        for items in pages(effect.items):
+            query: Document = {**effect.scope.query(), column: {"$in": items}}
+            with reading(effect.scope), pymongo.timeout(self._timeout_s):
+                documents += self._readers[domain].find(query, {**fields(domain), column: 1})
         found = (record_or_unread(effect.scope.child(document[column]), document) for document in documents)
         return {row.key.item: row for row in found}
 
@@ -317,7 +320,7 @@ class MongoTruth:
                 cursor = cursor.sort([("createDate", 1), ("_id", 1)])
             else:
                 cursor = cursor.sort([("updatedDate", -1), ("_id", -1)]).limit(limit)
-            yield from listed(scope, cursor, keys_only=keys_only)
+            yield from listed(scope, bounded(cursor, self._timeout_s), keys_only=keys_only)
 
     # -- series
 
