@@ -20,7 +20,10 @@ HAIR: Final = 1e-9
 
 
 def watch(state: State, rules: Rules, wants: frozenset[str]) -> Watch:
-    """Everything that can happen next in this state, of what is wanted."""
+    """Everything that can happen next in this state, of what is wanted.
+
+    Levels that nobody wants are noted when a minute is told for another reason: nothing depends on them.
+    """
     if state.signal is not None:
         return _of_open(state.signal, state, rules, wants)
     if state.schedule is not None:
@@ -43,11 +46,11 @@ def _of_open(held: Held, state: State, rules: Rules, wants: frozenset[str]) -> W
     if "active_ping" in wants or state.closing:
         return EVERY_MINUTE
     gains, losses = [held.take], list[float]()
-    if not held.has_broken_even:
+    if "breakeven" in wants and not held.has_broken_even:
         gains.append(breakeven_price(held.sign, held.entry, rules))
-    if held.gain(held.take, held.entry) >= 0:
+    if "partial_profit" in wants and held.gain(held.take, held.entry) >= 0:
         gains += next_price(held.entry, held.take, held.profit_levels)
-    if held.gain(held.stop, held.entry) <= 0:
+    if "partial_loss" in wants and held.gain(held.stop, held.entry) <= 0:
         losses += next_price(held.entry, held.stop, held.loss_levels)
     if rules.stop_rule == "vwap":
         losses.append(held.stop)

@@ -169,7 +169,7 @@ def test_callbacks_and_listeners_hear_of_what_they_name_and_may_trade(candles: P
     result = run(pyramids)
     for end in ends:
         end()
-    assert heard == ["opened BTCUSDT", "True True False", "level 10", "level 20", "closed BTCUSDT"]
+    assert heard == ["opened BTCUSDT", "True True False", "level 10", "closed BTCUSDT"]
     (trade,) = result.trades
     assert (trade.reason, trade.partials, trade.minutes) == ("closed", 1, 21)
     run(pyramids)
