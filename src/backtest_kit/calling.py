@@ -64,8 +64,8 @@ class CallingStrategy:
         LookAhead: it read what was not known yet.
         """
         ctx = self._ctx
-        ctx.now = self._block.moment = now_ms
-        ctx.price = price
+        ctx._minute = self._block.moment = now_ms
+        ctx._price = price
         try:
             answer = self._ask(ctx)
             if answer is None:
@@ -88,8 +88,8 @@ class CallingStrategy:
         if event.action in RECORDED:
             self._record(event)
         ctx = self._ctx
-        ctx.now = self._block.moment = event.at
-        ctx.price = ops.price
+        ctx._minute = self._block.moment = event.at
+        ctx._price = ops.price
         ctx._operations = ops
         try:
             for name, callback in self._callbacks.get(event.action, ()):

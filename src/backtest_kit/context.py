@@ -41,8 +41,8 @@ class Context:
     def __init__(self, identity: ContextId, history: History, run_id: str = "") -> None:
         self.identity = identity
         self.run_id = run_id
-        self.now = 0
-        self.price = 0.0
+        self._minute = 0
+        self._price = 0.0
         self._history = history
         self._bars = history.bars
         self._operations: Operations | None = None
@@ -54,7 +54,15 @@ class Context:
             DeclarationError: there is no such interval.
             ValueError: `n` is not positive.
         """
-        return self._bars(interval, self.now, n)
+        return self._bars(interval, self._minute, n)
+
+    @property
+    def now(self) -> int:
+        return self._minute
+
+    @property
+    def price(self) -> float:
+        return self._price
 
     @property
     def symbol(self) -> str:
@@ -73,11 +81,11 @@ class Context:
     def at(self, moment: int) -> Context:
         """This context as it was at an earlier moment (ms), with nothing remembered yet."""
         earlier = Context(self.identity, self._history, self.run_id)
-        earlier.now = moment
+        earlier._minute = moment
         last = self._bars("1m", moment, 5)
         volume = float(last.volume.sum())
         typical = (last.high + last.low + last.close) / 3
-        earlier.price = (
+        earlier._price = (
             float((typical * last.volume).sum() / volume) if volume else float(last.close.mean()) if len(last) else 0.0
         )
         return earlier
@@ -92,7 +100,7 @@ class Context:
         return Place(owner, one.symbol, one.strategy, one.exchange, one.frame, one.mode == "backtest")
 
     def _now(self) -> int:
-        return self.now
+        return self._minute
 
     @cached_property
     def state(self) -> MutableMapping[str, Any]:

@@ -207,7 +207,7 @@ class History:
             series = self._load(interval, now_ms, count)
         end = (now_ms - series.first) // series.step_ms
         start = end - count
-        if start < 0:
+        if start < 0 or count < 1:
             return self._older(interval, now_ms, count)
         return Bars(series, start, end)
 

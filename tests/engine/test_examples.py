@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -16,9 +17,14 @@ app = typer.Typer()
 app.command()(cli.run)
 
 
+def run_json(path: str) -> dict[str, Any]:
+    """What `bkm run PATH --backtest --json` prints."""
+    found = CliRunner().invoke(app, [path, "--backtest", "--symbol", "BTCUSDT", "--json"])
+    assert found.exit_code == 0, found.stderr
+    printed: dict[str, Any] = json.loads(found.stdout)
+    return printed
+
+
 @pytest.mark.parametrize(("name", "trades"), [("crossing_averages", 6), ("asking_a_model", 10), ("pyramid", 5)])
 def test_an_example_trades(desk: Path, name: str, trades: int) -> None:
-    arguments = [str(EXAMPLES / f"{name}.py"), "--backtest", "--symbol", "BTCUSDT", "--json"]
-    found = CliRunner().invoke(app, arguments)
-    assert found.exit_code == 0, found.stderr
-    assert len(json.loads(found.stdout)["trades"]) == trades
+    assert len(run_json(str(EXAMPLES / f"{name}.py"))["trades"]) == trades

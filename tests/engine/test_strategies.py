@@ -176,13 +176,25 @@ def test_callbacks_and_listeners_hear_of_what_they_name_and_may_trade(candles: P
     assert heard.count("opened BTCUSDT") == 1
 
 
-def test_trading_in_get_signal_is_refused(candles: Path) -> None:
-    @bt.strategy
-    def trades(ctx: bt.Context) -> None:
-        ctx.close()
+MISUSES = {
+    "in callbacks only": lambda ctx: ctx.close(),
+    "n must be positive": lambda ctx: ctx.candles("1m", -3),
+    "interval must be one of": lambda ctx: ctx.candles("7m", 3),
+    "has no setter": lambda ctx: setattr(ctx, "now", ctx.now + HOUR_MS),
+    "read-only": lambda ctx: ctx.candles("1m", 3).close.sort(),
+    "looked ahead: .*state/elsewhere/b.* written at": lambda ctx: bk.PersistStateAdapter.read_state_data(
+        "elsewhere", "b"
+    ),
+}
 
-    with pytest.raises(bt.StrategyFailed, match="in callbacks only"):
-        run(trades)
+
+@pytest.mark.parametrize("said", MISUSES)
+def test_what_a_strategy_may_not_do_is_said(candles: Path, said: str) -> None:
+    bk.set_modes({"backtest": {"state": "mongo"}})
+    bk.PersistStateAdapter.write_state_data({"data": {}}, "elsewhere", "b", START_MS + HOUR_MS)
+    strategy = bt.add_strategy_schema(name="misuses", get_signal=MISUSES[said])
+    with pytest.raises((bt.StrategyFailed, bk.LookAhead), match=said):
+        run(strategy)
 
 
 def test_a_risk_rejects_by_a_text_a_raise_or_its_note(candles: Path) -> None:
