@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from backtest_kit_mongo.adapters import instances as i
+from backtest_kit_mongo.backends.files.json import Stamp, seal
 from backtest_kit_mongo.drivers.store import Store
 from tests.backends.support import T
 
@@ -199,3 +200,78 @@ def test_node_sees_the_entity_and_nothing_else(dump: Path, store: Store) -> None
     content = (dump / "data/partial/BTC_trend_okx/s1.json").read_bytes()
     assert content.rstrip() == b'{"s1":{"profitLevels":[10],"lossLevels":[]}}'
     assert set(content[len(content.rstrip()) :]) <= set(b" \t\n")
+
+
+SHARED = "data/signal/BTC_my_strategy_okx/BTC.json"
+
+
+def signals(store: Store, strategy: str, exchange: str) -> i.SignalInstance:
+    return i.SignalInstance(store, "BTC", strategy, exchange)
+
+
+def test_a_part_with_an_underscore_is_written_where_the_original_looks_and_read_from_there(
+    dump: Path, store: Store
+) -> None:
+    signals(store, "my_strategy", "okx").write_signal_data({**SIGNAL, "id": "ours"})
+    assert json.loads((dump / SHARED).read_text())["id"] == "ours"
+    put(dump, SHARED, {**SIGNAL, "id": "node's"})
+    assert signals(store, "my_strategy", "okx").read_signal_data() == {**SIGNAL_READ, "id": "node's"}
+    signals(store, "my_strategy", "okx").write_signal_data(None)
+    assert json.loads((dump / SHARED).read_text()) is None
+    i.SessionInstance(store, "a_b", "okx", "f_1", "BTC_USDT", False).write_session_data({"id": "x"}, 5)
+    assert json.loads((dump / "session/a_b/okx/f_1/BTC_USDT_live.json").read_text()) == {"id": "x"}
+    assert [path.suffix for path in dump.rglob("*") if path.is_file()] == [".json"] * 2
+
+
+def test_a_second_key_of_the_same_name_is_kept_apart_and_said_so(
+    dump: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = signals(store, "my_strategy", "okx"), signals(store, "my", "strategy_okx")
+    first.write_signal_data({"id": "first"})
+    assert second.read_signal_data() is None
+    second.write_signal_data({"id": "second"})
+    assert "signal/BTC/my/strategy_okx: another key has the same name" in caplog.text
+    assert (first.read_signal_data(), second.read_signal_data()) == ({"id": "first"}, {"id": "second"})
+    put(dump, SHARED, {"id": "node's"})
+    assert (first.read_signal_data(), second.read_signal_data()) == ({"id": "node's"}, {"id": "second"})
+    second.write_signal_data({"id": "again"})
+    assert first.read_signal_data() == {"id": "node's"}
+
+
+def test_a_file_that_the_original_rewrote_still_belongs_to_the_key_that_was_there_first(
+    dump: Path, store: Store
+) -> None:
+    first, second = signals(store, "my_strategy", "okx"), signals(store, "my", "strategy_okx")
+    first.write_signal_data({"id": "first"})
+    put(dump, SHARED, {"id": "node's"})
+    assert (first.read_signal_data(), second.read_signal_data()) == ({"id": "node's"}, None)
+    second.write_signal_data({"id": "second"})
+    assert (first.read_signal_data(), second.read_signal_data()) == ({"id": "node's"}, {"id": "second"})
+
+
+def test_a_key_that_has_no_other_name_takes_it_over_and_the_first_one_keeps_its_value(dump: Path, store: Store) -> None:
+    first = i.RecentInstance(store, "BTC", "my_strategy", "okx", "", False)
+    plain = i.RecentInstance(store, "BTC", "my", "strategy", "okx", False)
+    shared = dump / "data/recent/BTC_my_strategy_okx_live/BTC.json"
+    first.write_recent_data({"id": "first"}, 5)
+    assert shared.exists()
+    assert plain.read_recent_data() is None
+    plain.write_recent_data({"id": "plain"}, 5)
+    assert json.loads(shared.read_text()) == {"id": "plain"}
+    assert (first.read_recent_data(), plain.read_recent_data()) == ({"id": "first"}, {"id": "plain"})
+    first.write_recent_data({"id": "again"}, 5)
+    assert (first.read_recent_data(), plain.read_recent_data()) == ({"id": "again"}, {"id": "plain"})
+
+
+def test_a_document_under_the_escaped_name_of_an_older_release_moves_where_the_original_sees_it(
+    dump: Path, store: Store
+) -> None:
+    old = dump / "data/risk/my%5Frisk_okx/positions.json"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(seal(b"[]", Stamp(4, 5)))
+    risk = i.RiskInstance(store, "my_risk", "okx")
+    assert (risk.read_position_data(5), store.read(risk._context).rev) == ([], 4)
+    risk.write_position_data([["k", {"symbol": "BTC"}]], 6)
+    assert not old.exists()
+    assert json.loads((dump / "data/risk/my_risk_okx/positions.json").read_text()) == [["k", {"symbol": "BTC"}]]
+    assert store.read(risk._context).rev == 5

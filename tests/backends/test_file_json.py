@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.files.json import OWNER_BYTES, Stamp, decode, encode, seal, unseal
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.errors import InvalidPayload
@@ -122,7 +122,8 @@ def test_whatever_a_foreign_file_says_can_be_stored_again(text: bytes, value: An
     assert difference(unpack(pack(found)), value) is None
 
 
-STAMPS = st.builds(Stamp, st.integers(0, 2**64 - 1), st.none() | st.integers(-(2**63), 2**63 - 1))
+OWNERS = st.just(b"") | st.binary(min_size=OWNER_BYTES, max_size=OWNER_BYTES)
+STAMPS = st.builds(Stamp, st.integers(0, 2**64 - 1), st.none() | st.integers(-(2**63), 2**63 - 1), OWNERS)
 
 
 @given(STAMPS)

@@ -11,11 +11,11 @@ deleted. A document read by key raises `CorruptData`; lists and windows go on wi
 candle that cannot be read is a missing one. A write of the same document repairs it, after the bytes got a second name
 that ends in `.corrupt`: only then the name is needed, and a file that a careless copy is still filling is left alone.
 
-**Dumps of the original** are read where they are. Where the original's name differs from ours and ours does not exist,
-its file is taken, but only if it is foreign (bears no stamp). Files that we write always bear a stamp and always stand
-under the escaped name of their own key, in which a level has no more raw `_` than its columns give; so the original's
-way to join names, by which contexts collide, can never lead one of our contexts to a document of another. Writes go to
-the escaped name. The original's file stays, unread from then on.
+**Dumps of the original** are read where they are. Where its name and ours differ by escaped `_` alone, both write the same
+file, as long as one key uses that name (`sharing.py`). Where they differ otherwise and ours does not exist, its file is
+taken, but only if it is foreign (bears no stamp); writes go to our name, and the original's file stays, unread from then
+on. Files that we write always bear a stamp, which says whose they are if their name could be another key's; so the
+original's way to join names can never lead one of our contexts to a document of another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import Any, Final, NamedTuple
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import names as names
+from backtest_kit_mongo.backends.files import sharing as sharing
 from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
@@ -56,10 +57,13 @@ _UNIT_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class _Place(NamedTuple):
-    """Where a document is, relative to the base: under our name, or else under the original's if that is another."""
+    """Where a document is, relative to the base: under our name, or else under the original's if that is another; under
+    `shared` if that name is also other keys' (`sharing.py`).
+    """
 
     path: str
     original: str | None = None
+    shared: str | None = None
 
 
 class _Entry(NamedTuple):
@@ -186,13 +190,20 @@ class FileTruth(RowsOnly):
     # ---- reading
 
     def _load(self, root: str, key: Key, place: _Place, *, keys_only: bool = False) -> Record:
+        found = self._find(root, key, place)
+        return Record(key) if found is None else _record(key, *found, keys_only)
+
+    @staticmethod
+    def _find(root: str, key: Key, place: _Place) -> sharing.Found | None:
+        if place.shared is not None:
+            return sharing.find(root, key, place.shared)
         content = disk.read(f"{root}/{place.path}")
         if content is not None:
-            return _record(key, place.path, *unseal(content), keys_only)
+            return sharing.Found(place.path, *unseal(content))
         if place.original is None or (content := disk.read(f"{root}/{place.original}")) is None:
-            return Record(key)
-        body, stamp = unseal(content)
-        return _record(key, place.original, body, None, keys_only) if stamp is None else Record(key)
+            return None
+        found = sharing.Found(place.original, *unseal(content))
+        return found if found.stamp is None else None
 
     def _load_if_readable(self, root: str, key: Key, place: _Place, *, keys_only: bool = False) -> Record:
         try:
@@ -223,6 +234,7 @@ class FileTruth(RowsOnly):
         if originals is not None and originals != ours:
             for name, mtime_ns in disk.listing(f"{root}/{originals}", timed=timed):
                 foreign[name] = _Entry(name, _place(scope.child(name)), mtime_ns)
+            found = {item: entry._replace(place=_place(scope.child(item))) for item, entry in found.items()}
         return list({**foreign, **found}.values())
 
     def _series(self, root: str, scope: Key) -> _Series:
@@ -234,7 +246,8 @@ class FileTruth(RowsOnly):
 
     @contextmanager
     def _writing(self, root: str, key: Key) -> Iterator[None]:
-        directory = f"{root}/{names.directory(key)}"
+        shared = sharing.shared_path(key) if len(key.parts) == len(key.domain.key) else None
+        directory = f"{root}/{names.directory(key) if shared is None else os.path.dirname(shared)}"
         with locks.quiet(), disk.locked(directory):
             if directory not in self._swept:
                 disk.sweep(directory)
@@ -245,23 +258,34 @@ class FileTruth(RowsOnly):
         """Write documents of one scope, as its lock's owner; what was kept instead is left out."""
         outputs: list[disk.Output] = []
         published: list[Published] = []
+        moved: list[str] = []
         for change in changes:
             key, place = change.key, _place(change.key)
             prior = self._prior(root, key, place)
             if prior.record.exists and key.domain.on_conflict is OnConflict.KEEP:
                 continue
-            rev = prior.record.rev + 1
-            outputs.append(_output(root, place, key.domain, change.payload, Stamp(rev, change.when), prior))
+            rev, stamp = prior.record.rev + 1, Stamp(prior.record.rev + 1, change.when)
+            if place.shared is not None:
+                ours, place = place.path, _Place(sharing.place_for(root, key, place.shared))
+                if place.path != ours:
+                    stamp = stamp._replace(owner=sharing.owner(key))
+                    moved.append(f"{root}/{ours}")
+            outputs.append(_output(root, place, key.domain, change.payload, stamp, prior))
             record = Record(key, rev, change.payload, change.when, change.removed, place.path)
             published.append(Published(record, "upsert", change.body))
-        return [new for new, written in zip(published, disk.write_all(outputs), strict=True) if written]
+        written = disk.write_all(outputs)
+        for path in moved:  # What stood under our own name is now under the one that the original sees.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        return [new for new, is_written in zip(published, written, strict=True) if is_written]
 
     def _prior(self, root: str, key: Key, place: _Place) -> _Prior:
         """What is stored now. Unreadable bytes get a second name first, because the write will replace them."""
         try:
             return _Prior(self._load(root, key, place))
         except CorruptData:
-            kept = disk.set_aside(f"{root}/{place.path}")
+            found = self._find(root, key, place)
+            kept = disk.set_aside(f"{root}/{place.path if found is None or place.shared is None else found.path}")
             logger.warning("%s: an unreadable file is replaced; its bytes are kept as %s", key, kept or place.original)
             return _Prior(Record(key), is_corrupt=True)
 
@@ -285,7 +309,7 @@ class _Series(NamedTuple):
 
 
 def _place(key: Key) -> _Place:
-    return _Place(names.path(key), names.original_path(key))
+    return _Place(names.path(key), names.original_path(key), sharing.shared_path(key))
 
 
 def _expected_times(scope: Key, since: int, until: int) -> range | None:
@@ -316,7 +340,7 @@ def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp
 
 
 def _record(key: Key, path: str, body: bytes, stamp: Stamp | None, keys_only: bool) -> Record:
-    rev, when = stamp or Stamp(0, None)
+    rev, when, _ = stamp or Stamp(0, None)
     if keys_only and not (key.domain.has_removed and _PERHAPS_REMOVED.search(body)):
         return Record(key, rev, None, when, False, path)
     try:

@@ -31,15 +31,20 @@ from backtest_kit_mongo.errors import InvalidPayload
 
 
 class Stamp(NamedTuple):
-    """What a file says besides its entity: how often it was written, the simulation time of the last write in ms."""
+    """What a file says besides its entity: how often it was written, the simulation time of the last write in ms, and whose
+    it is where several keys have one name.
+    """
 
     rev: int
     when: int | None
+    owner: bytes = b""
 
 
 _HEADER: Final = Struct(">QBq")
 _SALT: Final = b"backtest-kit stamp 1"
+OWNER_BYTES: Final = 8
 _STAMP_BITS: Final = 8 * (_HEADER.size + 4)
+_OWNED_BITS: Final = _STAMP_BITS + 8 * OWNER_BYTES
 _TO_BLANKS: Final = bytes.maketrans(b"01", b" \t")
 _TO_DIGITS: Final = bytes.maketrans(b" \t", b"01")
 
@@ -54,22 +59,24 @@ _text = json.JSONEncoder(ensure_ascii=False).encode
 
 def seal(body: bytes, stamp: Stamp) -> bytes:
     """The content of a file."""
-    header = _HEADER.pack(stamp.rev, stamp.when is not None, stamp.when or 0)
+    header = _HEADER.pack(stamp.rev, stamp.when is not None, stamp.when or 0) + stamp.owner
     number = int.from_bytes(header + crc32(_SALT + header).to_bytes(4, "big"), "big")
-    return body + b"\n" + f"{number:0{_STAMP_BITS}b}".encode().translate(_TO_BLANKS)
+    bits = _OWNED_BITS if stamp.owner else _STAMP_BITS
+    return body + b"\n" + f"{number:0{bits}b}".encode().translate(_TO_BLANKS)
 
 
 def unseal(content: bytes) -> tuple[bytes, Stamp | None]:
     """JSON text and stamp of a file; no stamp if it is foreign."""
-    body, line = content[: -_STAMP_BITS - 1], content[-_STAMP_BITS - 1 :]
-    if len(line) <= _STAMP_BITS or line[:1] != b"\n" or line[1:].strip(b" \t"):
-        return content, None
-    data = int(line[1:].translate(_TO_DIGITS), 2).to_bytes(_STAMP_BITS // 8, "big")
-    header, checksum = data[:-4], data[-4:]
-    if crc32(_SALT + header).to_bytes(4, "big") != checksum:
-        return content, None
-    rev, has_when, when = _HEADER.unpack(header)
-    return body, Stamp(rev, when if has_when else None)
+    for bits in (_STAMP_BITS, _OWNED_BITS):
+        body, line = content[: -bits - 1], content[-bits - 1 :]
+        if len(line) <= bits or line[:1] != b"\n" or line[1:].strip(b" \t"):
+            continue
+        data = int(line[1:].translate(_TO_DIGITS), 2).to_bytes(bits // 8, "big")
+        header, checksum = data[:-4], data[-4:]
+        if crc32(_SALT + header).to_bytes(4, "big") == checksum:
+            rev, has_when, when = _HEADER.unpack_from(header)
+            return body, Stamp(rev, when if has_when else None, header[_HEADER.size :])
+    return content, None
 
 
 def encode(payload: Any, model: Any) -> bytes:

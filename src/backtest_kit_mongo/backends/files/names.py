@@ -1,7 +1,8 @@
 r"""Names of files: the original's `dump` layout, made reversible and free of collisions.
 
 A domain's path and file levels become directories and a file name. The original joins key parts with `_` as they are,
-so two contexts can mean one file, a `/` leads elsewhere and `..` leads outside. Here each part is escaped first:
+so two contexts can mean one file, a `/` leads elsewhere and `..` leads outside. Here each part is escaped first (where only `_` had
+to be, the file may stand under the original's name all the same: `sharing.py`):
 
     %XX     control characters and  % ~ / \ < > : " | ? *  and a dot in front, and a dot or a blank at the end
     %5F     `_`, where a level joins more than one column: its name then has exactly one raw `_` between two parts
@@ -56,14 +57,14 @@ def path(key: Key) -> str:
 def original_directory(key: Key) -> str | None:
     """Where the original keeps a scope; None if that is not a plain place below the base."""
     parts = key.query()
-    names = (_original_name(level, parts) for level in key.domain.path)
+    names = (original_name(level, parts) for level in key.domain.path)
     return _reachable("/".join(name for name in names if name is not None))
 
 
 def original_path(key: Key) -> str | None:
     """Where the original keeps a document; None if that is `path(key)`, or not a plain place below the base."""
     where = original_directory(key)
-    found = where and _reachable(f"{where}/{_original_name(key.domain.file, key.query())}{EXTENSION}")
+    found = where and _reachable(f"{where}/{original_name(key.domain.file, key.query())}{EXTENSION}")
     return None if not found or found == path(key) else found
 
 
@@ -120,7 +121,7 @@ def _chunks(name: str) -> list[str]:
     return [*(f"{chunk}{CONTINUED}" for chunk in chunks[:-1]), chunks[-1]]
 
 
-def _original_name(level: Level, parts: dict[str, Part]) -> str | None:
+def original_name(level: Level, parts: dict[str, Part]) -> str | None:
     if level.literal:
         return level.literal
     present = _present(level, parts)
