@@ -12,7 +12,6 @@ it has no other name, and takes the file over; what stood there moves to its own
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,12 +19,13 @@ from hashlib import sha256
 from itertools import combinations, islice, pairwise, product
 from typing import Final, NamedTuple
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk, names
 from backtest_kit_mongo.backends.files.json import OWNER_BYTES, Stamp, unseal
 from backtest_kit_mongo.coherence.keys import BACKTEST, LIVE
 from backtest_kit_mongo.coherence.record import Column, Key, Level, Part
 
-logger = logging.getLogger(__name__)
+logger = locks.logger(__name__)
 
 RIVALS_MAX: Final = 256
 """More readings of a name than anybody uses; the others are not looked for."""
