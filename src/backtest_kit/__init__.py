@@ -4,7 +4,7 @@
 
     @bt.strategy(interval="15m")
     def ema_cross(ctx):
-        close = ctx.candles("15m", 60).close               # NumPy; only what had closed at ctx.now
+        close = ctx.candles("15m", 60).close  # NumPy; only what had closed at ctx.now
         if len(close) == 60 and close[-9:].mean() > close.mean():
             return bt.long(take_profit=ctx.price * 1.02, stop_loss=ctx.price * 0.99, minutes=720)
 

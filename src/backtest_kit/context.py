@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import backtest_kit_mongo as bk
-from backtest_kit import remembering
+from backtest_kit import declare, remembering
 from backtest_kit.bars import Bars
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import ContextId, digest
@@ -89,6 +89,38 @@ class Context:
             float((typical * last.volume).sum() / volume) if volume else float(last.close.mean()) if len(last) else 0.0
         )
         return earlier
+
+    # -- the exchange
+
+    def order_book(self, depth: int = 20) -> Any:
+        """What the exchange's `get_order_book(symbol, depth)` answers; in paper and live only, for it was not recorded."""
+        return self._asked("get_order_book", depth)
+
+    def trades(self, limit: int = 100) -> Any:
+        """What the exchange's `get_trades(symbol, limit)` answers; in paper and live only."""
+        return self._asked("get_trades", limit)
+
+    def format_price(self, price: float) -> str:
+        """As the exchange writes prices (`format_price` of its declaration)."""
+        function = self._of_exchange("format_price")
+        return f"{price:.10g}" if function is None else str(function(self.symbol, price))
+
+    def format_quantity(self, quantity: float) -> str:
+        """As the exchange writes quantities."""
+        function = self._of_exchange("format_quantity")
+        return f"{quantity:.10g}" if function is None else str(function(self.symbol, quantity))
+
+    def _of_exchange(self, name: str) -> Any:
+        found = [one for one in declare.exchanges.list() if one.name == self.identity.exchange]
+        return getattr(found[0], name) if found else None
+
+    def _asked(self, name: str, argument: int) -> Any:
+        if self.mode == "backtest":
+            raise DeclarationError(f"{name} shows the present; a backtest lives in the past")
+        function = self._of_exchange(name)
+        if function is None:
+            raise DeclarationError(f"exchange {self.identity.exchange!r} is declared without {name}")
+        return function(self.symbol, argument)
 
     # -- memory
 

@@ -148,7 +148,7 @@ class Exchange:
         ccxt: name of an exchange that ccxt knows.
         files: a directory or file of candles named like BTCUSDT-1m.csv.gz; they are used as they are and not stored.
         format_price, format_quantity: (symbol, number) -> text.
-        get_order_book, get_trades: asked through `ctx` only in paper and live.
+        get_order_book, get_trades: (symbol, depth or limit); asked by `ctx.order_book()` and `ctx.trades()` in paper and live.
         broker: for live: an `orders.broker.Broker`, or a function that makes one when the run starts. An exchange of ccxt needs none.
     """
 

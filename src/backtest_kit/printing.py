@@ -50,10 +50,13 @@ def print_result(result: Result, console: Console, trades_max: int) -> None:
         console.print(_trades(shown, with_notes=console.width >= WIDE))
     if len(shown) < len(result.trades):
         console.print(f"{len(result.trades) - len(shown):,} earlier trades are not shown (--trades, --json, --report)")
-    table = Table(box=None, show_header=False)
-    for name, title in STAT_NAMES.items():
-        table.add_row(title, stat_text(result.stats, name))
-    console.print(table)
+    if result.trades:
+        table = Table(box=None, show_header=False)
+        for name, title in STAT_NAMES.items():
+            table.add_row(title, stat_text(result.stats, name))
+        console.print(table)
+    else:
+        console.print("no trade")
     for refusal in result.refusals:
         console.print(f"[yellow]refused[/] {escape(refusal)}", soft_wrap=True)
     for note in result.notes:

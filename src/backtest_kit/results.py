@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -191,13 +192,17 @@ class Result:
 
     @cached_property
     def refusals(self) -> tuple[str, ...]:
-        """Why proposals came to nothing, the most frequent first, at most five."""
-        told = Counter(
-            f"{'risk' if event.action == 'rejected' else 'invalid'}: {event.reason}"
-            for event in self.events
-            if event.action in ("rejected", "invalid")
-        )
-        return tuple(f"{count} x {reason}" for reason, count in told.most_common(TOLD_MAX))
+        """Why proposals came to nothing, the most frequent first, at most five. What differs by numbers alone is one, told as the
+        first was.
+        """
+        counts, first = Counter[str](), dict[str, str]()
+        for event in self.events:
+            if event.action in ("rejected", "invalid"):
+                told = f"{'risk' if event.action == 'rejected' else 'invalid'}: {event.reason}"
+                kind = re.sub(r"\d+(\.\d+)?", "#", told)
+                counts[kind] += 1
+                first.setdefault(kind, told)
+        return tuple(f"{count} x {first[kind]}" for kind, count in counts.most_common(TOLD_MAX))
 
     def trades_frame(self) -> Any:
         """The trades as a pandas DataFrame; moments are UTC timestamps.

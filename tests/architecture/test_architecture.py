@@ -77,7 +77,7 @@ ARROWS = {
     "feed": "audit backends coherence domains errors locks reachability settings setup",
     "operate": "adapters backends candles coherence domains drivers errors feed locks ports settings setup",
     "candle_sources": "adapters candles domains errors operate",
-    "testing": "adapters backends candles coherence domains drivers embedded errors ports settings setup",
+    "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
     "cli": "adapters audit backends candles coherence domains drivers embedded errors feed operate settings setup",
 }
 """Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it imports."""

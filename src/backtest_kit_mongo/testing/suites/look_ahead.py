@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from backtest_kit_mongo.coherence.record import Domain, Shape
+from backtest_kit_mongo.coherence.record import Domain, OnConflict, Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.look_ahead import simulation_time
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
 from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, Spot, difference, items, parts, spot
@@ -107,6 +108,19 @@ class TestDomainsWithoutTime:
         here = spot(store, domain, tag)
         here.write_example()
         assert [here.read().when, spot(twin, domain, tag).read().when] == [None, None]
+
+    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if not d.has_when], ids=by_name)
+    def test_a_write_at_a_simulation_time_is_stamped_and_one_without_is_not(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        here, there, through = spot(store, domain, tag), spot(twin, domain, tag), calls(domain)
+        registry = through.over(store)
+        with simulation_time(BASE_MS):
+            through.write(registry, example(domain, here.key.item), here.key.parts, None)
+        assert [here.read().when, there.read().when] == [BASE_MS, BASE_MS]
+        if domain.on_conflict is OnConflict.REPLACE:
+            here.write(extended(domain, here.key.item, again=True))
+            assert [here.read().when, there.read().when] == [None, None]
 
     def test_measure_takes_a_time_and_is_exempt_from_the_guard(self, store: Store, tag: str) -> None:
         through, key = calls(BY_NAME["measure"]), parts(BY_NAME["measure"], tag)
