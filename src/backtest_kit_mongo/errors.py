@@ -69,10 +69,17 @@ class WriteRefused(EnvironmentFault):
     """The server refused the write for certain (permissions, validation rule, ...). It did not happen and will not."""
 
 
+class WriteTooLate(WriteRefused):
+    """The write reached MongoDB after its deadline (it was held up on its way, or the server's clock was set ahead), and MongoDB
+    refused it. It did not happen and will not; try again.
+    """
+
+
 class WriteOutcomeUnknown(EnvironmentFault):
     """The connection broke or time ran out after the write was sent. It may have happened, or may still happen.
 
-    Of a list, some rows may have been written. Read the value to learn which; repeating the same write is safe.
+    The message says for how many ms: what has not happened by then never will. Of a list, some rows may have been
+    written. Read the value to learn which; repeating the same write is safe.
     """
 
 

@@ -30,6 +30,8 @@ DEFAULT_DATABASE = "backtest-kit"
 PORT_MAX = 65_535
 _SRV = "mongodb+srv://"
 _SRV_ONLY = ("srvmaxhosts=", "srvservicename=", "srvallowedhostssuffix=")
+SPARE_MIN_MS = 10
+"""Of a lease, beyond the bound on its write: half of it is for a command on its way."""
 _TLS_FILES = ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
 
 
@@ -92,7 +94,8 @@ class Settings(BaseSettings):
     mongo_timeout_ms: int | None = Field(
         None,
         ge=20,
-        description="Bound on each MongoDB operation, retries included; less than `lease_ms`. Default: two thirds of it.",
+        description="Bound on each MongoDB operation, retries included; less than `lease_ms`. Default: two thirds of it. A command "
+        "that is on its way for longer than half of what is left of the lease is refused by MongoDB.",
     )
     redis_timeout_ms: int = Field(1_000, ge=10, description="Bound on connecting to Redis and on each command.")
     redis_retry_ms: int = Field(
@@ -207,15 +210,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lease_outlives_mongo(self) -> Settings:
-        if self.mongo_bound_ms >= self.lease_ms:
+        if self.lease_ms - self.mongo_bound_ms < SPARE_MIN_MS:
             # MongoDB must not commit after the lease has ended (I1, I5b, I7).
-            raise ValueError(f"mongo_timeout_ms ({self.mongo_timeout_ms}) must be less than lease_ms ({self.lease_ms})")
+            raise ValueError(
+                f"mongo_timeout_ms ({self.mongo_bound_ms}) must be less than lease_ms ({self.lease_ms}), by {SPARE_MIN_MS} at least"
+            )
         return self
 
     @property
     def mongo_bound_ms(self) -> int:
         """Bound on each MongoDB operation."""
         return self.mongo_timeout_ms if self.mongo_timeout_ms is not None else self.lease_ms * 2 // 3
+
+    @property
+    def mongo_arrival_ms(self) -> float:
+        """How long a command that writes may be on its way to MongoDB; what then remains of the lease is as much."""
+        return (self.lease_ms - self.mongo_bound_ms) / 2
 
     @property
     def database(self) -> str:

@@ -105,6 +105,7 @@ def make_store(settings: Settings) -> Store:
         settings.database,
         DOMAINS,
         timeout_ms=settings.mongo_bound_ms,
+        arrival_ms=settings.mongo_arrival_ms,
         candle_cache_max_bytes=settings.candle_cache_max_bytes,
         foreign_writers=settings.cache_mode == "id",
     )
@@ -360,7 +361,12 @@ def get_mongo() -> MongoClient[dict[str, Any]]:
     Raises:
         NotSetUp: `setup()` or `install()` was not called.
     """
-    return _mongo(_live()).client
+    return live_truth().client
+
+
+def live_truth() -> MongoTruth:
+    """MongoDB in use; raises as `get_mongo` does."""
+    return _mongo(_live())
 
 
 def _mongo(store: Store) -> MongoTruth:

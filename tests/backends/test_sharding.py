@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.audit.records import IDENTITY, ITEMS
-from backtest_kit_mongo.backends.mongo import documents as mongo
+from backtest_kit_mongo.backends.mongo import client as mongo
 from backtest_kit_mongo.backends.mongo.concerns import read_concerns
 from backtest_kit_mongo.backends.mongo.indexes import wanted
 from backtest_kit_mongo.coherence.events import Event, Origin
@@ -62,6 +61,9 @@ class Commands(CommandListener):
         parts = {"insert": ("documents", None), "update": ("updates", "q"), "delete": ("deletes", "q")}
         if name == "findAndModify":
             self.writes.append((name, command[name], command["query"]))
+        elif name == "aggregate" and (stages := command["pipeline"])[-1].get("$merge"):
+            new = [each for stage in stages for each in stage.get("$project", {}).get("new", {}).get("$literal", ())]
+            self.writes += [(name, stages[-1]["$merge"]["into"], each) for each in new]
         elif name == "find" and command.get("limit") == 1:
             self.finds.append((command[name], command["filter"]))
         elif name in parts:
@@ -80,7 +82,10 @@ def sent(servers: Endpoints, new_database: Callable[[], str]) -> Commands:
     """Everything that writing each domain in each way sends, and auditing it."""
     commands = Commands()
     with pytest.MonkeyPatch.context() as patch:
-        listening: Any = partial(pymongo.MongoClient, event_listeners=[commands])
+
+        def listening(uri: str, event_listeners: Sequence[Any] = (), **options: Any) -> Any:
+            return pymongo.MongoClient(uri, event_listeners=[commands, *event_listeners], **options)
+
         patch.setattr(mongo, "MongoClient", listening)
         store = make_store(settings_for(servers, f"{new_database()}_sharding"))
         for domain in DOMAINS:

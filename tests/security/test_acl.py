@@ -184,7 +184,13 @@ def test_the_operators_comparison_of_cache_and_mongodb_runs_as_worker(
     with store_for(servers, database, **options(database, "strategy")) as store:
         write(store, 1)
     settings = settings_for(servers, database, **options(database, "worker"))
-    truth = MongoTruth(settings.mongo_connection_string.get_secret_value(), database, DOMAINS, settings.mongo_bound_ms)
+    truth = MongoTruth(
+        settings.mongo_connection_string.get_secret_value(),
+        database,
+        DOMAINS,
+        settings.mongo_bound_ms,
+        settings.mongo_arrival_ms,
+    )
     truth.open()
     link = RedisLink(redis_client(settings))
     report = Report()

@@ -94,7 +94,7 @@ def _identity(settings: Settings) -> Iterator[SharedIdentity]:
 def _auditor(settings: Settings) -> Iterator[Auditor]:
     """An auditor with its connections."""
     uri = settings.mongo_connection_string.get_secret_value()
-    truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms)
+    truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms, settings.mongo_arrival_ms)
     link = link_over(redis_client(settings))
     try:
         truth.open()

@@ -206,7 +206,7 @@ def _workshop(settings: Settings) -> Iterator[_Workshop]:
     from backtest_kit_mongo.operate.compaction import Compactor
 
     uri = settings.mongo_connection_string.get_secret_value()
-    truth = MongoTruth(uri, settings.database, (CANDLE,), settings.mongo_bound_ms)
+    truth = MongoTruth(uri, settings.database, (CANDLE,), settings.mongo_bound_ms, settings.mongo_arrival_ms)
     try:
         truth.open()
         database = truth.client[settings.database]

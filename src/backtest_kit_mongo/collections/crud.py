@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import pymongo
 from bson import ObjectId
@@ -15,12 +15,13 @@ from pydantic import BaseModel, ValidationError
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
-from backtest_kit_mongo.backends.mongo.errors import reading, writing
+from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.paging import bounded
 from backtest_kit_mongo.coherence.codec import dump
 from backtest_kit_mongo.domains.table import OWN_COLLECTIONS
 from backtest_kit_mongo.errors import InvalidPayload, InvalidSetting, NotFound
 
+R = TypeVar("R")
 Row = dict[str, Any]
 Sort = Sequence[tuple[str, int]]
 NEWEST_FIRST: Sort = (("updatedDate", -1), ("_id", -1))
@@ -66,12 +67,20 @@ class BaseCRUD:
         """
         return pymongo.timeout(self._bound_s())
 
+    def _write(self, send: Callable[[dict[str, Any]], R]) -> R:
+        from backtest_kit_mongo.setup import live_truth
+
+        return live_truth().write_in_time(self.name, send)
+
     def create(self, dto: Mapping[str, Any] | BaseModel) -> Row:
         """Insert one document; returns it with its `id`. `createDate` and `updatedDate` are set."""
         now = _now()
-        document = {**self._checked(dto), "createDate": now, "updatedDate": now}
-        with writing(self.name), self._bounded():
-            self._collection.insert_one(document)
+        document = {"_id": ObjectId(), **self._checked(dto), "createDate": now, "updatedDate": now}
+        if operators := [name for name in document if name.startswith("$")]:
+            raise InvalidPayload(f"{self.name}: names of fields begin with $: {operators}. Nothing was written.")
+        collection = self._collection
+        # What `insert_one` does, which cannot be told when it is too late (`backends/mongo/deadline.py`).
+        self._write(lambda let: collection.replace_one({"_id": document["_id"]}, document, upsert=True, let=let))
         return _row(document)
 
     def update(self, id: str, dto: Mapping[str, Any] | BaseModel) -> Row:  # noqa: A002 - the original's name
@@ -84,13 +93,13 @@ class BaseCRUD:
         if self._model is not None:
             whole = self._checked({**self.find_by_id(id), **fields})
             fields = {name: whole[name] for name in fields}
-        with writing(self.name), self._bounded():
-            document = self._collection.find_one_and_update(
-                {"_id": self._object_id(id)},
-                {"$set": {**fields, "updatedDate": _now()}},
-                return_document=ReturnDocument.AFTER,
-            )
-        return self._found(document, id)
+        collection, which = self._collection, {"_id": self._object_id(id)}
+        change = {"$set": {**fields, "updatedDate": _now()}}
+
+        def send(let: dict[str, Any]) -> Row | None:
+            return collection.find_one_and_update(which, change, return_document=ReturnDocument.AFTER, let=let)
+
+        return self._found(self._write(send), id)
 
     def find_by_id(self, id: str) -> Row:  # noqa: A002 - the original's name
         """One document.

@@ -13,8 +13,9 @@ remembered (`driver.py`, `states.py`). A situation is then a handful of small in
 (`situation.py`), which random schedules walk through by look-up, and exhaustive search can copy and recognise.
 
 *What is modelled and not executed:* how a client notices that Redis is away and comes back (`RedisCache` has its own
-tests on a real server), and the network. Deadlines are taken to be kept, leases never to be evicted, and clocks not to
-jump: outside of that the protocol promises nothing.
+tests on a real server), and the network. A write may arrive at MongoDB at any time after it was sent. Deadlines are taken to
+lie before their lease's end, leases never to be evicted, and clocks not to jump: outside of that the protocol promises
+nothing.
 
 Files, in the order of their use: `actions.py` (what can happen), `states.py` (Redis and MongoDB as tables),
 `workload.py` (who does what), `situation.py` and `world.py` (everything at one moment, and what happens next),

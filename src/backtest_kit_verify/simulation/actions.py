@@ -15,9 +15,9 @@ MEANING = {
     "step": "the operation's next step is performed and answered",
     "timeout": "the step was sent to Redis, but no answer came in time; it may be executed later, or never",
     "retry": "the step was sent to Redis on a connection that broke, and will be sent again",
-    "unknown": "the write was sent to MongoDB, but no answer came; it may land until its deadline, or never",
+    "unknown": "the write was sent to MongoDB, but no answer came; it may arrive at any later time, or never",
     "refuse": "MongoDB refuses the write",
-    "land": "MongoDB commits a write whose sender no longer waits",
+    "land": "a write whose sender no longer waits arrives at MongoDB, which commits it, or after its deadline refuses it",
     # Of a client.
     "crash": "the client dies",
     "cut": "the client loses Redis, which others keep",

@@ -159,6 +159,8 @@ def _simplify(world: World, budget: Budget) -> None:
     if not budget.faults:
         world.saved = world.rig.redis.start
         world.kept = world.truth
+    if world.rig.variant.deadline_in_command:
+        world.forget_refused()
     if world.begun == (1 << len(world.steps)) - 1:
         world.returned = 0
         world.own = [0] * len(world.own)

@@ -305,7 +305,13 @@ PLANTED: Mapping[str, Planted] = {
         cache_type=RightOfAnyIncarnation,
     ),
     "write-after-deadline": without(
-        "MongoDB cannot commit after the lease's deadline", "I1 I5b I7", faults=False, wrap=without_deadline
+        "a command's deadline lies before its lease's end", "I1 I5b I7", faults=False, wrap=without_deadline
+    ),
+    "late-command": without(
+        "the deadline is in the command: MongoDB refuses what arrives after it",
+        "I1 I5b I7",
+        within=HARD,
+        deadline_in_command=False,
     ),
     "released-on-unknown": without(
         "a lease is released only when the outcome is known", "I3 I3b", wrap=released_on_unknown

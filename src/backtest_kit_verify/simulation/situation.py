@@ -18,9 +18,9 @@ class Situation:
         held: token number of each operation's lease or install right, -1 for none.
         known: revisions that are contained in what the operation read or wrote, as a mask.
         need: the revision that each operation must see at least.
-        due: ticks until the operation's write can no longer land.
+        due: ticks until MongoDB refuses the operation's write.
         again: 1 while the operation's present step is sent a second time.
-        sent: writes whose sender no longer waits, with the step that stores them.
+        sent: writes that are on their way and whose sender no longer waits, with the step that stores them.
         flying: tokens of leased writes that may still reach MongoDB; preborn: those older than the incarnation's birth.
         late: steps that Redis may still execute although nobody waits.
         down: mask of clients that go past Redis; lost: of those that cannot reach it; missed: of those that owe it a deletion;

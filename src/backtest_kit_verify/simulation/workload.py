@@ -77,6 +77,7 @@ class Variant:
         wrap: stands between a plan and its driver; also told what the client remembers of the ledger.
         fresh_tokens: a retry of LEASE or READ uses a new token.
         timer: a client that went past Redis tries it again by itself.
+        deadline_in_command: MongoDB refuses a write that arrives too late.
         extra_faults: verbs (`actions.VERBS`) of faults that lie outside the protocol's assumptions.
     """
 
@@ -85,6 +86,7 @@ class Variant:
     wrap: Wrap | None = None
     fresh_tokens: bool = True
     timer: bool = True
+    deadline_in_command: bool = True
     extra_faults: tuple[str, ...] = ()
 
 

@@ -3,8 +3,9 @@
 An action (`actions.py`) is one indivisible thing that happens: a step of an operation, or a fault. `apply` performs
 it, or says that it cannot happen now, and then checks the invariants (`checker.py`).
 
-What the model takes for granted, as the protocol does: MongoDB does not commit a write after its deadline, leases are
-not evicted, Redis' clock does not jump.
+A write that was sent may arrive at MongoDB at any later time; MongoDB refuses it once its deadline has passed. What the model
+takes for granted, as the protocol does: that deadline lies before the lease's end, leases are not evicted, Redis' clock does
+not jump.
 
 *Bypass.* A client that is cut off from Redis writes MongoDB without a lease. Other clients may then miss that revision,
 and no other, until it is *relayed*: by the recovery worker, by that client when it reaches Redis again, or by anything
@@ -264,7 +265,8 @@ class World(Faults):
     def land(self, number: int) -> bool:
         if number not in self.sent:
             return False
-        self._store(number, self.sent[number])
+        if self.due[number] >= 0 or not self.rig.variant.deadline_in_command:
+            self._store(number, self.sent[number])
         self._forget_sent(number)
         return True
 
@@ -274,6 +276,11 @@ class World(Faults):
             self.flying &= ~(1 << self.held[number])
         if self.steps[number].kind >= DONE:
             self._leave(number)
+
+    def forget_refused(self) -> None:
+        """Leave out the writes that MongoDB will refuse."""
+        for number in [number for number in self.sent if self.due[number] < 0]:
+            self._forget_sent(number)
 
     # -- faults of clients
 
@@ -311,8 +318,5 @@ class World(Faults):
         for number, left in enumerate(self.due):
             if left >= 0:
                 self.due[number] = left - 1
-            if left == 0:
-                if self.held[number] >= 0:
-                    self.flying &= ~(1 << self.held[number])
-                if number in self.sent:
-                    self._forget_sent(number)
+            if left == 0 and self.held[number] >= 0:
+                self.flying &= ~(1 << self.held[number])

@@ -33,7 +33,8 @@ class State:
         has_entry, entry_incarnation, entry_rev: E.
         has_right, right_incarnation, right_token: F. A token is named after the operation that took it.
         leased: in L. ended: the lease's deadline has passed.
-        writing: a writer after LEASE and before MongoDB's answer. older: it was so when the incarnation was born.
+        writing: a writer's command is on its way to MongoDB, for however long. older: it was so when the incarnation was
+            born. expired: by MongoDB's clock the deadline in the command has passed.
         written, written_rev: a writer that knows its revision and has not yet sent COMMIT.
         missed: a reader with a right, before FIND. found, found_rev: the same after FIND, before FILL.
         shared, shared_incarnation: the right that a reader was given.
@@ -52,6 +53,7 @@ class State:
     right_token: Any
     leased: Fn
     ended: Fn
+    expired: Fn
     writing: Fn
     older: Fn
     written: Fn
@@ -72,8 +74,8 @@ class State:
         return z3.And(self.has_right, self.right_incarnation == self.incarnation)
 
     def in_flight(self, op: Any) -> Any:
-        """A write of this operation may still reach MongoDB."""
-        return z3.And(self.writing(op), z3.Not(self.ended(op)))
+        """A write of this operation may still be committed."""
+        return z3.And(self.writing(op), z3.Not(self.expired(op)))
 
     @property
     def is_quiet(self) -> Any:
@@ -95,7 +97,7 @@ class State:
 
 INTEGERS = ("rev", "incarnation", "entry_incarnation", "entry_rev", "right_incarnation")
 FLAGS = ("born", "is_open", "has_entry", "has_right")
-SETS = ("leased", "ended", "writing", "older", "written", "missed", "found", "started")
+SETS = ("leased", "ended", "expired", "writing", "older", "written", "missed", "found", "started")
 REVISIONS = ("written_rev", "found_rev", "shared_incarnation")
 
 
@@ -160,4 +162,5 @@ INVARIANTS: Mapping[str, Callable[[State], Any]] = {
             implies(z3.Or(s.writing(op), s.written(op), s.missed(op), s.found(op)), s.started(op)),
         )
     ),
+    "I12": lambda s: every(lambda op: implies(z3.And(s.writing(op), s.ended(op)), s.expired(op))),
 }

@@ -49,6 +49,7 @@ def lease(
         leased=put(s.leased, ME, YES),
         writing=put(s.writing, ME, YES),
         ended=put(s.ended, ME, NO),
+        expired=put(s.expired, ME, NO),
         has_entry=NO if deletes_entry else s.has_entry,
         has_right=z3.If(takes, YES, NO if deletes_right else s.has_right),
         right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
@@ -76,7 +77,8 @@ def lease_again(s: State) -> tuple[Any, State]:
 
 
 def store(s: State, *, in_time: bool = True) -> tuple[Any, State]:
-    return both(s.writing(ME), z3.Not(s.ended(ME)) if in_time else YES), replace(
+    """The command arrives, however late, and MongoDB compares its own clock with the deadline in the command."""
+    return both(s.writing(ME), z3.Not(s.expired(ME)) if in_time else YES), replace(
         s,
         rev=s.rev + 1,
         writing=put(s.writing, ME, NO),
@@ -85,9 +87,24 @@ def store(s: State, *, in_time: bool = True) -> tuple[Any, State]:
     )
 
 
-def store_unanswered(s: State) -> tuple[Any, State]:
-    """MongoDB commits, but the client has died or given up, and never sends COMMIT."""
-    return s.in_flight(ME), replace(s, rev=s.rev + 1, writing=put(s.writing, ME, NO))
+def store_unanswered(s: State, *, in_time: bool = True) -> tuple[Any, State]:
+    """The same, but the client has died or given up, and never sends COMMIT."""
+    return s.in_flight(ME) if in_time else s.writing(ME), replace(s, rev=s.rev + 1, writing=put(s.writing, ME, NO))
+
+
+def store_twice(s: State) -> tuple[Any, State]:
+    """The driver has sent the command once more, and MongoDB does not know it again."""
+    return both(s.written(ME), z3.Not(s.expired(ME))), replace(s, rev=s.rev + 1)
+
+
+def refuse_late(s: State) -> tuple[Any, State]:
+    """The command arrives after its deadline: nothing is written, and the lease stays."""
+    return both(s.writing(ME), s.expired(ME)), replace(s, writing=put(s.writing, ME, NO))
+
+
+def refuse_late_and_abort(s: State) -> tuple[Any, State]:
+    applies, after = refuse_late(s)
+    return applies, replace(after, leased=put(s.leased, ME, NO))
 
 
 def _commit(s: State, may_install: Any) -> State:
@@ -189,8 +206,13 @@ def fill(s: State, *, needs_right: bool = True, own_incarnation: bool = True, on
 # -- time and faults
 
 
-def deadline_passes(s: State) -> tuple[Any, State]:
-    return YES, replace(s, ended=put(s.ended, ME, YES))
+def command_expires(s: State) -> tuple[Any, State]:
+    return YES, replace(s, expired=put(s.expired, ME, YES))
+
+
+def lease_ends(s: State, *, after_command: bool = True) -> tuple[Any, State]:
+    """By the clocks' rates alone: the deadline in the command was chosen to lie before this moment."""
+    return s.expired(ME) if after_command else YES, replace(s, ended=put(s.ended, ME, YES))
 
 
 def purge(s: State) -> tuple[Any, State]:
@@ -289,6 +311,8 @@ RULES: Mapping[str, Rule] = {
     "LEASE, nobody writes": lease_of_nobody,
     "TRUTH": store,
     "TRUTH, nobody hears": store_unanswered,
+    "TRUTH, too late": refuse_late,
+    "TRUTH, too late, and ABORT": refuse_late_and_abort,
     "COMMIT": commit,
     "COMMIT, late duplicate": commit_duplicate,
     "ABORT": abort,
@@ -298,7 +322,8 @@ RULES: Mapping[str, Rule] = {
     "FILL": fill,
     "FILL, late duplicate": partial(fill, once=False),
     "RELAY, catch-up": forget,
-    "a deadline passes": deadline_passes,
+    "a command's deadline passes": command_expires,
+    "a lease ends": lease_ends,
     "an ended lease is purged": purge,
     "the quarantine ends": quarantine_ends,
     "E is evicted": evict_entry,
@@ -328,7 +353,10 @@ DROPPED: Mapping[str, Dropped] = {
     "COMMIT installs only with F of this incarnation": Dropped(partial(commit, own_incarnation=False), "I1 I2 I10"),
     "FILL installs only with F": Dropped(partial(fill, needs_right=False), "I1 I2 I10"),
     "FILL installs only with F of this incarnation": Dropped(partial(fill, own_incarnation=False), "I1 I2 I10"),
-    "MongoDB cannot commit after the lease's deadline": Dropped(partial(store, in_time=False), "I1 I5b I7"),
+    "the deadline is in the command": Dropped(partial(store, in_time=False), "I1 I5b I7"),
+    "the deadline is in the command (nobody hears)": Dropped(partial(store_unanswered, in_time=False), "I1 I5b I7"),
+    "a command's deadline lies before its lease's end": Dropped(partial(lease_ends, after_command=False), "I12"),
+    "MongoDB applies the driver's retry once": Dropped(store_twice, "I1 I5b I7"),
     "a lease is released only when the outcome is known": Dropped(release_while_unknown, "I3 I3b"),
     "L is never evicted": Dropped(evict_lease, "I3 I3b"),
     "FLUSHALL also forgets B": Dropped(partial(flush, forgets_birth=False), "I3 I3b"),

@@ -25,7 +25,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -38,15 +38,17 @@ from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import IndexModel, UpdateOne
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
+from pymongo.results import BulkWriteResult
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.block_cache import BlockCache
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
-from backtest_kit_mongo.backends.mongo.errors import own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let
+from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import Generations
+from backtest_kit_mongo.backends.mongo.inserting import insert
 from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.candles.codec import (
     Block,
@@ -103,9 +105,17 @@ class MongoCandles:
         database: with the concerns that reads and writes of documents have.
         timeout_s: bound on each operation; of a long read, on each batch.
         cache_max_bytes: bound on the blocks that are kept in this process.
+        write: `Deadlines.write` for the database's client; by default deadlines of its own.
     """
 
-    def __init__(self, database: Database[Document], timeout_s: float, cache_max_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database[Document],
+        timeout_s: float,
+        cache_max_bytes: int,
+        write: Callable[..., Any] | None = None,
+    ) -> None:
+        self._write = write or partial(Deadlines(timeout_s, timeout_s / 4).write, database.client)
         self._database = database
         self._durable = database.with_options(read_concern=ReadConcern("majority"))
         self._timeout_s = timeout_s
@@ -155,12 +165,8 @@ class MongoCandles:
         return met
 
     def _insert_part(self, scope: Key, documents: Sequence[RawBSONDocument]) -> list[int]:
-        with writing(scope), pymongo.timeout(self._timeout_s):
-            try:
-                self._database[scope.domain.collection].insert_many(documents, ordered=False)
-            except BulkWriteError as cause:
-                return sorted(own_duplicates(scope.domain, cause))
-        return []
+        collection = self._database[scope.domain.collection]
+        return sorted(self._write(scope, lambda let: insert(scope.domain, collection, documents, let)))
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
         """Rows with since <= timestamp < until as dicts, ascending; a value column is integers if it is in all of them."""
@@ -248,10 +254,11 @@ class MongoCandles:
             "madeAt": datetime.now(UTC),
             **({"generation": Int64(effect.generation)} if effect.generation else {}),
         }
+        which = {"_id": f"{escaped(scope.parts)}/{block.start}"}
         with writing(scope), pymongo.timeout(self._timeout_s):
             # Each time: whoever dropped or restored the collection took the index with it. Where it is this does nothing.
             self._blocks.create_indexes([IndexModel([(name, 1) for name in (*scope.query(), "start")], unique=True)])
-            self._blocks.replace_one({"_id": f"{escaped(scope.parts)}/{block.start}"}, document, upsert=True)
+        self._write(scope, lambda let: self._blocks.replace_one(which, document, upsert=True, let=let))
         self._cache.drop(scope, block.start)
 
     # -- contradictions
@@ -261,8 +268,11 @@ class MongoCandles:
         for start in range(0, len(effect.conflicts), KEPT_AT_ONCE):
             part = effect.conflicts[start : start + KEPT_AT_ONCE]
             operations = [_offer(effect.scope, conflict) for conflict in part]
-            with writing(f"{effect.scope}: contradictions"), pymongo.timeout(self._timeout_s):
-                result = self._conflicts.bulk_write(operations, ordered=False)
+
+            def send(let: Let, operations: list[UpdateOne] = operations) -> BulkWriteResult:
+                return self._conflicts.bulk_write(operations, ordered=False, let=let)
+
+            result = self._write(f"{effect.scope}: contradictions", send)
             new += (part[place] for place in sorted(result.upserted_ids or {}))
         return tuple(new)
 

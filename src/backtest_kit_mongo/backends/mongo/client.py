@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pymongo import MongoClient
@@ -10,7 +11,7 @@ from pymongo.errors import ConfigurationError
 from backtest_kit_mongo.errors import ServerUnreachable
 
 
-def connect(uri: str, bound_ms: int) -> MongoClient[dict[str, Any]]:
+def connect(uri: str, bound_ms: int, listeners: Sequence[Any] = ()) -> MongoClient[dict[str, Any]]:
     """A client that bounds what it does. It connects by itself; the names of `mongodb+srv` are asked for here, once.
 
     Raises:
@@ -18,6 +19,8 @@ def connect(uri: str, bound_ms: int) -> MongoClient[dict[str, Any]]:
     """
     is_srv = uri.startswith("mongodb+srv:")
     options: dict[str, Any] = {"serverSelectionTimeoutMS": bound_ms, "socketTimeoutMS": bound_ms}
+    if listeners:
+        options["event_listeners"] = list(listeners)
     if is_srv and "connecttimeoutms" not in uri.lower():
         options["connectTimeoutMS"] = bound_ms  # It bounds DNS too, by 20 s if nobody says otherwise.
     try:

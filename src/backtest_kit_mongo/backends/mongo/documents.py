@@ -7,18 +7,14 @@ to the primary.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pymongo
-from bson import ObjectId
-from bson.int64 import Int64
-from pymongo import InsertOne, MongoClient, ReturnDocument, UpdateOne
+from pymongo import MongoClient, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError
@@ -28,8 +24,11 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.client import connect
+from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
-from backtest_kit_mongo.backends.mongo.errors import IndexGone, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, replacement, row_update
+from backtest_kit_mongo.backends.mongo.errors import IndexGone, is_late, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.inserting import insert
 from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.coherence.codec import pack
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
 logger = locks.logger(__name__)
 
 Document = dict[str, Any]
-_ONE = Int64(1)
+R = TypeVar("R")
 
 
 class MongoTruth:
@@ -74,6 +73,7 @@ class MongoTruth:
         database: database name.
         domains: the collections to prepare.
         timeout_ms: bound on each operation, retries included.
+        arrival_ms: how long a command that writes may be on its way.
         candle_cache_max_bytes: bound on the candle blocks that are kept in this process.
         foreign_writers: others write the same documents (cache mode `id`), and reads see that as soon as the primary does.
     """
@@ -84,6 +84,7 @@ class MongoTruth:
         database: str,
         domains: tuple[Domain, ...],
         timeout_ms: int,
+        arrival_ms: float,
         candle_cache_max_bytes: int = 0,
         *,
         foreign_writers: bool = False,
@@ -93,6 +94,7 @@ class MongoTruth:
         self._database_name = database
         self._domains = domains
         self._timeout_s = timeout_ms / 1000
+        self._deadlines = Deadlines(self._timeout_s, arrival_ms / 1000)
         self._candle_cache_bytes = candle_cache_max_bytes
         self._lock = locks.Lock()
         self._client: MongoClient[Document] | None = None
@@ -109,7 +111,7 @@ class MongoTruth:
         with self._lock:
             if self._client is not None:
                 return self._client
-            made = connect(self._uri, int(self._timeout_s * 1000))
+            made = connect(self._uri, int(self._timeout_s * 1000), [self._deadlines.clocks])
             return self._keep(made)
 
     def _keep(self, made: MongoClient[Document]) -> MongoClient[Document]:
@@ -123,7 +125,7 @@ class MongoTruth:
         """Connect, settle the concerns, build the indexes.
 
         Raises:
-            ServerUnreachable, LegacyIndex, WriteRefused: nothing was stored; the next call tries again.
+            ServerUnreachable, LegacyIndex, WriteRefused, UnsafeServer: nothing was stored; the next call tries again.
         """
         client = self.client
         with reading("connecting"), pymongo.timeout(self._timeout_s):
@@ -155,6 +157,9 @@ class MongoTruth:
         self._database = database
         # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
         deque(results((partial(prepare, domain) for domain in self._domains), 8), maxlen=0)
+        any_domain = self._domains[0]
+        with reading("looking whether late writes are refused"), pymongo.timeout(self._timeout_s):
+            require(self._collections[any_domain], any_domain.columns)
 
     def close(self) -> None:
         with self._lock:
@@ -167,16 +172,9 @@ class MongoTruth:
             with pymongo.timeout(self._timeout_s):
                 client.close()
 
-    @contextmanager
-    def _bounded(self, what: object, deadline_s: float | None) -> Iterator[None]:
-        """A write that cannot commit after its lease has ended (I1, I5b, I7)."""
-        remaining_s = self._timeout_s if deadline_s is None else min(self._timeout_s, deadline_s - time.monotonic())
-        if remaining_s <= 0:
-            raise WriteRefused(
-                f"{what}: this process was held up until its lease was nearly over, nothing was written. Try again."
-            )
-        with writing(what), pymongo.timeout(remaining_s):
-            yield
+    def write_in_time(self, what: object, send: Callable[[Let], R], until_s: float | None = None) -> R:
+        """As `Deadlines.write`: a write that cannot commit after its lease has ended (I1, I5b, I7)."""
+        return self._deadlines.write(self.client, what, send, until_s)
 
     # -- single documents
 
@@ -196,15 +194,20 @@ class MongoTruth:
 
     def _upsert(self, effect: Upsert) -> Record:
         change = effect.change
-        with self._bounded(change.key, effect.deadline_s):
-            document: Document | None = self._collections[change.key.domain].find_one_and_update(
+        collection, wanted = self._collections[change.key.domain], replacement(change, datetime.now(UTC))
+
+        def send(let: Let) -> Document | None:
+            return collection.find_one_and_update(
                 change.key.query(),
-                _replacement(change, datetime.now(UTC)),
+                wanted,
                 projection={"rev": 1},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
                 hint=mongo_indexes.hint(change.key.domain),
+                let=let,
             )
+
+        document = self.write_in_time(change.key, send, effect.deadline_s)
         assert document is not None  # An upsert that returns the document after it always has one.
         return Record(
             change.key, int(document["rev"]), change.payload, change.when, change.removed, str(document["_id"])
@@ -212,17 +215,22 @@ class MongoTruth:
 
     def remove(self, effect: SoftRemove) -> Record | None:
         key = effect.key
-        column = key.domain.payload
-        with self._bounded(key, effect.deadline_s):
-            document: Raw | None = self._readers[key.domain].find_one_and_update(
+        collection, column = self._readers[key.domain], key.domain.payload
+        update = {
+            "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
+            "$inc": {"rev": ONE},
+        }
+
+        def send(let: Let) -> Raw | None:
+            return collection.find_one_and_update(
                 {**key.query(), "removed": {"$ne": True}},
-                {
-                    "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
-                    "$inc": {"rev": _ONE},
-                },
+                update,
                 projection=fields(key.domain),
                 return_document=ReturnDocument.AFTER,
+                let=let,
             )
+
+        document = self.write_in_time(key, send, effect.deadline_s)
         if document is None:
             return None
         try:
@@ -250,24 +258,32 @@ class MongoTruth:
         were not, because their upsert collides with the unique key. Those few are written one by one, so every row's
         new revision is known exactly.
         """
-        keep = effect.scope.domain.on_conflict is OnConflict.KEEP
-        moments = self._moments.take(len(effect.rows))
-        operations = [_merge_operation(row, moment) for row, moment in zip(effect.rows, moments, strict=True)]
         domain = effect.scope.domain
+        keep = domain.on_conflict is OnConflict.KEEP
+        rows = list(zip(effect.rows, self._moments.take(len(effect.rows)), strict=True))
+        new = [index for index, row in enumerate(effect.rows) if row.rev is None]
+        seen = [index for index, row in enumerate(effect.rows) if row.rev is not None]
+        documents = [new_row(rows[index][0].change, rows[index][1]) for index in new]
+        updates = [row_update(*rows[index]) for index in seen]
         with reading(effect.scope), pymongo.timeout(self._timeout_s):
             mongo_indexes.require(self._collections[domain], domain)
-        with self._bounded(effect.scope, effect.deadline_s):
-            clashes, inserted = self._bulk(domain, operations)
+
+        def send(let: Let) -> tuple[set[int], dict[int, Any]]:
+            met = insert(domain, self._collections[domain], documents, let)
+            clashes, upserted = self._update(domain, updates, let)
+            ids = {index: document["_id"] for index, document in zip(new, documents, strict=True)}
+            ids |= {seen[position]: given for position, given in upserted.items()}
+            return {new[position] for position in met} | {seen[position] for position in clashes}, ids
+
+        clashes, ids = self.write_in_time(effect.scope, send, effect.deadline_s)
         written = []
-        for index, (row, operation) in enumerate(zip(effect.rows, operations, strict=True)):
+        for index, row in enumerate(effect.rows):
             if index in clashes:
                 if not keep and (settled := self._settle(row, effect.deadline_s)) is not None:
                     written.append(Published(settled, "upsert", row.change.body))
                 continue
-            new = operation._doc["_id"] if isinstance(operation, InsertOne) else inserted.get(index, row.id)
-            new_record = Record(
-                row.change.key, (row.rev or 0) + 1, row.change.payload, row.change.when, False, str(new)
-            )
+            name = str(ids.get(index, row.id))
+            new_record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, row.change.when, False, name)
             written.append(Published(new_record, "upsert", row.change.body))
         return tuple(written)
 
@@ -292,12 +308,16 @@ class MongoTruth:
         except CorruptData:
             return False
 
-    def _bulk(self, domain: Domain, operations: list[Any]) -> tuple[set[int], dict[int, Any]]:
+    def _update(self, domain: Domain, updates: list[UpdateOne], let: Let) -> tuple[set[int], dict[int, Any]]:
         """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""
+        if not updates:
+            return set(), {}
         try:
-            result = self._collections[domain].bulk_write(operations, ordered=False)
+            result = self._collections[domain].bulk_write(updates, ordered=False, let=let)
             return set(), dict(result.upserted_ids or {})
         except BulkWriteError as cause:
+            if is_late(cause):
+                raise
             upserted = {entry["index"]: entry["_id"] for entry in (cause.details or {}).get("upserted", [])}
             return own_duplicates(domain, cause), upserted
 
@@ -331,7 +351,9 @@ class MongoTruth:
 
         with self._lock:
             if self._series is None:
-                self._series = MongoCandles(self._database, self._timeout_s, self._candle_cache_bytes)
+                self._series = MongoCandles(
+                    self._database, self._timeout_s, self._candle_cache_bytes, self.write_in_time
+                )
             return self._series
 
     def append(self, effect: Append) -> Appended:
@@ -342,52 +364,3 @@ class MongoTruth:
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
         return self.series.window(scope, since, until)
-
-
-def _stored(change: Change) -> Document:
-    """The columns that a write replaces."""
-    domain = change.key.domain
-    columns: Document = {domain.payload: change.payload}
-    if domain.has_when or change.when is not None:
-        columns["when"] = None if change.when is None else Int64(change.when)
-    if domain.has_removed:
-        columns["removed"] = change.removed
-    return columns
-
-
-def _undated(columns: Document) -> Document:
-    """Domains whose contract knows no time carry one only where a write had one; an older one must not stay."""
-    return {} if "when" in columns else {"$unset": {"when": ""}}
-
-
-def _replacement(change: Change, now: datetime) -> Document:
-    columns = _stored(change)
-    return {
-        "$set": {**columns, "updatedDate": now},
-        "$inc": {"rev": _ONE},
-        "$setOnInsert": {"createDate": now, "__v": 0},
-        **_undated(columns),
-    }
-
-
-def _merge_operation(row: Expected, now: datetime) -> InsertOne[Document] | UpdateOne:
-    change = row.change
-    if row.rev is None:
-        document = {
-            "_id": ObjectId(),
-            **change.key.query(),
-            **_stored(change),
-            "createDate": now,
-            "updatedDate": now,
-            "__v": 0,
-            "rev": _ONE,
-        }
-        return InsertOne(document)
-    seen = {**change.key.query(), "rev": row.rev or None}  # A foreign document has no revision; None matches that.
-    columns = _stored(change)
-    update = {
-        "$set": {**columns, "updatedDate": now, "rev": Int64(row.rev + 1)},
-        "$setOnInsert": {"createDate": now, "__v": 0},
-        **_undated(columns),
-    }
-    return UpdateOne(seen, update, upsert=True)

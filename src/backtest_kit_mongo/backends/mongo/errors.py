@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import bson.errors
 import pymongo.errors as pe
@@ -17,10 +17,15 @@ from backtest_kit_mongo.errors import (
     ServerUnreachable,
     WriteOutcomeUnknown,
     WriteRefused,
+    WriteTooLate,
 )
 
 DUPLICATE_KEY = 11_000
 _BAD_VALUE = 2
+LATE: Final = "this write arrived after its deadline"
+"""What a late command cannot convert to a number (`deadline.py`), and so part of the server's error."""
+_CONVERSION_FAILURE: Final = 241
+UNAUTHORIZED: Final = 13
 _TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_107, 13_435, 13_436})
 """Server errors after which the write may still have been applied or may be retried by the driver:
 
@@ -53,8 +58,11 @@ def reading(what: object) -> Iterator[None]:
 
 
 @contextmanager
-def writing(what: object) -> Iterator[None]:
+def writing(what: object, settled_in_ms: Callable[[], int] | None = None) -> Iterator[None]:
     """Translate the errors of a write.
+
+    Args:
+        settled_in_ms: asked when its outcome is unknown: for how long it may still happen.
 
     Raises:
         InvalidPayload, ServerUnreachable, WriteRefused: the write did not happen and will not.
@@ -72,15 +80,29 @@ def writing(what: object) -> Iterator[None]:
             f"{what}: a unique index forbids this document, nothing was written: {brief(cause)}"
         ) from cause
     except pe.WriteConcernError as cause:
-        raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+        raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
     except pe.OperationFailure as cause:
+        if is_late(cause):
+            raise WriteTooLate(
+                f"{what}: the write reached MongoDB too late and was refused, nothing was written. Try again. If this goes on, the "
+                f"network delays commands, or the server's clock jumps: see docs/coherence.md."
+            ) from cause
         if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
-            raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+            raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
         if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
             raise IndexGone(f"{what}: the unique index is gone, nothing was written") from cause
         raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}") from cause
     except pe.PyMongoError as cause:
-        raise WriteOutcomeUnknown(_unknown(what, cause)) from cause
+        raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
+
+
+def is_late(cause: pe.OperationFailure) -> bool:
+    """Whether the server refused a command because of its deadline, all of it."""
+    details: Mapping[str, Any] = cause.details or {}
+    errors = details.get("writeErrors", [details])
+    written = any(details.get(name) for name in ("nInserted", "nMatched", "nUpserted", "nRemoved"))
+    late = [each.get("code") == _CONVERSION_FAILURE and LATE in str(each.get("errmsg")) for each in errors]
+    return bool(late) and all(late) and not written
 
 
 def own_duplicates(domain: Domain, cause: pe.BulkWriteError) -> set[int]:
@@ -101,18 +123,44 @@ def own_duplicates(domain: Domain, cause: pe.BulkWriteError) -> set[int]:
             raise WriteOutcomeUnknown(
                 f"{domain.name}: some rows were written, some refused: {error.get('errmsg', '')!s:.300}"
             ) from cause
-        if "keyPattern" in error and tuple(error["keyPattern"]) != domain.columns:
-            raise LegacyIndex(
-                f"{domain.name}: a unique index on {', '.join(error['keyPattern'])} forbids valid documents; some rows were written. "
-                f"Drop that index of {domain.collection}, then repeat the write."
-            ) from cause
+        own_duplicate(domain, error, cause)
     return {error["index"] for error in errors}
 
 
-def _unknown(what: object, cause: Exception) -> str:
-    return f"{what}: the write may or may not have happened; read the value to learn which, or repeat the write: {brief(cause)}"
+def own_duplicate(domain: Domain, error: Mapping[str, Any], cause: Exception) -> None:
+    """See that it was the domain's key, or `_id`, which a document met.
+
+    Raises:
+        LegacyIndex: another unique index is in the way.
+    """
+    met = tuple(error.get("keyPattern", domain.columns))
+    if met not in (domain.columns, ("_id",)):
+        raise LegacyIndex(
+            f"{domain.name}: a unique index on {', '.join(met)} forbids valid documents; some rows may have been written. "
+            f"Drop that index of {domain.collection}, then repeat the write."
+        ) from cause
 
 
-def brief(cause: Exception) -> str:
+def may_be_partial(cause: pe.OperationFailure) -> bool:
+    """Whether a command that inserts many documents may have inserted some of them before it was refused."""
+    return not (
+        is_late(cause)
+        or isinstance(cause, pe.WriteConcernError)
+        or cause.code == UNAUTHORIZED
+        or cause.code in _TIMED_OUT_CODES
+    )
+
+
+def _asked(settled_in_ms: Callable[[], int] | None) -> int | None:
+    return None if settled_in_ms is None else settled_in_ms()
+
+
+def unknown(what: object, cause: Exception, settled_in_ms: int | None) -> str:
+    """The text of a `WriteOutcomeUnknown`."""
+    until = "" if settled_in_ms is None else f"; what has not happened {settled_in_ms} ms from now never will"
+    return f"{what}: the write may or may not have happened{until}. Read the value to learn which, or repeat the write: {brief(cause)}"
+
+
+def brief(cause: BaseException) -> str:
     """The first line of pymongo's message, without its dump of the topology."""
     return f"{type(cause).__name__}: {str(cause).splitlines()[0].split(', Topology Description')[0]:.300}"

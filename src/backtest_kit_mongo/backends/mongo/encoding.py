@@ -1,0 +1,70 @@
+"""How records lie in MongoDB: the npm package's documents, plus `rev`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import bson
+from bson import ObjectId
+from bson.int64 import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo import UpdateOne
+
+from backtest_kit_mongo.coherence.effects import Expected
+from backtest_kit_mongo.coherence.record import Change
+
+Document = dict[str, Any]
+ONE = Int64(1)
+
+
+def _stored(change: Change) -> Document:
+    """The columns that a write replaces."""
+    domain = change.key.domain
+    columns: Document = {domain.payload: change.payload}
+    if domain.has_when or change.when is not None:
+        columns["when"] = None if change.when is None else Int64(change.when)
+    if domain.has_removed:
+        columns["removed"] = change.removed
+    return columns
+
+
+def _undated(columns: Document) -> Document:
+    """Domains whose contract knows no time carry one only where a write had one; an older one must not stay."""
+    return {} if "when" in columns else {"$unset": {"when": ""}}
+
+
+def replacement(change: Change, now: datetime) -> Document:
+    columns = _stored(change)
+    return {
+        "$set": {**columns, "updatedDate": now},
+        "$inc": {"rev": ONE},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+        **_undated(columns),
+    }
+
+
+def new_row(change: Change, now: datetime) -> RawBSONDocument:
+    document = {
+        "_id": ObjectId(),
+        **change.key.query(),
+        **_stored(change),
+        "createDate": now,
+        "updatedDate": now,
+        "__v": 0,
+        "rev": ONE,
+    }
+    return RawBSONDocument(bson.encode(document))
+
+
+def row_update(row: Expected, now: datetime) -> UpdateOne:
+    assert row.rev is not None
+    change = row.change
+    seen = {**change.key.query(), "rev": row.rev or None}  # A foreign document has no revision; None matches that.
+    columns = _stored(change)
+    update = {
+        "$set": {**columns, "updatedDate": now, "rev": Int64(row.rev + 1)},
+        "$setOnInsert": {"createDate": now, "__v": 0},
+        **_undated(columns),
+    }
+    return UpdateOne(seen, update, upsert=True)
