@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +21,7 @@ from backtest_kit.durable import Rows, SharedRisks
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
 from backtest_kit.fleet import FleetMarket
-from backtest_kit.leases import Keeping, Lease, Leases, make_leases
+from backtest_kit.leases import Keeping, Lease, Leases, is_dead, make_leases
 from backtest_kit.market import History
 from backtest_kit.orders.broker import Broker
 from backtest_kit.orders.ccxt_broker import CcxtBroker
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_MS: Final = 6_000
 """A process that dies holds up its successor on another host for so long; on its own host its death is seen."""
+WRITE_MS: Final = 500
+"""A write of a live context is executed so soon after it was sent, or never."""
 CREDENTIALS: Final = {
     "apiKey": "EXCHANGE_API_KEY",
     "secret": "EXCHANGE_API_SECRET",
@@ -130,18 +133,28 @@ def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
     name, waited = _name(job), threading.Event()
     lease = leases.acquire(name, LEASE_MS)
     if lease is None:
-        told(f"waiting for {leases.holder(name)}, which runs this context, or did until it died")
-        for _ in range(int(LEASE_MS * 1.5) // 100):
+        holder = leases.holder(name)
+        told(f"waiting for {_who(holder)}, which runs this context, or did until it died")
+        if is_dead(holder):
+            waited.wait(WRITE_MS / 1000)  # What it sent before it died has arrived by then, or never will.
+            lease = leases.acquire(name, LEASE_MS, despite=holder)
+        until_s = monotonic() + LEASE_MS * 1.5 / 1000
+        while lease is None and monotonic() < until_s:
             waited.wait(0.1)
             lease = leases.acquire(name, LEASE_MS)
-            if lease is not None:
-                break
-        else:
-            raise AlreadyRunning(
-                f"{job.strategy.name!r} on {job.symbol} in mode {job.mode} is run by {leases.holder(name)}. Two would trade twice. "
-                "Stop it first (Ctrl-C or kill), or run another strategy. Nothing was started."
-            )
+    if lease is None:
+        raise AlreadyRunning(
+            f"{job.strategy.name!r} on {job.symbol} in mode {job.mode} is run by {_who(leases.holder(name))}. Two would trade twice. "
+            "Stop it first (Ctrl-C or kill), or run another strategy. Nothing was started."
+        )
     yield lease
+
+
+def _who(holder: str) -> str:
+    """For people."""
+    host, _, rest = holder.partition("/")
+    process = rest.partition("/")[0]
+    return f"process {process} on {host}" if process else holder
 
 
 def _broker(job: Job) -> Broker:

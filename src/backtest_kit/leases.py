@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
+import psutil
 import pymongo
 from filelock import FileLock, Timeout
 from pymongo import ReturnDocument
@@ -93,8 +94,11 @@ class Lease:
 class Leases(Protocol):
     """Where leases are kept."""
 
-    def acquire(self, name: str, lease_ms: int) -> Lease | None:
+    def acquire(self, name: str, lease_ms: int, despite: str = "") -> Lease | None:
         """Take a lease, or prolong one that this process holds. None: another holds it.
+
+        Args:
+            despite: a holder that is known to be dead.
 
         Raises:
             bk.EnvironmentFault: the place cannot be reached.
@@ -103,7 +107,7 @@ class Leases(Protocol):
     def give_back(self, name: str, pause_ms: int) -> None: ...
 
     def holder(self, name: str) -> str:
-        """Who holds it, for messages."""
+        """Who holds it: host, process, and what tells them apart."""
 
 
 class MongoLeases:
@@ -113,9 +117,9 @@ class MongoLeases:
         concern = WriteConcern(w="majority", j=True, wtimeout=10_000)
         database = bk.get_mongo()[bk.get_config().database]
         self._leases = database.get_collection(COLLECTION, write_concern=concern)
-        self._me = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self._me = "/".join((socket.gethostname(), str(os.getpid()), _birth(os.getpid()), HOST, secrets.token_hex(4)))
 
-    def acquire(self, name: str, lease_ms: int) -> Lease | None:
+    def acquire(self, name: str, lease_ms: int, despite: str = "") -> Lease | None:
         since_s = monotonic()
         is_mine: dict[str, Any] = {"$eq": ["$holder", self._me]}
         is_free: dict[str, Any] = {"$lte": [{"$ifNull": ["$until", "$$NOW"]}, "$$NOW"]}
@@ -125,7 +129,8 @@ class MongoLeases:
             "fence": {"$add": [{"$ifNull": ["$fence", 0]}, {"$cond": [is_mine, 0, 1]}]},
         }
         kept = {field: f"${field}" for field in taken}
-        chosen: dict[str, Any] = {"$cond": [{"$or": [is_mine, is_free]}, taken, kept]}
+        is_dead = {"$and": [bool(despite), {"$eq": ["$holder", despite]}]}
+        chosen: dict[str, Any] = {"$cond": [{"$or": [is_mine, is_free, is_dead]}, taken, kept]}
         with _reached(name):
             found = self._upserted(name, [{"$replaceWith": {"$mergeObjects": ["$$ROOT", chosen]}}])
         if found["holder"] != self._me:
@@ -169,7 +174,7 @@ class FileLeases:
         self._directory = directory
         self._held: dict[str, FileLock] = {}
 
-    def acquire(self, name: str, lease_ms: int) -> Lease | None:
+    def acquire(self, name: str, lease_ms: int, despite: str = "") -> Lease | None:
         if name not in self._held:
             self._directory.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self._directory / f"{quote(name, safe='')[:200]}.lock", thread_local=False)
@@ -187,6 +192,34 @@ class FileLeases:
 
     def holder(self, name: str) -> str:
         return "another process of this host"
+
+
+def _host() -> str:
+    """This boot and its space of process numbers: names of hosts may coincide, these do not."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return secrets.token_hex(8)  # Nobody's death is ever seen.
+
+
+HOST: Final = _host()
+
+
+def _birth(process: int) -> str:
+    """When a process began, so that its number's next owner is not taken for it; empty: there is none."""
+    try:
+        return f"{psutil.Process(process).create_time():.2f}"
+    except psutil.Error:
+        return ""
+
+
+def is_dead(holder: str) -> bool:
+    """Whether a holder was a process of this host that does not live any more."""
+    parts = holder.split("/")
+    if len(parts) != 5 or parts[3] != HOST or not parts[1].isdigit():
+        return False
+    return _birth(int(parts[1])) != parts[2]
 
 
 def make_leases() -> Leases:

@@ -1,0 +1,127 @@
+"""Kill bots at random moments, stop them until another takes over, and let the last one finish."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import redis
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo.coherence.events import decode
+from backtest_kit_verify.bots.child import DONE, LOST, Task, start
+from backtest_kit_verify.bots.desk import Desk
+from backtest_kit_verify.bots.plan import START_MS
+from backtest_kit_verify.bots.verdict import Verdict, crashes, judge
+
+Told = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Attributes:
+    late_writes: change events that a stopped process published after another had taken over.
+    """
+
+    kills: int = 0
+    takeovers: int = 0
+    late_writes: int = 0
+    problems: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+
+
+def run_campaign(task: Task, kills: int, takeovers: int, told: Told) -> Outcome:
+    """Until the last minute is lived."""
+    draw, outcome = random.Random(task.seed), Outcome()
+    steps = ["kill"] * kills + ["stop"] * takeovers
+    draw.shuffle(steps)
+    for number, step in enumerate(steps):
+        is_over = _kill(task, draw, outcome) if step == "kill" else _stop(task, draw, outcome)
+        if number % 10 == 9:
+            told(f"{outcome.kills} kills, {outcome.takeovers} takeovers")
+        if is_over:
+            outcome.problems.append("the last minute was lived before all kills: give it more minutes")
+            break
+    code = _code(_wait(start(task)))
+    if code != DONE:
+        outcome.problems.append(f"the last process ended with {code}")
+    outcome.problems += crashes(task.directory)
+    bk.setup(**task.settings)
+    outcome.verdict = judge(task, Desk(task.directory / "desk.sqlite", START_MS))
+    return outcome
+
+
+def _kill(task: Task, draw: random.Random, outcome: Outcome) -> bool:
+    """True: it had finished before."""
+    pid = start(task)
+    # Mostly while it trades, sometimes while it starts.
+    time.sleep(draw.uniform(0.0, 0.3) if draw.random() < 0.15 else draw.uniform(0.3, 1.6))
+    os.kill(pid, signal.SIGKILL)
+    outcome.kills += 1
+    return os.waitstatus_to_exitcode(_wait(pid)) == DONE
+
+
+def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
+    """A sleeper, its successor, and what the sleeper does when it wakes."""
+    sleeper = start(task)
+    time.sleep(draw.uniform(0.5, 1.6))
+    os.kill(sleeper, signal.SIGSTOP)
+    successor = start(task)
+    _until(lambda: _has_traded(task, successor), 30.0)
+    mark = _last_event(task.settings)
+    os.kill(sleeper, signal.SIGCONT)
+    code = _code(_wait(sleeper))
+    os.kill(successor, signal.SIGKILL)
+    ended = os.waitstatus_to_exitcode(_wait(successor))
+    outcome.takeovers += 1
+    outcome.late_writes += _events_of(task.settings, sleeper, mark)
+    if code not in (LOST, DONE):
+        outcome.problems.append(f"a stopped process ended with {code}")
+    return ended == DONE
+
+
+def _has_traded(task: Task, pid: int) -> bool:
+    """Whether the process has asked the strategy: then it has the lease."""
+    desk = Desk(task.directory / "desk.sqlite", START_MS)
+    return desk.asked_by(pid) > 2
+
+
+def _until(holds: Callable[[], bool], patience_s: float) -> None:
+    end_s = time.monotonic() + patience_s
+    while not holds() and time.monotonic() < end_s:
+        time.sleep(0.05)
+
+
+def _wait(pid: int) -> int:
+    return os.waitpid(pid, 0)[1]
+
+
+def _code(status: int) -> int:
+    return os.waitstatus_to_exitcode(status)
+
+
+def _feed(settings: dict[str, Any]) -> redis.Redis:
+    return redis.Redis(host=settings["redis_host"], port=settings["redis_port"])
+
+
+def _stream(client: redis.Redis) -> str:
+    return next(name.decode() for name in client.scan_iter(type="stream"))
+
+
+def _last_event(settings: dict[str, Any]) -> str:
+    with _feed(settings) as client:
+        found = client.xrevrange(_stream(client), count=1)
+        return found[0][0].decode() if found else "0"
+
+
+def _events_of(settings: dict[str, Any], pid: int, after: str) -> int:
+    """How many change events of a process there are behind a mark."""
+    with _feed(settings) as client:
+        entries = client.xrange(_stream(client), min=f"({after}")
+        return sum(decode(fields).origin.process == pid for _, fields in entries)

@@ -1,0 +1,84 @@
+"""A bot's process: forked, told everything, and killed whenever the campaign likes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import backtest_kit_mongo as bk
+from backtest_kit import bot
+from backtest_kit.declare import Exchange
+from backtest_kit.errors import AlreadyRunning
+from backtest_kit.identity import MINUTE_MS
+from backtest_kit.leases import LeaseLost
+from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
+from backtest_kit_verify.bots.plan import EXCHANGE, START_MS, job, strategy, walk
+
+DONE, LOST, REFUSED, CRASHED = 0, 3, 4, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Attributes:
+    settings: of `bk.setup`.
+    directory: of the desk, and of what the process says.
+    """
+
+    settings: dict[str, Any]
+    directory: Path
+    seed: str
+    minutes: int
+    lease_ms: int
+
+
+def start(task: Task) -> int:
+    """Fork a bot; its process number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = CRASHED
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = _run(task)
+    except BaseException:
+        with (task.directory / "crashes.txt").open("a") as file:
+            traceback.print_exc(file=file)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _run(task: Task) -> int:
+    bot.LEASE_MS = task.lease_ms  # type: ignore[misc]
+    desk = Desk(task.directory / "desk.sqlite", START_MS)
+    desk.pid = os.getpid()
+    bk.setup(**task.settings)
+    candles = walk(task.seed, task.minutes)
+    exchange = Exchange(EXCHANGE, get_candles=CandlesAtDesk(desk, candles), broker=desk)
+    with (task.directory / "said.txt").open("a", buffering=1) as said:
+        try:
+            with bk.in_mode("live", task.directory / "runs"):
+                bot.run(
+                    job("live", strategy(task.seed, desk.note_asked), exchange, task.minutes),
+                    told=_teller(said.write),
+                    clock=desk,
+                    until_ms=START_MS + task.minutes * MINUTE_MS,
+                )
+        except LeaseLost:
+            return LOST
+        except AlreadyRunning:
+            return REFUSED
+    return DONE
+
+
+def _teller(write: Callable[[str], object]) -> Callable[[str], None]:
+    def told(line: str) -> None:
+        write(f"{os.getpid()} {line}\n")
+
+    return told

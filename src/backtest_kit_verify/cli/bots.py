@@ -1,0 +1,70 @@
+"""`bkm bots`: kill live bots, and see whether the money is what it would have been."""
+
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.embedded import EmbeddedError
+from backtest_kit_mongo.testing.servers import UnavailableError, private_servers
+from backtest_kit_verify.bots.campaign import Outcome, run_campaign
+from backtest_kit_verify.bots.child import Task
+from backtest_kit_verify.chaos.servers import settings_of
+
+__all__ = ["bots"]
+
+LEASE_MS = 1_500
+
+
+def bots(
+    kills: Annotated[int, typer.Option("--kills", min=0, help="SIGKILLs of the bot.")] = 60,
+    takeovers: Annotated[
+        int, typer.Option("--takeovers", min=0, help="Times that it is stopped until another has taken over.")
+    ] = 10,
+    minutes: Annotated[int, typer.Option("--minutes", min=30, help="Simulated minutes that are traded.")] = 3000,
+    seed: Annotated[str, typer.Option("--seed", show_default="a new one", help="Draws the same again.")] = "",
+) -> None:
+    """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
+
+    Afterwards each position must have one row, closed as an undisturbed replay closes it, each order must have been sent once,
+    and a process that was only asleep must have written nothing after another took over.
+
+    Exit status: 0 when all of it holds, 1 when not.
+    """
+    messages = Console(stderr=True)
+    chosen = seed or secrets.token_hex(4)
+    messages.print(f"Seed {chosen}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="bkm-bots-") as directory:
+            base = Path(directory)
+            with private_servers(base / "servers") as servers:
+                settings = settings_of(servers)
+                task = Task(settings, base, chosen, minutes, LEASE_MS)
+                outcome = run_campaign(task, kills, takeovers, messages.print)
+    except (EmbeddedError, UnavailableError) as error:
+        messages.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(ExitCode.FAILED) from error
+    if not _show(Console(), outcome):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _show(console: Console, outcome: Outcome) -> bool:
+    verdict = outcome.verdict
+    assert verdict is not None
+    console.print(f"{outcome.kills} SIGKILLs, {outcome.takeovers} takeovers from a stopped process")
+    console.print(
+        f"{verdict.positions} positions, {verdict.orders} orders, get_signal asked {verdict.asked} times, "
+        f"{verdict.lost_decisions} answers lost to a kill"
+    )
+    console.print(f"{outcome.late_writes} writes of a process after another took over")
+    found = [*outcome.problems, *verdict.violations]
+    for problem in found:
+        console.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
+    if not found and not outcome.late_writes:
+        console.print("Every position, order and percent is what it would have been.")
+    return not found and not outcome.late_writes
