@@ -8,17 +8,18 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import redis
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.coherence.events import decode
+from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_verify.bots.child import DONE, LOST, Task, start
 from backtest_kit_verify.bots.desk import Desk
 from backtest_kit_verify.bots.plan import START_MS
 from backtest_kit_verify.bots.verdict import Verdict, crashes, judge
+from backtest_kit_verify.chaos.servers import DATABASE
 
 Told = Callable[[str], None]
 
@@ -60,8 +61,9 @@ def run_campaign(task: Task, kills: int, takeovers: int, told: Told) -> Outcome:
 def _kill(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     """True: it had finished before."""
     pid = start(task)
-    # Mostly while it trades, sometimes while it starts.
-    time.sleep(draw.uniform(0.0, 0.3) if draw.random() < 0.15 else draw.uniform(0.3, 1.6))
+    if draw.random() < 0.85:  # Mostly while it trades, sometimes while it starts.
+        _until(lambda: _has_ticked(task, pid), 30.0)
+    time.sleep(draw.uniform(0.0, 0.4))
     os.kill(pid, signal.SIGKILL)
     outcome.kills += 1
     return os.waitstatus_to_exitcode(_wait(pid)) == DONE
@@ -70,10 +72,11 @@ def _kill(task: Task, draw: random.Random, outcome: Outcome) -> bool:
 def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     """A sleeper, its successor, and what the sleeper does when it wakes."""
     sleeper = start(task)
-    time.sleep(draw.uniform(0.5, 1.6))
+    _until(lambda: _has_ticked(task, sleeper), 30.0)
+    time.sleep(draw.uniform(0.0, 0.4))
     os.kill(sleeper, signal.SIGSTOP)
     successor = start(task)
-    _until(lambda: _has_traded(task, successor), 30.0)
+    _until(lambda: _has_ticked(task, successor), 30.0)
     mark = _last_event(task.settings)
     os.kill(sleeper, signal.SIGCONT)
     code = _code(_wait(sleeper))
@@ -86,10 +89,19 @@ def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     return ended == DONE
 
 
-def _has_traded(task: Task, pid: int) -> bool:
-    """Whether the process has asked the strategy: then it has the lease."""
+def _has_ticked(task: Task, pid: int) -> bool:
+    """Whether the process has the lease and lives minutes; also true when it has ended."""
+    if _has_ended(pid):
+        return True
     desk = Desk(task.directory / "desk.sqlite", START_MS)
-    return desk.asked_by(pid) > 2
+    try:
+        return desk.waited_by(pid) > 1
+    finally:
+        desk.close()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _until(holds: Callable[[], bool], patience_s: float) -> None:
@@ -110,18 +122,17 @@ def _feed(settings: dict[str, Any]) -> redis.Redis:
     return redis.Redis(host=settings["redis_host"], port=settings["redis_port"])
 
 
-def _stream(client: redis.Redis) -> str:
-    return next(name.decode() for name in client.scan_iter(type="stream"))
+STREAM = streams(DATABASE, 1)[0]
 
 
 def _last_event(settings: dict[str, Any]) -> str:
     with _feed(settings) as client:
-        found = client.xrevrange(_stream(client), count=1)
-        return found[0][0].decode() if found else "0"
+        found: Any = client.xrevrange(STREAM, count=1)
+        return str(found[0][0].decode()) if found else "0"
 
 
 def _events_of(settings: dict[str, Any], pid: int, after: str) -> int:
     """How many change events of a process there are behind a mark."""
     with _feed(settings) as client:
-        entries = client.xrange(_stream(client), min=f"({after}")
+        entries: Any = client.xrange(STREAM, min=f"({after}")
         return sum(decode(fields).origin.process == pid for _, fields in entries)

@@ -65,7 +65,7 @@ def _run(task: Task) -> int:
         try:
             with bk.in_mode("live", task.directory / "runs"):
                 bot.run(
-                    job("live", strategy(task.seed, desk.note_asked), exchange, task.minutes),
+                    job("live", strategy(task.seed, task.minutes, desk.note_asked), exchange, task.minutes),
                     told=_teller(said.write),
                     clock=desk,
                     until_ms=START_MS + task.minutes * MINUTE_MS,

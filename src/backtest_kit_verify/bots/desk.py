@@ -15,6 +15,7 @@ _TABLES = """
 create table if not exists clock (only_row integer primary key check (only_row = 1), now_ms integer not null);
 create table if not exists orders (id text primary key, side text, quantity real, price real);
 create table if not exists sent (id text, pid integer);
+create table if not exists waited (pid integer);
 create table if not exists asked (minute integer, pid integer);
 """
 
@@ -24,7 +25,9 @@ class Desk:
 
     def __init__(self, path: Path, start_ms: int) -> None:
         self._book = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        self._book.execute("pragma synchronous = off")  # A killed process loses nothing by that, a killed machine would.
+        self._book.execute(
+            "pragma synchronous = off"
+        )  # A killed process loses nothing by that, a killed machine would.
         self._book.executescript(_TABLES)
         self._book.execute("insert or ignore into clock values (1, ?)", (start_ms,))
         self.pid = 0
@@ -37,6 +40,7 @@ class Desk:
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         """Time passes only while a bot waits for it."""
+        self._book.execute("insert into waited values (?)", (self.pid,))
         self._book.execute("update clock set now_ms = now_ms + ?", (max(1, round(seconds * 1000)),))
 
     # -- broker
@@ -62,10 +66,17 @@ class Desk:
     def note_asked(self, minute_ms: int) -> None:
         self._book.execute("insert into asked values (?, ?)", (minute_ms, self.pid))
 
-    def asked_by(self, pid: int) -> int:
-        """How often a process asked the strategy."""
-        (found,) = self._book.execute("select count(*) from asked where pid = ?", (pid,)).fetchone()
+    def waited_by(self, pid: int) -> int:
+        """For how many minutes a process has waited."""
+        (found,) = self._book.execute("select count(*) from waited where pid = ?", (pid,)).fetchone()
         return int(found)
+
+    def close(self) -> None:
+        self._book.close()
+
+    def asked(self) -> set[int]:
+        """Minutes (ms) in which the strategy was asked."""
+        return {int(row[0]) for row in self._book.execute("select minute from asked")}
 
     def sent_twice(self) -> list[str]:
         return [row[0] for row in self._book.execute("select id from sent group by id having count(*) > 1")]

@@ -19,8 +19,10 @@ START_MS: Final = 1_704_067_200_000
 SYMBOL: Final = "BTCUSDT"
 STRATEGY: Final = "killed"
 EXCHANGE: Final = "desk"
-PROPOSES: Final = 0.08
-"""In so many minutes of a hundredth."""
+PROPOSES: Final = 0.2
+"""In this share of the minutes in which it is asked."""
+LAST_MINUTES: Final = 160
+"""So long before the end nothing is proposed, so that everything ends by itself."""
 
 
 def walk(seed: str, minutes: int) -> Columns:
@@ -34,17 +36,20 @@ def walk(seed: str, minutes: int) -> Columns:
     return Columns(times, opened, high, low, close, rng.uniform(1, 9, len(close)))
 
 
-def strategy(seed: str, note: Callable[[int], None], only: Set[int] | None = None) -> Strategy:
+def strategy(
+    seed: str, minutes: int, note: Callable[[int], None] = lambda minute: None, only: Set[int] | None = None
+) -> Strategy:
     """Args:
+    minutes: how long the run is.
     note: told each minute that it is asked for.
     only: minutes (ms) in which it may propose; None: any.
     """
 
     def get_signal(ctx: Context) -> Proposal | None:
         note(ctx.now)
-        draw = random.Random(f"{seed}/{ctx.now}")
-        if draw.random() > PROPOSES or (only is not None and ctx.now not in only):
+        if not proposes(seed, minutes, ctx.now) or (only is not None and ctx.now not in only):
             return None
+        draw = random.Random(f"how/{seed}/{ctx.now}")
         opens = None if draw.random() < 0.6 else ctx.price * draw.choice([0.998, 1.002])
         base = opens or ctx.price
         if draw.random() < 0.5:
@@ -52,6 +57,13 @@ def strategy(seed: str, note: Callable[[int], None], only: Set[int] | None = Non
         return short(take_profit=base * 0.994, stop_loss=base * 1.008, price_open=opens, minutes=30)
 
     return Strategy(STRATEGY, get_signal, "1m")
+
+
+def proposes(seed: str, minutes: int, minute_ms: int) -> bool:
+    """Whether the strategy has an answer in a minute, if it is asked then."""
+    if minute_ms > START_MS + (minutes - LAST_MINUTES) * MINUTE_MS:
+        return False
+    return random.Random(f"whether/{seed}/{minute_ms}").random() < PROPOSES
 
 
 def job(mode: Mode, chosen: Strategy, exchange: Exchange, minutes: int) -> Job:

@@ -15,7 +15,7 @@ from backtest_kit.identity import MINUTE_MS
 from backtest_kit.running import run_backtest
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
-from backtest_kit_verify.bots.plan import EXCHANGE, START_MS, STRATEGY, SYMBOL, job, strategy, walk
+from backtest_kit_verify.bots.plan import EXCHANGE, START_MS, STRATEGY, SYMBOL, job, proposes, strategy, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def judge(task: Task, desk: Desk) -> Verdict:
     """Compare the rows that are stored with a replay that proposes in the minutes of those rows alone."""
     rows = [row for row in bk.PersistStorageAdapter.read_storage_data(False) if row["strategyName"] == STRATEGY]
     scheduled = {int(row["scheduledAt"]) for row in rows}
-    events, would_have = _undisturbed(task, desk, scheduled)
+    events = _undisturbed(task, desk, scheduled)
     found = [f"order {one} was sent twice" for one in desk.sent_twice()]
     found += [f"get_signal was asked twice for {minute}" for minute in desk.asked_twice()]
     found += [f"{count} rows of {one}" for one, count in Counter(row["id"] for row in rows).items() if count > 1]
@@ -46,17 +46,15 @@ def judge(task: Task, desk: Desk) -> Verdict:
     closed = sum(row["status"] == "closed" for row in rows)
     if desk.count("orders") != 2 * closed:
         found.append(f"{desk.count('orders')} orders for {closed} positions")
-    lost = len([minute for minute in would_have if minute not in scheduled])
+    lost = sum(proposes(task.seed, task.minutes, minute) and minute not in scheduled for minute in desk.asked())
     return Verdict(closed, desk.count("orders"), desk.count("asked"), lost, tuple(found))
 
 
-def _undisturbed(task: Task, desk: Desk, scheduled: set[int]) -> tuple[list[Event], set[int]]:
+def _undisturbed(task: Task, desk: Desk, scheduled: set[int]) -> list[Event]:
     exchange = Exchange(EXCHANGE, get_candles=CandlesAtDesk(desk, walk(task.seed, task.minutes)))
-    told = job("backtest", strategy(task.seed, lambda minute: None, scheduled), exchange, task.minutes)
+    told = job("backtest", strategy(task.seed, task.minutes, only=scheduled), exchange, task.minutes)
     result = run_backtest(told)
-    events = [event for event in result.events if event.action in ("closed", "cancelled")]
-    proposed = {event.signal.scheduled_at for event in result.events if event.signal is not None}
-    return events, proposed
+    return [event for event in result.events if event.action in ("closed", "cancelled")]
 
 
 def _compare(rows: list[dict[str, Any]], events: list[Event]) -> list[str]:
@@ -74,7 +72,9 @@ def _compare(rows: list[dict[str, Any]], events: list[Event]) -> list[str]:
             assert event.pnl is not None
             same = (row["closeReason"], int(row["closeTimestamp"])) == (event.reason, event.at)
             if not same or not isclose(row["pnl"]["pnlPercentage"], event.pnl.percent, rel_tol=1e-9):
-                found.append(f"{name} closed {row['closeReason']} at {row['closeTimestamp']}, not {event.reason} at {event.at}")
+                found.append(
+                    f"{name} closed {row['closeReason']} at {row['closeTimestamp']}, not {event.reason} at {event.at}"
+                )
     return found + [f"a row of minute {(moment - START_MS) // MINUTE_MS} too many" for moment in stored]
 
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import redis
 
 from backtest_kit_mongo import embedded
-from backtest_kit_mongo.embedded import EmbeddedError, Endpoints
+from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import redis_client
+from backtest_kit_mongo.testing.servers import Servers as AnyServers
 from backtest_kit_verify.chaos.errors import ChaosError
 from backtest_kit_verify.chaos.history import RedisKill
 
@@ -25,7 +26,7 @@ SAMPLED_S = 3.0
 START_S = 60.0
 
 
-def settings_of(endpoints: Endpoints) -> dict[str, Any]:
+def settings_of(endpoints: AnyServers) -> dict[str, Any]:
     """Short cycles: a dead writer's key is cached again after a second and a half. Complete, so that the environment plays no
     part.
     """

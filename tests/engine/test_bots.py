@@ -1,0 +1,29 @@
+"""L2, L3, L4, L8, L9 on real servers: the campaign of `bkm bots`, as short as it tells anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo.testing.servers import Servers
+from backtest_kit_verify.bots.campaign import run_campaign
+from backtest_kit_verify.bots.child import Task
+from backtest_kit_verify.chaos.servers import settings_of
+
+pytestmark = pytest.mark.live
+
+
+def test_bots_that_are_killed_and_stopped_trade_as_if_nothing_had_been(servers: Servers, tmp_path: Path) -> None:
+    settings = settings_of(servers)
+    try:
+        outcome = run_campaign(Task(settings, tmp_path, "smoke", 200, 1_200), kills=4, takeovers=1, told=print)
+    finally:
+        bk.shutdown()
+    verdict = outcome.verdict
+    assert verdict is not None
+    assert [*outcome.problems, *verdict.violations] == []
+    assert outcome.late_writes == 0
+    assert (outcome.kills, outcome.takeovers) == (4, 1)
+    assert verdict.positions > 0
