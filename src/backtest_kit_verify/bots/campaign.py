@@ -77,13 +77,12 @@ def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     os.kill(sleeper, signal.SIGSTOP)
     successor = start(task)
     _until(lambda: _has_ticked(task, successor), 30.0)
-    mark = _last_event(task.settings)
     os.kill(sleeper, signal.SIGCONT)
     code = _code(_wait(sleeper))
     os.kill(successor, signal.SIGKILL)
     ended = os.waitstatus_to_exitcode(_wait(successor))
     outcome.takeovers += 1
-    outcome.late_writes += _events_of(task.settings, sleeper, mark)
+    outcome.late_writes += _late_writes(task.settings, sleeper, successor)
     if code not in (LOST, DONE):
         outcome.problems.append(f"a stopped process ended with {code}")
     return ended == DONE
@@ -125,14 +124,16 @@ def _feed(settings: dict[str, Any]) -> redis.Redis:
 STREAM = streams(DATABASE, 1)[0]
 
 
-def _last_event(settings: dict[str, Any]) -> str:
-    with _feed(settings) as client:
-        found: Any = client.xrevrange(STREAM, count=1)
-        return str(found[0][0].decode()) if found else "0"
+def _late_writes(settings: dict[str, Any], sleeper: int, successor: int) -> int:
+    """How many writes of a process came after one of its successor to the same document.
 
-
-def _events_of(settings: dict[str, Any], pid: int, after: str) -> int:
-    """How many change events of a process there are behind a mark."""
+    By revision, not by place in the stream: what it wrote before it fell asleep may be published when it wakes.
+    """
     with _feed(settings) as client:
-        entries: Any = client.xrange(STREAM, min=f"({after}")
-        return sum(decode(fields).origin.process == pid for _, fields in entries)
+        entries: Any = client.xrange(STREAM)
+    events = [decode(fields) for _, fields in entries]
+    first: dict[str, int] = {}
+    for event in events:
+        if event.origin.process == successor:
+            first[event.document] = min(event.rev, first.get(event.document, event.rev))
+    return sum(event.origin.process == sleeper and event.rev > first.get(event.document, event.rev) for event in events)
