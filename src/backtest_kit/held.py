@@ -71,6 +71,15 @@ class Held:
         """How much better `price` is than another, in the position's direction."""
         return self.sign * (price - than)
 
+    def end(self, price: float, at: int, rules: Rules) -> None:
+        """Fold the price of the close into peak and fall: here the PnL decides, which average buys may have changed."""
+        pnl = self.pnl(price, rules)
+        moment = Extreme(price, at, pnl.percent, pnl.cost)
+        if pnl.percent > max(self.peak.percent, 0.0):
+            self.peak = moment
+        if pnl.percent < self.fall.percent:
+            self.fall = moment
+
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.entry = effective_entry(self.entries, self.partials)

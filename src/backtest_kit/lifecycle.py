@@ -288,8 +288,7 @@ class Lifecycle:
             held.order_count += 1  # The next minute tries again, with an order of its own.
             return
         if reason != "closed":  # As in the original, a close by the strategy leaves peak and fall alone.
-            held.rise(price, tick.at, self.rules)
-            held.sink(price, tick.at, self.rules)
+            held.end(price, tick.at, self.rules)
         state.signal, state.closing, state.note = None, False, ""
         pnl = held.pnl(price, self.rules)
         yield from ask(ReleaseRisk(tick.at))
