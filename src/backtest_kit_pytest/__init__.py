@@ -24,8 +24,10 @@ speak takes longer to import than pytest: nothing of it is imported until a test
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from backtest_kit_mongo.settings import Settings
     from backtest_kit_mongo.testing.servers import Servers
 
-__all__ = ["bkm_live", "bkm_servers", "bkm_settings", "bkm_store", "pytest_addoption"]
+__all__ = ["bkm_live", "bkm_servers", "bkm_settings", "bkm_store", "pytest_addoption", "pytest_configure"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +52,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MODULE:MAKER",
         help="For the conformance suite: a callable without arguments that returns a store with nothing in it.",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A backend that cannot be found is one message, not one for each test."""
+    named = config.getoption("--bkm-store", None)
+    if not named or hasattr(config, "workerinput"):
+        return
+    beside = [str(config.invocation_params.dir), str(config.rootpath)]  # Where test modules will find it.
+    sys.path[:0] = beside
+    try:
+        maker = resolve_name(named)
+    except Exception as cause:
+        raise pytest.UsageError(
+            f"--bkm-store={named}: {type(cause).__name__}: {cause}. It is a module and what makes an empty store in it: module:maker"
+        ) from None
+    finally:
+        del sys.path[: len(beside)]
+    if not callable(maker):
+        raise pytest.UsageError(f"--bkm-store={named}: a {type(maker).__name__} cannot be called")
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np  # noqa: F401 - a run within this process forgets what it imported, and NumPy is not imported twice.
 import pymongo
 import pytest
 
@@ -187,8 +188,8 @@ class TestBkmLive:
 class TestConformance:
     BACKEND = """
         from backtest_kit_mongo.backends.memory import MemoryTruth
-        from backtest_kit_mongo.backends.ports import NoCache
-        from backtest_kit_mongo.drivers.sync import Store
+        from backtest_kit_mongo.ports import NoCache
+        from backtest_kit_mongo.drivers.store import Store
 
         class Forgetful(MemoryTruth):
             def find(self, effect):
@@ -214,6 +215,14 @@ class TestConformance:
         pytester.makepyfile(my_backend=self.BACKEND)
         result = run(pytester, *self.CHAPTER, "--bkm-store=my_backend:bad")
         assert result.parseoutcomes()["failed"] > 3
+
+    def test_a_store_that_cannot_be_made_is_one_message(self, pytester: pytest.Pytester) -> None:
+        result = run(pytester, *self.CHAPTER, "--bkm-store=no_such_backend:good")
+        result.stderr.fnmatch_lines(
+            "ERROR: --bkm-store=no_such_backend:good: ModuleNotFoundError: No module named 'no_such_backend'*"
+        )
+        assert "Traceback" not in result.stdout.str()
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
 
     def test_without_a_store_the_message_says_how_to_name_one(self, pytester: pytest.Pytester) -> None:
         result = run(pytester, "-x", "--pyargs", self.SUITE)
