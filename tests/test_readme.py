@@ -70,6 +70,16 @@ def test_the_code_runs(servers: Endpoints, new_database: Callable[[], str], monk
         bk.shutdown()
 
 
+def test_its_two_commands_install_what_ci_was_green_with_and_ci_takes_them_from_here() -> None:
+    commands = re.findall(r"^pip install .*$", README, re.MULTILINE)
+    assert [command.split(" && ")[1] for command in commands] == ["bkm demo", "pytest"]
+    assert all(command.startswith("pip install -c ops/constraints.txt '.[") for command in commands)
+    ci = (Path(__file__).parent.parent / ".ci" / "run").read_text("utf-8")
+    assert 'eval "$test_it"' in ci
+    assert 'eval "$run_it"' in ci
+    assert "constraints.txt" not in ci
+
+
 def test_the_readme_names_every_adapter_family_that_exists() -> None:
     for name in re.findall(r"`(Persist\w+Adapter)`", README):
         assert name in bk.__all__
