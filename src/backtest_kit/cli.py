@@ -129,7 +129,7 @@ def _replayed(job: Job) -> Result:
     first, last = job.frame.start, job.frame.end
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(escape(job.symbol), total=max(1, last - first), at="")
+        task = progress.add_task(escape(job.symbol), total=max(1, last - first), at="reading candles")
 
         def moved(now_ms: int) -> None:
             progress.update(task, completed=now_ms - first, at=minute_text(now_ms))

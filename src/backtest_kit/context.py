@@ -42,7 +42,7 @@ class Context:
         self.identity = identity
         self.run_id = run_id
         self._minute = 0
-        self._price = 0.0
+        self._price: float | None = 0.0
         self._history = history
         self._bars = history.bars
         self._operations: Operations | None = None
@@ -62,6 +62,8 @@ class Context:
 
     @property
     def price(self) -> float:
+        if self._price is None:
+            self._price = self._average_price()
         return self._price
 
     @property
@@ -81,14 +83,16 @@ class Context:
     def at(self, moment: int) -> Context:
         """This context as it was at an earlier moment (ms), with nothing remembered yet."""
         earlier = Context(self.identity, self._history, self.run_id)
-        earlier._minute = moment
-        last = self._bars("1m", moment, 5)
-        volume = float(last.volume.sum())
-        typical = (last.high + last.low + last.close) / 3
-        earlier._price = (
-            float((typical * last.volume).sum() / volume) if volume else float(last.close.mean()) if len(last) else 0.0
-        )
+        earlier._minute, earlier._price = moment, None
         return earlier
+
+    def _average_price(self) -> float:
+        """Of an earlier moment; the present one is told by the engine."""
+        last = self._bars("1m", self._minute, 5)
+        volume = float(last.volume.sum())
+        if volume:
+            return float(((last.high + last.low + last.close) / 3 * last.volume).sum() / volume)
+        return float(last.close.mean()) if len(last) else 0.0
 
     # -- the exchange
 
