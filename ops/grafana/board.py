@@ -98,6 +98,7 @@ PANELS = (
               ("sum(increase(bkm_worker_recovered_total[1h]))", "recovered"),
               ("sum(increase(bkm_worker_gaps_total[1h]))", "gaps"),
               ("sum(increase(bkm_worker_foreign_total[1h]))", "foreign"),
+              ("sum(increase(bkm_worker_restores_total[1h]))", "restores"),
           )),
     Panel("Recovery and replicas behind", "Oldest change not judged; for how long a replica may have missed changes.", "s", (
         ('max(bkm_worker_service_behind_seconds{service="recovery"})', "recovery"),

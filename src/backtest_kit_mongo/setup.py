@@ -128,11 +128,16 @@ def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, A
         client: called late; of the settings' MongoDB.
         link: to the settings' Redis.
     """
+    document = identity_document(settings, client)
+    return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
+
+
+def identity_document(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]]) -> IdentityDocument:
+    """MongoDB's half of it."""
     collections = [domain.collection for domain in DOMAINS if domain.shape is not Shape.SERIES]
-    document = IdentityDocument(
+    return IdentityDocument(
         lambda: client().get_database(settings.database), collections, settings.mongo_bound_ms / 1000
     )
-    return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
 
 
 def make_cache(

@@ -112,7 +112,7 @@ def test_after_a_restore_nothing_is_served_that_mongodb_does_not_hold(
             cached(fresh, 3)
             assert value_of(running) == 3
     (restored,) = database[COLLECTION].find_one()["restores"]
-    assert (restored["why"], restored["next"]) == ("collections" if way == "dump" else "behind", era_of(database))
+    assert (restored["why"], restored["next"]) == ("behind", era_of(database))
 
 
 def put_change(key: Key, value: int) -> Any:

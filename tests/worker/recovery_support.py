@@ -12,6 +12,7 @@ from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
 from backtest_kit_mongo.audit.records import ITEMS
+from backtest_kit_mongo.backends.mongo.identity import COLLECTION as IDENTITY_COLLECTION
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.effects import Append, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Event, decode
@@ -49,10 +50,12 @@ class Bed:
     def clear(self) -> None:
         """As if nothing had ever happened. Making collections anew would take most of a test's time."""
         self.recovery.close()
+        # Without its birth certificate and its era Redis would install nothing for a while.
         for name in self.mongo.list_collection_names():
-            self.mongo[name].delete_many({})
+            if name != IDENTITY_COLLECTION:
+                self.mongo[name].delete_many({})
         for name in self.redis.scan_iter():
-            if not name.endswith(b":b"):  # Without its birth certificate Redis would install nothing for a while.
+            if not name.endswith(b":b") and b":o:" not in name:
                 self.redis.delete(name)
         self.audit = self._loop()
         self.restart()

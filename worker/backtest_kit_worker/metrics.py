@@ -26,6 +26,7 @@ RECOVERY = {
     "recovered": ("republished", "Events published in place of their writer."),
     "gaps": ("gap", "Revisions of which the payload is lost for good."),
     "foreign": ("foreign", "Changes by programs that know no revisions."),
+    "restores": ("restore", "Times that the database went back: a backup was restored, or collections were replaced."),
     "contradicted": (
         "correction",
         "Records that told something else than MongoDB's log: forged events, or altered records.",

@@ -9,7 +9,8 @@
 | rev         | the revision that the change made |
 | operation   | upsert, remove, batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
 |             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` told something else |
-|             | than MongoDB's own log; this one tells what the revision was) |
+|             | than MongoDB's own log; this one tells what the revision was), restore (the database went back: `domain` is |
+|             | "restore", `documentId` the era that it ended, `reason` what was seen; revisions after it may be given out again) |
 | foreign     | foreign changes and corrections only: n, the cluster time as an integer; the revision they came after is `rev` |
 | first       | gaps only: the first of the revisions up to `rev`, if it stands for several; then `_id` ends in "{first}-{rev}" |
 | when        | simulation time in ms |
@@ -46,6 +47,7 @@ HEADS: Final = "audit-heads"
 GAP: Final = "gap"
 FOREIGN: Final = "foreign"
 CORRECTION: Final = "correction"
+RESTORE: Final = "restore"
 
 IDENTITY: Final = (("documentId", 1), ("rev", 1), ("foreign", 1), ("domain", 1))
 """Unique, so no second record of a revision fits in under another `_id`; its order is a document's history."""

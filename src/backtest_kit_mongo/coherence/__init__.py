@@ -20,13 +20,15 @@ after its lease has ended.
 commits to MongoDB; when the slot is empty there is no revision to compare with. A right that every later writer revokes
 has no such hole.
 
-*Incarnation:* an identity of Redis' memory that changes whenever operations may have been lost (restart, failover). It
-is read inside the script that uses it. Entries and rights of another incarnation do not exist. A new incarnation is
+*Incarnation:* an identity of Redis' memory that changes whenever operations may have been lost (restart, failover), and
+the *era* of the database (`eras.py`), which changes whenever MongoDB is not what it was (a restore, another database, a
+time in which nobody kept the cache). Both are read inside the script that uses them, and a client that believes in
+another era is told. Entries and rights of another incarnation do not exist. A new incarnation is
 *open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
 flight.
 
-Files: `record.py` (what is stored), `effects.py` (everything a plan may ask for), `plans.py` (the steps), `keys.py`
-(Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the named invariants). A change in `plans.py` or in
-a Lua script must be made in both and re-proved. Nothing here does I/O, reads a clock or draws a random number: a test
-greps for it.
+Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (everything a plan may ask for),
+`plans.py` (the steps), `keys.py` (Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the named
+invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads a
+clock or draws a random number: a test greps for it.
 """

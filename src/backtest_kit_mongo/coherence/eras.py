@@ -35,6 +35,19 @@ def parse_held(raw: bytes | None) -> Held:
     return Held(text[:ERA_CHARS], int(count)) if count.isdigit() else Held("", 0)
 
 
+BEHIND, REPLACED = "behind", "collections"
+"""Why an era is over whose database may hold older revisions than its Redis: MongoDB has not counted as far as Redis was
+told; or collections were dropped or replaced.
+"""
+
+
+class Ended(NamedTuple):
+    """Why an era was ended on purpose, and how far it had counted."""
+
+    why: str
+    counted: int
+
+
 class Noted(NamedTuple):
     """What MongoDB says after it has counted.
 
@@ -43,7 +56,7 @@ class Noted(NamedTuple):
         partitions, mode: in force; chosen by whoever was started last.
         widest: the most partitions that were ever in force.
         counts: of the eras in force.
-        ended: why eras were ended on purpose.
+        ended: the newest that were ended on purpose.
     """
 
     deployment: str
@@ -51,11 +64,14 @@ class Noted(NamedTuple):
     mode: str
     widest: int
     counts: Mapping[str, int]
-    ended: Mapping[str, str]
+    ended: Mapping[str, Ended]
 
 
-REPLACED = "collections"
-"""Why an era ended whose collections were dropped or replaced: their revisions may have gone back, too."""
+class Restored(NamedTuple):
+    """An era that the database went back behind: what its Redis was told, and BEHIND or REPLACED."""
+
+    told: int
+    why: str
 
 
 class Verdict(NamedTuple):
@@ -64,12 +80,12 @@ class Verdict(NamedTuple):
     Attributes:
         era: of those that partitions remember; empty: another one must begin.
         over: eras that some partition remembers and that must not go on.
-        restored: of these, the ones that the database went back behind, with the count that Redis was told and the reason.
+        restored: those of them in whose place revisions may have gone back.
     """
 
     era: str
     over: frozenset[str]
-    restored: Mapping[str, tuple[int, str]]
+    restored: Mapping[str, Restored]
 
 
 def judge(held: Mapping[int, Held], noted: Noted) -> Verdict:
@@ -79,8 +95,11 @@ def judge(held: Mapping[int, Held], noted: Noted) -> Verdict:
         if era:
             told[era] = max(count, told.get(era, 0))
     good = [era for era in told if noted.counts.get(era, 0) > told[era]]
-    over = frozenset(told) - set(good)
-    restored = {
-        era: (told[era], noted.ended.get(era, "")) for era in over if noted.ended.get(era, REPLACED) == REPLACED
-    }
-    return Verdict(good[0] if good else "", over, restored)
+    restored = {}
+    for era in told.keys() - set(good):
+        end = noted.ended.get(era)
+        if end is None or end.counted < told[era]:
+            restored[era] = Restored(told[era], BEHIND)
+        elif end.why == REPLACED:
+            restored[era] = Restored(told[era], REPLACED)
+    return Verdict(good[0] if good else "", frozenset(told) - set(good), restored)

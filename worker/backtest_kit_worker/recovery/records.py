@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, raw, readable
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, RESTORE, raw, readable
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
@@ -168,6 +168,16 @@ class AuditRecords:
             "detail": operation,
             "reason": reason,
         }
+
+    def restore(self, found: Mapping[str, Any], told: str) -> dict[str, Any]:
+        """The record of a database that went back; `found` is its entry in `cache-identity`."""
+        at = found["at"]
+        return {
+            "_id": f"{RESTORE}/{found['over']}/1", "domain": RESTORE, "key": [], "documentId": str(found["over"]),
+            "rev": Int64(1), "operation": RESTORE, "when": None, "payload": {"era": found["next"], "why": found["why"]},
+            "host": self._origin.host, "process": self._origin.process, "writtenAt": at, "recordedAt": datetime.now(UTC),
+            "entry": None, "reason": told,
+        }  # fmt: skip
 
     def _record(self, change: Change, operation: str, state: State | None) -> dict[str, Any]:
         now = datetime.now(UTC)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
@@ -40,6 +40,7 @@ from backtest_kit_worker.recovery.judge import Judge
 from backtest_kit_worker.recovery.reconcile import Reconciler
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
+from backtest_kit_worker.recovery.restores import Restores
 from backtest_kit_worker.recovery.sighting import Sighter, Sighting
 from backtest_kit_worker.recovery.state import Position, RecoveryState
 from backtest_kit_worker.recovery.tail import HistoryLost, Tail, oldest
@@ -106,6 +107,7 @@ class RecoveryService:
         self._repair = Repair(self._records, self._feed, self._caches, origin)
         self._state = RecoveryState(deployment.database)
         self._parking = Parking(deployment.database)
+        self._restores = Restores(deployment, monotonic_s)
         self._tail: Tail | None = None
         self._busy_s = monotonic_s()
 
@@ -148,6 +150,8 @@ class RecoveryService:
         """
         if self._tail is None:
             self.open()
+        for found in self._restores.look():
+            self._record_restore(found)
         done = self._judge.work()
         self._unsaved_count += done
         try:
@@ -160,6 +164,16 @@ class RecoveryService:
         if done:
             self._busy_s = self._monotonic_s()
         return done
+
+    def _record_restore(self, found: Mapping[str, Any]) -> None:
+        """The database went back: say so for good, and begin anew, because what is remembered of documents is of before."""
+        told = self._restores.told(found, self._restores.clear_feed(found))
+        logger.error("%s (era %s, at %s)", told, found["over"], found["at"])
+        self._records.write([self._records.restore(found, told)])
+        self._repair.counts["restore"] += 1
+        self._state.begin(told)
+        self._restores.done(found)
+        self.open()
 
     def _read(self) -> int:
         """Read and sight a piece of the log. If anything fails it is read again."""
@@ -255,7 +269,7 @@ class RecoveryService:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """Changes by outcome: `republished`, `gap`, `foreign`."""
+        """Changes by outcome, as `repair.py` names them; `restore`: how often the database went back."""
         return dict(self._repair.counts)
 
     @property

@@ -5,7 +5,7 @@
     collections  of the cached domains: names and UUIDs, which change when one is dropped or restored
     eras         in force: name, count, when it was last raised
     ended        the newest eras that were ended on purpose, and why
-    restores     the newest times that the database was found behind its Redis
+    restores     the newest times that revisions went back, with the last entries of the feed's streams of then
 
 All times are MongoDB's own (`$$NOW`). What the rules are is said in `coherence/eras.py`.
 """
@@ -26,7 +26,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.coherence.eras import REPLACED, Noted
+from backtest_kit_mongo.coherence.eras import REPLACED, Ended, Noted, Restored
 
 logger = locks.logger(__name__)
 
@@ -95,14 +95,14 @@ class IdentityDocument:
         return Noted(
             str(found["deployment"]), int(found["partitions"]), str(found["mode"]), int(found["widest"]),
             {era["era"]: int(era["count"]) for era in found["eras"]},
-            {era["era"]: str(era["why"]) for era in found["ended"]},
+            {era["era"]: Ended(str(era["why"]), int(era.get("counted", 0))) for era in found["ended"]},
         )  # fmt: skip
 
-    def begin(self, era: str, over: Sequence[str], restored: Mapping[str, tuple[int, str]], who: str) -> None:
+    def begin(self, era: str, over: Sequence[str], restored: Mapping[str, Restored], who: str) -> None:
         """Put another era in force instead of those that are over."""
         restores = [
-            {"over": name, "next": era, "told": told, "why": why or "behind", "by": who}
-            for name, (told, why) in restored.items()
+            {"over": name, "next": era, "told": found.told, "why": found.why, "by": who}
+            for name, found in restored.items()
         ]
         with pymongo.timeout(self._timeout_s):
             self._update(_beginning(era, sorted(over), restores))
@@ -119,6 +119,17 @@ class IdentityDocument:
                 {"_id": IDENTITY},
                 {"$push": {"restores.$[of].streams": {"$each": [{"name": n, "last": i} for n, i in streams.items()]}}},
                 array_filters=[{"of.over": {"$in": list(over)}}],
+            )
+
+    def unrecorded(self) -> list[Document]:
+        """Restores that no worker has recorded."""
+        return [found for found in self.read().get("restores", ()) if not found.get("recorded")]
+
+    def record(self, over: str) -> None:
+        """A worker has recorded it."""
+        with pymongo.timeout(self._timeout_s):
+            self.collection.update_one(
+                {"_id": IDENTITY}, {"$set": {"restores.$[of].recorded": True}}, array_filters=[{"of.over": over}]
             )
 
     def _update(self, pipeline: list[Document]) -> Document:
@@ -160,7 +171,7 @@ def _filter(items: Any, condition: Any) -> Document:
 
 
 def _ended(eras: Any, why: Any) -> Document:
-    return {"$map": {"input": eras, "in": {"era": "$$this.era", "why": why, "at": "$$NOW"}}}
+    return {"$map": {"input": eras, "in": {"era": "$$this.era", "why": why, "counted": "$$this.count", "at": "$$NOW"}}}
 
 
 def _kept(field: str, more: Any) -> Document:

@@ -20,7 +20,7 @@ from pymongo.errors import PyMongoError
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, Script
-from backtest_kit_mongo.coherence.eras import ERA_CHARS, Held, Noted, Verdict, judge, parse_held
+from backtest_kit_mongo.coherence.eras import BEHIND, ERA_CHARS, Held, Noted, Verdict, judge, parse_held
 from backtest_kit_mongo.coherence.keys import era_name, partition_names
 from backtest_kit_mongo.errors import ServerUnreachable
 
@@ -214,11 +214,12 @@ class SharedIdentity:
             self._document.begin(era, sorted(verdict.over), verdict.restored, who)
         except PyMongoError as cause:
             raise ServerUnreachable(f"MongoDB could not be told of another era of its cache: {cause}") from cause
-        for over, (told, why) in verdict.restored.items():
+        for over, found in verdict.restored.items():
             logger.error(
                 "the database went back: %s (era %s, Redis was told %d). Nothing that was cached is served any more; a worker "
                 "records it. If nobody restored a backup, find out who did.",
-                "collections were dropped or replaced" if why else "it has not counted as far as its Redis remembers", over, told,
+                "it has not counted as far as its Redis remembers" if found.why == BEHIND else "collections were dropped or replaced",
+                over, found.told,
             )  # fmt: skip
         return era
 
