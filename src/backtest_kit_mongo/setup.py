@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,18 +17,12 @@ from backtest_kit_mongo import inheritance, locks, metrics, stores
 from backtest_kit_mongo.adapters import choices
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
-from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
 from backtest_kit_mongo.backends.redis.cluster import ClusterClient, link_over
-from backtest_kit_mongo.backends.redis.counts import CacheCounts
-from backtest_kit_mongo.backends.redis.identity import Identity, SharedIdentity
-from backtest_kit_mongo.backends.redis.link import Link
+from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.nodes import ClusterNodes
-from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
-from backtest_kit_mongo.coherence.events import Origin
-from backtest_kit_mongo.coherence.record import Shape
+from backtest_kit_mongo.caches import identity_of, make_cache
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
@@ -119,51 +111,6 @@ def make_store(settings: Settings) -> Store:
     identity = identity_of(settings, lambda: truth.client, link)
     cache = make_cache(settings, identity, link, trace)
     return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings, identity))
-
-
-def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]], link: Link) -> SharedIdentity:
-    """What keeps a database and its Redis together.
-
-    Args:
-        client: called late; of the settings' MongoDB.
-        link: to the settings' Redis.
-    """
-    document = identity_document(settings, client)
-    return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
-
-
-def identity_document(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]]) -> IdentityDocument:
-    """MongoDB's half of it."""
-    collections = [domain.collection for domain in DOMAINS if domain.shape is not Shape.SERIES]
-    return IdentityDocument(
-        lambda: client().get_database(settings.database), collections, settings.mongo_bound_ms / 1000
-    )
-
-
-def make_cache(
-    settings: Settings, identity: Identity, link: Link, trace: Callable[[], str] = str
-) -> RedisCache | PartitionedCache:
-    """The cache alone, which takes over the link."""
-    options = CacheOptions(
-        database=settings.database,
-        partitions=settings.partitions,
-        lease_ms=settings.lease_ms,
-        write_ms=settings.mongo_bound_ms,
-        ttl_ms=settings.cache_ttl_ms,
-        retry_ms=settings.redis_retry_ms,
-        bypass=settings.on_redis_down == "bypass",
-        origin=Origin(socket.gethostname(), os.getpid()),
-        trace=trace,
-    )
-    kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
-    if not settings.redis_cluster:
-        return kind(link, options, identity=identity)
-    counts = CacheCounts(time.monotonic)
-
-    def make(spot: str) -> RedisCache:
-        return kind(link, options, identity=identity, spot=spot, counts=counts)
-
-    return PartitionedCache(settings.database, identity, make, counts, settings.redis_retry_ms / 1000)
 
 
 def _make_near(settings: Settings, identity: Identity) -> NearCache | None:

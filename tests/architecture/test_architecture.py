@@ -71,14 +71,15 @@ ARROWS = {
     "modes": "adapters domains errors stores",
     "metrics": "backends coherence domains drivers locks stores",
     "reachability": "backends errors locks settings",
-    "setup": "adapters backends coherence domains drivers embedded errors inheritance locks metrics modes reachability settings stores tracing",
+    "caches": "backends coherence domains settings",
+    "setup": "adapters backends caches domains drivers embedded errors inheritance locks metrics modes reachability settings stores tracing",
     "collections": "backends coherence domains errors setup",
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors locks reachability settings setup",
-    "operate": "adapters backends candles coherence domains drivers errors feed locks ports settings setup",
+    "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup",
     "candle_sources": "adapters candles domains errors operate",
     "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
-    "cli": "adapters audit backends candles coherence domains drivers embedded errors feed operate settings setup",
+    "cli": "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings setup",
 }
 """Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it imports."""
 

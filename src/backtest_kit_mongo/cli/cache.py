@@ -15,11 +15,12 @@ from rich.progress import Progress
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import SharedIdentity
+from backtest_kit_mongo.caches import identity_of
 from backtest_kit_mongo.coherence.eras import REPLACED
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import identity_of, redis_client
+from backtest_kit_mongo.setup import redis_client
 
 from .opening import ExitCode, opened
 

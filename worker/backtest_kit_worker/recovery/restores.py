@@ -18,8 +18,8 @@ import redis
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import BEAT_S, SharedIdentity
+from backtest_kit_mongo.caches import identity_document, identity_of
 from backtest_kit_mongo.errors import ServerUnreachable
-from backtest_kit_mongo.setup import identity_document, identity_of
 from backtest_kit_worker.deployment import Deployment
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
 from backtest_kit_mongo.backends.near_cache import BEATS_PER_STALENESS
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
+from backtest_kit_mongo.caches import make_cache
 from backtest_kit_mongo.coherence.effects import CacheRead
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
@@ -22,7 +23,6 @@ from backtest_kit_mongo.feed.newest import newest
 from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, is_unauthorized, note, ok, said, warning
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
-from backtest_kit_mongo.setup import make_cache
 
 PINGS_COUNT: Final = 50
 WRITES_COUNT: Final = 10
