@@ -21,7 +21,7 @@ from backtest_kit.durable import Rows, SharedRisks
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
 from backtest_kit.fleet import FleetMarket
-from backtest_kit.leases import Keeping, Lease, Leases, is_dead, make_leases
+from backtest_kit.leases import WRITE_S, Keeping, Lease, Leases, is_dead, make_leases
 from backtest_kit.market import History
 from backtest_kit.orders.broker import Broker
 from backtest_kit.orders.ccxt_broker import CcxtBroker
@@ -37,10 +37,8 @@ __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
 
-LEASE_MS: Final = 6_000
+LEASE_MS: Final = 9_000
 """A process that dies holds up its successor on another host for so long; on its own host its death is seen."""
-WRITE_MS: Final = 500
-"""A write of a live context is executed so soon after it was sent, or never."""
 CREDENTIALS: Final = {
     "apiKey": "EXCHANGE_API_KEY",
     "secret": "EXCHANGE_API_SECRET",
@@ -136,7 +134,7 @@ def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
         holder = leases.holder(name)
         told(f"waiting for {_who(holder)}, which runs this context, or did until it died")
         if is_dead(holder):
-            waited.wait(WRITE_MS / 1000)  # What it sent before it died has arrived by then, or never will.
+            waited.wait(WRITE_S)  # What it sent before it died has arrived by then, or never will.
             lease = leases.acquire(name, LEASE_MS, despite=holder)
         until_s = monotonic() + LEASE_MS * 1.5 / 1000
         while lease is None and monotonic() < until_s:

@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 COLLECTION: Final = "engine-leases"
 FOREVER_S: Final = float("inf")
+WRITE_S: Final = 1.5
+"""A row of a live context is executed so soon after it was sent, or never: so long is a dead process waited for."""
 TIMEOUT_S: Final = 5.0
 """Bound on each question to MongoDB."""
 
@@ -276,6 +278,17 @@ class Keeping:
             raise LeaseLost(
                 f"{self._leases.holder(self.lease.name)} has taken over {self.lease.name!r}; this process stops."
             )
+
+    @contextmanager
+    def writing(self, within_s: float = float("inf")) -> Iterator[None]:
+        """What the block writes reaches MongoDB while the lease is in force, or never.
+
+        Raises:
+            LeaseLost, LeaseExpired: nothing was written.
+        """
+        self.require()
+        with bk.write_until(min(self.lease.until_s, monotonic() + within_s)):
+            yield
 
     def _run(self) -> None:
         while not self._stop.wait(self._lease_ms / 3000):

@@ -25,7 +25,7 @@ from backtest_kit.effects import AskRisk, AskSignal, Effect, Emit, Gate, HoldRis
 from backtest_kit.errors import CandlesMissing, StrategyFailed
 from backtest_kit.events import Event
 from backtest_kit.identity import MINUTE_MS, ContextId
-from backtest_kit.leases import Keeping, LeaseLost
+from backtest_kit.leases import WRITE_S, Keeping, LeaseLost
 from backtest_kit.lifecycle import Lifecycle
 from backtest_kit.market import History, Market
 from backtest_kit.moments import minute_text
@@ -147,17 +147,22 @@ class Ticking:
                 return self._emit(event, operations)
             case AskSignal(at, price):
                 return self._ask(at, price)
+            case Gate(order):
+                return self.gate.execute(order, is_repeat=self._is_repeat)
+            case Save():
+                with self.keeping.writing(WRITE_S):
+                    return self.rows.save(effect)
+        with self.keeping.writing(WRITE_S):
+            return self._risk(effect)
+
+    def _risk(self, effect: Effect[Any]) -> Any:
+        match effect:
             case AskRisk(candidate):
                 return self.risks.reserve(candidate)
             case HoldRisk(candidate, is_open):
                 return self.risks.hold(candidate, is_open=is_open)
             case ReleaseRisk(at):
                 return self.risks.release(at)
-            case Gate(order):
-                return self.gate.execute(order, is_repeat=self._is_repeat)
-            case Save():
-                self.keeping.require()
-                return self.rows.save(effect)
         raise AssertionError(f"a tick cannot {effect}")
 
     def _ask(self, at: int, price: float) -> Proposal | None:
@@ -166,17 +171,20 @@ class Ticking:
             return None
         self.asked += 1
         try:
-            return self.port.get_signal(at, price)
+            with self.keeping.writing():
+                return self.port.get_signal(at, price)
         except (StrategyFailed, bk.LookAhead) as cause:
             self._complain(cause)
             return None
 
     def _emit(self, event: Event, operations: Operations) -> None:
-        self.rows.tell(event)
+        with self.keeping.writing(WRITE_S):
+            self.rows.tell(event)
         if event.action in LEAVES_A_ROW or event.action in ("rejected", "invalid"):
             self.told(event_line(event, self.context))
         try:
-            self.port.on_event(event, operations)
+            with self.keeping.writing():
+                self.port.on_event(event, operations)
         except (StrategyFailed, bk.LookAhead) as cause:
             self._complain(cause)
 

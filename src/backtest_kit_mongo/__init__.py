@@ -58,6 +58,7 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
+from backtest_kit_mongo.limits import write_until
 from backtest_kit_mongo.locks import set_logger
 from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
 from backtest_kit_mongo.modes import get_modes, in_mode, set_modes
@@ -123,6 +124,7 @@ __all__ = [
     "simulation_now",
     "simulation_time",
     "write_candles",
+    "write_until",
 ]
 
 

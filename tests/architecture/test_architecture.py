@@ -54,6 +54,7 @@ def test_the_core_does_no_io_and_reads_no_clock_and_draws_no_random_number(path:
 
 ARROWS = {
     "errors": "",
+    "limits": "",
     "locks": "errors",
     "inheritance": "",
     "embedded": "errors",
@@ -63,7 +64,7 @@ ARROWS = {
     "domains": "candles coherence errors",
     "settings": "domains errors locks",
     "ports": "candles coherence",
-    "backends": "candles coherence errors locks",
+    "backends": "candles coherence errors limits locks",
     "drivers": "candles coherence errors locks ports",
     "tracing": "coherence drivers",
     "stores": "backends drivers errors inheritance locks ports",

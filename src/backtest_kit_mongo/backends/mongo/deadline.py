@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC
+from math import inf
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import pymongo
@@ -44,6 +45,7 @@ from backtest_kit_mongo.errors import (
     WriteRefused,
     WriteTooLate,
 )
+from backtest_kit_mongo.limits import write_limit_s
 
 R = TypeVar("R")
 
@@ -189,23 +191,28 @@ class Deadlines:
             WriteRefused: this process was held up until no time was left.
             and what `writing` raises.
         """
-        end_s = time.monotonic() + self._timeout_s
+        now_s = time.monotonic()
+        end_s, arrival_s = now_s + self._timeout_s, self._arrival_s
         end_s = end_s if until_s is None else min(end_s, until_s)
+        if (limit_s := write_limit_s()) < inf:
+            # What arrives by the end may run as long again.
+            arrival_s = min(arrival_s, (limit_s - now_s) / 2)
+            end_s = min(end_s, now_s + (limit_s - now_s) / 2)
         if self.clocks.must_ask:
             self._ask(client, what, end_s)
         try:
-            return self._attempt(what, send, end_s)
+            return self._attempt(what, send, end_s, arrival_s)
         except WriteTooLate:
             self._ask(client, what, end_s)
-            return self._attempt(what, send, end_s)
+            return self._attempt(what, send, end_s, arrival_s)
 
     def _ask(self, client: MongoClient[dict[str, Any]], what: object, end_s: float) -> None:
         # If nobody answers, the write itself fails and says so.
         with suppress(EnvironmentFault), reading(what), pymongo.timeout(_remaining_s(what, end_s)):
             self.clocks.ask(client)
 
-    def _attempt(self, what: object, send: Callable[[Let], R], end_s: float) -> R:
-        deadline = Deadline(self.clocks, end_s, self._arrival_s)
+    def _attempt(self, what: object, send: Callable[[Let], R], end_s: float, arrival_s: float) -> R:
+        deadline = Deadline(self.clocks, end_s, arrival_s)
         try:
             with writing(what, deadline.settled_in_ms), pymongo.timeout(_remaining_s(what, end_s)):
                 return send({"inTime": deadline})
