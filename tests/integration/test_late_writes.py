@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,7 +28,8 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, MEMORY, STATE, STORAGE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.errors import LegacyIndex, UnsafeServer, WriteOutcomeUnknown, WriteTooLate
+from backtest_kit_mongo.errors import LegacyIndex, UnsafeServer, WriteOutcomeUnknown, WriteRefused, WriteTooLate
+from backtest_kit_mongo.limits import write_until
 from backtest_kit_mongo.setup import make_store
 from backtest_kit_mongo.testing.examples import example
 from backtest_kit_verify.chaos.wire import Wire
@@ -184,6 +186,21 @@ def test_without_the_deadline_it_would_be_written(bed: Bed, monkeypatch: pytest.
         if bed.content() != content:
             return
     pytest.fail("it was never written")
+
+
+def test_what_a_block_writes_never_arrives_after_its_moment(bed: Bed) -> None:
+    with write_until(time.monotonic() - 1), pytest.raises(WriteRefused, match="nothing was written"):
+        bed.document(bed.far, STATE_KEY)
+    refusals, content = bed.refusals(), bed.content()
+    bed.truth.client.admin.command("ping")
+    bed.wire.cut()
+    moment_s = time.monotonic() + 2 * PATIENCE_S
+    with write_until(moment_s), pytest.raises(WriteOutcomeUnknown):
+        bed.document(bed.far, STATE_KEY)
+    eventually(lambda: time.monotonic() > moment_s)
+    bed.wire.heal()
+    eventually(lambda: bed.refusals() > refusals)
+    assert bed.content() == content
 
 
 def test_a_refused_write_is_sent_once_more_with_the_clock_learned_anew(bed: Bed) -> None:
