@@ -8,7 +8,8 @@ from typing import Any
 import bson
 import numpy as np
 import pytest
-from bson import ObjectId
+from bson import Decimal128, ObjectId
+from bson.datetime_ms import DatetimeMS
 from bson.int64 import Int64
 
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
@@ -94,8 +95,10 @@ class TestRawReading:
         found = candle_bson.read(self.batch(document, other), 60_000)
         assert (len(found.timestamp), found.rejected) == (1, [60_000])
 
-    @pytest.mark.parametrize("time", [60_000.5, -0.5], ids=str)
-    def test_a_time_that_is_no_whole_number_is_no_open_time(self, time: float) -> None:
+    @pytest.mark.parametrize(
+        "time", [60_000.5, -0.5, 1e300, float("nan"), float("inf"), "x", DatetimeMS(2**53), Decimal128("1")], ids=str
+    )
+    def test_a_time_that_is_no_whole_number_is_no_open_time(self, time: Any) -> None:
         documents = [{"timestamp": each, **dict.fromkeys(FIELDS, 1.0)} for each in (60_000.0, time)]
         found = candle_bson.read(self.batch(*documents), 60_000)
         assert found.timestamp.tolist() == [60_000]

@@ -19,6 +19,7 @@ from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 
+from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Times, Values, empty
 from backtest_kit_mongo.coherence.record import Part
 from backtest_kit_mongo.locks import Lock
@@ -174,7 +175,10 @@ def _read_table(batch: bytes) -> Batch | None:
             return None
     columns = [_column(batch, table, places[name]) for name in COLUMNS]
     numbers = [column for column in columns if column is not None]
-    if len(numbers) < len(columns) or (np.floor(numbers[0]) != numbers[0]).any():
+    if len(numbers) < len(columns):
+        return None
+    times = numbers[0]
+    if times.dtype.kind == "f" and not ((np.floor(times) == times) & (np.abs(times) <= EXACT_MAX)).all():
         return None
     return _batch(numbers, [])
 
@@ -196,7 +200,7 @@ def _column(batch: bytes, table: _Bytes, place: _Place) -> NDArray[Any] | None:
 def _read_each(batch: bytes) -> Batch:
     rows: list[list[Any]] = []
     rejected: list[Any] = []
-    for document in bson.decode_all(batch):
+    for document in bson.decode_all(batch, TOLERANT):
         row: list[Any] = [document.get(name) for name in COLUMNS]
         is_candle = all(type(value) in (int, float, Int64) for value in row) and _is_whole(row[0])
         if is_candle:
@@ -211,7 +215,7 @@ def _read_each(batch: bytes) -> Batch:
 
 
 def _is_whole(value: float) -> bool:
-    return isinstance(value, int) or value.is_integer()
+    return isinstance(value, int) or (value.is_integer() and abs(value) <= EXACT_MAX)
 
 
 def _batch(columns: list[NDArray[Any]], rejected: list[Any]) -> Batch:

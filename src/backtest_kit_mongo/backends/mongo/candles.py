@@ -46,6 +46,7 @@ from backtest_kit_mongo.backends.block_cache import BlockCache
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let
+from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import Generations
 from backtest_kit_mongo.backends.mongo.inserting import insert
@@ -119,8 +120,8 @@ class MongoCandles:
         self._database = database
         self._durable = database.with_options(read_concern=ReadConcern("majority"))
         self._timeout_s = timeout_s
-        self._blocks = database[BLOCKS]
-        self._conflicts = database[CONFLICTS]
+        self._blocks = database.get_collection(BLOCKS, TOLERANT)
+        self._conflicts = database.get_collection(CONFLICTS, TOLERANT)
         self._cache = BlockCache(cache_max_bytes)
         self._generations = Generations(database)
 

@@ -36,6 +36,13 @@ RAW: Final[CodecOptions[Raw]] = CodecOptions(
     unicode_decode_error_handler="backslashreplace",
 )
 """Bytes, whose fields can always be looked at one by one, if only to name the document."""
+TOLERANT: Final[CodecOptions[Document]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="backslashreplace",
+)
+"""For documents of which a few fields are checked one by one: nothing else in them can make a batch undecodable."""
 _EXACT: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True, tzinfo=UTC)
 _REFERENCE: Final = b"\x02$ref\0"
 NAMED_MAX: Final = 5
