@@ -15,7 +15,7 @@ import backtest_kit_mongo
 import backtest_kit_verify
 import backtest_kit_worker
 from backtest_kit_mongo.adapters.registries import REGISTRIES
-from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.domains.table import DOMAINS, OWN_COLLECTIONS
 
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
@@ -193,3 +193,47 @@ def test_no_lock_and_no_logger_but_those_of_locks_py() -> None:
         "take `locks.Lock()`: re-entrant, free in a forked child, and nothing is logged under it"
     )
     assert not [path for path in PACKAGE.rglob("*.py") if "getLogger(__name__)" in path.read_text()]
+
+
+def _collections_named_in(path: Path, constants: dict[str, str]) -> set[str]:
+    """Names in `database[NAME]` and `get_collection(NAME)`, as far as they are constants."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text("utf-8"))
+    own = constants | _constants(tree)
+    for node in ast.walk(tree):
+        place: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("database"):
+            place = node.slice
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".get_collection") and node.args:
+            place = node.args[0]
+        if isinstance(place, ast.Constant) and isinstance(place.value, str):
+            found.add(place.value)
+        elif isinstance(place, ast.Name) and place.id in own:
+            found.add(own[place.id])
+    return found
+
+
+def _constants(tree: ast.Module) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in tree.body:
+        name = (
+            node.targets[0]
+            if isinstance(node, ast.Assign)
+            else node.target
+            if isinstance(node, ast.AnnAssign)
+            else None
+        )
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        if isinstance(name, ast.Name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            found[name.id] = value.value
+    return found
+
+
+def test_every_collection_is_known_and_so_has_its_place_in_the_roles() -> None:
+    sources = [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *ENGINE.rglob("*.py")]
+    constants: dict[str, str] = {}
+    for path in sources:
+        constants |= _constants(ast.parse(path.read_text("utf-8")))
+    named = set().union(*(_collections_named_in(path, constants) for path in sources))
+    assert len(named) > 10
+    assert {name for name in named if not name.startswith("oplog")} <= OWN_COLLECTIONS
