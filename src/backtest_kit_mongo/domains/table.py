@@ -160,8 +160,9 @@ DOMAINS: Final = (
 
 OWN_COLLECTIONS: Final = frozenset({
     *(domain.collection for domain in DOMAINS),
-    "bkm-doctor", "audit-heads", "audit-items", "audit-pending", "audit-seals", "cache-identity", "candle-blocks", "candle-conflicts",
-    "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items", "recovery-state", "repaired-items", "replica-state", "worker-leases",
+    "audit-heads", "audit-items", "audit-pending", "audit-seals", "bkm-doctor", "cache-identity", "candle-blocks",
+    "candle-conflicts", "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items",
+    "recovery-state", "repaired-items", "replica-state", "worker-leases",
 })  # fmt: skip
 """Every collection that this package and its worker keep: nobody else's to write to."""
 
