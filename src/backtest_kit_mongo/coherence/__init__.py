@@ -9,7 +9,8 @@ returned see that write or a newer one, on any host, with no timing assumption e
 after its lease has ended.
 
     write   LEASE    delete the entry, register (token, deadline); take the *install right* if this writer is alone
-            TRUTH    one find_one_and_update, bounded by a deadline before the lease's
+            TRUTH    one find_one_and_update with a deadline before the lease's, by MongoDB's own clock: it may arrive at any time,
+                     and what arrives later is refused
             COMMIT   one script: release the lease; install the entry if the install right is still ours; append the event
                      (of many events only the last page; the others are appended before it: `plans._announce` says why)
     read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right

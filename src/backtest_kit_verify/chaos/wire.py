@@ -15,14 +15,14 @@ HELD_BYTES_MAX = 1 << 30
 
 
 class Wire:
-    """Listens on a port of 127.0.0.1 and passes everything on to another. Thread-safe; lives until `close`.
+    """Listens on a port of an address and passes everything on to another. Thread-safe; lives until `close`.
 
     Attributes:
         port: where it listens.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    def __init__(self, host: str, port: int, listens_on: str = "127.0.0.1") -> None:
+        self._target, self._listens_on = (host, port), listens_on
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
         self._thread.start()
@@ -42,7 +42,7 @@ class Wire:
     async def _listen(self) -> int:
         self._is_whole = asyncio.Event()
         self._is_whole.set()
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=HELD_BYTES_MAX)
+        self._server = await asyncio.start_server(self._connected, self._listens_on, 0, limit=HELD_BYTES_MAX)
         return int(self._server.sockets[0].getsockname()[1])
 
     def cut(self) -> None:
