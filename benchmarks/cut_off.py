@@ -85,10 +85,15 @@ def write(name: str, settings: Mapping[str, Any], *, has_deadline: bool) -> None
     """Write numbers until standard input is closed; tell of each on standard output."""
     if not has_deadline:
         deadline._fails_from = lambda by_ms: {"$toInt": "1"}
-        documents.require = lambda *_: None
+        setattr(documents, "require", lambda *_: None)  # noqa: B010 - it is imported there, not exported
     store = make_store(load(**settings))
     ends = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ends.set()), daemon=True).start()
+
+    def until_closed() -> None:
+        sys.stdin.read()
+        ends.set()
+
+    threading.Thread(target=until_closed, daemon=True).start()
     number = 0
     while not ends.is_set():
         number += 1
