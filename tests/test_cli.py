@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
+import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.cli.main import app
-from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
+from backtest_kit_mongo.terminal import echo, escape
 
 runner = CliRunner()
 
@@ -24,3 +31,32 @@ def test_domains_lists_the_table() -> None:
     assert rows[0]["key"] == ["exchangeName", "symbol", "interval", "timestamp"]
     printed = runner.invoke(app, ["domains"]).stdout
     assert all(domain.collection in printed for domain in DOMAINS)
+
+
+EVIL = "\x1b[2J\x07\x9b31m\u202e"
+
+
+def test_control_characters_of_names_are_shown_and_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    echo(f"{EVIL}\tkept\n")
+    Console(force_terminal=True, width=200).print(f"[red]Error:[/] {escape(f'[b]{EVIL}')}", highlight=False)
+    echo(str(Key(CANDLE, ("e", f"{EVIL}\nB", "x" * 70_000))))
+    said = capsys.readouterr().out
+    assert not set("\x07\x9b\u202e") & set(said.replace("\x1b[31m", "").replace("\x1b[0m", ""))
+    assert said.count("\x1b") == 2  # The console's own colour.
+    for text in (r"\u001b[2J\u0007\u009b31m\u202e", "\tkept", "[b]", r"\u000aB", "... (70,000 characters)"):
+        assert text in said
+
+
+@pytest.mark.parametrize("ending", ["ascii", "closed", "unread"])
+def test_any_terminal_and_any_pipe_will_do(ending: str) -> None:
+    code = "import os, sys; from backtest_kit_mongo import terminal, cli; "
+    if ending == "closed":
+        code += "sys.stdout = None; "
+    if ending == "unread":
+        code += "read, write = os.pipe(); os.dup2(write, 1); os.close(write); os.close(read); "
+    code += "from backtest_kit_mongo.cli.main import app; terminal.run(lambda: (terminal.echo('перелом ✓'), app(['domains'])))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C", "COLUMNS": "40"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
+    assert done.stderr == b""
+    assert done.returncode == {"ascii": 0, "closed": 0, "unread": 141}[ending]
+    assert done.stdout.startswith(rb"\u043f") is (ending == "ascii")

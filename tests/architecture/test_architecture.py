@@ -60,6 +60,7 @@ ARROWS = {
     "embedded": "errors",
     "coherence": "errors",
     "candles": "coherence errors",
+    "terminal": "coherence",
     "look_ahead": "coherence errors locks",
     "domains": "candles coherence errors",
     "settings": "domains errors locks",
@@ -77,10 +78,10 @@ ARROWS = {
     "collections": "backends coherence domains errors setup",
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors locks reachability settings setup",
-    "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup",
+    "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal",
     "candle_sources": "adapters candles domains errors operate",
     "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
-    "cli": "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings setup",
+    "cli": "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings setup terminal",
 }
 """Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it imports."""
 

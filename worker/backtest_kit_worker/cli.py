@@ -12,6 +12,8 @@ import typer
 from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import resolve
+from backtest_kit_mongo.terminal import echo
+from backtest_kit_mongo.terminal import run as run_program
 from backtest_kit_worker import replica_cli, roles
 from backtest_kit_worker.check import examine
 from backtest_kit_worker.deployment import connect
@@ -96,7 +98,7 @@ def check(role: Roles = None, max_lag_s: MaxLag = 60, log_format: Format = LogFo
     finally:
         deployment.close()
     for line in lines:
-        typer.echo(line)
+        echo(line)
     raise typer.Exit(code)
 
 
@@ -172,4 +174,4 @@ def _run_watched(
 
 def main() -> None:
     """Entry point of `backtest-kit-worker`."""
-    app()
+    run_program(app)

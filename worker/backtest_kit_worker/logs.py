@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from backtest_kit_mongo.coherence.showing import visible
+
 logger = logging.getLogger("backtest_kit_worker")
 
 
@@ -31,12 +33,19 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             values["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(values, ensure_ascii=False)
+        return visible(json.dumps(values, ensure_ascii=False))
+
+
+class TextFormatter(logging.Formatter):
+    """One line a message, then the traceback if there is one; names from outside cannot act on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def start_logging(chosen: LogFormat) -> None:
     """Send the logs of this process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    text = TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if chosen is LogFormat.JSON else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

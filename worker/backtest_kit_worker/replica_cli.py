@@ -13,13 +13,13 @@ import redis
 import typer
 from pymongo.errors import PyMongoError
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import BacktestKitError, InvalidSetting
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.setup import resolve
+from backtest_kit_mongo.terminal import echo, escape
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.comparing import Comparer, Comparison
@@ -89,16 +89,16 @@ def status(chosen: Chosen = None, as_json: AsJson = False) -> None:
             "applied": {name: str(applied[name]) for name in ("entry", "writtenAt", "appliedAt")} if applied else None,
         }
     if as_json:
-        typer.echo(json.dumps(data, indent=2))
+        echo(json.dumps(data, indent=2))
         return
     for target in data["targets"]:
-        typer.echo("  ".join(f"{name}: {value}" for name, value in target.items()))
+        echo("  ".join(f"{name}: {value}" for name, value in target.items()))
     more = "at least " if behind.is_more else ""
-    typer.echo(f"lag: {more}{behind.entry_count:,} changes, the oldest published {behind.seconds:.1f} s ago")
+    echo(f"lag: {more}{behind.entry_count:,} changes, the oldest published {behind.seconds:.1f} s ago")
     if not behind.has_group:
-        typer.echo("the role has not read the feed yet: start a worker with --roles replica")
+        echo("the role has not read the feed yet: start a worker with --roles replica")
     if applied := data["applied"]:
-        typer.echo(f"last change copied: written {applied['writtenAt']}, copied {applied['appliedAt']}")
+        echo(f"last change copied: written {applied['writtenAt']}, copied {applied['appliedAt']}")
 
 
 def _described(state: State, target: Target) -> dict[str, Any]:
@@ -154,9 +154,9 @@ def _rebuild(deployment: Deployment, target: Target) -> int:
         comparing = progress.add_task(f"comparing {target.name}", total=total)
         comparer = Comparer(source, target, repair=True, progress=lambda count: progress.advance(comparing, count))
         found = comparer.run()
-    typer.echo(f"{target.name} {target.place}: {found.compared:,} documents equal, {found.repaired:,} copies repaired")
+    echo(f"{target.name} {target.place}: {found.compared:,} documents equal, {found.repaired:,} copies repaired")
     if found.unstorable:
-        typer.echo(f"{found.unstorable:,} documents cannot be stored there; the worker's log names them")
+        echo(f"{found.unstorable:,} documents cannot be stored there; the worker's log names them")
     return found.unstorable
 
 
@@ -185,7 +185,7 @@ def compare(
     with _session(chosen) as (deployment, targets):
         results = [(target, _compare(deployment, target, recheck_ms)) for target in targets]
     if as_json:
-        typer.echo(json.dumps([_summary(target, found) for target, found in results], indent=2))
+        echo(json.dumps([_summary(target, found) for target, found in results], indent=2))
     else:
         for target, found in results:
             _print(target, found)
@@ -216,9 +216,9 @@ def _summary(target: Target, found: Comparison) -> dict[str, Any]:
 def _print(target: Target, found: Comparison) -> None:
     counts = ", ".join(f"{count:,} {verdict.value}" for verdict, count in found.counts.items()) or "no differences"
     unstorable = f", {found.unstorable:,} that cannot be stored there" if found.unstorable else ""
-    typer.echo(f"{target.name} {target.place}: {found.compared:,} documents compared, {counts}{unstorable}")
+    echo(f"{target.name} {target.place}: {found.compared:,} documents compared, {counts}{unstorable}")
     for one in found.first:
-        typer.echo(f"  {one.verdict.value:8} {one.name}  rev {one.source_rev} in the source, {one.replica_rev} here")
+        echo(f"  {one.verdict.value:8} {one.name}  rev {one.source_rev} in the source, {one.replica_rev} here")
 
 
 @contextmanager

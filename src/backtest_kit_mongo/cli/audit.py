@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from backtest_kit_mongo.audit import Anchor, AuditLog, Gap, Report, gaps, open_log, verify
@@ -27,6 +26,7 @@ from backtest_kit_mongo.audit.log import Snapshot
 from backtest_kit_mongo.audit.records import AuditRecord
 from backtest_kit_mongo.audit.show import line, timeline
 from backtest_kit_mongo.errors import CallerError
+from backtest_kit_mongo.terminal import echo, escape
 
 from .moments import past_date, simulated_ms
 from .opening import opened
@@ -123,15 +123,15 @@ def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> Non
     last = None if report.last is None else str(report.last)
     if as_json:
         summary = {"clean": report.clean, "seals": report.seals, "records": report.records, "unsealed": report.unsealed}
-        typer.echo(json.dumps({**summary, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
+        echo(json.dumps({**summary, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
         return
     for one in found:
-        typer.echo(f"{one['kind']}: {one['where']}: {one['detail']}")
+        echo(f"{one['kind']}: {one['where']}: {one['detail']}")
     for hole in waiting:
-        typer.echo(f"gap, not tampering: {hole['key']} ({hole['document']}) misses revisions {hole['missing']}")
-    typer.echo(f"{'clean' if report.clean else 'NOT CLEAN'}: {report.records:,} records in {report.seals:,} seals")
-    typer.echo(f"not sealed yet: {report.unsealed:,}")
-    typer.echo(f"anchor: {last or 'none yet'}")
+        echo(f"gap, not tampering: {hole['key']} ({hole['document']}) misses revisions {hole['missing']}")
+    echo(f"{'clean' if report.clean else 'NOT CLEAN'}: {report.records:,} records in {report.seals:,} seals")
+    echo(f"not sealed yet: {report.unsealed:,}")
+    echo(f"anchor: {last or 'none yet'}")
 
 
 @audit.command()
@@ -155,7 +155,7 @@ def tail(
     with _log() as log:
         chosen = log.follow if follow else log.tail
         for record in chosen(count, domain=domain, symbol=symbol):
-            typer.echo(to_json(record) if as_json else line(record))
+            echo(to_json(record) if as_json else line(record))
             sys.stdout.flush()  # A pipe would hold a followed record back.
 
 
@@ -174,7 +174,7 @@ def show(key: KeyText, as_json: AsJson = False) -> None:
         shown = False
         for text in map(to_json, records) if as_json else timeline(records):
             shown = True
-            typer.echo(text)
+            echo(text)
     if not shown:
         Console(stderr=True).print("No record of this key.")
 
@@ -259,14 +259,14 @@ def _print_snapshot(found: Snapshot, console: Console, *, is_known: bool, as_jso
     record = found.record
     if as_json:
         of_record = None if record is None else json.loads(to_json(record))
-        typer.echo(json.dumps({"exists": found.exists, "record": of_record, "lost": found.lost}, indent=2))
+        echo(json.dumps({"exists": found.exists, "record": of_record, "lost": found.lost}, indent=2))
     elif record is None:
         # A key that exists may have no record: no worker ran, or none that keeps an audit log.
         told = "no revision is that old" if is_known else "the audit log has no record of this key"
-        typer.echo(f"absent: {told}")
+        echo(f"absent: {told}")
     else:
-        typer.echo(line(record))
-        typer.echo(json.dumps(json.loads(to_json(record))["payload"], indent=2) if found.exists else "absent: removed")
+        echo(line(record))
+        echo(json.dumps(json.loads(to_json(record))["payload"], indent=2) if found.exists else "absent: removed")
     if found.lost:
         revisions = ", ".join(map(str, found.lost))
         console.print(

@@ -21,6 +21,7 @@ from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client
+from backtest_kit_mongo.terminal import echo
 
 from .opening import ExitCode, opened
 
@@ -52,13 +53,13 @@ def check(
         _run(auditor, report, sample, console, follow=follow)
     data = summary(report)
     if as_json:
-        typer.echo(json.dumps(data, indent=2))
+        echo(json.dumps(data, indent=2))
     else:
         for name, value in data.items():
             if name != "offenders":
-                typer.echo(f"{name.replace('_', ' ')}: {'none were wrong' if value is None else value}")
+                echo(f"{name.replace('_', ' ')}: {'none were wrong' if value is None else value}")
         for offender in data["offenders"]:
-            typer.echo(f"violation: {json.dumps(offender)}")
+            echo(f"violation: {json.dumps(offender)}")
     if report.violations:
         raise typer.Exit(ExitCode.FAILED)
 
@@ -77,7 +78,7 @@ def renew(
     """
     with opened(_identity) as identity:
         identity.end(REPLACED if restored else "asked")
-    typer.echo("another era has begun: no entry from before is served any more")
+    echo("another era has begun: no entry from before is served any more")
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.terminal import echo, escape
 
 from .opening import ExitCode, opened
 
@@ -74,7 +74,7 @@ def list_(exchange: Exchange = None, symbol: Symbol = None, interval: Interval =
         shown = [workshop.described(scope) for scope in workshop.chosen(exchange, symbol, interval)]
     if as_json:
         for one in shown:
-            typer.echo(json.dumps(one))
+            echo(json.dumps(one))
         return
     if not shown:
         Console(stderr=True).print("There are no candles.")
@@ -118,9 +118,7 @@ def rebuild(exchange: Exchange = None, symbol: Symbol = None, interval: Interval
             removed_count += bool(rebuilt.fault)
             made_count += rebuilt.is_made
             right_count += not (rebuilt.fault or rebuilt.is_made)
-    typer.echo(
-        f"{made_count:,} blocks made, {removed_count:,} wrong ones removed, {right_count:,} were right and whole"
-    )
+    echo(f"{made_count:,} blocks made, {removed_count:,} wrong ones removed, {right_count:,} were right and whole")
 
 
 @blocks.command()
@@ -147,12 +145,12 @@ def verify(
     open_count = sum(not one.fault and not one.is_whole for one in every)
     if as_json:
         found = [{"block": name, "fault": fault} for name, fault in faults]
-        typer.echo(json.dumps({"blocks": block_count, "notWhole": open_count, "faults": found}, indent=2))
+        echo(json.dumps({"blocks": block_count, "notWhole": open_count, "faults": found}, indent=2))
     else:
         for name, fault in faults:
-            typer.echo(f"differs: {name}: {fault}")
-        typer.echo(f"{block_count:,} blocks compared, {len(faults):,} differ from their documents")
-        typer.echo(f"{open_count:,} ranges have candles that are in documents only")
+            echo(f"differs: {name}: {fault}")
+        echo(f"{block_count:,} blocks compared, {len(faults):,} differ from their documents")
+        echo(f"{open_count:,} ranges have candles that are in documents only")
     if faults:
         raise typer.Exit(ExitCode.FAILED)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backtest_kit_mongo.terminal import echo
+
 from .moments import when_ms
 from .opening import opened
 
@@ -48,7 +50,7 @@ def remove(
         removal = store.removal(store.instance(exchange, symbol, interval))
         found = removal.remove(first, end) if yes else removal.look(first, end)
     told = f"{exchange} {symbol} {interval}: {_told(found)}"
-    typer.echo(f"{told} removed" if yes else f"{told} would be removed; nothing was, add --yes")
+    echo(f"{told} removed" if yes else f"{told} would be removed; nothing was, add --yes")
 
 
 def _told(found: Removed) -> str:

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.candles.calendar import CALENDARS, gaps_within
@@ -19,6 +17,7 @@ from backtest_kit_mongo.candles.frame import Gap
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.operate.compaction import summarize
+from backtest_kit_mongo.terminal import echo, escape
 
 from .candle_store import CandleStore, Chosen, moment_text
 
@@ -30,7 +29,7 @@ def print_list(store: CandleStore, chosen: Chosen, messages: Console, *, as_json
     with messages.status("Reading candles ..."):
         rows = [_summary(store, key, span) for key, span in store.spans(chosen).items()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     table = Table()
     for heading in ("exchange", "symbol", "interval", "first", "last", "candles", "gaps", "missing", "blocks"):
@@ -113,16 +112,16 @@ def print_checks(checks: Iterable[Checked], shown_max: int, *, as_json: bool) ->
                 "candles": checked.candles,
             }
             one |= {"missing": checked.missing, "unexpected": checked.unexpected}
-            typer.echo(json.dumps({**one, "gaps": [asdict(gap) for gap in checked.gaps]}))
+            echo(json.dumps({**one, "gaps": [asdict(gap) for gap in checked.gaps]}))
             continue
         more = f", {checked.unexpected:,} while the market is closed" if checked.unexpected else ""
         kept = f"{checked.missing:,} missing in {len(checked.gaps):,} gaps" if checked.gaps else "no gaps"
-        typer.echo(f"{exchange} {symbol} {interval}: {checked.candles:,} candles{more}, {kept}")
+        echo(f"{exchange} {symbol} {interval}: {checked.candles:,} candles{more}, {kept}")
         for gap in checked.gaps[:shown_max]:
             last = f" to {moment_text(gap.last)}" if gap.count > 1 else ""
-            typer.echo(f"  {moment_text(gap.first)}{last}: {gap.count:,}")
+            echo(f"  {moment_text(gap.first)}{last}: {gap.count:,}")
         if len(checked.gaps) > shown_max:
-            typer.echo(f"  and {len(checked.gaps) - shown_max:,} more; --json prints all")
+            echo(f"  and {len(checked.gaps) - shown_max:,} more; --json prints all")
     return complete
 
 
@@ -131,7 +130,7 @@ def print_conflicts(rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None
     if as_json:
         for row in rows:
             seen = {name: row[name].isoformat() for name in ("firstSeen", "lastSeen")}
-            typer.echo(json.dumps({**row, **seen}, default=str))
+            echo(json.dumps({**row, **seen}, default=str))
         return
     table = Table()
     for heading in ("exchange", "symbol", "interval", "opens", "stored, offered", "count", "last seen", "host"):

@@ -12,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from backtest_kit_mongo.adapters.contracts import CandleReport
@@ -24,6 +22,7 @@ from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
 from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
+from backtest_kit_mongo.terminal import echo, escape
 
 from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range
 from .moments import past_ms, when_ms
@@ -164,9 +163,9 @@ def import_files(
         if imported.error is not None:
             messages.print(f"[red]Error:[/] {escape(imported.error)}", soft_wrap=True)
         if as_json:
-            typer.echo(json.dumps(asdict(imported)))
+            echo(json.dumps(asdict(imported)))
         elif imported.error is None:
-            typer.echo(str(imported))
+            echo(str(imported))
         done.append(imported)
     if how.dry_run:
         messages.print("Nothing was stored or replaced: these are the candles that --replace would replace; add --yes.")
@@ -228,7 +227,7 @@ def export_files(
     for candles in _chosen(store, chosen, since, until):
         path = directory / files.name_of(candles.symbol, candles.interval, suffix)
         files.write_file(candles.columns, path)
-        typer.echo(f"{path}: {len(candles):,} candles")
+        echo(f"{path}: {len(candles):,} candles")
 
 
 def export_text(store: CandleStore, chosen: Chosen, since: str | None, until: str | None) -> None:
@@ -280,7 +279,7 @@ def fetch_candles(
     told = [f"{fetched.inserted:,} new", f"{fetched.missing:,} still missing"]
     told += [f"{count:,} {what}" for count, what in more if count]
     end = f"up to {moment_text(fetched.until)}"
-    typer.echo(f"{exchange} {symbol} {source.interval} {end}: {', '.join(told)} ({fetched.requests:,} requests)")
+    echo(f"{exchange} {symbol} {source.interval} {end}: {', '.join(told)} ({fetched.requests:,} requests)")
     return fetched
 
 

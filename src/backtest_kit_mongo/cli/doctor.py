@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.operate.doctor import Finding, Level, examine, worst
+from backtest_kit_mongo.terminal import echo, escape
 
 from .opening import connected
 
@@ -62,7 +62,7 @@ def doctor(
     counts = Counter(finding.level.value for finding in findings)
     if as_json:
         shown = [asdict(finding) for finding in findings]
-        typer.echo(json.dumps({"counts": {level.value: counts[level] for level in Level}, "findings": shown}, indent=2))
+        echo(json.dumps({"counts": {level.value: counts[level] for level in Level}, "findings": shown}, indent=2))
     else:
         console.print(_table(findings))
         console.print(", ".join(f"[{_COLOURS[level]}]{counts[level]} {level.value}[/]" for level in Level))

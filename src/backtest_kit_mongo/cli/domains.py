@@ -9,6 +9,7 @@ from rich.table import Table
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.terminal import echo
 
 __all__ = ["domains"]
 
@@ -21,7 +22,7 @@ def domains(as_json: Annotated[bool, typer.Option("--json", help="Print JSON ins
     """
     rows = [_row(domain) for domain in DOMAINS]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
         return
     table = Table()
     for heading in ("domain", "collection", "shape", "key", "kept"):

@@ -2,6 +2,8 @@
 
 import typer
 
+from backtest_kit_mongo.terminal import run
+
 from . import audit, cache, candles, doctor, domains, park, repair, servers, stream, top
 from .plugged import PluggedCommands
 
@@ -32,4 +34,4 @@ app.add_typer(stream.stream)
 
 def main() -> None:
     """Entry point of the console scripts."""
-    app()
+    run(app)

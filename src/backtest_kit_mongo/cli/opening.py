@@ -9,12 +9,12 @@ import redis
 import typer
 from pymongo.errors import PyMongoError
 from rich.console import Console
-from rich.markup import escape
 
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, NotFound
 from backtest_kit_mongo.feed.servers import FeedServers, open_servers
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import resolve
+from backtest_kit_mongo.terminal import escape
 
 __all__ = ["ExitCode", "connected", "opened"]
 
@@ -39,6 +39,8 @@ def opened(make: Callable[[Settings], AbstractContextManager[T]]) -> Iterator[T]
         where = f"Redis at {settings.redis_address}"
         with make(settings) as made:
             yield made
+    except BrokenPipeError:
+        raise  # Nobody reads on, which is no fault.
     except (BacktestKitError, redis.RedisError, PyMongoError, OSError) as error:
         # MongoDB's errors and our own say where; those of Redis' client may not.
         said = f"{where}: {error}" if isinstance(error, redis.RedisError) else str(error)

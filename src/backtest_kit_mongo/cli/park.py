@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.feed.parked import Parked
 from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.terminal import echo, escape
 
 from .opening import connected
 from .servers import ExitCode
@@ -58,7 +58,7 @@ def list_(
         items = list(servers.parked.list(role))
     if as_json:
         for item in items:
-            typer.echo(json.dumps(_shown(item)))
+            echo(json.dumps(_shown(item)))
         return
     table = Table()
     for heading in ("id", "state", "change", "cause", "count", "first seen", "last seen"):
@@ -80,7 +80,7 @@ def show(name: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """
     with connected() as servers:
         item = servers.parked.find(name)
-    typer.echo(json.dumps({**_shown(item), "event": _event(item), "fields": _hex(item)}, indent=2, default=str))
+    echo(json.dumps({**_shown(item), "event": _event(item), "fields": _hex(item)}, indent=2, default=str))
 
 
 @park.command()
@@ -108,10 +108,10 @@ def replay(
         items = _chosen(servers, names) if names else [x for x in servers.parked.list() if x.state == "parked"]
         if dry_run:
             for item in items:
-                typer.echo(f"{item.id}: {item.event.id if item.event else 'cannot be read by this version either'}")
+                echo(f"{item.id}: {item.event.id if item.event else 'cannot be read by this version either'}")
             return
         for name, new in servers.parked.replay(items).items():
-            typer.echo(f"{name}: appended as {new}")
+            echo(f"{name}: appended as {new}")
 
 
 @park.command()
@@ -130,7 +130,7 @@ def drop(
     with connected() as servers:
         items = _chosen(servers, names)
         for item in items:
-            typer.echo(f"{item.id}: {item.cause}", err=True)
+            echo(f"{item.id}: {item.cause}", err=True)
         if not yes and not typer.confirm(f"Delete the bytes of {len(items)} entries?", err=True):
             raise typer.Exit(ExitCode.FAILED)
         servers.parked.drop(items)

@@ -7,6 +7,7 @@ from bson import ObjectId
 
 from backtest_kit_mongo.domains.table import BY_NAME, describe
 from backtest_kit_mongo.operate.repair import ASIDE, Doubled, Repairer, chosen, open_repairer
+from backtest_kit_mongo.terminal import echo
 
 from .opening import ExitCode, opened
 
@@ -29,16 +30,16 @@ def repair(
     """
     unknown = sorted(set(domain or ()) - set(BY_NAME))
     if unknown:
-        typer.echo(f"no domain {', '.join(map(repr, unknown))}; domains: {', '.join(BY_NAME)}", err=True)
+        echo(f"no domain {', '.join(map(repr, unknown))}; domains: {', '.join(BY_NAME)}", err=True)
         raise typer.Exit(ExitCode.WRONG_ARGUMENT)
     with opened(open_repairer) as repairer:
         count = sum(_repaired(repairer, name, apply) for name in (each.name for each in chosen(domain or ())))
     if not count:
-        typer.echo("no key has several documents")
+        echo("no key has several documents")
     elif apply:
-        typer.echo(f"{count} key(s) repaired; every version is in {ASIDE}")
+        echo(f"{count} key(s) repaired; every version is in {ASIDE}")
     else:
-        typer.echo(f"{count} key(s) to repair. Nothing was changed: stop all writers, then run it with --apply.")
+        echo(f"{count} key(s) to repair. Nothing was changed: stop all writers, then run it with --apply.")
         raise typer.Exit(ExitCode.FAILED)
 
 
@@ -48,11 +49,11 @@ def _repaired(repairer: Repairer, name: str, apply: bool) -> int:
     for doubled in repairer.doubled(BY_NAME[name]):
         count += 1
         if count <= _SHOWN_MAX:
-            typer.echo(_line(doubled))
+            echo(_line(doubled))
         if apply:
             repairer.repair(doubled)
     if count > _SHOWN_MAX:
-        typer.echo(f"{name}: and {count - _SHOWN_MAX} more")
+        echo(f"{name}: and {count - _SHOWN_MAX} more")
     if apply:
         repairer.build_index(BY_NAME[name])
     return count

@@ -15,10 +15,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo import embedded
+from backtest_kit_mongo.terminal import echo, escape
 
 __all__ = ["ExitCode", "down", "status", "up"]
 
@@ -76,7 +76,7 @@ def up(
         ("CC_REDIS_HOST", endpoints.redis_host),
         ("CC_REDIS_PORT", str(endpoints.redis_port)),
     ):
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        echo(f"export {name}={shlex.quote(value)}")
 
 
 def down(directory: Directory = None, timeout_s: Timeout = 30) -> None:
@@ -113,7 +113,7 @@ def status(
     with _explained(Console(stderr=True)):
         found = embedded.status(directory)
     if as_json:
-        typer.echo(json.dumps({**asdict(found), "answering": found.answering}, default=str, indent=2))
+        echo(json.dumps({**asdict(found), "answering": found.answering}, default=str, indent=2))
     else:
         Console().print(_table(found))
     if not found.answering:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import redis
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.errors import NotFound
@@ -16,6 +15,7 @@ from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim
 from backtest_kit_mongo.feed.trimming import trim as carry_out
+from backtest_kit_mongo.terminal import echo, escape
 
 from .opening import connected
 from .servers import ExitCode
@@ -57,7 +57,7 @@ def status(as_json: AsJson = False) -> None:
         positions = [look(servers.redis, name) for name in servers.streams]
     found = [position for position in positions if position is not None]
     if as_json:
-        typer.echo(json.dumps([_shown(position) for position in found], indent=2))
+        echo(json.dumps([_shown(position) for position in found], indent=2))
         return
     console = Console()
     for position in found:
@@ -101,7 +101,7 @@ def trim(
 def _trim_one(servers: FeedServers, name: str, retention_ms: int, *, explain: bool, as_json: bool) -> None:
     plan = plan_trim(servers.redis, servers.database, name, retention_ms)
     if plan is None:
-        typer.echo(f"{name}: no such stream", err=True)
+        echo(f"{name}: no such stream", err=True)
         return
     removed_count = 0
     while not explain and plan is not None and plan.count:
@@ -110,7 +110,7 @@ def _trim_one(servers: FeedServers, name: str, retention_ms: int, *, explain: bo
     if plan is None:
         return
     if as_json:
-        typer.echo(json.dumps({"removed": removed_count, **_plan(plan)}))
+        echo(json.dumps({"removed": removed_count, **_plan(plan)}))
     else:
         _explain(plan, removed_count, removed=not explain)
 

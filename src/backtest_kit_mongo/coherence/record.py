@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.showing import shown
 
 Part: TypeAlias = str | bool | int
 """One key field. Never anything else:
 
 an operator document such as {"$ne": null} in a query would match other contexts.
 """
-
-SHOWN_CHARS: Final = 200
-"""Of a key field, in messages."""
 
 
 class Shape(Enum):
@@ -152,13 +150,8 @@ class Key(NamedTuple):
         return {column.name: part for column, part in zip(self.domain.key, self.parts, strict=False)}
 
     def __str__(self) -> str:
-        """For people: a long part is cut, and says how long it is."""
-        return "/".join((self.domain.name, *map(_shown, self.parts)))
-
-
-def _shown(part: Part) -> str:
-    text = str(part)
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}... ({len(text):,} characters)"
+        """For people, in one line: a long part is cut, and says how long it is."""
+        return "/".join((self.domain.name, *(shown(str(part)) for part in self.parts)))
 
 
 class Record(NamedTuple):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos.audit_checks import AuditVerdict
 from backtest_kit_verify.chaos.checks import Violation
 from backtest_kit_verify.chaos.faults import KILL_WORKER

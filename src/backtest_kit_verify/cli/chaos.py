@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from backtest_kit_mongo.cli.servers import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos import ChaosError
 from backtest_kit_verify.chaos.report import as_json, show
 from backtest_kit_verify.chaos.run import Options, run_chaos

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from backtest_kit_mongo.cli.servers import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.errors import BacktestKitError
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.demo import DemoError
 from backtest_kit_verify.demo.checks import run_checks
 from backtest_kit_verify.demo.report import as_json, show

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulate_near import NearSimulation
 from backtest_kit_verify.cli.simulating import given, run_campaign
 from backtest_kit_verify.simulation.campaign import Campaign

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulating import given, run_campaign
 from backtest_kit_verify.simulation.exhaustive import TooMany
 from backtest_kit_verify.simulation.near_campaign import (

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.demo.checks import Check, Outcome
 from backtest_kit_verify.demo.evidence import Evidence
 from backtest_kit_verify.demo.fleet import HostRun

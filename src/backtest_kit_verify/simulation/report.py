@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.record import Record
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.simulation.actions import MEANING, SUBJECTS, VERBS, action_text
 from backtest_kit_verify.simulation.checker import check_quiet
 from backtest_kit_verify.simulation.driver import DONE, FAILED, Answer, Step

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
 from backtest_kit_mongo.feed.positions import GroupPosition
 from backtest_kit_mongo.operate.doctor.findings import duration
 from backtest_kit_mongo.operate.top.rates import Rates
 from backtest_kit_mongo.operate.top.sampling import WINDOW_MS, MongoSample, RedisSample, Sample
+from backtest_kit_mongo.terminal import escape
 
 ROWS_MAX: Final = 12
 """Of each table: a thousand hosts do not fit on a screen."""
