@@ -68,6 +68,9 @@ class Truth(Protocol):
     def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
         """A truth that has no place for contradictions keeps none and answers with none: then the log alone has them."""
 
+    def now_ms(self) -> int:
+        """The time by which a candle is closed or not, milliseconds since 1970: of the servers where there are any."""
+
     @property
     def series(self) -> Series:
         """The columnar way to the rows of series."""

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,18 @@ def candles(count: int, start: int = SINCE_MS) -> list[dict[str, float]]:
         {"timestamp": start + i * MINUTE_MS, "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": float(i)}
         for i in range(count)
     ]
+
+
+def test_a_bar_is_closed_by_the_clock_of_mongodb_and_not_by_that_of_a_host_a_day_ahead(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_ns = time.time_ns
+    minute = real_ns() // 60_000_000_000 * 60_000
+    monkeypatch.setattr("time.time_ns", lambda: real_ns() + 86_400_000_000_000)
+    row = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+    offered = [{"timestamp": minute + step * 60_000, **row} for step in (-2, 1)]
+    report = CandleInstance(store, "X", "1m", "clock").write_candles_data(offered)
+    assert (report.inserted, report.unclosed) == (1, (minute + 60_000,))
 
 
 class TestARangeOfCandlesIsOneQueryAndABatchIsOneBulkWrite:

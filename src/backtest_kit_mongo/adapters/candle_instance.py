@@ -5,7 +5,6 @@ NumPy is imported by those who use candles, not by `import backtest_kit_mongo`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,10 +34,6 @@ CHUNK_ROWS: Final = 10_000
 """Candles of one insert and one change event."""
 
 
-def _wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class CandleInstance(Bound[Row]):
     """Closed candles; the first write of a candle wins."""
 
@@ -49,12 +44,12 @@ class CandleInstance(Bound[Row]):
         interval: str,
         exchange_name: str,
         *,
-        clock_ms: Callable[[], int] = _wall_clock_ms,
+        clock_ms: Callable[[], int] | None = None,
     ) -> None:
         super().__init__(table.CANDLE, store, exchange_name, symbol, interval)
         self._names = (symbol, interval, exchange_name)
         self._step_ms = table.INTERVAL_MS[interval]
-        self._clock_ms = clock_ms
+        self._clock_ms = clock_ms or store.now_ms
 
     def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None:
         """`limit` candles from `since_timestamp` (ms) on, ascending;

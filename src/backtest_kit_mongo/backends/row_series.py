@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,6 +46,9 @@ class RowsOnly:
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         raise NotImplementedError
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
 
     @property
     def series(self) -> RowSeries:

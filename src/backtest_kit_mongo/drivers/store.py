@@ -237,6 +237,11 @@ class Store:
         finally:
             self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
 
+    def now_ms(self) -> int:
+        """The truth's clock; this host's may be wrong."""
+        self.open()
+        return self.truth.now_ms()
+
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         return self._listing(scope.domain, lambda: self.truth.window(scope, since, until))
 

@@ -7,6 +7,7 @@ to the primary.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -355,6 +356,14 @@ class MongoTruth:
                     self._database, self._timeout_s, self._candle_cache_bytes, self.write_in_time
                 )
             return self._series
+
+    def now_ms(self) -> int:
+        """What the server's clock shows at least, by its heartbeats; this host's only counts on from them."""
+        clocks = self._deadlines.clocks
+        with reading("MongoDB's clock"), pymongo.timeout(self._timeout_s):
+            if clocks.must_ask:
+                clocks.ask(self.client)
+            return clocks.least_ms(time.monotonic())
 
     def append(self, effect: Append) -> Appended:
         return self.series.append(effect)
