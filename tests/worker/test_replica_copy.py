@@ -63,6 +63,20 @@ class TestCopy:
         assert copy_of(bed, target).is_complete
         assert copy_of(bed, target).copied == found.compared > len(DOMAINS)
 
+    def test_a_copy_follows_its_source_back_to_a_restored_state(self, bed: Bed, target: Target) -> None:
+        """Revisions that went back would never pass the copies' own."""
+        for value in (1, 2, 3):
+            bed.state_data(value)
+        bed.state_data("gone", "made after the backup")
+        service = bed.copy(target)
+        states = bed.mongo[STATE.collection]
+        states.update_one({"payload.data": 3}, {"$set": {"rev": 1, "payload.data": 1}})
+        states.delete_one({"payload.data": "gone"})
+        bed.mongo["cache-identity"].update_one({}, {"$set": {"restores": [{"over": "an era"}]}})
+        finish(service)
+        assert compared(bed, target).is_equal
+        assert bed.state.restored(target.name) == ("an era", len(DOMAINS))
+
     def test_a_crash_in_the_middle_resumes_where_it_was(
         self, bed: Bed, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import redis
 
+from backtest_kit_mongo.caches import identity_document
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, CorruptData
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
+from backtest_kit_worker.replicas.comparing import Comparer
 from backtest_kit_worker.replicas.source import Raw, Source
 from backtest_kit_worker.replicas.state import Copy, Part, State, enrol
 from backtest_kit_worker.replicas.target import ReplicaFailed, Target
@@ -48,6 +50,7 @@ class CopyService:
         self._streams = deployment.streams
         self._targets = tuple(replicas_of(deployment) if targets is None else targets)
         self._runs: dict[str, str] = {}
+        self._identity = identity_document(deployment.settings, lambda: deployment.mongo)
 
     def open(self) -> None:
         """Make sure of the consumer group: a change behind the scan must not be trimmed before the role sees it.
@@ -76,7 +79,7 @@ class CopyService:
         failures: list[Exception] = []
         for target in self._targets:
             try:
-                steps += self.step(target)
+                steps += self.step(target) or self.follow_restore(target)
             except (ReplicaFailed, BacktestKitError) as cause:
                 failures.append(cause)
                 logger.warning("replica: the copy to %s pauses: %s", target.place, cause)
@@ -102,6 +105,26 @@ class CopyService:
         if domain is None:
             return 0
         self._step(target, copy, domain)
+        return 1
+
+    def follow_restore(self, target: Target) -> int:
+        """Take one domain back to where a source that was restored is: its revisions are lower than the copies', so events
+        alone would change nothing. 0 if there is nothing to follow.
+        """
+        restores = self._identity.read().get("restores") or [{}]
+        newest = str(restores[-1].get("over", ""))
+        over, done = self._state.restored(target.name)
+        done = done if over == newest else 0
+        if not newest or done >= len(DOMAINS):
+            return 0
+        target.open()
+        found = Comparer(self._source, target, repair=True).run([DOMAINS[done]])
+        if found.repaired:
+            logger.warning(
+                "replica: the source was restored; %d copies of %s at %s follow",
+                found.repaired, DOMAINS[done].name, target.place,
+            )  # fmt: skip
+        self._state.set_restored(target.name, newest, done + 1)
         return 1
 
     def _step(self, target: Target, copy: Copy, domain: Domain) -> None:

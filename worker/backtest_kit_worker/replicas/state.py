@@ -4,6 +4,7 @@
 |----------------|--------|
 | source         | id: names this source in the markers of its replicas |
 | copy/<target>  | run, place, marked: whose replica the target is; startedAt, domains.<name>: {after, copied, skipped, done} |
+| restored/<target> | over, domains: the restore of the source that the target follows, and how many domains do already |
 | feed           | entry, writtenAt, appliedAt of the newest change applied; at most once a second, for people |
 """
 
@@ -113,6 +114,14 @@ class State:
         """Record the progress of one domain, unless another run was begun meanwhile."""
         value = {"after": part.after, "copied": part.copied, "skipped": part.skipped, "done": part.done}
         self._documents.update_one({"_id": f"copy/{target}", "run": run}, {"$set": {f"domains.{domain}": value}})
+
+    def restored(self, target: str) -> tuple[str, int]:
+        """The era of the restore that a target follows (empty: none), and how many domains do."""
+        found = self._documents.find_one({"_id": f"restored/{target}"}) or {}
+        return str(found.get("over", "")), int(found.get("domains", 0))
+
+    def set_restored(self, target: str, over: str, domains: int) -> None:
+        self._documents.replace_one({"_id": f"restored/{target}"}, {"over": over, "domains": domains}, upsert=True)
 
     def note_applied(self, entry: str, written_ms: int) -> None:
         """Remember the newest change that was applied."""
