@@ -116,7 +116,7 @@ def crash_everywhere(
     trial = Trial(market, rules, undisturbed(market, rules, process_class), process_class, tally)
     world = World()
     process = process_class(world, market, rules, market.start)
-    count = 0
+    count, tried = 0, (-1, -1)
     tally.vectors += 1
     while process.lived < market.end - max(DELAYS) - 3 and not tally.violations:
         effect = process.step()
@@ -124,6 +124,9 @@ def crash_everywhere(
         if count % every:
             continue
         tally.points += 1
+        if (world.version, process.next_index) == tried:
+            continue  # Nothing changed since the last stop: a restart would find the same.
+        tried = world.version, process.next_index
         number = count // every
         restarts = [(0, 0), (DELAYS[number % len(DELAYS)], 0)]
         if not number % 3:

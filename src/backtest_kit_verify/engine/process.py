@@ -43,6 +43,8 @@ class Process:
     def step(self) -> Effect[Any]:
         """Perform one effect, and say which."""
         effect: Effect[Any] = self.plan.send(self.answer)
+        if not isinstance(effect, Next):
+            self.world.version += not (isinstance(effect, Emit) and effect.event.action in EACH_MINUTE)
         self.answer = self.perform(effect)
         return effect
 

@@ -52,6 +52,7 @@ class World:
     told: events by id, each minute's pings left out.
     asked_slot: the newest slot in which the strategy was asked.
     violations: what was seen to go wrong while it happened.
+    version: grows with every change.
     """
 
     rows: dict[tuple[str, str], Row | None] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class World:
     risk: list[list[Any]] = field(default_factory=list)
     asked_slot: int = -1
     violations: list[str] = field(default_factory=list)
+    version: int = 0
 
     def copy(self) -> World:
         return replace(
