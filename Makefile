@@ -28,6 +28,7 @@ bench: venv
 	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/worker.py
 	$(BIN)/python benchmarks/candles.py
+	$(BIN)/python benchmarks/engine.py
 
 demo: venv
 	$(BIN)/bkm demo
