@@ -168,4 +168,4 @@ def test_every_stream_is_trimmed_up_to_what_is_audited(deployment: Deployment) -
                 deployment.redis.xgroup_destroy(name, group["name"])
         plan = plan_trim(deployment.redis, deployment.database, name, retention_ms=0)
         assert plan is not None
-        assert trim(deployment.redis, plan) == len(kept)
+        assert trim(deployment.redis, deployment.database, plan) == len(kept)

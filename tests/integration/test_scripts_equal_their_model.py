@@ -261,7 +261,9 @@ AN_OPERATION = st.one_of(
 
 
 def published(records: Iterable[Fields]) -> tuple[fx.Published, ...]:
-    return tuple(fx.Published(Record(KEYS[0], *fields), "upsert", pack(fields[1])) for fields in records)
+    """Events of such records; only a change of a document that exists is ever published."""
+    changed = (Record(KEYS[0], max(1, fields[0]), *fields[1:4], fields[4] or "d") for fields in records)
+    return tuple(fx.Published(record, "upsert", pack(record.payload)) for record in changed)
 
 
 class Play:

@@ -119,6 +119,15 @@ def test_what_a_killed_process_held_goes_to_another_when_it_is_overdue(desk: Des
         assert next(feed).rev == 1
 
 
+def test_consumers_that_died_are_forgotten_once_what_they_held_is_claimed(desk: Desk) -> None:
+    desk.write(1, 2, 3)
+    for _ in range(3):
+        next(desk.consume(start="beginning", batch_max=1, claim_idle_ms=60_000))
+    with desk.consume(claim_idle_ms=1, timeout_s=2, until_idle=False) as feed:
+        assert sorted(revs(acknowledged(feed))) == [1, 2, 3]
+    assert desk.redis.xinfo_consumers(desk.stream, "feed:g") == []
+
+
 def test_what_a_killed_process_held_comes_at_once_to_its_successor_of_the_same_name(desk: Desk) -> None:
     desk.write(1, 2)
     killed = desk.consume(start="beginning", consumer="desk-1")

@@ -18,6 +18,7 @@ from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance,
 from backtest_kit_mongo.embedded.processes import Deadline, Server, free_port
 from backtest_kit_mongo.embedded.redis_server import REDIS
 from backtest_kit_mongo.feed.consume import feed as feed_module
+from backtest_kit_mongo.feed.trimming import plan_trim, trim
 
 pytestmark = pytest.mark.live
 
@@ -224,6 +225,18 @@ def test_entries_that_somebody_trimmed_before_they_were_read_come_from_the_audit
     assert desk.take() == []
     desk.write(5)
     assert revs(desk.take()) == [5]
+
+
+def test_a_stream_that_is_too_large_is_trimmed_past_a_group_that_then_reads_the_audit_log(desk: Desk) -> None:
+    assert desk.take() == []
+    desk.write(1, 2, 3, 4, 5)
+    desk.audit()
+    desk.redis.xgroup_create(desk.stream, "audit", id="$")
+    plan = plan_trim(desk.redis, desk.mongo, desk.stream, retention_ms=3_600_000, bytes_max=1)
+    assert plan is not None
+    assert trim(desk.redis, desk.mongo, plan) == 5
+    desk.write(6)
+    assert revs(desk.take()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_progress_is_stored_now_and_then(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

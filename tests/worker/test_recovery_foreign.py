@@ -12,6 +12,8 @@ from tests.worker.recovery_support import Bed, bed_for, state_key
 
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.operate.doctor import feed
 
 pytestmark = pytest.mark.live
 
@@ -57,6 +59,11 @@ def test_an_insert_without_a_revision_is_recorded_as_foreign(bed: Bed) -> None:
     assert (record["key"], record["when"], record["payload"]) == (["signal", "bucket"], 1, {"data": 1})
     assert told(bed) == [(0, "foreign", "insert", 1)]
     assert bed.events() == []
+    # Replicas and consumers of the feed do not see it, and the doctor says so.
+    servers = FeedServers(bed.deployment.settings, bed.mongo, bed.redis)
+    (finding,) = feed.foreign(servers)
+    assert finding.seen.startswith("1 changes by other programs")
+    assert "replicas and `consume` do not see them" in finding.advice
 
 
 def test_an_update_that_raises_no_revision_is_recorded_after_the_revision_that_it_met(bed: Bed) -> None:

@@ -74,6 +74,7 @@ class Lead:
 
     def __init__(self, leads: bool = True) -> None:
         self.leads = leads
+        self.troubles: dict[str, str] = {}
 
     def holds(self, name: str) -> bool:
         return self.leads
@@ -256,6 +257,7 @@ class TestTheRunner:
             "recovery": ["recovery"],
             "blocks": ["blocks", "compaction"],
             "trim": ["trim"],
+            "verify": ["verify"],
         }
 
     def test_a_replica_that_is_configured_brings_its_copy_along(

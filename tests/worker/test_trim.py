@@ -46,7 +46,7 @@ class Feed:
         return plan
 
     def trim(self, retention_ms: int = 0) -> int:
-        return trim(self.client, self.plan(retention_ms))
+        return trim(self.client, self.mongo, self.plan(retention_ms))
 
     def only_group(self) -> GroupPosition:
         position = look(self.client, self.stream)

@@ -25,6 +25,8 @@ class CheckExit(IntEnum):
     """Entries are parked; see `bkm park list`."""
     ABANDONED = 14
     """A group that owes something is served by nobody and holds back trimming; see `bkm stream status`."""
+    TROUBLE = 15
+    """Work stands still, or something is not what it should be; `bkm doctor` says what to do."""
 
 
 def examine(deployment: Deployment, names: Sequence[str], lag_ms: float) -> tuple[CheckExit, list[str]]:
@@ -49,5 +51,6 @@ def examine(deployment: Deployment, names: Sequence[str], lag_ms: float) -> tupl
     for name, group in snapshot.groups.items():
         if group.is_abandoned:
             findings.append((CheckExit.ABANDONED, f"{name}: nobody serves it; `bkm stream status` says what to do"))
+    findings += [(CheckExit.TROUBLE, f"{each.name}: {each.seen}. {each.advice}") for each in snapshot.troubles]
     code = min((code for code, _ in findings), default=CheckExit.WELL)
     return code, lines + [line for _, line in findings]

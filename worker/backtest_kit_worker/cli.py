@@ -87,8 +87,8 @@ def check(role: Roles = None, max_lag_s: MaxLag = 60, log_format: Format = LogFo
     """Look once whether the feed is worked on: servers, groups, lag, parked entries. Changes nothing.
 
     Exit status: 0 all is well, 2 wrong settings, 10 a server does not answer, 11 a role has never run, 12 a role is
-    further behind than --max-lag-seconds, 13 entries are parked, 14 a group that nobody serves holds back trimming. Of
-    several the first is returned.
+    further behind than --max-lag-seconds, 13 entries are parked, 14 a group that nobody serves holds back trimming, 15
+    work stands still or something is not what it should be. Of several the first is returned.
     """
     start_logging(log_format)
     chosen = _chosen(role)

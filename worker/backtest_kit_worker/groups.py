@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import redis
 
+from backtest_kit_mongo.feed import scripts
 from backtest_kit_mongo.feed.positions import EntryId, text
 from backtest_kit_worker.pacing import Sight
 
 logger = logging.getLogger(__name__)
 
 Entry: TypeAlias = tuple[str, Mapping[bytes, bytes]]
+OWN_PAGE = 64
+WOKEN_COUNT = 8
+"""Entries that a read which had to wait takes from each stream; what more there is comes with the next."""
 START = "0-0"
 CLUSTER_BLOCK_MS = 50
 """A cluster's streams are read one by one, so waiting on one of them must not keep the others waiting for long."""
-
-# Atomic: a consumer that took entries between a look and the removal would lose them for good.
-_REMOVE_IDLE = """
-local removed = {}
-for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local about = {}
-  for n = 1, #fields, 2 do about[fields[n]] = fields[n + 1] end
-  if about.pending == 0 and about.idle >= tonumber(ARGV[2]) and (ARGV[3] == '' or ARGV[3] == about.name) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], about.name)
-    removed[#removed + 1] = about.name
-  end
-end
-return removed
-"""
 
 
 @dataclass(slots=True)
@@ -43,6 +33,7 @@ class Batch:
         deliveries: how often each was delivered, where that is known; once otherwise.
         suspect: its one entry was delivered so often without an outcome that handling it may be what kills workers.
         give_up: so often that it must not be tried again.
+        full: there was more to take than one batch may hold.
     """
 
     stream: str
@@ -50,6 +41,7 @@ class Batch:
     deliveries: Mapping[str, int] = field(default_factory=dict)
     suspect: bool = False
     give_up: bool = False
+    full: bool = False
 
 
 def is_group_gone(cause: Exception) -> bool:
@@ -72,7 +64,7 @@ class ConsumerGroup:
         must be seen too.
         """
         try:
-            self._redis.xgroup_create(stream, self.name, id="0", mkstream=True)
+            self._redis.eval(scripts.ENSURE, 1, stream, self.name, "0")
         except redis.ResponseError as cause:
             if not str(cause).startswith("BUSYGROUP"):
                 raise
@@ -82,27 +74,36 @@ class ConsumerGroup:
         """A group beyond the stream's end (set by hand, or a stream rebuilt with lower ids) would be blind to all that
         comes; it starts over.
         """
-        last = EntryId.parse(self._redis.xinfo_stream(stream)["last-generated-id"])
+        about = scripts.ask_info(self._redis, stream)
+        last = EntryId.parse(about.last if about else START)
         for group in self._redis.xinfo_groups(stream):
             if text(group["name"]) == self.name and EntryId.parse(group["last-delivered-id"]) > last:
                 logger.error("%s: its position lies beyond the end of %s; reading from the start", self.name, stream)
                 self._redis.xgroup_setid(stream, self.name, START)
 
     def fresh(self, streams: Sequence[str], count: int, block_ms: int) -> list[Batch]:
-        """New entries; waits up to `block_ms` for some, 0 for not at all."""
+        """New entries, `count` and `BYTES_MAX` for each stream; waits up to `block_ms` for some, 0 for not at all."""
+        found = [batch for stream in streams for batch in self._take(stream, ">", count)]
+        if found or not block_ms:
+            return found
         if not self._apart:
             try:
-                return self._read(dict.fromkeys(streams, ">"), count, block_ms)
+                return self._wait(streams, block_ms)
             except redis.RedisError as cause:
                 if "slot" not in str(cause).lower():
                     raise
                 self._apart = True
                 self._turns.extend(streams)
-        found = [batch for stream in streams for batch in self._read({stream: ">"}, count, 0)]
-        if found or not block_ms:
-            return found
         self._turns.rotate()
-        return self._read({self._turns[0]: ">"}, count, min(block_ms, CLUSTER_BLOCK_MS))
+        return self._wait([self._turns[0]], min(block_ms, CLUSTER_BLOCK_MS))
+
+    def _take(self, stream: str, after: str, count: int) -> list[Batch]:
+        answer, more = self._redis.eval(
+            scripts.READ, 1, stream, self.name, self.consumer, after, count, scripts.BYTES_MAX
+        )
+        # Redis 6.2 keeps listing entries that were trimmed while they were pending.
+        whole = [(entry, fields) for entry, fields in scripts.entries(answer) if fields]
+        return [Batch(stream, whole, full=bool(more))] if whole else []
 
     def sight(self, streams: Sequence[str], handled_count: int) -> Sight:
         """What the streams show of writers, and how much waits. `handled_count`: entries that this consumer has handled; it
@@ -110,40 +111,42 @@ class ConsumerGroup:
         """
         ends, added, read, kept_from = [], 0, 0, []
         for stream in streams:
-            about = self._redis.xinfo_stream(stream)
-            ends.append(about["last-generated-id"])
-            if "entries-added" in about:
-                added += about["entries-added"]
-            else:
-                added += about["length"]
-                kept_from.append(about["first-entry"] and about["first-entry"][0])
+            about = scripts.ask_info(self._redis, stream)
+            if about is None:
+                continue
+            ends.append(about.last)
+            added += about.length if about.added_count is None else about.added_count
+            if about.added_count is None:
+                kept_from.append(about.first_entry)
             own = [group for group in self._redis.xinfo_groups(stream) if text(group["name"]) == self.name]
             read += next((group["entries-read"] for group in own if group.get("entries-read")), 0)
         return Sight(tuple(ends), added - (read or handled_count), tuple(kept_from))
 
-    def own(self, stream: str, count: int) -> list[Batch]:
+    def own(self, stream: str) -> Iterator[Batch]:
         """What this consumer took and did not acknowledge; counts as one more delivery."""
-        return self._read({stream: "0"}, count, 0)
+        after = START
+        while batches := self._take(stream, after, OWN_PAGE):
+            yield from batches
+            after = batches[-1].entries[-1][0]
 
-    def _read(self, streams: Mapping[str, str], count: int, block_ms: int) -> list[Batch]:
-        answer = self._redis.xreadgroup(self.name, self.consumer, dict(streams), count=count, block=block_ms or None)
-        batches = []
-        for stream, entries in _by_stream(answer):
-            whole = [(text(entry), fields) for entry, fields in entries if fields]
-            # Redis 6.2 keeps listing entries that were trimmed while they were pending.
-            batches.append(Batch(text(stream), whole))
-        return [batch for batch in batches if batch.entries]
+    def _wait(self, streams: Sequence[str], block_ms: int) -> list[Batch]:
+        wanted = dict.fromkeys(streams, ">")
+        answer = self._redis.xreadgroup(self.name, self.consumer, wanted, count=WOKEN_COUNT, block=block_ms)
+        return [
+            Batch(text(stream), [(text(entry), fields) for entry, fields in entries])
+            for stream, entries in _by_stream(answer)
+            if entries
+        ]
 
     def claim(self, stream: str, cursor: str, idle_ms: int, count: int) -> tuple[str, list[Entry], int]:
         """Take over entries whose consumer left them untouched. Returns where to go on ("0-0" at the end), the entries,
         and how many were found trimmed: those are given up here, for nobody can ever apply them.
         """
-        answer = self._redis.xautoclaim(stream, self.name, self.consumer, idle_ms, cursor, count=count)
-        entries = [(text(entry), fields) for entry, fields in answer[1] if entry is not None and fields]
-        trimmed = len(answer[2]) if len(answer) > 2 else 0
-        if len(entries) < len(answer[1]):
-            trimmed += self._forget_trimmed(stream, count)
-        return text(answer[0]), entries, trimmed
+        limits = idle_ms, cursor, count, scripts.BYTES_MAX
+        next_, answer, gone, holes = self._redis.eval(scripts.CLAIM, 1, stream, self.name, self.consumer, *limits)
+        claimed = [(entry, fields) for entry, fields in scripts.entries(answer) if fields]
+        trimmed = len(gone) + (self._forget_trimmed(stream, count) if holes else 0)
+        return text(next_), claimed, trimmed
 
     def _forget_trimmed(self, stream: str, count: int) -> int:
         """Acknowledge what is pending here but no longer in the stream. Redis 7 does so by itself."""
@@ -199,7 +202,7 @@ class ConsumerGroup:
         self._remove_idle(stream, 0, self.consumer)
 
     def _remove_idle(self, stream: str, idle_ms: int, only: str) -> list[str]:
-        return [text(name) for name in self._redis.eval(_REMOVE_IDLE, 1, stream, self.name, idle_ms, only)]
+        return [text(name) for name in self._redis.eval(scripts.REMOVE_IDLE, 1, stream, self.name, idle_ms, only)]
 
 
 def _by_stream(answer: Any) -> Iterable[tuple[str | bytes, Sequence[Any]]]:

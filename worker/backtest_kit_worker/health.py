@@ -14,12 +14,16 @@ from pymongo.errors import PyMongoError
 
 from backtest_kit_mongo.feed.parked import count_open
 from backtest_kit_mongo.feed.positions import GroupPosition, look
+from backtest_kit_mongo.feed.settings import load_feed_settings
+from backtest_kit_mongo.feed.size import bytes_max, stream_bytes
+from backtest_kit_mongo.feed.troubles import Trouble, troubles
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.loop import Loop
 from backtest_kit_worker.runner import ServiceRunner
 
 ASK_S = 2.0
 """Bound on a question to MongoDB; those to Redis are bounded by its client."""
+SIZES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,9 @@ class Snapshot:
         unreachable: servers that did not answer, and why.
         groups: by name.
         entry_count: entries in all streams.
+        stream_bytes, stream_bytes_max: their memory in Redis, and what it may be; 0 where that is not known.
         parked: rows that wait for an operator, by role.
+        troubles: work that stands still or went wrong.
         replica_lag_s: by replica, for how long it may have missed changes: the age of the oldest change that the role
             has not acknowledged, or that of the copy of what was there before while it is not complete.
     """
@@ -74,7 +80,10 @@ class Snapshot:
     unreachable: tuple[str, ...] = ()
     groups: dict[str, GroupHealth] = field(default_factory=dict)
     entry_count: int = 0
+    stream_bytes: int = 0
+    stream_bytes_max: int = 0
     parked: dict[str, int] = field(default_factory=dict)
+    troubles: tuple[Trouble, ...] = ()
     replica_lag_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -103,7 +112,8 @@ class Monitor:
         self._clock = clock
         self._lock = threading.Lock()
         self._last = Snapshot()
-        self._asked_s = float("-inf")
+        self._asked_s = self._sizes_due_s = float("-inf")
+        self._last_sizes = (0, 0)
 
     def snapshot(self) -> Snapshot:
         """What the servers say, not older than `fresh_ms`."""
@@ -116,15 +126,19 @@ class Monitor:
     def _ask(self) -> Snapshot:
         unreachable = []
         positions, parked, unfilled_s = [], {}, {}
+        found_troubles: tuple[Trouble, ...] = ()
+        sizes = (0, 0)
         try:
             found = (look(self._deployment.redis, stream) for stream in self._deployment.streams)
             positions = [position for position in found if position is not None]
+            sizes = self._sizes()
         except (redis.RedisError, OSError) as cause:
             unreachable.append(f"Redis at {self._deployment.settings.redis_address}: {cause}")
         try:
             with pymongo.timeout(ASK_S):
                 parked = count_open(self._deployment.database)
                 unfilled_s = self._unfilled_s()
+                found_troubles = tuple(troubles(self._deployment.database))
         except PyMongoError as cause:
             kind = type(cause).__name__  # Its text is a page long.
             unreachable.append(f"MongoDB at {self._deployment.settings.mongo_address}: {kind}")
@@ -139,9 +153,20 @@ class Monitor:
             tuple(unreachable),
             health,
             sum(position.length for position in positions),
+            *sizes,
             parked,
+            found_troubles,
             {name: max(applied_s, since_s) for name, since_s in unfilled_s.items()},
         )
+
+    def _sizes(self) -> tuple[int, int]:
+        """Memory of all streams, looked at once a minute: it takes Redis some milliseconds; and what it may be."""
+        if self._clock() >= self._sizes_due_s:
+            client, streams = self._deployment.redis, self._deployment.streams
+            most = bytes_max(client, len(streams), load_feed_settings().max_bytes) * len(streams)
+            self._last_sizes = sum(stream_bytes(client, stream) for stream in streams), most
+            self._sizes_due_s = self._clock() + SIZES_S
+        return self._last_sizes
 
     def _unfilled_s(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -163,6 +188,11 @@ class Monitor:
             if behind_s > self._limits.lag_ms / 1000:
                 reasons.append(f"{each.name} is {behind_s:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
         now_s = time.monotonic()
+        failing = [(each, now_s - each.failing_s) for each in self.services if each.failing_s is not None]
+        limit_s = self._limits.lag_ms / 1000
+        reasons += [
+            f"{each.name} has failed for {for_s:.0f} s: {each.trouble}" for each, for_s in failing if for_s > limit_s
+        ]
         beats = [(loop.name, loop.beat) for loop in self.loops] + [(each.name, each.beat) for each in self.services]
         for name, beat_s in beats:
             if now_s - beat_s > self._limits.stuck_ms / 1000:
@@ -185,6 +215,7 @@ class Monitor:
                 for each in self.services
             },
             "parked": snapshot.parked,
+            "troubles": {trouble.name: trouble.seen for trouble in snapshot.troubles},
             "abandonedGroups": [name for name, group in snapshot.groups.items() if group.is_abandoned],
         }
 

@@ -23,6 +23,8 @@ from pymongo.write_concern import WriteConcern
 
 COLLECTION = "worker-leases"
 LEASE_MS = 15_000
+TROUBLE_MAX = 500
+"""Characters of an error that are told with the lease."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ class Leadership:
         names: services to lead.
         lease_ms: how long a lease lasts unless renewed; renewed at a third.
         clock: monotonic seconds.
+
+    Attributes:
+        troubles: by service, the error that its attempts here end with; told with the lease, so that others see it.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Leadership:
         self._lease_ms = lease_ms
         self._bound_s = max(1.0, lease_ms / 3_000)
         self._clock = clock
+        self.troubles: dict[str, str] = {}
         self._until_s = dict.fromkeys(self._names, 0.0)
 
     def holds(self, name: str) -> bool:
@@ -67,7 +73,10 @@ class Leadership:
         try:
             with pymongo.timeout(self._bound_s):
                 lease: Any = self._leases.find_one_and_update(
-                    {"_id": name}, self._taking(), upsert=True, return_document=ReturnDocument.AFTER
+                    {"_id": name},
+                    self._taking(self.troubles.get(name, "")),
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
                 )
         except DuplicateKeyError:
             return False  # Two first attempts at once; the other was faster.
@@ -77,14 +86,17 @@ class Leadership:
         self._until_s[name] = asked_s + self._lease_ms / 1_500 if ours else 0.0
         return ours
 
-    def _taking(self) -> list[dict[str, Any]]:
-        """Compare and set in one update. `term` counts the changes of holder."""
+    def _taking(self, trouble: str) -> list[dict[str, Any]]:
+        """Compare and set in one update. `term` counts the changes of holder; what fails has failed since it first did."""
         me = {"$literal": self._holder}
         is_ours = {"$eq": ["$holder", me]}
         is_free = {"$lte": [{"$ifNull": ["$expiresAt", _EPOCH]}, "$$NOW"]}
         ended = {"$add": ["$$NOW", self._lease_ms]}
         term = {"$add": [{"$ifNull": ["$term", 0]}, {"$cond": [is_ours, 0, 1]}]}
         mine = {"holder": me, "expiresAt": ended, "renewedAt": "$$NOW", "term": term}
+        if trouble:
+            since = {"$cond": [is_ours, {"$ifNull": ["$failingSince", "$$NOW"]}, "$$NOW"]}
+            mine.update({"trouble": {"$literal": trouble[:TROUBLE_MAX]}, "failingSince": since})
         return [{"$replaceWith": {"$cond": [{"$or": [is_ours, is_free]}, {"_id": "$_id", **mine}, "$$ROOT"]}}]
 
     def attempt_all(self) -> None:

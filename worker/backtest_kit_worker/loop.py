@@ -10,7 +10,8 @@ What fails without proof that it is the entry's fault is never parked:
 * a server is away: the batch is held, kept from the others, and applied again after a pause that grows;
 * everything fails, with the servers there: the entries stay pending, uncounted, and come again after `claim_idle_ms`.
 
-Nothing is fetched while a batch is held, so memory is bounded by `batch_max` entries a stream.
+Nothing is fetched while a batch is held, so memory is bounded by `batch_max` entries and `BYTES_MAX` a stream, and a few entries
+more.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class Loop:
         handled, failure = 0, None
         began_s = time.monotonic()
         # Redis counts by stream: of several, none need be full though all together gave more than was asked for.
-        is_full = any(len(batch.entries) >= self._asked_count for batch in self._held)
+        is_full = any(batch.full for batch in self._held)
         while self._held:
             self.beat = time.monotonic()
             try:
@@ -337,7 +338,7 @@ class Loop:
         self._held.clear()
         try:
             for stream in self._streams:
-                for batch in self._group.own(stream, self._options.batch_max):
+                for batch in self._group.own(stream):
                     self._handle(batch)
                 self._group.leave(stream)
         except Exception as cause:

@@ -47,10 +47,20 @@ class WorkerCollector(Collector):
         yield from self._services()
         snapshot = self._monitor.snapshot()
         yield _gauge("stream_entries", "Entries in all streams of the feed.", snapshot.entry_count)
+        yield _gauge("stream_bytes", "Memory of the feed in Redis.", snapshot.stream_bytes)
+        yield _gauge("stream_bytes_max", "What it may be; 0 if no bound is known.", snapshot.stream_bytes_max)
         parked = GaugeMetricFamily("bkm_worker_parked", "Parked entries that wait for an operator.", labels=["role"])
         for role in sorted({loop.name for loop in self._monitor.loops} | set(snapshot.parked)):
             parked.add_metric([role], snapshot.parked.get(role, 0))
         yield parked
+        troubled = GaugeMetricFamily(
+            "bkm_worker_trouble",
+            "1 for work that stands still or went wrong; /healthz and check say what.",
+            labels=["kind"],
+        )
+        for trouble in snapshot.troubles:
+            troubled.add_metric([trouble.name], 1)
+        yield troubled
         behind = GaugeMetricFamily(
             "bkm_worker_replica_lag_seconds",
             "For how long the replica may have missed changes; infinite before its first copy has begun.",

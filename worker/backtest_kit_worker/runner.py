@@ -76,6 +76,7 @@ class ServiceRunner:
         done_count: what `run_once` returned, summed up.
         beat: `time.monotonic()` of the last sign of life.
         trouble: the error of the last attempt, None if it succeeded.
+        failing_s: `time.monotonic()` of the first of the attempts that failed since one succeeded.
     """
 
     def __init__(self, service: Service, leadership: Leadership, backoff: Backoff) -> None:
@@ -86,6 +87,7 @@ class ServiceRunner:
         self.failed_count = 0
         self.beat = time.monotonic()
         self.trouble: str | None = None
+        self.failing_s: float | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +110,9 @@ class ServiceRunner:
             except Exception as cause:
                 failure_count = 1 if self.trouble is None else failure_count + 1
                 self.failed_count += 1
+                self.failing_s = self.failing_s or time.monotonic()
                 self.trouble = f"{type(cause).__name__}: {cause}"
+                self._leadership.troubles[self.name] = self.trouble
                 pause_ms = self._backoff.pause_ms(failure_count)
                 logger.warning("%s: %s; trying again in %.0f ms", self.name, self.trouble, pause_ms)
                 self._pause(stop, pause_ms)
@@ -118,7 +122,8 @@ class ServiceRunner:
             self.service.open()
             while self.leads() and not stop.is_set():
                 work_count = self._once()
-                self.trouble = None
+                self.trouble, self.failing_s = None, None
+                self._leadership.troubles.pop(self.name, None)
                 if not work_count:
                     self._pause(stop, self.service.interval_ms, while_leading=True)
         finally:

@@ -12,13 +12,11 @@ from pymongo import MongoClient
 from rich.console import Console
 from rich.progress import Progress
 
-from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import SharedIdentity
 from backtest_kit_mongo.caches import identity_of
 from backtest_kit_mongo.coherence.eras import REPLACED
-from backtest_kit_mongo.domains.table import DOMAINS
-from backtest_kit_mongo.operate.cache_check import Auditor, Report, summary
+from backtest_kit_mongo.operate.cache_check import Auditor, Report, open_auditor, summary
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client
 from backtest_kit_mongo.terminal import echo
@@ -49,7 +47,7 @@ def check(
     """
     console = Console(stderr=True)
     report = Report()
-    with opened(_auditor) as auditor:
+    with opened(open_auditor) as auditor:
         _run(auditor, report, sample, console, follow=follow)
     data = summary(report)
     if as_json:
@@ -90,20 +88,6 @@ def _identity(settings: Settings) -> Iterator[SharedIdentity]:
             yield identity_of(settings, lambda: client, link)
         finally:
             link.close()
-
-
-@contextmanager
-def _auditor(settings: Settings) -> Iterator[Auditor]:
-    """An auditor with its connections."""
-    uri = settings.mongo_connection_string.get_secret_value()
-    truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms, settings.mongo_arrival_ms)
-    link = link_over(redis_client(settings))
-    try:
-        truth.open()
-        yield Auditor(settings, truth, link)
-    finally:
-        link.close()
-        truth.close()
 
 
 def _run(auditor: Auditor, report: Report, sample: int, console: Console, *, follow: bool) -> None:

@@ -13,6 +13,7 @@ from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
 from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.settings import load_feed_settings
+from backtest_kit_mongo.feed.size import bytes_max
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim
 from backtest_kit_mongo.feed.trimming import trim as carry_out
 from backtest_kit_mongo.terminal import echo, escape
@@ -80,7 +81,8 @@ def trim(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what every group has acknowledged, the audit holds and is older than CC_STREAM_RETENTION_MS.
+    """Remove what every group has acknowledged, the audit holds and is older than CC_STREAM_RETENTION_MS; while the feed has
+    more bytes than it may (CC_STREAM_MAX_BYTES), whatever its age.
 
     A worker with role [bold]trim[/] does this all the time. With [bold]--explain[/] nothing is removed.
 
@@ -93,20 +95,21 @@ def trim(
     Exit status: 0; 1 when a server cannot be asked, 2 for wrong settings.
     """
     with connected() as servers:
-        retention_ms = load_feed_settings().retention_ms
+        settings = load_feed_settings()
+        most = bytes_max(servers.redis, len(servers.streams), settings.max_bytes)
         for name in servers.streams:
-            _trim_one(servers, name, retention_ms, explain=explain, as_json=as_json)
+            _trim_one(servers, name, settings.retention_ms, most, explain=explain, as_json=as_json)
 
 
-def _trim_one(servers: FeedServers, name: str, retention_ms: int, *, explain: bool, as_json: bool) -> None:
-    plan = plan_trim(servers.redis, servers.database, name, retention_ms)
+def _trim_one(servers: FeedServers, name: str, retention_ms: int, most: int, *, explain: bool, as_json: bool) -> None:
+    plan = plan_trim(servers.redis, servers.database, name, retention_ms, most)
     if plan is None:
         echo(f"{name}: no such stream", err=True)
         return
     removed_count = 0
     while not explain and plan is not None and plan.count:
-        removed_count += carry_out(servers.redis, plan)
-        plan = plan_trim(servers.redis, servers.database, name, retention_ms)
+        removed_count += carry_out(servers.redis, servers.database, plan)
+        plan = plan_trim(servers.redis, servers.database, name, retention_ms, most)
     if plan is None:
         return
     if as_json:
@@ -129,7 +132,7 @@ def _explain(plan: TrimPlan, removed_count: int, *, removed: bool) -> None:
     for limit in sorted(plan.limits, key=lambda limit: limit.keep_from):
         mark = "[red]" if limit.needs_operator else ""
         table.add_row(
-            "retention" if limit.kind == "retention" else f"{limit.kind} {escape(limit.name)}",
+            limit.kind if limit.kind in ("retention", "bytes") else f"{limit.kind} {escape(limit.name)}",
             str(limit.keep_from),
             f"{mark}{escape(limit.why)}",
         )

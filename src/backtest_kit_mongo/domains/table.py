@@ -162,7 +162,7 @@ OWN_COLLECTIONS: Final = frozenset({
     *(domain.collection for domain in DOMAINS),
     "audit-heads", "audit-items", "audit-pending", "audit-seals", "bkm-doctor", "cache-identity", "candle-blocks",
     "candle-conflicts", "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items",
-    "recovery-state", "repaired-items", "replica-state", "worker-leases",
+    "recovery-state", "repaired-items", "replica-state", "worker-leases", "worker-troubles",
 })  # fmt: skip
 """Every collection that this package and its worker keep: nobody else's to write to."""
 

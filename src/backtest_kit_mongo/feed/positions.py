@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import redis
 
+from backtest_kit_mongo.feed.scripts import HEADS, ask_info
+
 ABANDONED_MS = 10 * 60_000
 """A group that has owed something for so long, while no consumer asked, is reported as abandoned."""
 COUNTED_MAX = 1_000
@@ -102,8 +104,10 @@ def look(client: redis.Redis, stream: str) -> StreamPosition | None:
         RedisError: Redis cannot be asked.
     """
     asked: Any = client
+    info = ask_info(client, stream)
+    if info is None:
+        return None
     try:
-        info = asked.xinfo_stream(stream)
         groups = asked.xinfo_groups(stream)
     except redis.ResponseError as cause:
         if "no such key" in str(cause):
@@ -112,8 +116,8 @@ def look(client: redis.Redis, stream: str) -> StreamPosition | None:
     # Of the server that made the ids; each node of a cluster has a clock of its own.
     seconds, microseconds = map(int, asked.eval("return redis.call('TIME')", 1, stream))
     now_ms = seconds * 1000 + microseconds // 1000
-    first = EntryId.parse(info["first-entry"][0]) if info["first-entry"] else None
-    bare = StreamPosition(stream, info["length"], first, EntryId.parse(info["last-generated-id"]), now_ms, ())
+    first = EntryId.parse(info.first_entry) if info.first_entry else None
+    bare = StreamPosition(stream, info.length, first, EntryId.parse(info.last), now_ms, ())
     positions = (_group(asked, bare, group) for group in groups)
     return StreamPosition(stream, bare.length, first, bare.last, now_ms, tuple(sorted(positions, key=lambda g: g.name)))
 
@@ -126,7 +130,7 @@ def _group(client: Any, stream: StreamPosition, info: Mapping[str, Any]) -> Grou
     unread_count = _unread_count(client, stream, delivered, info.get("lag"))
     waiting = oldest
     if waiting is None and unread_count:
-        found = client.xrange(stream.stream, f"({delivered}", "+", count=1)
+        found = client.eval(HEADS, 1, stream.stream, f"({delivered}", "+", 1)
         waiting = EntryId.parse(found[0][0]) if found else None
     consumers = client.xinfo_consumers(stream.stream, name)
     return GroupPosition(

@@ -2,22 +2,30 @@
 
 A plan says for each of these limits how far it reaches; the lowest one counts. Whoever holds the trim back can so be
 named. Nothing else ever deletes from the feed.
+
+A stream that has come to more bytes than it may have is trimmed of its oldest entries whatever their age, and without regard
+to consumers' own groups (`feed:`): what they have not read they read from the audit log. The worker's roles and the audit
+hold entries even then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import redis
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
+from backtest_kit_mongo.feed import size
+from backtest_kit_mongo.feed.consume.groups import PREFIX
+from backtest_kit_mongo.feed.consume.handing_over import hand_over
 from backtest_kit_mongo.feed.parked import COLLECTION as PARKED_COLLECTION
 from backtest_kit_mongo.feed.parked import parked_id, whole
-from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look
+from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look, text
+from backtest_kit_mongo.feed.scripts import HEADS
 
 AUDIT_GROUP = "audit"
 AUDIT_COLLECTION = "audit-items"
@@ -25,6 +33,7 @@ EXAMINED_MAX = 5_000
 """Entries compared with the audit in one plan; the next plan goes on from there."""
 _PAGE = 500
 _START = EntryId(0, 0)
+_END = EntryId(2**64 - 1, 2**64 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,14 @@ class Limit:
         needs_operator: the limit does not move by itself.
     """
 
-    kind: Literal["group", "retention", "audit"]
+    kind: Literal["group", "retention", "bytes", "audit"]
     name: str
     keep_from: EntryId
     why: str
     needs_operator: bool = False
+
+
+_NOTHING: Final = Limit("retention", "nothing", _END, "the stream may go as a whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class TrimPlan:
         until: entries before this may go.
         count: how many entries those are.
         more: the examination ended at its bound; more may be removable.
+        passed: groups that hold nothing back, because the stream is too large.
     """
 
     position: StreamPosition
@@ -59,17 +72,21 @@ class TrimPlan:
     until: EntryId
     count: int
     more: bool
+    passed: tuple[GroupPosition, ...] = ()
 
     @property
     def held_by(self) -> Limit:
         """The limit that reaches least far."""
-        return min(self.limits, key=lambda limit: limit.keep_from)
+        return min(self.limits, key=lambda limit: limit.keep_from, default=_NOTHING)
 
 
 def plan_trim(
-    client: redis.Redis, database: Database[dict[str, Any]], stream: str, retention_ms: int
+    client: redis.Redis, database: Database[dict[str, Any]], stream: str, retention_ms: int, bytes_max: int = 0
 ) -> TrimPlan | None:
     """Find out what may be trimmed; changes nothing. None if there is no such stream.
+
+    Args:
+        bytes_max: what the stream may have in memory (see `size.py`); 0: any number.
 
     Raises:
         RedisError, PyMongoError: a server cannot be asked.
@@ -77,27 +94,36 @@ def plan_trim(
     position = look(client, stream)
     if position is None:
         return None
-    limits = [_group_limit(group) for group in position.groups]
+    excess = size.excess(client, stream, bytes_max)
+    passed = tuple(group for group in position.groups if excess and group.name.startswith(PREFIX))
+    limits = [_group_limit(group) for group in position.groups if group not in passed]
     if all(group.name != AUDIT_GROUP for group in position.groups):
         limits.append(
             Limit("group", AUDIT_GROUP, _START, "the audit group does not exist: start a worker with role audit", True)
         )
-    limits.append(_retention_limit(position, retention_ms))
-    candidate = min(limit.keep_from for limit in limits)
+    if not excess:
+        limits.append(_retention_limit(position, retention_ms))
+    candidate = min((limit.keep_from for limit in limits), default=position.last.next)
     count, more = 0, False
     if position.first is not None and position.first < candidate:
-        count, audited, more = _examine(client, database, stream, candidate)
-        limits += [audited] if audited else []
-    return TrimPlan(position, tuple(limits), min(limit.keep_from for limit in limits), count, more)
+        count, ended, more = _examine(client, database, stream, candidate, excess)
+        limits += [ended] if ended else []
+    until = min((limit.keep_from for limit in limits), default=candidate)
+    return TrimPlan(position, tuple(limits), until, count, more, passed)
 
 
-def trim(client: redis.Redis, plan: TrimPlan) -> int:
+def trim(client: redis.Redis, database: Database[dict[str, Any]], plan: TrimPlan) -> int:
     """Remove what the plan allows; returns how many entries went. Carrying it out later, or twice, is harmless:
 
     the limits only ever move forward.
+
+    Raises:
+        RedisError, EnvironmentFault: a server failed; nothing went.
     """
     if not plan.count:
         return 0
+    for group in plan.passed:
+        hand_over(client, database, group, plan.until)
     asked: Any = client
     return int(asked.xtrim(plan.position.stream, minid=str(plan.until), approximate=False))
 
@@ -118,45 +144,53 @@ def _retention_limit(position: StreamPosition, retention_ms: int) -> Limit:
 
 
 def _examine(
-    client: redis.Redis, database: Database[dict[str, Any]], stream: str, candidate: EntryId
+    client: redis.Redis, database: Database[dict[str, Any]], stream: str, candidate: EntryId, excess: int
 ) -> tuple[int, Limit | None, bool]:
-    """Compare entries before `candidate` with the audit: how many are held, what ends them, whether a bound did."""
-    count = 0
-    for page in _pages(client, stream, candidate):
+    """Compare entries before `candidate` with the audit: how many are held, what ends them, whether a bound did. With
+    `excess`, no more than have so many bytes.
+    """
+    count = held = 0
+    for page, sizes in _pages(client, stream, candidate):
         missing = _first_missing(database, stream, page)
         if missing is not None:
-            count += sum(1 for entry, _ in page if entry < missing)
+            count += sum(entry < missing for entry, _ in page)
             why = (
                 f"entry {missing} is acknowledged but has no audit record (was audit-items restored from a backup?). Let the audit read "
                 f"it again: redis-cli XGROUP SETID '{stream}' {AUDIT_GROUP} 0. Records that exist are not changed by that"
             )
             return count, Limit("audit", "audit-items", missing, why, True), False
         count += len(page)
+        held += sum(sizes)
+        if excess and held >= excess:
+            why = (
+                "the stream has more bytes than it may (CC_STREAM_MAX_BYTES): its oldest entries go whatever their age"
+            )
+            return count, Limit("bytes", "bytes", page[-1][0].next, why), False
         if count >= EXAMINED_MAX:
             stop = page[-1][0].next
             return count, Limit("audit", "audit-items", stop, f"examined {count} entries, more next time"), True
     return count, None, False
 
 
-def _pages(
-    client: redis.Redis, stream: str, candidate: EntryId
-) -> Iterator[Sequence[tuple[EntryId, Mapping[bytes, bytes]]]]:
+_Page: TypeAlias = Sequence[tuple[EntryId, bytes]]
+"""Ids and headers."""
+
+
+def _pages(client: redis.Redis, stream: str, candidate: EntryId) -> Iterator[tuple[_Page, Sequence[int]]]:
+    """Entries before `candidate`, and the bytes of each."""
     asked: Any = client
     start = "-"
     while True:
-        found = asked.xrange(stream, start, f"({candidate}", count=_PAGE)
-        page = [(EntryId.parse(entry), fields) for entry, fields in found]
-        if not page:
+        found = asked.eval(HEADS, 1, stream, start, f"({candidate}", _PAGE)
+        if not found:
             return
-        yield page
-        start = f"({page[-1][0]}"
+        yield [(EntryId.parse(entry), head) for entry, head, _ in found], [held for _, _, held in found]
+        start = f"({text(found[-1][0])}"
 
 
-def _first_missing(
-    database: Database[dict[str, Any]], stream: str, page: Sequence[tuple[EntryId, Mapping[bytes, bytes]]]
-) -> EntryId | None:
+def _first_missing(database: Database[dict[str, Any]], stream: str, page: _Page) -> EntryId | None:
     """The first entry of which neither the audit nor parking holds anything."""
-    records = {entry: _record_id(fields) for entry, fields in page}
+    records = {entry: _record_id(head) for entry, head in page}
     recorded = _present(database, AUDIT_COLLECTION, [name for name in records.values() if name is not None], {})
     rest = {
         entry: parked_id(stream, AUDIT_GROUP, str(entry)) for entry, name in records.items() if name not in recorded
@@ -165,9 +199,9 @@ def _first_missing(
     return min((entry for entry, name in rest.items() if name not in parked), default=None)
 
 
-def _record_id(fields: Mapping[bytes, bytes]) -> str | None:
+def _record_id(head: bytes) -> str | None:
     try:
-        return decode(fields).id
+        return decode({b"e": head, b"p": b""}).id
     except UnknownEvent:
         return None
 

@@ -37,11 +37,17 @@ class ServiceLease:
 
     Attributes:
         left_ms: by MongoDB's clock, until the lease ends; negative if it has ended.
+        renewed_ms_ago: since its holder last took or renewed it.
+        trouble: the error of the holder's last attempt, empty if it succeeded.
+        failing_ms: for how long all its attempts have failed.
     """
 
     service: str
     holder: str
     left_ms: int
+    renewed_ms_ago: int = 0
+    trouble: str = ""
+    failing_ms: int = 0
 
     @property
     def is_held(self) -> bool:
@@ -78,7 +84,16 @@ def service_leases(database: Database[dict[str, Any]]) -> list[ServiceLease]:
         PyMongoError: MongoDB cannot be asked.
     """
     # Subtracted by MongoDB, whose clock the leases' times are of.
-    left = {"$subtract": ["$expiresAt", "$$NOW"]}
-    stages: list[dict[str, Any]] = [{"$project": {"holder": 1, "left": left}}, {"$sort": {"_id": 1}}]
-    rows = database[LEASES].aggregate(stages)
-    return [ServiceLease(str(row["_id"]), str(row["holder"]), int(row["left"])) for row in rows]
+    told: dict[str, Any] = {
+        "left": {"$subtract": ["$expiresAt", "$$NOW"]},
+        "renewed": {"$subtract": ["$$NOW", {"$ifNull": ["$renewedAt", "$$NOW"]}]},
+        "failing": {"$subtract": ["$$NOW", {"$ifNull": ["$failingSince", "$$NOW"]}]},
+    }
+    stages: list[dict[str, Any]] = [{"$project": {"holder": 1, "trouble": 1, **told}}, {"$sort": {"_id": 1}}]
+    return [
+        ServiceLease(
+            str(row["_id"]), str(row["holder"]), int(row["left"]), int(row["renewed"]), str(row.get("trouble") or ""),
+            int(row["failing"]),
+        )
+        for row in database[LEASES].aggregate(stages)
+    ]  # fmt: skip

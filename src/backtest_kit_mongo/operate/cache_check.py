@@ -11,11 +11,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
+from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, parse_entry
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.coherence.codec import pack
@@ -24,8 +26,9 @@ from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.coherence.keys import Names, entry_pattern, era_name, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.domains.table import BY_NAME
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.setup import redis_client
 
 AGES_S = (1.0, 60.0, 300.0)
 """When a violation is looked at again."""
@@ -39,6 +42,7 @@ class Violation:
     """An entry that differs from MongoDB.
 
     Attributes:
+        cached_rev: -1 if the entry cannot be read.
         ages_s: of `AGES_S`, those after which it still did.
         trace: the newest changes of the document in the stream, as (revision, written ms, host, process).
     """
@@ -136,9 +140,15 @@ class Auditor:
                 report.foreign += 1
                 return
             report.checked += 1
-            cached = parse_entry(key, entry)
-            if not _equal(cached, stored):
-                violation = Violation(key, cached.rev, stored.rev, self._monotonic_s(), trace=self._trace(stored))
+            cached = _parsed(key, entry)
+            if _differs(cached, stored):
+                violation = Violation(
+                    key,
+                    -1 if cached is None else cached.rev,
+                    stored.rev,
+                    self._monotonic_s(),
+                    trace=self._trace(stored),
+                )
                 report.violations.append(violation)
             return
         report.busy += 1
@@ -161,7 +171,7 @@ class Auditor:
             if violation.is_over or not due:
                 continue
             entry, stored, again = self._look(violation.key)
-            if entry is not None and entry == again and not _equal(parse_entry(violation.key, entry), stored):
+            if entry is not None and entry == again and _differs(_parsed(violation.key, entry), stored):
                 violation.ages_s.extend(due)
             else:
                 violation.is_over = True
@@ -178,6 +188,32 @@ class Auditor:
             if event.document == stored.id and len(found) < TRACE_MAX:
                 found.append((event.rev, event.written_ms, event.origin.host, event.origin.process))
         return found
+
+
+@contextmanager
+def open_auditor(settings: Settings) -> Iterator[Auditor]:
+    """An auditor with its connections."""
+    uri = settings.mongo_connection_string.get_secret_value()
+    truth = MongoTruth(uri, settings.database, DOMAINS, settings.mongo_bound_ms, settings.mongo_arrival_ms)
+    link = link_over(redis_client(settings))
+    try:
+        truth.open()
+        yield Auditor(settings, truth, link)
+    finally:
+        link.close()
+        truth.close()
+
+
+def _parsed(key: Key, entry: bytes) -> Record | None:
+    """What an entry says; None if it cannot be read."""
+    try:
+        return parse_entry(key, entry)
+    except Exception:
+        return None
+
+
+def _differs(cached: Record | None, stored: Record) -> bool:
+    return cached is None or not _equal(cached, stored)
 
 
 def _equal(cached: Record, stored: Record) -> bool:

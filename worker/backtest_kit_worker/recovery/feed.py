@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 import redis
 
 from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.feed.scripts import INFO, stream_info
 
 StreamId: TypeAlias = tuple[int, int]
 BEGINNING: Final[StreamId] = (0, 0)
@@ -30,9 +31,9 @@ class Feed:
 
     def ends(self) -> dict[str, StreamId]:
         """The last entry of each stream now: a barrier. Whatever was published before this call lies before it."""
-        answers = self._ask(lambda pipeline, stream: pipeline.xinfo_stream(stream), 1)
+        answers = self._ask(lambda pipeline, stream: pipeline.eval(INFO, 1, stream), 1)
         return {
-            stream: BEGINNING if answer is None else _parse(_field(answer, "last-generated-id"))
+            stream: BEGINNING if answer is None else _parse(stream_info(answer).last)
             for stream, (answer,) in answers.items()
         }
 
@@ -45,7 +46,7 @@ class Feed:
 
         def ask(pipeline: Any, stream: str) -> None:
             # Delivered first: an entry that is delivered by then is either pending or acknowledged in the next answer.
-            pipeline.xinfo_stream(stream)
+            pipeline.eval(INFO, 1, stream)
             pipeline.xinfo_groups(stream)
             pipeline.xpending(stream, self._group)
 
@@ -61,8 +62,8 @@ class Feed:
         if pending["pending"]:
             return _before(_parse(pending["min"]))
         delivered = _parse(_field(group, "last-delivered-id"))
-        last = _field(stream, "last-entry")
-        return END if not last or _parse(last[0]) <= delivered else delivered
+        last = stream_info(stream).last_entry
+        return END if last is None or _parse(last) <= delivered else delivered
 
     def _ask(self, ask: Any, count: int) -> dict[str, Sequence[Any]]:
         """`count` answers a stream; None stands for a stream or group that does not exist."""

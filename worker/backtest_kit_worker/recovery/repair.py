@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from backtest_kit_mongo.audit.records import CORRECTION
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN
 from backtest_kit_mongo.coherence.codec import millis, pack
 from backtest_kit_mongo.coherence.effects import Published
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.domains.checks import DOCUMENT_MAX_BYTES, OVERHEAD_BYTES
+from backtest_kit_mongo.feed.troubles import CONTRADICTED, FOREIGN_WRITES, Notes
 from backtest_kit_worker.loop import REFUSED
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.candles import Append, append_of, batch
@@ -54,7 +55,8 @@ class Repair:
         counts: changes by outcome: `republished`, `gap`, `foreign`, `correction`.
     """
 
-    def __init__(self, records: AuditRecords, feed: Feed, caches: Caches, origin: Origin) -> None:
+    def __init__(self, records: AuditRecords, feed: Feed, caches: Caches, origin: Origin, notes: Notes) -> None:
+        self._notes = notes
         self._records = records
         self._feed = feed
         self._caches = caches
@@ -127,6 +129,7 @@ class Repair:
             records.append(self._records.correction(change, state, reason, operation_of(change)))
             logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
         self._records.write(records)
+        self._notes.note(CONTRADICTED, records[-1]["_id"], len(records))
         self.counts[CORRECTION] += len(records)
 
     def _deliver(self, work: _Work) -> None:
@@ -144,6 +147,9 @@ class Repair:
         self.counts["republished"] += len(work.published)
         for record in work.records:
             self.counts[record["operation"]] += 1
+        foreign = [record["_id"] for record in work.records if record["operation"] == FOREIGN]
+        if foreign:
+            self._notes.note(FOREIGN_WRITES, foreign[-1], len(foreign))
         if work.events:
             logger.info(
                 "republished %d events that were missing, the first is %s", len(work.events), work.events[0][1].id

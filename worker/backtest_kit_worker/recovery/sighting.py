@@ -54,10 +54,11 @@ class Known(NamedTuple):
 
 
 class Sighting(NamedTuple):
-    """A piece of the log: the changes that must be judged, and the reconciler's marks in it."""
+    """A piece of the log: the changes that must be judged, the reconciler's marks in it, and documents whose `rev` is none."""
 
     changes: list[Change]
     marks: frozenset[ObjectId]
+    odd: tuple[str, ...] = ()
 
 
 class _Draft(NamedTuple):
@@ -119,7 +120,10 @@ class Sighter:
         self._compare(drafts, latest)
         self._relay(drafts)
         self._remember(latest)
-        return Sighting([change for draft in drafts for change in (*_skipped(draft), draft.change)], frozenset(marks))
+        odd = tuple(f"{draft.change.domain.name}/{draft.change.document}" for draft in drafts if _is_odd(draft))
+        return Sighting(
+            [change for draft in drafts for change in (*_skipped(draft), draft.change)], frozenset(marks), odd
+        )
 
     def _drafts(self, raw: RawBSONDocument, domain: Domain, latest: _Memory) -> Iterator[_Draft]:
         source: Any = raw["operationType"]
@@ -257,6 +261,12 @@ def _cut(raw: RawBSONDocument) -> Iterator[str]:
 def _moment(raw: RawBSONDocument) -> int:
     moment = _nested(raw, "clusterTime")
     return int(moment.time) << 32 | int(moment.inc)
+
+
+def _is_odd(draft: _Draft) -> bool:
+    """Whether a change set a revision that is none: from there on this package's own writes of the document fail."""
+    stored = draft.fields.get("rev")
+    return stored is not None and stored != 0 and not revision(stored)
 
 
 def _raised(change: Change, before: Known | None) -> bool:

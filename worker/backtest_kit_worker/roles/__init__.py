@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.services import Service
 
@@ -89,6 +90,13 @@ def _recovery(deployment: Deployment) -> Service:
     return RecoveryService(deployment)
 
 
+def _verify(deployment: Deployment) -> Service:
+    from backtest_kit_worker.services.verify import VerifyService
+
+    servers = FeedServers(deployment.settings, deployment.database, deployment.redis)
+    return VerifyService(deployment.database, servers)
+
+
 def _trim(deployment: Deployment) -> Service:
     from backtest_kit_worker.services.trim import TrimService
 
@@ -114,6 +122,7 @@ TABLE: Final[Mapping[str, Work]] = {
     "recovery": Work(service=_recovery),
     "blocks": Work(_blocks, _compaction),
     "trim": Work(service=_trim),
+    "verify": Work(service=_verify),
 }
 NAMES: Final = tuple(TABLE)
 """All that `--roles` knows."""

@@ -30,6 +30,7 @@ from bson.timestamp import Timestamp
 
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.feed.parked import LOG
+from backtest_kit_mongo.feed.troubles import ODD_REVISION, Notes
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.loop import REFUSED
 from backtest_kit_worker.parking import Parking
@@ -104,7 +105,8 @@ class RecoveryService:
         self._records = AuditRecords(deployment.database, origin)
         self._caches = Caches(deployment.redis, settings.database, settings.partitions, relay)
         self._feed = Feed(deployment.redis, deployment.streams, AuditRole.name)
-        self._repair = Repair(self._records, self._feed, self._caches, origin)
+        self._notes = Notes(deployment.database)
+        self._repair = Repair(self._records, self._feed, self._caches, origin, self._notes)
         self._state = RecoveryState(deployment.database)
         self._parking = Parking(deployment.database)
         self._restores = Restores(deployment, monotonic_s)
@@ -192,6 +194,8 @@ class RecoveryService:
         except BaseException:
             tail.reset()
             raise
+        for odd in sighting.odd:
+            self._notes.note(ODD_REVISION, odd)
         self._judge.add(sighting.changes, tail.position, sighting.marks)
         return len(raws)
 
@@ -210,7 +214,8 @@ class RecoveryService:
             self._sighter = Sighter(self._deployment.database, self._records, self._caches)
             raise
         changes = [change for sighting in sightings for change in sighting.changes]
-        return Sighting(changes, frozenset().union(*(sighting.marks for sighting in sightings)))
+        odd = tuple(each for sighting in sightings for each in sighting.odd)
+        return Sighting(changes, frozenset().union(*(sighting.marks for sighting in sightings)), odd)
 
     def _sight_one(self, raw: RawBSONDocument) -> Sighting:
         try:

@@ -13,6 +13,7 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.feed.parked import ParkedItems
 from backtest_kit_mongo.feed.settings import load_feed_settings
+from backtest_kit_mongo.feed.size import bytes_max
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
 from backtest_kit_worker.deployment import Deployment
 
@@ -24,6 +25,7 @@ class TrimService:
 
     Args:
         retention_ms: entries younger than this stay.
+        max_bytes: unless the streams together have more than this in memory; 0: half of maxmemory.
     """
 
     name = "trim"
@@ -35,18 +37,20 @@ class TrimService:
         client: redis.Redis,
         streams: tuple[str, ...],
         retention_ms: int,
+        max_bytes: int = 0,
     ) -> None:
         self._database = database
         self._redis = client
         self._streams = streams
         self._retention_ms = retention_ms
+        self._max_bytes = max_bytes
         self._parked = ParkedItems(database, client, streams)
         self._told: dict[str, str] = {}
 
     @classmethod
     def build(cls, deployment: Deployment) -> TrimService:
-        retention_ms = load_feed_settings().retention_ms
-        return cls(deployment.database, deployment.redis, deployment.streams, retention_ms)
+        settings = load_feed_settings()
+        return cls(deployment.database, deployment.redis, deployment.streams, settings.retention_ms, settings.max_bytes)
 
     def open(self) -> None:
         self._told.clear()
@@ -54,10 +58,11 @@ class TrimService:
     def run_once(self) -> int:
         """Trim a bounded part of each stream; returns how many entries went."""
         removed_count = 0
+        most = bytes_max(self._redis, len(self._streams), self._max_bytes)
         for stream in self._streams:
-            plan = plan_trim(self._redis, self._database, stream, self._retention_ms)
+            plan = plan_trim(self._redis, self._database, stream, self._retention_ms, most)
             if plan is not None:
-                removed_count += trim(self._redis, plan)
+                removed_count += trim(self._redis, self._database, plan)
                 self._tell(plan)
         self._parked.settle()
         return removed_count

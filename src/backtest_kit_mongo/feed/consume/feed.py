@@ -226,8 +226,8 @@ class ChangeFeed:
 
     def _fetch_entries(self) -> bool:
         options = self._options
-        entries = self._redis.own(options.unacknowledged_max) if self._left_behind else []
-        self._left_behind = False
+        entries = self._redis.own(options.batch_max) if self._left_behind else []
+        self._left_behind = bool(entries)
         entries += self._redis.claim(options.claim_idle_ms, options.batch_max)
         with self._intake.lock:
             again = self._replay.overdue(options.claim_idle_ms / 1000)
@@ -269,6 +269,7 @@ class ChangeFeed:
             if not self._replay.is_held:
                 self._replay.load()  # Another process may have left one behind.
         self._membership.store_reached()
+        self._redis.remove_dead(self._options.claim_idle_ms)
 
     # -- closing
 
@@ -292,6 +293,7 @@ class ChangeFeed:
                 self._intake.pay()
                 self._replay.close()
                 self._membership.store_reached()
+                self._redis.remove_dead(self._options.claim_idle_ms)
                 self._redis.hand_back()
         except (*UNREACHABLE, redis.RedisError, EnvironmentFault) as cause:
             logger.warning(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from backtest_kit_mongo.feed import scripts
 from backtest_kit_mongo.feed.positions import EntryId, text
 
 PREFIX = "feed:"
@@ -18,6 +19,8 @@ PREFIX = "feed:"
 HANDED_BACK = "handed-back"
 """The consumer that holds what a closed feed left unacknowledged, for whoever asks next."""
 PAGE = 1_000
+WOKEN_COUNT = 8
+"""Entries that a read which had to wait takes from each stream."""
 CLUSTER_BLOCK_MS = 50
 """Only one stream of a cluster can be waited for at a time, and the others must not wait for long meanwhile."""
 
@@ -58,6 +61,7 @@ class Group:
         self._name = f"{PREFIX}{name}"
         self.consumer = consumer
         self._cursors = dict.fromkeys(self.streams, "0-0")
+        self._own_after = dict.fromkeys(self.streams, "0-0")
         self._apart: deque[str] = deque()  # The streams in turn, once it is known that they are on several servers.
 
     def close(self) -> None:
@@ -75,18 +79,12 @@ class Group:
         info = self._stream_info(stream)
         if info is None:
             return "0-0"
-        last, first = info["last-generated-id"], info["first-entry"]
-        if start_ms is None or not first:
-            return text(last)
-        return min(max(before(text(first[0])), f"{max(0, start_ms)}-0", key=order), text(last), key=order)
+        if start_ms is None or not info.first_entry:
+            return info.last
+        return min(max(before(info.first_entry), f"{max(0, start_ms)}-0", key=order), info.last, key=order)
 
-    def _stream_info(self, stream: str) -> Any:
-        try:
-            return self._redis.xinfo_stream(stream)
-        except redis.ResponseError as cause:
-            if "no such key" in str(cause):
-                return None
-            raise
+    def _stream_info(self, stream: str) -> scripts.StreamInfo | None:
+        return scripts.ask_info(self._redis, stream)
 
     def _info(self, stream: str) -> Any:
         try:
@@ -104,7 +102,7 @@ class Group:
     def create(self, stream: str, position: str) -> bool:
         """Make the group on a stream; False if it is there."""
         try:
-            self._redis.xgroup_create(stream, self._name, id=position, mkstream=True)
+            self._redis.eval(scripts.ENSURE, 1, stream, self._name, position)
         except redis.ResponseError as cause:
             if not str(cause).startswith("BUSYGROUP"):
                 raise
@@ -128,9 +126,8 @@ class Group:
             if info is None or group is None:
                 continue
             read = text(group["last-delivered-id"])
-            first = text(info["first-entry"][0]) if info["first-entry"] else None
-            upper = before(first) if first else text(info["last-generated-id"])
-            if order(read) < order(upper) and read != "0-0" and not self._redis.xrange(stream, read, read, count=1):
+            upper = before(info.first_entry) if info.first_entry else info.last
+            if order(read) < order(upper) and read != "0-0" and not self.holds([(stream, read)]):
                 yield Span(stream, read, upper)
 
     def move(self, stream: str, position: str) -> None:
@@ -147,52 +144,67 @@ class Group:
             if group["pending"]:
                 lowest = self._redis.xpending(stream, self._name)["min"]
                 reached = min(reached, order(text(lowest))[0]) if lowest else reached
-            if order(text(group["last-delivered-id"])) < order(text(info["last-generated-id"])):
+            if order(text(group["last-delivered-id"])) < order(info.last):
                 reached = min(reached, order(text(group["last-delivered-id"]))[0])
         return reached
 
     # -- entries
 
     def read(self, count: int, block_ms: int | None) -> list[Entry]:
-        """New entries; waits up to `block_ms` (None: not at all) for the first."""
-        if not self._apart:
-            try:
-                return self._read(self.streams, count, block_ms)
-            except redis.exceptions.ClusterCrossSlotError:
-                self._apart.extend(self.streams)
-        packet = self._redis.pipeline(transaction=False)
-        for stream in self.streams:
-            packet.xreadgroup(self._name, self.consumer, {stream: ">"}, count=count)
-        found = [entry for answer in packet.execute() for entry in _entries(answer)]
+        """New entries, `count` and `BYTES_MAX` for each stream; waits up to `block_ms` (None: not at all) for the first."""
+        found = self._take(dict.fromkeys(self.streams, ">"), count)
         if found or block_ms is None:
             return found
+        if not self._apart:
+            try:
+                return self._wait(self.streams, count, block_ms)
+            except redis.exceptions.ClusterCrossSlotError:
+                self._apart.extend(self.streams)
         self._apart.rotate()
-        return self._read([self._apart[0]], count, min(block_ms, CLUSTER_BLOCK_MS))
+        return self._wait([self._apart[0]], count, min(block_ms, CLUSTER_BLOCK_MS))
 
-    def _read(self, streams: Sequence[str], count: int, block_ms: int | None) -> list[Entry]:
+    def _take(self, after: Mapping[str, str], count: int) -> list[Entry]:
+        packet = self._redis.pipeline(transaction=False)
+        for stream, position in after.items():
+            packet.eval(scripts.READ, 1, stream, self._name, self.consumer, position, count, scripts.BYTES_MAX)
+        return [
+            Entry(stream, *entry)
+            for stream, (answer, _) in zip(after, packet.execute(), strict=True)
+            for entry in scripts.entries(answer)
+        ]
+
+    def _wait(self, streams: Sequence[str], count: int, block_ms: int) -> list[Entry]:
         wanted = dict.fromkeys(streams, ">")
-        return list(_entries(self._redis.xreadgroup(self._name, self.consumer, wanted, count=count, block=block_ms)))
+        woken = min(count, WOKEN_COUNT)
+        return list(_entries(self._redis.xreadgroup(self._name, self.consumer, wanted, count=woken, block=block_ms)))
 
     def own(self, count: int) -> list[Entry]:
-        """What this consumer's name holds already: left by an earlier process of the same name."""
-        found: list[Entry] = []
-        for stream in self.streams:
-            found += _entries(self._redis.xreadgroup(self._name, self.consumer, {stream: "0"}, count=count))
+        """The next of what this consumer's name holds already, left by an earlier process of the same name; none at the end."""
+        found = self._take(self._own_after, count)
+        self._own_after |= {entry.stream: entry.id for entry in found}
         return found
+
+    def remove_dead(self, idle_ms: int) -> None:
+        """Remove the consumers that hold nothing and have not asked for so long. One that comes back is simply made again."""
+        packet = self._redis.pipeline(transaction=False)
+        for stream in self.streams:
+            packet.eval(scripts.REMOVE_IDLE, 1, stream, self._name, idle_ms, "")
+        packet.execute()
 
     def claim(self, idle_ms: int, count: int) -> list[Entry]:
         """Take over what nobody has touched for `idle_ms`, this consumer's own included."""
         packet = self._redis.pipeline(transaction=False)
         for stream in self.streams:
-            packet.xautoclaim(stream, self._name, self.consumer, idle_ms, self._cursors[stream], count=count)
+            limits = idle_ms, self._cursors[stream], count, scripts.BYTES_MAX
+            packet.eval(scripts.CLAIM, 1, stream, self._name, self.consumer, *limits)
         found: list[Entry] = []
-        for stream, answer in zip(self.streams, packet.execute(), strict=True):
+        for stream, (cursor, claimed, gone, holes) in zip(self.streams, packet.execute(), strict=True):
             # Going on where the last look ended: many young entries must not hide old ones behind them.
-            self._cursors[stream] = text(answer[0])
-            found += [Entry(stream, text(entry[0]), entry[1]) for entry in answer[1] if entry and entry[1] is not None]
+            self._cursors[stream] = text(cursor)
+            found += [Entry(stream, *entry) for entry in scripts.entries(claimed)]
             # Redis 7 names what was trimmed; Redis 6 answers nothing in its place.
-            found += [Entry(stream, text(entry_id), None) for entry_id in (answer[2] if len(answer) > 2 else ())]
-            if any(not entry or entry[1] is None for entry in answer[1]):
+            found += [Entry(stream, text(entry_id), None) for entry_id in gone]
+            if holes:
                 found += self._trimmed(stream)
         return found
 
@@ -206,7 +218,7 @@ class Group:
         """Those of the entries that are in the streams."""
         packet = self._redis.pipeline(transaction=False)
         for stream, entry_id in entries:
-            packet.xrange(stream, entry_id, entry_id, count=1)
+            packet.eval(scripts.HEADS, 1, stream, entry_id, entry_id, 1)
         return {entry for entry, found in zip(entries, packet.execute(), strict=True) if found}
 
     def acknowledge(self, entries: Iterable[tuple[str, str]]) -> None:

@@ -10,6 +10,7 @@ import redis
 from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.operate.doctor import (
     agreement,
+    cache,
     clocks,
     feed,
     hops,
@@ -26,7 +27,7 @@ Area = Callable[[FeedServers], Iterator[Finding]]
 SETTINGS: Final[tuple[Area, ...]] = (agreement.near_cache,)
 MONGO: Final[tuple[Area, ...]] = (
     mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, indexes.indexes, oplog.recovery,
-    feed.parked, feed.workers,
+    feed.parked, feed.workers, feed.foreign,
     clocks.mongo_clock, hops.pings,
 )  # fmt: skip
 REDIS: Final[tuple[Area, ...]] = (
@@ -34,6 +35,7 @@ REDIS: Final[tuple[Area, ...]] = (
     identity.era, agreement.partitions, agreement.leases, clocks.redis_clock, hops.redis_pings, hops.warm_read,
 )  # fmt: skip
 """Each needs its server only, so what is wrong with one does not hide what is wrong with the other."""
+BOTH: Final[tuple[Area, ...]] = (cache.entries,)
 
 
 def examine(servers: FeedServers, *, write: bool) -> Iterator[Finding]:
@@ -42,15 +44,20 @@ def examine(servers: FeedServers, *, write: bool) -> Iterator[Finding]:
     """
     for area in SETTINGS:
         yield from area(servers)
+    reached = True
     for reach, areas in (
         (mongo.reach, (*MONGO, *((hops.durable_write,) if write else ()))),
         (redis_server.reach, REDIS),
     ):
         found = list(_looked(reach, servers))
         yield from found
-        if found[0].level is not Level.ERROR:
-            for area in areas:
-                yield from _looked(area, servers)
+        if found[0].level is Level.ERROR:
+            reached = False
+            continue
+        for area in areas:
+            yield from _looked(area, servers)
+    for area in BOTH if reached else ():
+        yield from _looked(area, servers)
 
 
 def _looked(area: Area, servers: FeedServers) -> Iterator[Finding]:

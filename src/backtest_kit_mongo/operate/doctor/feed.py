@@ -9,6 +9,8 @@ from backtest_kit_mongo.feed.parked import count_open
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
 from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.trimming import AUDIT_GROUP
+from backtest_kit_mongo.feed.troubles import COLLECTION as NOTES
+from backtest_kit_mongo.feed.troubles import FOREIGN_WRITES, troubles
 from backtest_kit_mongo.feed.workers import Consumer, consumers, service_leases
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, note, ok, warning
 
@@ -73,18 +75,26 @@ def parked(servers: FeedServers) -> Iterator[Finding]:
         yield ok("feed.parked", "nothing")
 
 
+def foreign(servers: FeedServers) -> Iterator[Finding]:
+    """Changes past this package: no event tells of them, so what is made from events lacks them."""
+    found = servers.database[NOTES].find_one({"_id": FOREIGN_WRITES})
+    if found is None:
+        yield ok("feed.foreign", "no change by another program was seen")
+        return
+    yield note(
+        "feed.foreign", f"{found['count']} changes by other programs, the last {found['at']:%Y-%m-%d %H:%M:%S} UTC ({found['examples'][-1]})",
+        "replicas and `consume` do not see them: `backtest-kit-worker replica compare` and `rebuild`; the audit log has them as `foreign`",
+    )  # fmt: skip
+
+
 def workers(servers: FeedServers) -> Iterator[Finding]:
-    """Which service is led by whom."""
+    """Which service is led by whom, and what is wrong with the work."""
     leases = service_leases(servers.database)
     held = [lease for lease in leases if lease.is_held]
     if held:
         yield ok("workers.services", "; ".join(f"{lease.service}: {lease.holder}" for lease in held))
-    for lease in leases:
-        if not lease.is_held:
-            yield warning(
-                "workers.services", f"nobody leads {lease.service}; {lease.holder} did until {duration(-lease.left_ms)} ago",
-                f"start a worker with it, unless {lease.service} was given up",
-            )  # fmt: skip
+    for trouble in troubles(servers.database):
+        yield warning(trouble.name, trouble.seen, trouble.advice)
     if not leases:
         yield note("workers.services", "no worker ever led a service here", "start one: `backtest-kit-worker`")
 

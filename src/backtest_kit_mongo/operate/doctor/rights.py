@@ -30,6 +30,7 @@ WORKER: Final[tuple[Command, ...]] = (
     ("XINFO", "STREAM", SPOT), ("XGROUP", "CREATE", SPOT, "g", "0"), ("XREADGROUP", "GROUP", "g", "c", "STREAMS", SPOT, ">"),
     ("XACK", SPOT, "g", "1-1"), ("XPENDING", SPOT, "g"), ("XCLAIM", SPOT, "g", "c", "0", "1-1"),
     ("XAUTOCLAIM", SPOT, "g", "c", "0", "0"), ("XTRIM", SPOT, "MINID", "0"),
+    ("MEMORY", "USAGE", SPOT),
 )  # fmt: skip
 """What workers, consumers of the feed and `bkm` run besides."""
 
