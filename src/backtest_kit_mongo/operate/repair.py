@@ -174,5 +174,5 @@ def open_repairer(settings: Settings) -> Iterator[Repairer]:
         store.cache.open()
         yield Repairer(client.get_database(settings.database, RAW, write_concern=concern), store.cache)
     finally:
-        store.cache.close()
+        store.close()
         client.close()
