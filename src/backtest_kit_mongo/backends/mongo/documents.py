@@ -28,7 +28,7 @@ from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, replacement, row_update
-from backtest_kit_mongo.backends.mongo.errors import IndexGone, is_late, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert
 from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.backends.mongo.side_by_side import results
@@ -186,12 +186,21 @@ class MongoTruth:
         return Record(key) if document is None else record(key, document)
 
     def upsert(self, effect: Upsert) -> Record:
+        key = effect.change.key
         try:
             return self._upsert(effect)
         except IndexGone:
-            domain = effect.change.key.domain
-            mongo_indexes.rebuild(self._collections[domain], domain)
-            return self._upsert(effect)
+            mongo_indexes.rebuild(self._collections[key.domain], key.domain)
+        except NoRevision:
+            self._begin_revisions(key)
+        return self._upsert(effect)
+
+    def _begin_revisions(self, key: Key) -> None:
+        """Begin to count where another program stored something that is no number. Changes nothing anywhere else."""
+        odd = [{"rev": {"$exists": True, "$not": {"$type": "number"}}}, {"rev": float("nan")}]
+        with writing(key), pymongo.timeout(self._timeout_s):
+            self._collections[key.domain].update_one({**key.query(), "$or": odd}, {"$set": {"rev": 0}})
+        logger.warning("%s: the stored revision was no number; they begin again", key)
 
     def _upsert(self, effect: Upsert) -> Record:
         change = effect.change
@@ -210,9 +219,10 @@ class MongoTruth:
 
         document = self.write_in_time(change.key, send, effect.deadline_s)
         assert document is not None  # An upsert that returns the document after it always has one.
-        return Record(
-            change.key, int(document["rev"]), change.payload, change.when, change.removed, str(document["_id"])
-        )
+        rev = document["rev"]
+        if rev != rev:
+            raise NoRevision(f"{change.key}: the stored revision is no number")
+        return Record(change.key, int(rev), change.payload, change.when, change.removed, str(document["_id"]))
 
     def remove(self, effect: SoftRemove) -> Record | None:
         key = effect.key
@@ -231,7 +241,11 @@ class MongoTruth:
                 let=let,
             )
 
-        document = self.write_in_time(key, send, effect.deadline_s)
+        try:
+            document = self.write_in_time(key, send, effect.deadline_s)
+        except NoRevision:
+            self._begin_revisions(key)
+            document = self.write_in_time(key, send, effect.deadline_s)
         if document is None:
             return None
         try:

@@ -22,6 +22,7 @@ from backtest_kit_mongo.errors import (
 
 DUPLICATE_KEY = 11_000
 _BAD_VALUE = 2
+_TYPE_MISMATCH = 14
 LATE: Final = "this write arrived after its deadline"
 """What a late command cannot convert to a number (`deadline.py`), and so part of the server's error."""
 _CONVERSION_FAILURE: Final = 241
@@ -31,6 +32,10 @@ _TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_
 
 time limits, shutdown, elections.
 """
+
+
+class NoRevision(WriteRefused):
+    """What another program stored as the revision cannot be counted on. Nothing was written."""
 
 
 class IndexGone(WriteRefused):
@@ -91,6 +96,8 @@ def writing(what: object, settled_in_ms: Callable[[], int] | None = None) -> Ite
             raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
         if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
             raise IndexGone(f"{what}: the unique index is gone, nothing was written") from cause
+        if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
+            raise NoRevision(f"{what}: the stored revision is no number, nothing was written") from cause
         raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}") from cause
     except pe.PyMongoError as cause:
         raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
