@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -63,13 +63,13 @@ def main() -> None:
     for name, minutes in (("a week", 7 * 1440), ("a year", 365 * 1440)):
         candles = made_up(minutes)
         for label, strategy in strategies(candles).items():
-            began = perf_counter()
+            began, cpu = perf_counter(), process_time()
             done = replay(
                 CONTEXT, candles, strategy, DEFAULT, start_ms=START_MS, end_ms=START_MS + (minutes - 1) * MINUTE_MS
             )
-            seconds = perf_counter() - began
+            seconds, cpu = perf_counter() - began, process_time() - cpu
             print(
-                f"{name:7} {label:15} {minutes / seconds:>12,.0f} minutes/s ({seconds:.2f} s; goal {GOALS[label]:,}), "
+                f"{name:7} {label:15} {minutes / seconds:>12,.0f} minutes/s ({seconds:.2f} s, {cpu:.2f} s of CPU; goal {GOALS[label]:,}), "
                 f"asked {done.asked:,}, {strategy.events:,} events, load {os.getloadavg()[0]:.1f}"
             )
 

@@ -215,14 +215,19 @@ def load(path: Path) -> Sequence[Row]:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Exit status 0: all equal, 1: differences, 2: no file given."""
+    """Exit status 0: all equal, 1: differences, 2: no file given, or not one of this form."""
     if not paths:
         sys.stderr.write("usage: python -m backtest_kit.vectors FILE...\n")
         return 2
     count = events = 0
     wrong: list[str] = []
     for path in paths:
-        for vector in load(Path(path)):
+        try:
+            vectors = load(Path(path))
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            sys.stderr.write(f"{path} is no file of vectors: {type(error).__name__}: {error}\n")
+            return 2
+        for vector in vectors:
             count, events = count + 1, events + len(vector["events"])
             name = vector.get("seed", count)
             wrong += [f"vector {name}: {difference}" for difference in differences(vector)]
