@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import Payload, Row, When
 from backtest_kit_mongo.coherence.codec import detached
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when, row_item
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
 from backtest_kit_mongo.look_ahead import hidden_from, refuse, report_hidden, simulation_now, stamp
 
+logger = locks.logger(__name__)
 V = TypeVar("V")
 
 
@@ -112,6 +115,9 @@ class Bound(Generic[V]):
         for row in rows:
             item = row_item(self._domain, row)
             if item in given and self._domain.on_conflict is OnConflict.KEEP:
+                if row != given[item][0]:
+                    logger.warning("%s: two rows of one call have the id %r; the first stays: NOT stored is %s",
+                                   self._context, item, shown(repr(row)))  # fmt: skip
                 continue
             before = last.get(item)
             given[item] = (

@@ -199,13 +199,17 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Answer of `merge`: the snapshot for next time (None:
+    """Answer of `merge`.
 
-    nothing may be assumed then), and how many rows were written.
+    Attributes:
+        snapshot: for next time; None: nothing may be assumed then.
+        written: how many rows were written.
+        dropped: rows that were not, because another row is stored under their id and the domain keeps the first.
     """
 
     snapshot: Snapshot | None
     written: int
+    dropped: tuple[Change, ...] = ()
 
 
 def merge(
@@ -237,9 +241,10 @@ def merge(
     except BaseException as error:
         yield from _give_up(scope, leased, error)
         raise
+    dropped = yield from _dropped(scope, changes, seen, rows, written)
     if leased is None:
         yield from ask(Defer((scope,), written))
-        return Merged(None, len(written))
+        return Merged(None, len(written), dropped)
     stamp = Record(scope, id=leased.token)
     yield from _announce(scope, leased, stamp, pack(None), written, events_max)
     now = dict(seen)
@@ -247,7 +252,34 @@ def merge(
     if len(now) > len(changes):
         # Rows that the caller no longer writes need no place in memory.
         now = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
-    return Merged(Snapshot(leased.token, now), len(written))
+    return Merged(Snapshot(leased.token, now), len(written), dropped)
+
+
+def _dropped(
+    scope: Key,
+    changes: Sequence[Change],
+    seen: Mapping[Part, Seen],
+    rows: Sequence[Expected],
+    written: Sequence[Published],
+) -> Plan[tuple[Change, ...]]:
+    """Rows of a domain that keeps the first, of which another content is stored."""
+    if scope.domain.on_conflict is not OnConflict.KEEP:
+        return ()
+    known = {item: row.payload for item, row in seen.items()}
+    done = {published.record.key.item for published in written}
+    if met := tuple(row.change.key.item for row in rows if row.change.key.item not in done):
+        try:
+            # Another writer inserted them meanwhile.
+            stored = yield from ask(Rows(scope, met))
+            known |= {item: record.payload for item, record in stored.items()}
+        except EnvironmentFault:
+            known |= dict.fromkeys(met)  # The write has happened, so this is no failure: said, though perhaps equal.
+    others = (change for change in changes if change.key.item in known and change.key.item not in done)
+    return tuple(
+        change
+        for change in others
+        if known[change.key.item] is not change.payload and pack(known[change.key.item]) != change.body
+    )
 
 
 def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part, Seen]:

@@ -7,10 +7,12 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
+from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.drivers.counts import (
     DEFERRED,
     FAILED_READ,
@@ -31,6 +33,10 @@ from backtest_kit_mongo.ports import Cache, Near, Truth
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns
 
+logger = locks.logger(__name__)
+
+TOLD_MAX = 10_000
+"""Dropped rows that a store remembers having named."""
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
 
@@ -104,6 +110,7 @@ class Store:
         self._opened = False
         self._open_lock = Lock()
         self._snapshots: dict[Key, plans.Snapshot | None] = {}
+        self._told: set[tuple[Key, bytes]] = set()
 
     def __repr__(self) -> str:
         return f"<store {self.name}>"
@@ -210,7 +217,23 @@ class Store:
         """Write the rows that differ; returns how many did."""
         merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
         self._snapshots[scope] = merged.snapshot
+        for change in merged.dropped:
+            self._tell_dropped(change)
         return merged.written
+
+    def _tell_dropped(self, change: Change) -> None:
+        """Once for each: callers write their whole list again and again."""
+        told = (change.key, change.body)
+        if told in self._told:
+            return
+        if len(self._told) >= TOLD_MAX:
+            self._told.clear()
+        self._told.add(told)
+        logger.warning(
+            "%s: another row is stored under this id, and the first stays: NOT stored is %s. Two writers that count from the same "
+            "number? Give each its own prefix",
+            change.key, shown(repr(change.payload)),
+        )  # fmt: skip
 
     def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
         """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""

@@ -221,12 +221,20 @@ class TestTheLog:
         assert [store.merge(scope, tuple(map(change, keys[:count]))) for count in (2, 2, 5, 3, 6)] == [2, 0, 3, 0, 1]
         assert revisions(store, keys) == [1] * 6
 
-    def test_the_first_of_two_entries_with_one_id_wins(self, store: Store, tag: str) -> None:
+    def test_the_first_of_two_entries_with_one_id_wins_and_the_other_is_named(
+        self, store: Store, tag: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         registry = calls(BY_NAME["log"]).over(store)
-        rows = [extended(BY_NAME["log"], f"{tag}x", topic=topic) for topic in ("first", "second")]
-        registry.write_log_data(rows)
+        rows = [extended(BY_NAME["log"], f"{tag}x", topic=topic) for topic in ("first", "second", "third")]
+        registry.write_log_data(rows[:2])
+        for _ in range(2):
+            registry.write_log_data(rows[2:])
+            registry.write_log_data(rows[:1])
         (found,) = [row for row in registry.read_log_data() if row["id"] == f"{tag}x"]
         assert found["topic"] == "first"
+        named = [record.getMessage() for record in caplog.records if "NOT stored is" in record.getMessage()]
+        assert len(named) == 2
+        assert all(f"{tag}x" in message for message in named)
 
 
 class TestRowsThatOthersWrote:
