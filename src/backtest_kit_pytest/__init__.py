@@ -27,7 +27,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     named = config.getoption("--bkm-store", None)
     if not named or hasattr(config, "workerinput"):
         return
+    from pkgutil import resolve_name
+
     beside = [str(config.invocation_params.dir), str(config.rootpath)]  # Where test modules will find it.
     sys.path[:0] = beside
     try:

@@ -19,7 +19,8 @@ from backtest_kit_verify.demo.replay import replay
 __all__ = ["DOCUMENTS", "Evidence", "Expected", "count_documents", "expect", "read_back", "stored_records"]
 
 DOCUMENTS = tuple(domain for domain in DOMAINS if domain is not CANDLE)
-END_OF_TIME_MS = 2**53
+END_OF_TIME_MS = 7_289_654_399_999
+"""2200-12-31, the last moment that a read may name."""
 
 
 @dataclass(frozen=True, slots=True)
