@@ -12,6 +12,16 @@ from tests.chaos.past import KEY, LEDGER, ROW, Past
 from backtest_kit_verify.chaos.journal import Kind, Outcome
 
 
+class TestAWriteOfUnknownOutcome:
+    @pytest.mark.parametrize(("newer_ms", "kinds"), [(500, set()), (2_000, {"a write that came late"})])
+    def test_it_is_not_committed_after_one_that_began_when_it_was_settled(self, newer_ms: int, kinds: set[str]) -> None:
+        past = Past()
+        past.write("w0.0", None, "old", (0, 10), outcome=Outcome.UNKNOWN)
+        past.write("w1.0", 1, "new", (newer_ms, newer_ms + 10))
+        past.read("r0.0", 2, "old", (3_000, 3_010))
+        assert past.kinds() == kinds
+
+
 class TestReadsAreNeverStale:
     def test_a_read_that_begins_after_a_write_returned_must_see_it(self) -> None:
         past = Past()

@@ -172,7 +172,7 @@ def check_history(told: Iterable[Story]) -> tuple[list[Violation], list[Excused]
                 excused.append(found)
             else:
                 violations.append(found)
-        for check in (_writes, _values, _authors, _stored, _errors):
+        for check in (_writes, _late, _values, _authors, _stored, _errors):
             violations.extend(check(story))
     return violations, excused
 
@@ -230,6 +230,19 @@ def _writes(story: Story) -> Iterator[Violation]:
             text = f"{made[rev].process} and {op.process} were both told that they wrote revision {rev}"
             yield Violation("one revision, two writes", story.key, text, (made[rev], op))
         made[rev] = op
+
+
+def _late(story: Story) -> Iterator[Violation]:
+    """A write whose caller was told that its outcome is unknown is not committed after one that began when it was settled."""
+    told = [op for op in story.operations if op.has_written]
+    for rev, op in story.writers.items():
+        if not op.is_open or op.ended_ns is None:
+            continue
+        settled_ns = story.excuses.settled_ns(op.ended_ns)
+        newer = next((other for other in told if other.began_ns > settled_ns and _rev(other) < rev), None)
+        if newer is not None:
+            text = f"{op.process} was told that its write may have happened; revision {rev} is by it, and {newer.process} wrote {newer.rev}"
+            yield Violation("a write that came late", story.key, text, (op, newer))
 
 
 def _values(story: Story) -> Iterator[Violation]:

@@ -55,6 +55,10 @@ class Excuses:
         flushes = [(flush.began_ns, flush.ended_ns) for flush in history.flushes]
         self._losses = Spans([*flushes, *((kill.gone_ns, kill.gone_ns) for kill in history.redis_kills)])
 
+    def settled_ns(self, ended_ns: int) -> int:
+        """When a write that ended so is committed or never will be."""
+        return ended_ns + self._bound_ns
+
     def cover(self, write: Operation, read: Operation) -> bool:
         """Whether a read may miss this write. Precondition: the write went past Redis and may be in MongoDB."""
         assert write.decided_ns is not None

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backtest_kit_mongo.coherence.keys import names
@@ -13,6 +13,7 @@ from backtest_kit_verify.chaos.feed import Feed
 from backtest_kit_verify.chaos.fleet import Fleet, Member
 from backtest_kit_verify.chaos.history import Flush, RedisKill
 from backtest_kit_verify.chaos.servers import LEASE_MS, REDIS_ERRORS, Servers
+from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import Workers
 
 __all__ = ["OF_WORKERS", "TABLE", "Fault", "Injector"]
@@ -37,8 +38,16 @@ class Injector:
     """
 
     def __init__(
-        self, servers: Servers, fleet: Fleet, feed: Feed, keys: Sequence[Key], seed: str, workers: Workers | None = None
+        self,
+        servers: Servers,
+        fleet: Fleet,
+        feed: Feed,
+        keys: Sequence[Key],
+        seed: str,
+        wires: Mapping[str, Wire],
+        workers: Workers | None = None,
     ) -> None:
+        self._wires = wires
         self.counts: Counter[str] = Counter()
         self.redis_kills: list[RedisKill] = []
         self.flushes: list[Flush] = []
@@ -74,6 +83,8 @@ class Injector:
     def heal(self) -> None:
         """Undo everything; nothing more happens."""
         self._agenda.clear()
+        for wire in self._wires.values():
+            wire.heal()
         self._servers.heal()
         self._fleet.heal()
 
@@ -124,6 +135,16 @@ class Injector:
                 self._fleet.kill(member)
 
         return self._hurt(rng, rng.uniform(0.1, 0.6), cut)
+
+    def cut_off_from_mongo(self, rng: random.Random) -> bool:
+        """What it sent meanwhile arrives when the cut heals, also if it was killed."""
+        victims = self._fleet.candidates(unhurt=True)
+        if not victims:
+            return False
+        wire = self._wires[rng.choice(victims).task.slot]
+        wire.cut()
+        self._after(LEASE_S * rng.uniform(0.3, 2.5), wire.heal)
+        return True
 
     def _hurt(self, rng: random.Random, duration_s: float, harm: Callable[[Member, bool], None]) -> bool:
         victims = self._fleet.candidates(unhurt=True)
@@ -213,6 +234,7 @@ TABLE = (
     Fault("SIGSTOP of a client, beyond its lease", 12.0, Injector.stop_beyond_the_lease),
     Fault("a client cut off from Redis", 6.0, Injector.cut_off),
     Fault("a client cut off from Redis, then SIGKILL", 15.0, Injector.cut_off_and_kill),
+    Fault("a client cut off from MongoDB, what it sent arrives later", 8.0, Injector.cut_off_from_mongo),
     Fault("kill -9 of redis-server, a suffix lost", 30.0, Injector.kill_redis),
     Fault("kill -9 of mongod", 90.0, Injector.kill_mongo),
     Fault(FLUSHALL, 45.0, Injector.flush),

@@ -132,7 +132,7 @@ class History:
     Attributes:
         failures: times of failed commands to Redis, by process.
         killed_ns: when a killed process was gone, by process.
-        mongo_bound_ms: longest time that a write of a dead process may still take to commit.
+        mongo_bound_ms: longest time that a write of a dead process, or one of unknown outcome, may still take to commit.
     """
 
     operations: list[Operation] = field(default_factory=list)

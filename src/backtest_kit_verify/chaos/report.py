@@ -27,8 +27,8 @@ NAMES = {
     Kind.MERGE: "write a ledger",
 }
 PROMISES = (
-    "a stale read", "a stale cache entry", "an acknowledged write lost", "a revision went back", "one revision, two writes",
-    "one revision, two values", "a value that nobody wrote", "a refused write happened", "a write applied twice",
+    "a stale read", "a stale cache entry", "an acknowledged write lost", "a revision went back", "a write that came late",
+    "one revision, two writes", "one revision, two values", "a value that nobody wrote", "a refused write happened", "a write applied twice",
     "a document twice", "a missing event", "an event repeated", "an event of nothing", "an undocumented error",
     "a client crashed", "a revision without exactly one record", "a record of another value", "a record of nothing",
     "the log does not verify", "a replica differs", "a worker crashed",

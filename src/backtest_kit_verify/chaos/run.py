@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from backtest_kit_verify.chaos.feed import Feed
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
 from backtest_kit_verify.chaos.fleet import CLIENT, Fleet
 from backtest_kit_verify.chaos.history import History, load_history
-from backtest_kit_verify.chaos.servers import LEASE_MS, REDIS_ERRORS, Servers, settings_of
+from backtest_kit_verify.chaos.servers import DATABASE, LEASE_MS, REDIS_ERRORS, Servers, settings_of
+from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import WORKER, Workers, owed_by_group
 from backtest_kit_verify.chaos.workload import Workload
 
@@ -130,7 +131,7 @@ def _run(options: Options, directory: Path, console: Console) -> Outcome:
     history = load_history(journals, rows)
     history.killed_ns = record.fleet.killed_ns
     history.redis_kills, history.flushes = record.injector.redis_kills, record.injector.flushes
-    history.mongo_bound_ms = servers.settings.mongo_bound_ms
+    history.mongo_bound_ms = servers.settings.mongo_bound_ms + round(servers.settings.mongo_arrival_ms)
     if not any(op.is_hit for op in history.operations) or not any(op.has_written for op in history.operations):
         said = " ".join(record.fleet.crashes)
         raise ChaosError(f"The clients did not get to read and write, so nothing can be said. {said}")
@@ -142,10 +143,14 @@ def _on_servers(options: Options, servers: Servers, workload: Workload, journals
     feed = Feed(servers.redis, streams(settings.database, settings.partitions), trims=not options.workers)
     # What this shell configures for a strategy is not for these clients.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CC_")}
-    tasks = [_task(options, servers, journals, slot, role) for slot, role in _slots(options)]
-    workers = Workers(options.workers, options.worker, servers, environment, options.seed)
-    with Fleet(tasks, options.seed, options.client, environment) as fleet, closing(workers):
-        injector = Injector(servers, fleet, feed, workload.documents, options.seed, workers)
+    with ExitStack() as stack:
+        wires = {slot: stack.enter_context(servers.wire()) for slot, _ in _slots(options)}
+        tasks = [_task(options, servers, journals, slot, role, wires[slot]) for slot, role in _slots(options)]
+        workers = stack.enter_context(
+            closing(Workers(options.workers, options.worker, servers, environment, options.seed))
+        )
+        fleet = stack.enter_context(Fleet(tasks, options.seed, options.client, environment))
+        injector = Injector(servers, fleet, feed, workload.documents, options.seed, wires, workers)
         with _progress(console) as progress:
             drive = _Drive(options, fleet, injector, feed, progress, workers)
             drive.run()
@@ -194,13 +199,16 @@ def _slots(options: Options) -> Iterator[tuple[str, str]]:
     yield from ((f"r{number}", "reader") for number in range(options.readers))
 
 
-def _task(options: Options, servers: Servers, journals: Path, slot: str, role: str) -> Task:
+def _task(options: Options, servers: Servers, journals: Path, slot: str, role: str, wire: Wire | None = None) -> Task:
+    settings = settings_of(servers.endpoints)
+    if wire is not None:
+        settings["mongo_connection_string"] = f"mongodb://127.0.0.1:{wire.port}/{DATABASE}?directConnection=true"
     return Task(
         slot=slot,
         turn=0,
         role=role,
         seed=options.seed,
-        settings=settings_of(servers.endpoints),
+        settings=settings,
         document_count=options.keys,
         writer_count=options.writers,
         pause_ms=options.pause_ms,

@@ -1,6 +1,7 @@
 """The private mongod and redis-server of a run, and what can be done to them."""
 
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from backtest_kit_mongo.setup import redis_client
 from backtest_kit_mongo.testing.servers import Servers as AnyServers
 from backtest_kit_verify.chaos.errors import ChaosError
 from backtest_kit_verify.chaos.history import RedisKill
+from backtest_kit_verify.chaos.wire import Wire
 
 __all__ = ["DATABASE", "Servers", "settings_of"]
 
@@ -90,6 +92,11 @@ class Servers:
             self._starts.remove(done)
             done.result()
         return bool(self._starts)
+
+    def wire(self) -> Wire:
+        """A way of its own to MongoDB."""
+        host, port = re.findall(r"([\d.]+):(\d+)", self.endpoints.mongo_url)[0]
+        return Wire(host, int(port))
 
     # -- redis-server
 
