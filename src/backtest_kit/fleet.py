@@ -8,12 +8,12 @@ from time import monotonic, sleep
 from typing import Final
 
 from backtest_kit.declare import Exchange
-from backtest_kit.leases import Lease, Leases
+from backtest_kit.leases import Lease, Leases, is_dead
 from backtest_kit.market import Market
 
 logger = logging.getLogger(__name__)
 
-LEASE_MS: Final = 20_000
+LEASE_MS: Final = 10_000
 """A fetcher that dies holds others up for so long."""
 EMPTY_PAUSE_MS: Final = 1_000
 """After an answer without anything new nobody asks for so long."""
@@ -47,8 +47,9 @@ class FleetMarket(Market):
         """Returns when the candles are stored, or when whoever had the turn got nothing new."""
         name = f"fetch/{self.exchange.name}/{self.symbol}/{interval}"
         end_s, wait_s = self._clock_s() + PATIENCE_S, POLL_S[0]
+        dead = ""
         while self._clock_s() < end_s:
-            lease = self._leases.acquire(name, LEASE_MS)
+            lease = self._leases.acquire(name, LEASE_MS, despite=dead)
             if lease is not None:
                 self._ask(lease, interval, since, until)
                 return
@@ -56,6 +57,8 @@ class FleetMarket(Market):
             wait_s = min(wait_s * 2, POLL_S[1])
             if not self._missing(interval, since, until):
                 return
+            if wait_s == POLL_S[1] and is_dead(holder := self._leases.holder(name)):
+                dead = holder  # Of this host. Nothing that it may still store can do harm: the first write of a candle counts.
         logger.warning(
             "%s: nobody fetched it within %g s; %s has the turn", name, PATIENCE_S, self._leases.holder(name)
         )

@@ -129,7 +129,8 @@ class Ticking:
 
     def _live(self) -> None:
         state = self._state = self.rows.load(self.rules)
-        self._is_repeat, self._last = True, 0
+        # What is accepted is stored before its order is sent: without any of it, no earlier process can have sent one.
+        self._is_repeat, self._last = state.is_busy or bool(state.commits), 0
         wants = self.port.wants | LEAVES_A_ROW
         plan, answer = Lifecycle(state, self.rules, wants, self.port.interval_ms).run(), None
         while True:

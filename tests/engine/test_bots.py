@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import backtest_kit_mongo as bk
 from backtest_kit_mongo.testing.servers import Servers
 from backtest_kit_verify.bots.campaign import run_campaign
 from backtest_kit_verify.bots.child import Task
+from backtest_kit_verify.bots.fleet import Fleet, run_fleet
 from backtest_kit_verify.chaos.servers import settings_of
 
 pytestmark = pytest.mark.live
@@ -27,3 +29,16 @@ def test_bots_that_are_killed_and_stopped_trade_as_if_nothing_had_been(servers: 
     assert outcome.late_writes == 0
     assert (outcome.kills, outcome.takeovers) == (4, 1)
     assert verdict.positions > 0
+
+
+def test_a_fleet_asks_the_exchange_once_for_each_candle(servers: Servers, tmp_path: Path) -> None:
+    settings = {**settings_of(servers), "lease_ms": 15_000, "mongo_timeout_ms": 10_000}
+    settings["mongo_connection_string"] = servers.mongo_connection_string("fleet")
+    fleet = Fleet(settings, tmp_path, "smoke", 3, 1, 8, 40.0, time.time() + 3)
+    try:
+        outcome = run_fleet(fleet, kills=1, told=print)
+    finally:
+        bk.shutdown()
+    assert outcome.crashes == ""
+    assert outcome.missing == 0
+    assert outcome.requests <= outcome.candles + outcome.kills

@@ -2,6 +2,7 @@
 
 import secrets
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,14 @@ from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.testing.servers import UnavailableError, private_servers
 from backtest_kit_verify.bots.campaign import Outcome, run_campaign
 from backtest_kit_verify.bots.child import Task
+from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
 from backtest_kit_verify.chaos.servers import settings_of
 
 __all__ = ["bots"]
 
 LEASE_MS = 1_500
+RATIO_MAX = 1.02
+"""Requests to the exchange per closed candle and series."""
 
 
 def bots(
@@ -27,6 +31,12 @@ def bots(
         int, typer.Option("--takeovers", min=0, help="Times that it is stopped until another has taken over.")
     ] = 10,
     minutes: Annotated[int, typer.Option("--minutes", min=30, help="Simulated minutes that are traded.")] = 3000,
+    fleet: Annotated[
+        int,
+        typer.Option("--fleet", min=0, help="Instead: so many bots at once, and who asks the exchange for candles."),
+    ] = 0,
+    symbols: Annotated[int, typer.Option("--symbols", min=1, help="Of the fleet.")] = 20,
+    speed: Annotated[float, typer.Option("--speed", min=1, help="Simulated seconds per second, of the fleet.")] = 10.0,
     seed: Annotated[str, typer.Option("--seed", show_default="a new one", help="Draws the same again.")] = "",
 ) -> None:
     """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
@@ -44,6 +54,13 @@ def bots(
             base = Path(directory)
             with private_servers(base / "servers") as servers:
                 settings = settings_of(servers)
+                if fleet:
+                    begun_s = time.time() + fleet * 0.5
+                    patient = settings | {"lease_ms": 15_000, "mongo_timeout_ms": 10_000, "redis_timeout_ms": 2_000}
+                    many = Fleet(patient, base, chosen, fleet, symbols, minutes, speed, begun_s)
+                    if not _show_fleet(Console(), run_fleet(many, kills, messages.print)):
+                        raise typer.Exit(ExitCode.FAILED)
+                    return
                 task = Task(settings, base, chosen, minutes, LEASE_MS)
                 outcome = run_campaign(task, kills, takeovers, messages.print)
     except (EmbeddedError, UnavailableError) as error:
@@ -51,6 +68,17 @@ def bots(
         raise typer.Exit(ExitCode.FAILED) from error
     if not _show(Console(), outcome):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _show_fleet(console: Console, outcome: FleetOutcome) -> bool:
+    console.print(
+        f"{outcome.requests} requests for {outcome.candles} candles: {outcome.ratio:.3f} per candle and series; {outcome.missing} missing; "
+        f"{outcome.ticks} minutes lived by all bots together; {outcome.kills} SIGKILLs",
+        soft_wrap=True,
+    )
+    if outcome.crashes:
+        console.print(f"[red]{escape(outcome.crashes)}[/]", soft_wrap=True)
+    return not outcome.missing and not outcome.crashes and outcome.ratio <= RATIO_MAX
 
 
 def _show(console: Console, outcome: Outcome) -> bool:
