@@ -118,7 +118,7 @@ def test_behind_a_change_that_mongodb_cannot_tell_recovery_goes_on(bed: Bed, mon
     assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
 
 
-def _too_large(*_: int) -> NoReturn:
+def _too_large(*_: int, **__: bool) -> NoReturn:
     raise HistoryLost("too large", is_blocked=True)
 
 
@@ -149,7 +149,7 @@ def test_what_was_read_before_the_log_was_lost_is_still_judged(bed: Bed) -> None
     while bed.recovery.unjudged_count < 2:
         bed.work(audit=False)
     tail: Any = bed.recovery._tail
-    tail.read = lambda *_: (_ for _ in ()).throw(HistoryLost("rolled over"))
+    tail.read = lambda *_, **__: (_ for _ in ()).throw(HistoryLost("rolled over"))
     bed.work_until(compared(bed))
     assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2)]
 
