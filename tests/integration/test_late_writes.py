@@ -223,7 +223,7 @@ def test_a_write_that_stays_late_is_an_error_of_its_own_and_is_not_repeated_for_
 
     monkeypatch.setattr(ServerClocks, "least_ms", long_ago)
     content = bed.content()
-    for name in ("a document", "a removal", "a changed row", "candles", "a user's document"):
+    for name in ("a document", "a removal", "a changed row", "a new row", "a user's document"):
         asked.clear()
         with pytest.raises(WriteTooLate, match="nothing was written"):
             WRITES[name][0](bed)
