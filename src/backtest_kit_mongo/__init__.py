@@ -14,7 +14,7 @@ adapters keep files below ./dump. What else there is: `errors` (whose fault, and
 
 from typing import TYPE_CHECKING, Any
 
-from backtest_kit_mongo import metrics
+from backtest_kit_mongo import metrics, moved
 from backtest_kit_mongo.adapters.registries import (
     PersistBreakevenAdapter,
     PersistCandleAdapter,
@@ -66,6 +66,8 @@ from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, 
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.frame import Candles
+
+moved.install()
 
 __all__ = [
     "AlreadySetUp",

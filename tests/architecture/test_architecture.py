@@ -56,6 +56,7 @@ ARROWS = {
     "errors": "",
     "limits": "",
     "locks": "errors",
+    "moved": "locks",
     "inheritance": "",
     "embedded": "errors",
     "coherence": "errors",

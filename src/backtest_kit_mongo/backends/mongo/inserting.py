@@ -1,6 +1,6 @@
 """Inserting documents with a deadline (`deadline.py`).
 
-The `insert` command knows no condition. `aggregate` does, and hands many documents to the same insertion for a sixth more of
+The `insert` command knows no condition. `aggregate` does, and hands many documents to the same insertion for a fifth more of
 the server's time, where an upsert of each costs seven times as much.
 """
 
