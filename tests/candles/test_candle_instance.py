@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
@@ -41,3 +42,22 @@ def test_an_iterator_of_candles_is_read_once_and_whole(store: Store, spoiled: di
     else:
         assert minutes.write_candles_data(offered) == CandleReport(inserted=3, known=0)
         assert minutes.read_candles_data(3, START, START + 3 * STEP_MS) == rows(3)
+
+
+def test_rows_may_hold_numbers_of_numpy_as_candles_themselves_do(store: Store) -> None:
+    minutes = CandleInstance(store, "BTC", "1m", "e")
+    minutes.write_candles_data([{name: np.asarray(number)[()] for name, number in row.items()} for row in rows(3)])
+    found = minutes.read_candles(START, START + 3 * STEP_MS)
+    again = [{**rows(3)[at], "timestamp": moment} for at, moment in enumerate(found.timestamp)]
+    assert minutes.write_candles_data(again) == CandleReport(inserted=0, known=3)
+
+
+def test_what_is_masked_is_missing_and_one_row_is_no_list_of_rows(store: Store) -> None:
+    minutes = CandleInstance(store, "BTC", "1m", "e")
+    columns = {name: np.array([row[name] for row in rows(3)]) for name in rows(1)[0]}
+    with pytest.raises(InvalidPayload, match=r"volume has masked values.*No candle was written"):
+        minutes.write_candles({**columns, "volume": np.ma.array([5, 6, 7], mask=[False, True, False])})
+    one: Any = rows(1)[0]
+    with pytest.raises(InvalidPayload, match="rows must be a list, not one dict"):
+        minutes.write_candles_data(one)
+    assert len(minutes.read_candles(START, START + 3 * STEP_MS)) == 0

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import Payload, Row, When
-from backtest_kit_mongo.coherence.codec import detached
+from backtest_kit_mongo.coherence.codec import detached, plain_scalar
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.showing import shown
-from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when, row_item
+from backtest_kit_mongo.domains.checks import encode, make_change, make_child, make_key, make_when, row_item
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.look_ahead import hidden_from, refuse, report_hidden, simulation_now, stamp
 
 logger = locks.logger(__name__)
@@ -112,10 +114,11 @@ class Bound(Generic[V]):
         last = self._last_rows
         moment = stamp(self._context, None)
         given: dict[Part, tuple[Any, Change]] = {}
-        for row in rows:
+        for row in several(self._context, rows):
             item = row_item(self._domain, row)
             if item in given and self._domain.on_conflict is OnConflict.KEEP:
-                if row != given[item][0]:
+                # NaN does not equal itself, so what differs is compared as it would be stored.
+                if row != given[item][0] and encode(self._key(item), row)[0] != given[item][1].body:
                     logger.warning("%s: two rows of one call have the id %r; the first stays: NOT stored is %s",
                                    self._context, item, shown(repr(row)))  # fmt: skip
                 continue
@@ -131,6 +134,18 @@ class Bound(Generic[V]):
 
 
 def checked_limit(limit: int | None) -> int | None:
-    if limit is not None and (type(limit) is not int or limit < 0):
-        raise InvalidKey(f"limit must be a non-negative int or None, not {limit!r}")
-    return limit
+    plain = plain_scalar(limit)
+    if plain is not None and (type(plain) is not int or plain < 0):
+        raise InvalidKey(f"limit must be a non-negative int or None, not {limit!r:.80}")
+    return plain
+
+
+def several(owner: object, rows: Any) -> Iterable[Any]:
+    """The rows of one call. A single row, which is a collection too, would be taken for its fields.
+
+    Raises:
+        InvalidPayload: it is no collection of rows.
+    """
+    if isinstance(rows, (str, bytes, Mapping, BaseModel)) or not isinstance(rows, Iterable):
+        raise InvalidPayload(f"{owner}: rows must be a list, not one {type(rows).__name__}. Nothing was written.")
+    return rows

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.adapters.bound import Bound, checked_limit
+from backtest_kit_mongo.adapters.bound import Bound, checked_limit, several
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
-from backtest_kit_mongo.coherence.codec import dump
+from backtest_kit_mongo.coherence.codec import dump, plain_scalar
 from backtest_kit_mongo.coherence.effects import Appended
 from backtest_kit_mongo.coherence.moments import FROM_MS, UNTIL_MS, moment_ms
 from backtest_kit_mongo.domains import table
@@ -125,8 +125,8 @@ class CandleInstance(Bound[Row]):
             InvalidPayload: a candle has a missing, non-finite or contradictory column or a misaligned time, or they are
                 evidently of a coarser interval; the message names it. No candle was written.
         """
-        offer = self._plain_offer(list(candles)) if candles else None  # An iterator could be read only once.
-        return self._write_offer(offer) if offer is not None else CandleReport(0, 0)
+        rows = list(several(self._context, candles))  # An iterator could be read only once.
+        return self._write_offer(self._plain_offer(rows)) if rows else CandleReport(0, 0)
 
     def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport:
         """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in epoch
@@ -172,11 +172,12 @@ class CandleInstance(Bound[Row]):
     def _row(self, index: int, candle: Payload) -> Row:
         data: Any = dump(candle) if isinstance(candle, BaseModel) else candle
         try:
-            row = {name: data[name] for name in _COLUMNS}
+            row = {name: plain_scalar(data[name]) for name in _COLUMNS}
         except (KeyError, TypeError) as cause:
             moment = data.get("timestamp") if isinstance(data, dict) else None
             named = f"candle {index}" if moment is None else f"candle {index} at {moment!r:.40}"
-            raise InvalidPayload(f"{self._context}: {named} has no column {cause}. No candle was written.") from cause
+            fault = f"has no column {cause}" if isinstance(cause, KeyError) else f"is no mapping, but {candle!r:.40}"
+            raise InvalidPayload(f"{self._context}: {named} {fault}. No candle was written.") from cause
         try:
             check(self._context, row)
         except InvalidPayload as cause:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from backtest_kit_mongo import locks
+from backtest_kit_mongo.adapters.bound import checked_limit, several
 from backtest_kit_mongo.adapters.contracts import Payload, Row
 from backtest_kit_mongo.adapters.registry import Registry
+from backtest_kit_mongo.coherence.record import Change, Part
+from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
 from backtest_kit_mongo.domains.table import LOG
 from backtest_kit_mongo.look_ahead import hidden_from, simulation_now
@@ -31,7 +34,9 @@ class JsonlLog:
 
     def __init__(self, path: Path | str = DEFAULT_PATH) -> None:
         self._path = Path(path)
-        self._written: set[Any] = set()
+        self._written: dict[Part, int] = {}
+        """By id what was written, as a hash."""
+        self._told: set[tuple[Part, int]] = set()
         self._lock = locks.Lock()
 
     def wait_for_init(self, initial: bool) -> None:
@@ -40,8 +45,9 @@ class JsonlLog:
     def read_log_data(self, *, limit: int | None = None) -> list[Row]:
         """Lines of the file, oldest first; with `limit` the newest so many. At a simulation time without later ones."""
         now = simulation_now("log")
+        newest = checked_limit(limit)
         rows = [row for row in self._rows() if now is None or not _is_later(row, now)]
-        return rows if limit is None else rows[max(0, len(rows) - limit) :]
+        return rows if newest is None else rows[max(0, len(rows) - newest) :]
 
     def _rows(self) -> Iterator[Row]:
         try:
@@ -64,11 +70,16 @@ class JsonlLog:
             InvalidPayload: a row is no log entry. No row was written.
             OSError: the file cannot be written.
         """
-        changes = [make_change(make_key(LOG, (row_item(LOG, row),)), row) for row in rows]
+        changes = [make_change(make_key(LOG, (row_item(LOG, row),)), row) for row in several("log", rows)]
         with self._lock:
-            new = [change for change in changes if change.key.item not in self._written]
-            if not new:
-                return
+            new, dropped = self._sorted(changes)
+            self._append(new)
+        for change in dropped:
+            logger.warning("log: another row is written under the id %r, and the first stays: NOT written is %s",
+                           change.key.item, shown(repr(change.payload)))  # fmt: skip
+
+    def _append(self, new: Sequence[Change]) -> None:
+        if new:
             text = "".join(f"{json.dumps(change.payload, default=str, ensure_ascii=False)}\n" for change in new)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -76,7 +87,19 @@ class JsonlLog:
                 os.write(file, text.encode())
             finally:
                 os.close(file)
-            self._written.update(change.key.item for change in new)
+            self._written.update((change.key.item, hash(change.body)) for change in new)
+
+    def _sorted(self, changes: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+        """The first row of each id that is not written yet, and what differs from the first of its id, each once."""
+        new: dict[Part, Change] = {}
+        dropped = []
+        for change in changes:
+            item, digest = change.key.item, hash(change.body)
+            first = self._written[item] if item in self._written else hash(new.setdefault(item, change).body)
+            if digest != first and (item, digest) not in self._told:
+                self._told.add((item, digest))
+                dropped.append(change)
+        return list(new.values()), dropped
 
 
 def use_jsonl(registry: Registry[Any], path: Path | str = DEFAULT_PATH) -> None:

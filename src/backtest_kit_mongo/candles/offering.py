@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Mask, Times, Values
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.candles.plausible import are_wrong, fault
+from backtest_kit_mongo.coherence.codec import is_masked
 from backtest_kit_mongo.errors import InvalidPayload
 
 NOTHING_WRITTEN = "No candle was written."
@@ -55,9 +56,12 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
 
 def _array(series: object, table: Any, name: str, kinds: str) -> NDArray[Any]:
     try:
-        array = np.asarray(table[name])
+        given = table[name]
+        array = np.asarray(given)
     except (KeyError, IndexError, TypeError, ValueError) as cause:
         raise InvalidPayload(f"{series}: no column {name!r}: {cause!r}. {NOTHING_WRITTEN}") from cause
+    if is_masked(given):
+        raise InvalidPayload(f"{series}: {name} has masked values, which are missing. {NOTHING_WRITTEN}")
     if array.ndim != 1 or (array.dtype.kind not in kinds and len(array)):
         wanted = "epoch milliseconds as integers" if name == "timestamp" else "numbers"
         raise InvalidPayload(

@@ -8,6 +8,7 @@ no object with the caller. What is of another type becomes the plain value that 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -41,6 +42,8 @@ def _default(value: Any) -> Any:
     if isinstance(value, _BASES):
         return _base(value)
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        if is_masked(value):
+            raise TypeError("a masked value is missing, and cannot be stored")
         kind = _kind(value)
         if kind == "M":
             return _timestamp(datetime64_ms(value))
@@ -61,6 +64,12 @@ def _timestamp(moment_ms: int) -> msgpack.Timestamp:
 def _kind(scalar: Any) -> str:
     """NumPy's letter for a scalar's type. `item()` of a datetime64 ("M") or timedelta64 ("m") may be a bare integer."""
     return str(getattr(getattr(scalar, "dtype", None), "kind", ""))
+
+
+def is_masked(value: Any) -> bool:
+    """Whether a value of NumPy, or one of an array's, is marked as missing: `item()` gives what lies below the mask."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ma.MaskedArray) and bool(numpy.ma.is_masked(value))
 
 
 _PLAIN = (str, bool, int, float, bytes)
@@ -85,7 +94,12 @@ def plain_scalar(value: Any) -> Any:
         return value
     if isinstance(value, (str, int, float)):
         return _base(value)
-    is_scalar = hasattr(value, "item") and getattr(value, "shape", None) == () and _kind(value) not in ("m", "M")
+    is_scalar = (
+        hasattr(value, "item")
+        and getattr(value, "shape", None) == ()
+        and _kind(value) not in ("m", "M")
+        and not is_masked(value)
+    )
     if is_scalar and type(inner := value.item()) in _PLAIN:
         return inner
     return value

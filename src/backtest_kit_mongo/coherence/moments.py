@@ -54,7 +54,8 @@ def moment_ms(value: Any, name: str, *, is_counter_too: bool = True) -> int:
     found = value if type(value) is int else _converted(value, name)
     if FROM_MS <= found < UNTIL_MS or (is_counter_too and 0 <= found < COUNTERS_END):
         return found
-    raise InvalidKey(f"{name}: {_told(found)}")
+    has_unit = isinstance(value, datetime) or is_datetime64(value)
+    raise InvalidKey(f"{name}: {_told(found, has_unit=has_unit)}")
 
 
 def implausible(found: int) -> str | None:
@@ -89,7 +90,8 @@ def iso(moment_ms: float) -> str:
         moment = EPOCH + timedelta(milliseconds=moment_ms)
     except OverflowError:
         return f"{moment_ms:.0f} ms"
-    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
+    part_ms = f".{moment.microsecond // 1000:03}" if moment.microsecond >= 1000 else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S}{part_ms}Z"
 
 
 def datetime64_ms(value: Any) -> int:
@@ -155,15 +157,15 @@ def _hint(value: Any) -> str:
     return _meant(value) if isinstance(value, float) else ""
 
 
-def _told(found: int) -> str:
-    day = _date_of_digits(found)
+def _told(found: int, *, has_unit: bool = False) -> str:
+    day = None if has_unit else _date_of_digits(found)
     if day is not None:
         return f"{found} looks like the date {day:%Y-%m-%d}, which is {millis(day)} in milliseconds"
     try:
         named = f"{found} ms is {EPOCH + timedelta(milliseconds=found):%Y-%m-%d %H:%M:%SZ}"
     except OverflowError:
         named = f"{found} ms is beyond the calendar"
-    return f"{named}, and moments lie between 1973-03-03 and 2200-12-31{_meant(found)}"
+    return f"{named}, and moments lie between 1973-03-03 and 2200-12-31{'' if has_unit else _meant(found)}"
 
 
 def _meant(number: float) -> str:

@@ -34,13 +34,16 @@ class BaseCRUD:
         collection: the collection's name in the configured database.
         model: pydantic model that documents must fit; None accepts any fields.
 
-    Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may write.
+    Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may write, or
+    MongoDB has no such names.
 
     Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed as
     `errors.py` says.
     """
 
     def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
+        if (fault := _name_fault(collection)) is not None:
+            raise InvalidSetting(f"{collection!r:.80} cannot name a collection: {fault}. Nothing was written.")
         if collection in OWN_COLLECTIONS:
             raise InvalidSetting(
                 f"{collection!r} is a collection of this package: written past its adapters, caches and audit log would not know. "
@@ -194,3 +197,14 @@ def _row(document: Row) -> Row:
 def _now() -> datetime:
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _name_fault(name: Any) -> str | None:
+    """Why MongoDB would take it for no name of a user's collection. Told when it is given, not at the first use."""
+    if not isinstance(name, str) or not name:
+        return "it must be a text that is not empty"
+    if "\0" in name or "$" in name:
+        return "it holds a zero byte or $"
+    if name.startswith((".", "system.")) or name.endswith(".") or ".." in name:
+        return "its dots leave a part empty, or it begins with system."
+    return None

@@ -164,6 +164,8 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
                 yield f"{path or 'value'} has the key {name!r}; keys must be text"
             elif "\0" in name:
                 yield f"{path or 'value'} has the key {name!r}; keys must not hold a zero byte"
+            elif not _is_unicode(name):
+                yield f"{path or 'value'} has the key {name!r}; keys must be valid Unicode text"
             yield from _unstorable(member, f"{path}.{name}" if path else str(name), level + 1)
     elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         for index, member in enumerate(value):
@@ -175,6 +177,14 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
             unpack(pack(value))
         except (TypeError, ValueError, OverflowError) as cause:
             yield f"{path or 'value'}: {cause}"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def row_item(domain: Domain, payload: Any) -> Part:

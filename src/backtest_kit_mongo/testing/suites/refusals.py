@@ -199,7 +199,7 @@ Leg = namedtuple("Leg", "price")
 
 OF_OTHERS: Final = (
     Decimal("1.1"), UUID(int=0), Colour.RED, Fill(1.0), Leg(1.0), date(2024, 1, 1), timedelta(1), np.ones(2), np.longdouble(1),
-    np.complex64(1), ObjectId(), Regex("a"), Decimal128("1"), Code("f"), Binary(b"a", 4), DBRef("a", 1), MinKey(), ExtType(5, b""),
+    np.ma.masked, np.complex64(1), ObjectId(), Regex("a"), Decimal128("1"), Code("f"), Binary(b"a", 4), DBRef("a", 1), MinKey(), ExtType(5, b""),
 )  # fmt: skip
 """What would have to become something else to be stored."""
 
