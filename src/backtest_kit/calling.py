@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final
@@ -26,6 +27,8 @@ TOLD_EACH_S: Final = 0.1
 
 GET_SIGNAL_S: Final = 180.0
 """How long an async get_signal may take. One that is not async cannot be interrupted."""
+ENDS: Final = (Exception, SystemExit, CancelledError, GeneratorExit)
+"""What strategy code can end with. KeyboardInterrupt is not its own: somebody pressed Ctrl-C."""
 RECORDED: Final = frozenset({"scheduled", "opened", "closed", "cancelled", "commit", "rejected", "invalid"})
 """What a result is made of."""
 
@@ -72,7 +75,7 @@ class CallingStrategy:
                 return None
             if type(answer) is not Proposal:
                 answer = self._coroutines.finish(answer, GET_SIGNAL_S)
-        except Exception as cause:
+        except ENDS as cause:
             raise self._failure("get_signal", now_ms, cause) from cause
         if answer is not None and type(answer) is not Proposal:
             raise StrategyFailed(
@@ -103,13 +106,13 @@ class CallingStrategy:
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> None:
         try:
             self._coroutines.finish(function(*arguments))
-        except Exception as cause:
+        except ENDS as cause:
             raise self._failure(name, self._ctx.now, cause) from cause
 
     def _at(self, name: str, now_ms: int) -> str:
         return f"{name} of strategy {self._strategy.name!r} ({self._ctx.symbol}) at {minute_text(now_ms)}"
 
-    def _failure(self, name: str, now_ms: int, cause: Exception) -> Exception:
+    def _failure(self, name: str, now_ms: int, cause: BaseException) -> Exception:
         if isinstance(cause, bk.LookAhead):
             return bk.LookAhead(f"{self._at(name, now_ms)} looked ahead: {cause}")
         if isinstance(cause, TimeoutError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -28,6 +29,8 @@ from backtest_kit.running import Job
 __all__ = ["ExitCode", "modes", "run"]
 
 Mode = Literal["backtest", "paper", "live"]
+PACKAGES: Final = Path(__file__).resolve().parents[1]
+"""Where this package and its store are: a strategy's fault is told by the line outside that led here."""
 
 
 class ExitCode(IntEnum):
@@ -170,10 +173,10 @@ def _say(text: str, cause: BaseException | None = None) -> None:
     printable = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
     console.print(f"[red]Error:[/] {escape(printable)}", soft_wrap=True)
     if cause is not None and cause.__traceback__ is not None:
-        last = cause.__traceback__
-        while last.tb_next is not None:
-            last = last.tb_next
-        console.print(f"in {escape(last.tb_frame.f_code.co_filename)}, line {last.tb_lineno}", soft_wrap=True)
+        frames = traceback.extract_tb(cause.__traceback__)
+        own = [one for one in frames if not Path(one.filename).is_relative_to(PACKAGES)]
+        last = (own or frames)[-1]
+        console.print(f"in {escape(last.filename)}, line {last.lineno}", soft_wrap=True)
 
 
 def modes(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:

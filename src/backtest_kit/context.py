@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import uuid
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
@@ -52,8 +53,10 @@ class Context:
 
         Raises:
             DeclarationError: there is no such interval.
-            ValueError: `n` is not positive.
+            ValueError: `n` is no whole number from 1 on.
         """
+        if type(n) is not int or n < 1:
+            n = _count(interval, n)
         return self._bars(interval, self._minute, n)
 
     @property
@@ -81,7 +84,13 @@ class Context:
         return minute_text(self.now)
 
     def at(self, moment: int) -> Context:
-        """This context as it was at an earlier moment (ms), with nothing remembered yet."""
+        """This context as it was at an earlier moment (ms), with nothing remembered yet.
+
+        Raises:
+            LookAhead: the moment lies after `now`.
+        """
+        if not moment <= self._minute:
+            raise bk.LookAhead(f"ctx.at({moment}): that is after {self.time} ({self.now}). Nothing was read.")
         earlier = Context(self.identity, self._history, self.run_id)
         earlier._minute, earlier._price = moment, None
         return earlier
@@ -159,7 +168,7 @@ class Context:
         return remembering.memory(self._place, self._now)
 
     def log(self, topic: str, *args: Any) -> None:
-        """Write a line to the log, with the simulated minute. Values are what JSON knows."""
+        """Write a line to the log, with the simulated minute: a topic, then values that JSON knows, in their order."""
         one = self.identity
         moment = datetime.fromtimestamp(self.now / 1000, UTC)
         row = {
@@ -248,3 +257,14 @@ class Context:
 
     def __repr__(self) -> str:
         return f"<{self.symbol} {self.identity.strategy} at {self.time}, price {self.price:g}>"
+
+
+def _count(interval: str, n: Any) -> int:
+    """NumPy's whole numbers are some too."""
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"ctx.candles({interval!r}, n): n must be a whole number from 1 on, not {n!r:.80}")
+    return count

@@ -115,7 +115,12 @@ class Market:
     def _of_file(self, interval: str) -> bk.Candles:
         if interval not in self._files:
             assert self.exchange.files is not None
-            self._files[interval] = bk.read_candle_files(self.exchange.files, self.symbol, interval, self.exchange.name)
+            try:
+                with bk.simulation_time(None):
+                    found = bk.read_candle_files(self.exchange.files, self.symbol, interval, self.exchange.name)
+            except bk.NotFound as error:
+                raise CandlesMissing(f"{error}. Nothing was run.") from error
+            self._files[interval] = found
         return self._files[interval]
 
     # -- the exchange
@@ -207,14 +212,12 @@ class History:
             series = self._load(interval, now_ms, count)
         end = (now_ms - series.first) // series.step_ms
         start = end - count
-        if start < 0 or count < 1:
+        if start < 0:
             return self._older(interval, now_ms, count)
         return Bars(series, start, end)
 
     def _older(self, interval: str, now_ms: int, count: int) -> Bars:
         """History has to reach further back, as far as it does."""
-        if count <= 0:
-            raise ValueError(f"ctx.candles({interval!r}, n): n must be positive, not {count}")
         series = self._series[interval]
         if interval not in self._oldest:
             series = self._load(interval, now_ms, count)
@@ -227,7 +230,7 @@ class History:
 
     def _load(self, interval: str, now_ms: int, count: int) -> Series:
         step = _step(interval)
-        since = (min(self.start, now_ms) - (count + 1) * step) // step * step
+        since = max(0, (min(self.start, now_ms) - (count + 1) * step) // step * step)
         until = self.end // step * step
         series = self._stored(interval, step, since, until) if step > MINUTE_MS else None
         self._series[interval] = series = series or self._of_minutes(step, since)

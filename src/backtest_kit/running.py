@@ -164,6 +164,7 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
     frame = job.frame
     assert frame is not None
     with _one_at_a_time:
+        _require_past(frame)
         run_id = f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         with bk.in_mode("backtest", Path("dump") / "runs" / run_id), bk.simulation_time(None):
             market = Market(job.exchange, job.symbol, fill_gaps=job.fill_gaps)
@@ -181,6 +182,16 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
         prices = Prices(minutes.timestamp, minutes.close)
         return Result(
             job.identity, frame.start, frame.end, events, driver.asked, elapsed_s, tuple(market.notes), run_id, prices
+        )
+
+
+def _require_past(frame: Frame) -> None:
+    """A strategy may replay what is behind it, to choose parameters; its own future would be told by the trades."""
+    now = bk.simulation_now(f"frame {frame.name}")
+    if now is not None and frame.end > now:
+        raise bk.LookAhead(
+            f"frame {frame.name} ends at {minute_text(frame.end)}, but the simulation time is {minute_text(now)}. Name one that ends "
+            "by then: frame=(from, ctx.now). Nothing was run."
         )
 
 

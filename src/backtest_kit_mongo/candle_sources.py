@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
 from backtest_kit_mongo.domains.table import INTERVAL_MS
-from backtest_kit_mongo.errors import CallerError
+from backtest_kit_mongo.errors import CallerError, NotFound
+from backtest_kit_mongo.look_ahead import simulation_now
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.frame import Candles
@@ -20,11 +21,12 @@ __all__ = ["fetch_candles", "read_candle_files"]
 
 def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: str) -> Candles:
     """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT or
-    BTCUSDT for BTC/USDT). Nothing is stored.
+    BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are closed by then.
 
     Raises:
         WrongFile: it cannot be read or holds something that is no candle. (A `CallerError`.)
-        CallerError: there is no such file, or there is no such interval.
+        NotFound: there is no such file. (A `CallerError`.)
+        CallerError: there is no such interval.
     """
     from backtest_kit_mongo.candles.columns import FIELDS
     from backtest_kit_mongo.candles.files import SUFFIXES, name_of, read_file
@@ -36,11 +38,13 @@ def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: st
     names = [name_of(name, interval, suffix) for name in (symbol, symbol.replace("/", "")) for suffix in SUFFIXES]
     found = root if root.is_file() else next((root / name for name in names if (root / name).is_file()), None)
     if found is None:
-        raise CallerError(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}")
+        raise NotFound(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}")
+    now = simulation_now(found)
     columns = read_file(found, step_ms)
     assert len(columns.values) == len(FIELDS)
     since, until = (int(columns.timestamp[0]), int(columns.timestamp[-1]) + step_ms) if len(columns) else (0, 0)
-    return Candles(symbol, interval, exchange, since, until, step_ms, columns)
+    candles = Candles(symbol, interval, exchange, since, until, step_ms, columns)
+    return candles if now is None else candles.before(now)
 
 
 def fetch_candles(market: str, symbol: str, interval: str, exchange: str, since: int, until: int) -> int:

@@ -54,7 +54,7 @@ class LookAhead(CallerError, RuntimeError):
 
 
 class NotFound(CallerError, LookupError):
-    """`BaseCRUD` was asked for a document that does not exist. Nothing was written."""
+    """What was named does not exist: a document of `BaseCRUD`, a file of candles. Nothing was written."""
 
 
 class EnvironmentFault(BacktestKitError):

@@ -80,7 +80,7 @@ ARROWS = {
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors locks reachability settings setup",
     "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal",
-    "candle_sources": "adapters candles domains errors operate",
+    "candle_sources": "adapters candles domains errors look_ahead operate",
     "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
     "cli": "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings setup terminal",
 }
