@@ -96,6 +96,9 @@ def run(
                 stop,
                 until_ms,
             )
+            told(
+                f"{job.mode}: {job.strategy.name} on {job.symbol} at {job.exchange.name}, a tick a minute; Ctrl-C asks for the end"
+            )
             ticking.run()
     return ticking
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from asyncio import CancelledError
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final
@@ -12,7 +11,7 @@ import backtest_kit_mongo as bk
 from backtest_kit.context import Context
 from backtest_kit.coroutines import Coroutines
 from backtest_kit.declare import CALLBACKS, Strategy
-from backtest_kit.errors import StrategyFailed
+from backtest_kit.errors import ENDS, StrategyFailed
 from backtest_kit.events import Event
 from backtest_kit.listening import listeners_of
 from backtest_kit.moments import minute_text
@@ -27,8 +26,6 @@ TOLD_EACH_S: Final = 0.1
 
 GET_SIGNAL_S: Final = 180.0
 """How long an async get_signal may take. One that is not async cannot be interrupted."""
-ENDS: Final = (Exception, SystemExit, CancelledError, GeneratorExit)
-"""What strategy code can end with. KeyboardInterrupt is not its own: somebody pressed Ctrl-C."""
 RECORDED: Final = frozenset({"scheduled", "opened", "closed", "cancelled", "commit", "rejected", "invalid"})
 """What a result is made of."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,11 @@ from backtest_kit.running import Job
 __all__ = ["ExitCode", "modes", "run"]
 
 Mode = Literal["backtest", "paper", "live"]
-PACKAGES: Final = Path(__file__).resolve().parents[1]
-"""Where this package and its store are: a strategy's fault is told by the line outside that led here."""
+FOREIGN: Final = (
+    Path(__file__).resolve().parents[1],
+    *(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib")),
+)
+"""Where this package, Python and its libraries are: a fault is told by the strategy's line that led there."""
 
 
 class ExitCode(IntEnum):
@@ -159,7 +163,8 @@ def _told() -> Iterator[None]:
         raise typer.Exit(ExitCode.STOPPED) from None
     except (StrategyFailed, bk.LookAhead) as error:
         _say(str(error), error.__cause__)
-        raise typer.Exit(ExitCode.STRATEGY_FAILED) from error
+        is_ours = not isinstance(error.__cause__, bk.EnvironmentFault)
+        raise typer.Exit(ExitCode.STRATEGY_FAILED if is_ours else ExitCode.FAILED) from error
     except bk.CallerError as error:
         _say(str(error))
         raise typer.Exit(ExitCode.WRONG_ARGUMENT) from error
@@ -174,7 +179,7 @@ def _say(text: str, cause: BaseException | None = None) -> None:
     console.print(f"[red]Error:[/] {escape(printable)}", soft_wrap=True)
     if cause is not None and cause.__traceback__ is not None:
         frames = traceback.extract_tb(cause.__traceback__)
-        own = [one for one in frames if not Path(one.filename).is_relative_to(PACKAGES)]
+        own = [one for one in frames if not any(Path(one.filename).is_relative_to(root) for root in FOREIGN)]
         last = (own or frames)[-1]
         console.print(f"in {escape(last.filename)}, line {last.lineno}", soft_wrap=True)
 

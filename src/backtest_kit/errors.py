@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
+from typing import Final
+
 import backtest_kit_mongo as bk
 
 __all__ = [
+    "ENDS",
     "AlreadyRunning",
     "CandlesMissing",
     "DeclarationError",
@@ -12,6 +16,9 @@ __all__ = [
     "StrategyFileError",
     "WrongCandles",
 ]
+
+ENDS: Final = (Exception, SystemExit, CancelledError, GeneratorExit)
+"""What the user's code can end with. KeyboardInterrupt is not its own: somebody pressed Ctrl-C."""
 
 
 class DeclarationError(bk.CallerError, ValueError):

@@ -13,7 +13,7 @@ import numpy as np
 import backtest_kit_mongo as bk
 from backtest_kit.bars import Bars, Series, resample, tail_without_gap
 from backtest_kit.declare import Exchange
-from backtest_kit.errors import CandlesMissing, DeclarationError, WrongCandles
+from backtest_kit.errors import ENDS, CandlesMissing, DeclarationError, WrongCandles
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.moments import CANDLE_MS, minute_text
 
@@ -135,8 +135,11 @@ class Market:
             rows = list(self._asked(interval, since, count))
             if not rows:
                 return  # What an exchange does not have stays a gap.
-            with bk.simulation_time(None):
-                bk.PersistCandleAdapter.write_candles_data(rows, self.symbol, interval, self.exchange.name)
+            try:
+                with bk.simulation_time(None):
+                    bk.PersistCandleAdapter.write_candles_data(rows, self.symbol, interval, self.exchange.name)
+            except bk.InvalidPayload as cause:
+                raise WrongCandles(f"get_candles of exchange {self.exchange.name!r}: {cause}") from cause
             since = max(since + step, rows[-1]["timestamp"] + step)
 
     def _asked(self, interval: str, since: int, count: int) -> Iterator[dict[str, Any]]:
@@ -146,7 +149,7 @@ class Market:
         try:
             answer = self.exchange.get_candles(self.symbol, interval, since, count)
             answer = asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer
-        except Exception as cause:
+        except ENDS as cause:
             raise CandlesMissing(f"{what} raised {type(cause).__name__}: {cause}. Nothing was run.") from cause
         until = since + count * CANDLE_MS[interval]
         found = sorted((_row(what, row) for row in _rows(what, answer)), key=lambda row: row["timestamp"])
@@ -171,7 +174,10 @@ def _rows(what: str, answer: Any) -> Iterable[Any]:
 def _row(what: str, row: Any) -> dict[str, Any]:
     try:
         named = row if isinstance(row, Mapping) else dict(zip(COLUMNS, row, strict=True))
-        return {"timestamp": int(named["timestamp"]), **{name: float(named[name]) for name in COLUMNS[1:]}}
+        moment = int(named["timestamp"])
+        if isinstance(named["timestamp"], float) and moment != named["timestamp"]:
+            raise ValueError("a part of a millisecond")
+        return {"timestamp": moment, **{name: float(named[name]) for name in COLUMNS[1:]}}
     except (TypeError, ValueError, KeyError, OverflowError) as cause:
         raise WrongCandles(
             f"{what} answered a row that is no candle: {row!r:.120}; wanted {', '.join(COLUMNS)}. Nothing was stored."

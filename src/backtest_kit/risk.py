@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from backtest_kit.effects import Candidate
+from backtest_kit.errors import ENDS
 from backtest_kit.identity import MINUTE_MS, ContextId
 from backtest_kit.signals import Position, SignalView
 
@@ -142,7 +143,7 @@ def position_key(context: ContextId) -> str:
 def _rejection(validation: Validation, request: RiskRequest) -> str | None:
     try:
         answer = validation(request)
-    except Exception as error:
+    except ENDS as error:
         return str(error) or type(error).__name__
     return str(answer) if answer else None
 

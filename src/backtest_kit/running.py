@@ -87,7 +87,7 @@ def choose(
         DeclarationError: something is not declared, or there are several and none is named.
         CandlesMissing: there are no candles to make a frame of.
     """
-    if not symbol.strip():
+    if not isinstance(symbol, str) or not symbol.strip():  # type: ignore[redundant-expr] # not everybody checks types
         raise DeclarationError(f"a symbol is a text as BTC/USDT, not {symbol!r:.80}")
     chosen = _one(declare.strategies, strategy, "--strategy")
     if chosen is None:
@@ -97,8 +97,20 @@ def choose(
     market = _one(declare.exchanges, exchange, "--exchange")
     market = Exchange("store") if market is None else market
     risks = tuple(declare.risks.get(name) for name in chosen.risks)
+    if mode != "backtest":
+        _require_present(mode, market, frame, fill_gaps=fill_gaps)
     framed = _frame(frame, market, symbol, rules) if mode == "backtest" else None
     return Job(chosen, market, risks, symbol, mode, framed, rules, fill_gaps)
+
+
+def _require_present(mode: Mode, market: Exchange, frame: object, *, fill_gaps: bool) -> None:
+    if frame or fill_gaps:
+        raise DeclarationError(f"{mode} runs from now on; a frame and fill_gaps are a backtest's. Nothing was run.")
+    if market.files is not None:
+        raise DeclarationError(
+            f"exchange {market.name!r} reads files, and {mode} needs candles as they close: get_candles=, ccxt=, or the store alone. "
+            "Nothing was run."
+        )
 
 
 def _one(kind: Declared[D], wanted: str | D | None, option: str) -> D | None:
@@ -119,7 +131,10 @@ def _frame(wanted: object, exchange: Exchange, symbol: str, rules: Rules) -> Fra
     if isinstance(wanted, str) and ".." not in wanted:
         return declare.frames.get(wanted)
     if wanted is not None:
-        start, end = wanted.split("..", 1) if isinstance(wanted, str) else tuple(wanted)  # type: ignore[arg-type]
+        pair = wanted.split("..", 1) if isinstance(wanted, str) else wanted
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise DeclarationError(f"a frame is a name, 'FROM..TO' or a pair of moments, not {wanted!r:.80}")
+        start, end = pair
         return declare.make_frame(f"{start}..{end}", start, end)
     if (frame := _one(declare.frames, None, "--frame")) is not None:
         return frame

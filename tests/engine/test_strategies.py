@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,20 @@ def test_callbacks_and_listeners_hear_of_what_they_name_and_may_trade(candles: P
     assert heard.count("opened BTCUSDT") == 1
 
 
+async def _cancelled() -> None:
+    raise asyncio.CancelledError
+
+
 MISUSES = {
     "in callbacks only": lambda ctx: ctx.close(),
-    "n must be positive": lambda ctx: ctx.candles("1m", -3),
+    "n must be a whole number from 1 on, not -3": lambda ctx: ctx.candles("1m", -3),
+    "n must be a whole number from 1 on, not 1.5": lambda ctx: ctx.candles("1h", 1.5),
+    "raised SystemExit": lambda ctx: sys.exit(0),
+    "raised CancelledError": lambda ctx: _cancelled(),
+    r"looked ahead: ctx.at\(": lambda ctx: ctx.at(ctx.now + 1).price,
+    "looked ahead: frame .* ends at": lambda ctx: bt.backtest(
+        "BTCUSDT", strategy="misuses", frame=(ctx.now, ctx.now + HOUR_MS)
+    ),
     "interval must be one of": lambda ctx: ctx.candles("7m", 3),
     "has no setter": lambda ctx: setattr(ctx, "now", ctx.now + HOUR_MS),
     "read-only": lambda ctx: ctx.candles("1m", 3).close.sort(),
@@ -195,6 +207,29 @@ def test_what_a_strategy_may_not_do_is_said(candles: Path, said: str) -> None:
     strategy = bt.add_strategy_schema(name="misuses", get_signal=MISUSES[said])
     with pytest.raises((bt.StrategyFailed, bk.LookAhead), match=said):
         run(strategy)
+
+
+def test_a_strategy_may_look_and_replay_backwards(candles: Path) -> None:
+    seen: list[Any] = []
+
+    @bt.strategy
+    def looks_back(ctx: bt.Context) -> None:
+        if ctx.now == START_MS + 30 * MINUTE_MS and not seen:
+            seen.append(bk.read_candle_files(candles / "candles", "BTCUSDT", "1m", "files").timestamp[-1])
+            seen.append(ctx.at(START_MS).candles("1m", 10**12).timestamp[-1])
+            seen.append(bt.backtest("BTCUSDT", strategy="looks_back", frame=(START_MS, ctx.now)).asked)
+
+    run(looks_back)
+    assert seen == [START_MS + 29 * MINUTE_MS, START_MS - MINUTE_MS, 31]
+
+
+@pytest.mark.parametrize(
+    ("said", "chosen"), [("frame", {"frame": "a..b"}), ("fill_gaps", {"fill_gaps": True}), ("files", {})]
+)
+def test_what_is_for_backtests_alone_is_refused_on_paper(candles: Path, said: str, chosen: dict[str, Any]) -> None:
+    bt.add_strategy_schema(name="waits", get_signal=lambda ctx: None)
+    with pytest.raises(bt.DeclarationError, match=said):
+        bt.paper("BTCUSDT", **chosen)
 
 
 def test_a_risk_rejects_by_a_text_a_raise_or_its_note(candles: Path) -> None:
