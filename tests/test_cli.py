@@ -47,16 +47,19 @@ def test_control_characters_of_names_are_shown_and_not_sent(capsys: pytest.Captu
         assert text in said
 
 
-@pytest.mark.parametrize("ending", ["ascii", "closed", "unread"])
+@pytest.mark.parametrize("ending", ["ascii", "closed", "unread", "full"])
 def test_any_terminal_and_any_pipe_will_do(ending: str) -> None:
     code = "import os, sys; from backtest_kit_mongo import terminal, cli; "
     if ending == "closed":
         code += "sys.stdout = None; "
     if ending == "unread":
         code += "read, write = os.pipe(); os.dup2(write, 1); os.close(write); os.close(read); "
+    if ending == "full":
+        code += "os.dup2(os.open('/dev/full', os.O_WRONLY), 1); "
     code += "from backtest_kit_mongo.cli.main import app; terminal.run(lambda: (terminal.echo('перелом ✓'), app(['domains'])))"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C", "COLUMNS": "40"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
-    assert done.stderr == b""
-    assert done.returncode == {"ascii": 0, "closed": 0, "unread": 141}[ending]
+    room = b"Error: what was to be said could not be written: [Errno 28] No space left on device\n"
+    assert done.stderr == (room if ending == "full" else b"")
+    assert done.returncode == {"ascii": 0, "closed": 0, "unread": 141, "full": 1}[ending]
     assert done.stdout.startswith(rb"\u043f") is (ending == "ascii")

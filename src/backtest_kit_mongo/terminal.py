@@ -23,6 +23,8 @@ __all__ = ["echo", "escape", "run"]
 PIPE_CLOSED: Final = 141
 """Exit status when nobody reads on: as of a program that SIGPIPE ends."""
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def escape(text: str) -> str:
     """A text from outside for a `rich` console: no markup, no control characters."""
@@ -43,6 +45,12 @@ def run(app: Callable[[], Any]) -> None:
     except BrokenPipeError:
         _forget_output()
         raise SystemExit(PIPE_CLOSED) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _forget_output()
+        echo(f"Error: what was to be said could not be written: {error}", err=True)
+        raise SystemExit(1) from None
     finally:
         _flush()
 

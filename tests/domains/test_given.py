@@ -15,6 +15,8 @@ from backtest_kit_mongo.adapters.jsonl import JsonlLog
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.coherence.moments import iso, moment_ms
 from backtest_kit_mongo.collections.crud import BaseCRUD
+from backtest_kit_mongo.domains.checks import encode, make_key
+from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload, InvalidSetting
 from backtest_kit_mongo.ports import NoCache
@@ -52,7 +54,7 @@ def test_a_row_that_comes_twice_is_no_other_row_because_nan_does_not_equal_itsel
     assert not caplog.records
 
 
-@pytest.mark.parametrize("name", [5, None, "", "a\0b", "$x", "..", "system.users", "a."])
+@pytest.mark.parametrize("name", [5, None, "", "a\0b", "$x", "..", "system.users", "a.", "x" * 300])
 def test_a_collection_that_mongodb_cannot_have_is_refused_when_it_is_named(name: Any) -> None:
     with pytest.raises(InvalidSetting, match="cannot name a collection"):
         BaseCRUD(name)
@@ -62,3 +64,10 @@ def test_what_has_a_unit_is_not_asked_for_it_and_a_millisecond_is_shown() -> Non
     with pytest.raises(InvalidKey, match=r"2200-12-31$"):
         moment_ms(datetime(9999, 12, 31, tzinfo=UTC), "expires")
     assert [iso(1_704_067_200_000), iso(1_704_067_200_001)] == ["2024-01-01 00:00:00Z", "2024-01-01 00:00:00.001Z"]
+
+
+def test_a_message_does_not_grow_with_a_key() -> None:
+    for name in ("K" * 70_000, "K" * 70_000 + "\0"):
+        with pytest.raises(InvalidPayload, match=r"K{50}.*70,00") as refused:
+            encode(make_key(STATE, ("a", "b")), {"data": {name: {1}}})
+        assert len(str(refused.value)) < 1_000

@@ -185,7 +185,9 @@ def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, 
         if not how.dry_run:
             _store(store, one, columns, exchange, imported, messages)
     except CallerError as error:
-        imported.error = str(error)
+        # Not all know of files. And nothing of this one was used.
+        imported.error = str(error) if str(one.path) in str(error) else f"{one.path}: {error}"
+        imported.candles = 0
     return imported
 
 

@@ -24,6 +24,8 @@ from backtest_kit_mongo.errors import InvalidPayload, InvalidSetting, NotFound
 R = TypeVar("R")
 Row = dict[str, Any]
 Sort = Sequence[tuple[str, int]]
+NAME_MAX_BYTES = 250
+"""MongoDB's limit for a name with its database's is 255, of which the database and the dot take at least two."""
 NEWEST_FIRST: Sort = (("updatedDate", -1), ("_id", -1))
 
 
@@ -203,6 +205,8 @@ def _name_fault(name: Any) -> str | None:
     """Why MongoDB would take it for no name of a user's collection. Told when it is given, not at the first use."""
     if not isinstance(name, str) or not name:
         return "it must be a text that is not empty"
+    if len(name.encode(errors="replace")) > NAME_MAX_BYTES:
+        return f"it is longer than {NAME_MAX_BYTES} bytes"
     if "\0" in name or "$" in name:
         return "it holds a zero byte or $"
     if name.startswith((".", "system.")) or name.endswith(".") or ".." in name:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from backtest_kit_mongo.coherence.codec import dump, pack, plain_scalar, unpack
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Change, Column, Domain, Key, Part
+from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.domains import payloads
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 
@@ -160,13 +161,14 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
         value = dump(value)
     if isinstance(value, dict):
         for name, member in value.items():
+            told = shown(repr(name))
             if not isinstance(name, str):
-                yield f"{path or 'value'} has the key {name!r}; keys must be text"
+                yield f"{path or 'value'} has the key {told}; keys must be text"
             elif "\0" in name:
-                yield f"{path or 'value'} has the key {name!r}; keys must not hold a zero byte"
+                yield f"{path or 'value'} has the key {told}; keys must not hold a zero byte"
             elif not _is_unicode(name):
-                yield f"{path or 'value'} has the key {name!r}; keys must be valid Unicode text"
-            yield from _unstorable(member, f"{path}.{name}" if path else str(name), level + 1)
+                yield f"{path or 'value'} has the key {told}; keys must be valid Unicode text"
+            yield from _unstorable(member, f"{path}.{shown(str(name))}" if path else shown(str(name)), level + 1)
     elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         for index, member in enumerate(value):
             yield from _unstorable(member, f"{path}[{index}]", level + 1)
