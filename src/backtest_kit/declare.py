@@ -63,7 +63,7 @@ class Declared(Generic[D]):
         DeclarationError: the name is taken; `override` replaces. At a prompt or in a notebook, where a cell is run again, the
             newest holds.
         """
-        if one.name in self._found and hasattr(sys.modules["__main__"], "__file__"):
+        if one.name in self._found and not hasattr(sys, "ps1"):
             raise DeclarationError(
                 f"{self.kind} {one.name!r} is declared twice; give one of them another name, or override the first one"
             )
