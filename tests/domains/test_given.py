@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backtest_kit_mongo.adapters.instances import LogInstance
+from backtest_kit_mongo.adapters.instances import LogInstance, StorageInstance
 from backtest_kit_mongo.adapters.jsonl import JsonlLog
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.coherence.moments import iso, moment_ms
@@ -71,3 +71,10 @@ def test_a_message_does_not_grow_with_a_key() -> None:
         with pytest.raises(InvalidPayload, match=r"K{50}.*70,00") as refused:
             encode(make_key(STATE, ("a", "b")), {"data": {name: {1}}})
         assert len(str(refused.value)) < 1_000
+
+
+def test_a_row_whose_one_becomes_true_is_another_row() -> None:
+    storage = StorageInstance(Store("memory", MemoryTruth(), NoCache()), True)
+    for flag in (1, True, 1, 0, False, 0):
+        storage.write_storage_data([{"id": "a", "flag": flag}])
+        assert [type(row["flag"]) for row in storage.read_storage_data()] == [type(flag)]

@@ -115,6 +115,19 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+class _Exactly:
+    """A truth value, or a number that Python takes for one: True equals 1, and neither is stored as the other."""
+
+    __slots__ = ("_value",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: float) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bool) is isinstance(self._value, bool) and other == self._value
+
+
 _SCALARS = (str, bool, int, float, bytes, datetime)
 
 
@@ -128,6 +141,8 @@ def detached(value: Any) -> Any:
         return [detached(member) for member in value]
     if isinstance(value, BaseModel):
         return value.model_copy(deep=True)
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return _Exactly(value)
     # Whatever else may be changed in place equals nothing, so it is looked at anew each time.
     return value if value is None or isinstance(value, _SCALARS) else object()
 
