@@ -62,8 +62,11 @@ def coarser_ms(timestamp: Times, step_ms: int) -> int | None:
     distances = np.diff(np.unique(timestamp))
     if len(distances) < ALIKE_MIN:
         return None
-    found = int(np.gcd.reduce(distances))
-    alike = int(np.count_nonzero(distances == found))
+    # The commonest distance, not the largest common divisor: one true candle among them must not hide the others. Candles
+    # without trade that are left out make many distances, and the step is still the commonest.
+    lengths, counts = np.unique(distances, return_counts=True)
+    commonest = int(counts.argmax())
+    found, alike = int(lengths[commonest]), int(counts[commonest])
     return found if found > step_ms and alike >= max(ALIKE_MIN, len(distances) / 2) else None
 
 
@@ -72,8 +75,8 @@ def other_interval(timestamp: Times, step_ms: int) -> str | None:
     if (found := coarser_ms(timestamp, step_ms)) is None:
         return None
     return (
-        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: the distances between {len(timestamp):,} open times "
-        f"are multiples of {found:,} ms, and what is stored stays"
+        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: most distances between {len(timestamp):,} open times "
+        f"are {found:,} ms, and what is stored stays"
     )
 
 

@@ -171,6 +171,8 @@ class TestWrongColumns:
         self.refuse(store, tag, arrays(rows), "look like candles of 1h, not of 1m")
         with pytest.raises(InvalidPayload, match="look like candles of 1h"):
             series(store, tag).write_candles_data(rows[:5] + rows[7:9])
+        minutes = [{**row, "timestamp": rows[-1]["timestamp"] + (1 + i) * MINUTE_MS} for i, row in enumerate(rows[:3])]
+        self.refuse(store, tag, arrays([*rows, *minutes]), "look like candles of 1h")
         assert series(store, tag).write_candles(arrays(rows), sparse=True).inserted == 24
 
     @pytest.mark.parametrize("column", ["timestamp", "open", "high", "low", "close", "volume"])
