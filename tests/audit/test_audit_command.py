@@ -49,10 +49,10 @@ def test_verify_prints_an_anchor_that_the_next_verify_accepts(worker: Worker) ->
 def test_verify_names_what_was_tampered_with_and_exits_with_its_own_code(worker: Worker, database: Documents) -> None:
     worker.sealed(change(rev) for rev in (1, 2, 3))
     database["audit-items"].update_many({"rev": {"$gte": 2}}, {"$set": {"payload": 0}})
-    one = bkm("verify")
+    one = bkm("verify", "--findings", "1")
     assert (one.exit_code, one.stdout.count("altered: ")) == (ExitCode.TAMPERED, 1)
     assert "altered: state/d1/2: it is not what seal 1 sealed" in one.stdout
-    both = json.loads(bkm("verify", "--json", "--findings", "9").stdout)
+    both = json.loads(bkm("verify", "--json").stdout)
     assert [found["where"] for found in both["findings"]] == ["state/d1/2", "state/d1/3"]
     assert both["clean"] is False
 

@@ -10,8 +10,8 @@ Not detected, because nothing inside a database can witness against whoever may 
 - Everything rewritten: records, and every seal after them with new hashes.
 - Records deleted or invented before they were sealed (a second or so after they were recorded), with their queue entry; and
   records altered while they wait, unsealed, behind a hole or in a batch whose worker died: those are sealed as found.
-The first two are detected with an anchor: the number and hash of a seal, as `verify` prints them, kept where the database's
-users cannot change it. The last is what the stream and the documents themselves can tell.
+The first two are detected with an anchor: the number and hash of a seal, as `verify` prints them, or the lines that `anchors.py`
+makes, kept where the database's users cannot change them. The last is what the stream and the documents themselves can tell.
 
 Memory is bounded: seals and records are streamed; where each document's chain has come to is kept in a temporary SQLite file.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from typing import Any, Final
@@ -30,6 +30,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
+from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor, is_numbered
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
 from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, PENDING, SEALS, digest, raw, readable
@@ -51,12 +52,14 @@ def verify(
     database: Database[Document],
     *,
     anchor: Anchor | None = None,
+    anchors: Sequence[TreeAnchor] = (),
     findings_max: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Compare all records, seals and heads with each other, while the worker goes on.
 
     Args:
+        anchor, anchors: what was seen of the log before.
         findings_max: stop after so many. After the first wrong seal the chains of documents cannot be judged any more.
         on_progress: gets how many records were looked at, and of how many.
 
@@ -66,7 +69,8 @@ def verify(
     report = Report()
     with closing(sqlite3.connect("")) as chains, reading("verifying the audit log"):
         chains.executescript(_TABLES)
-        for finding in _Verifier(database, chains, report, anchor, on_progress).findings():
+        tree = SealTree(anchors) if anchors else None
+        for finding in _Verifier(database, chains, report, anchor, tree, on_progress).findings():
             report.findings.append(finding)
             if len(report.findings) >= findings_max:
                 break
@@ -82,6 +86,7 @@ class _Verifier:
         chains: sqlite3.Connection,
         report: Report,
         anchor: Anchor | None,
+        tree: SealTree | None,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._seals, self._heads, self._items, self._pending = (
@@ -91,6 +96,7 @@ class _Verifier:
         self._chains = chains
         self._report = report
         self._anchor = anchor
+        self._tree = tree
         self._on_progress = on_progress
         self._number = 0
         """Of the seal looked at last, readable or not."""
@@ -103,6 +109,8 @@ class _Verifier:
         newest = next(iter(self._seals.find({}, {"total": 1}).sort("_id", -1).limit(1)), {})
         self._total = int(newest.get("total") or 0) + self._items.estimated_document_count()
         for stored in self._seals.find().sort("_id", 1).batch_size(4):
+            if self._tree is not None and is_numbered(stored):
+                yield from self._tree.add(stored)
             wrong = list(self._seal_is_wrong(stored))
             yield from wrong
             if isinstance(stored["_id"], int):  # Whoever replaced a seal may have named it anything.
@@ -118,6 +126,8 @@ class _Verifier:
             for links in self._last.links:
                 yield from self._continued(links, self._number)
             yield from self._records(self._last)
+        if self._tree is not None:
+            yield from self._tree.end()
         if self._anchor is not None and self._number < self._anchor.number:
             detail = f"the last seal is {self._number}: everything after it is gone"
             yield Finding(Kind.ANCHOR_DIFFERS, f"seal {self._anchor.number}", detail)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from enum import IntEnum
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from backtest_kit_mongo.audit import Anchor, AuditLog, Gap, Report, gaps, open_log, verify
+from backtest_kit_mongo.audit import Anchor, Gap, Report, gaps, verify
 from backtest_kit_mongo.audit.export import export_jsonl, export_parquet, to_json
 from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.log import Snapshot
@@ -28,21 +26,11 @@ from backtest_kit_mongo.audit.show import line, timeline
 from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.terminal import echo, escape
 
+from .audit_anchors import anchor, consistency, kept_anchors, prove
+from .audit_opening import ExitCode, KeyText, open_audit_log
 from .moments import past_date, simulated_ms
-from .opening import opened
 
-__all__ = ["audit"]
-
-
-class ExitCode(IntEnum):
-    """What the exit status of these commands tells a script."""
-
-    #: A server could not be reached or could not answer; nothing can be said.
-    FAILED = 1
-    #: A setting, key or argument is wrong; nothing was asked.
-    WRONG_ARGUMENT = 2
-    #: `verify` only: something was tampered with.
-    TAMPERED = 4
+__all__ = ["ExitCode", "audit"]
 
 
 audit = typer.Typer(
@@ -52,17 +40,14 @@ audit = typer.Typer(
     rich_markup_mode="rich",
 )
 
-KeyText = Annotated[
-    str,
-    typer.Argument(
-        metavar="KEY",
-        help="domain/part/part, as `tail` prints it. A slash inside a part is written %2F: signal/BTC%2FUSDT/trend/binance. "
-        "`bkm domains` lists the domains and their parts.",
-    ),
-]
 Domain = Annotated[str | None, typer.Option("--domain", help="Only this domain.")]
 Symbol = Annotated[str | None, typer.Option("--symbol", help="Only keys with this symbol, for example BTC/USDT.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+audit.command()(anchor)
+audit.command()(prove)
+audit.command()(consistency)
 
 
 @audit.callback()
@@ -79,13 +64,19 @@ def verify_command(
             help="A seal as an earlier verify printed it; tells whether anything before it was rewritten.",
         ),
     ] = None,
-    findings_max: Annotated[int, typer.Option("--findings", min=1, help="Stop after so many findings.")] = 1,
+    anchors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Lines that `bkm audit anchor` made; each is checked.")
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="With --anchors: each must be signed by this Ed25519 key.")
+    ] = None,
+    findings_max: Annotated[int, typer.Option("--findings", min=1, help="Stop after so many findings.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Find the first record or seal that was altered, deleted or doubled.
+    """Find the records and seals that were altered, deleted or doubled, the first of them first.
 
     Every sealed record is compared with its seal, every seal with the one before it. Records wait about a second to be sealed.
-    Keep the line "anchor" outside the database: with it even a log that was rewritten or shortened as a whole is found out.
+    With anchors, kept outside the database, even a log that was rewritten or shortened as a whole is found out: `bkm audit anchor`.
 
     [bold]Examples[/]
 
@@ -93,23 +84,30 @@ def verify_command(
 
     [cyan]bkm audit verify --anchor 1234:9f2c...[/]     nothing before seal 1234 has changed since
 
+    [cyan]bkm audit verify --anchors /mnt/other/anchors.jsonl[/]     the log as each anchor saw it
+
     [cyan]bkm audit verify --json | jq .findings[/]
 
     Exit status: 0 when all is as it was sealed, 4 when not, 1 when that could not be found out.
     """
     console = Console(stderr=True)
     columns = (TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _log() as log:
+    with open_audit_log() as log:
         known = Anchor.parse(anchor) if anchor else None
+        kept, foreign = kept_anchors(anchors, public_key)
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("verifying", total=None)
             report = verify(
                 log.database,
                 anchor=known,
+                anchors=kept,
                 findings_max=findings_max,
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
         holes = list(islice(gaps(log.database), 100))
+    report.findings[:0] = foreign
+    if len(report.findings) >= findings_max:
+        console.print(f"Stopped after {findings_max:,} findings; there may be more: --findings.")
     _print_report(report, holes, as_json=as_json)
     if not report.clean:
         raise typer.Exit(ExitCode.TAMPERED)
@@ -152,7 +150,7 @@ def tail(
 
     [cyan]bkm audit tail -n 0 --follow --json | jq .payload[/]
     """
-    with _log() as log:
+    with open_audit_log() as log:
         chosen = log.follow if follow else log.tail
         for record in chosen(count, domain=domain, symbol=symbol):
             echo(to_json(record) if as_json else line(record))
@@ -169,7 +167,7 @@ def show(key: KeyText, as_json: AsJson = False) -> None:
 
     [cyan]bkm audit show storage/live/b7c1 --json[/]
     """
-    with _log() as log:
+    with open_audit_log() as log:
         records = log.timeline(key)
         shown = False
         for text in map(to_json, records) if as_json else timeline(records):
@@ -200,7 +198,7 @@ def asof(
     [cyan]bkm audit asof signal/BTC%2FUSDT/trend/binance --at 2024-01-01T12:00:30+02:00[/]
     """
     console = Console(stderr=True)
-    with _log() as log:
+    with open_audit_log() as log:
         if (when is None) == (at is None):
             raise CallerError("give either --when (simulation time) or --at (wall clock)")
         asked = {"at": past_date(at, "--at")} if at else {"when": simulated_ms(str(when), "--when")}
@@ -231,7 +229,7 @@ def export(
     [cyan]bkm audit export --format parquet --out audit.parquet[/]
     """
     console = Console(stderr=True)
-    with _log() as log:
+    with open_audit_log() as log:
         if out is None and file_format == "parquet":
             raise CallerError("--format parquet needs --out FILE")
         total = log.count(domain=domain, symbol=symbol)
@@ -272,13 +270,3 @@ def _print_snapshot(found: Snapshot, console: Console, *, is_known: bool, as_jso
         console.print(
             f"[yellow]Revisions {revisions} directly after it are lost; one of them may already have been in force.[/]"
         )
-
-
-@contextmanager
-def _log() -> Iterator[AuditLog]:
-    """The audit log of the settings; Ctrl-C is how one stops looking."""
-    try:
-        with opened(open_log) as log:
-            yield log
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None

@@ -1,0 +1,45 @@
+"""What the commands of `bkm audit` share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Annotated
+
+import typer
+
+from backtest_kit_mongo.audit import AuditLog, open_log
+
+from .opening import opened
+
+
+class ExitCode(IntEnum):
+    """What the exit status of these commands tells a script."""
+
+    #: A server could not be reached or could not answer; nothing can be said.
+    FAILED = 1
+    #: A setting, key or argument is wrong; nothing was asked.
+    WRONG_ARGUMENT = 2
+    #: `verify` and `anchor` only: something was tampered with.
+    TAMPERED = 4
+
+
+KeyText = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help="domain/part/part, as `tail` prints it. A slash inside a part is written %2F: signal/BTC%2FUSDT/trend/binance. "
+        "`bkm domains` lists the domains and their parts.",
+    ),
+]
+
+
+@contextmanager
+def open_audit_log() -> Iterator[AuditLog]:
+    """The audit log of the settings; Ctrl-C is how one stops looking."""
+    try:
+        with opened(open_log) as log:
+            yield log
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
