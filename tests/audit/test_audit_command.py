@@ -81,7 +81,7 @@ def test_tail_follow_goes_on_until_it_is_interrupted(worker: Worker, monkeypatch
             raise KeyboardInterrupt
         worker.record([change(2)])
 
-    monkeypatch.setattr("backtest_kit_mongo.cli.audit.typer.echo", printed)
+    monkeypatch.setattr("backtest_kit_mongo.cli.audit.echo", printed)
     assert bkm("tail", "--follow", "--json").exit_code == 0
     assert seen == ["state/d1/1", "state/d1/2"]
 
