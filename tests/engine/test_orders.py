@@ -123,4 +123,4 @@ def test_a_process_that_was_replaced_sends_nothing(gate: OrderGate, exchange: Fa
 
 
 def test_paper_fills_at_once_with_slippage() -> None:
-    assert OrderGate(PaperBroker(), "BTC/USDT").execute(OPEN, is_repeat=True)
+    assert OrderGate(PaperBroker(), "BTC/USDT").execute(OPEN, is_repeat=False)
