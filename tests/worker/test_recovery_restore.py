@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from tests.integration.support import eventually
-from tests.integration.test_eras import saved, set_back
+from tests.integration.test_eras_on_servers import saved, set_back
 from tests.worker.recovery_support import Bed, bed_for
 
 from backtest_kit_mongo.embedded import Endpoints
