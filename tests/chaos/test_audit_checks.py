@@ -1,0 +1,111 @@
+"""The verdict on the work of workers finds each way in which a log or a replica can be wrong, and nothing in a true one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pymongo
+import pytest
+import redis
+from pymongo.database import Database
+from tests.audit.support import Worker
+from tests.integration.support import settings_for, store_for
+
+from backtest_kit_mongo.coherence.events import Event, decode
+from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.table import DOMAINS, STATE
+from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.testing.calls import calls
+from backtest_kit_mongo.testing.examples import BASE_MS
+from backtest_kit_verify.chaos.audit_checks import AuditState, AuditVerdict, check_audit
+from backtest_kit_verify.chaos.workload import payload_of
+
+pytestmark = pytest.mark.live
+
+Documents = Database[dict[str, Any]]
+KEPT, LOST = Key(STATE, ("signal", "kept")), Key(STATE, ("signal", "lost"))
+WITHOUT_ONE = "a revision without exactly one record"
+
+
+@pytest.fixture
+def database(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Documents]:
+    with pymongo.MongoClient[dict[str, Any]](servers.mongo_url, tz_aware=True) as client:
+        name = f"{new_database()}_verdict"
+        yield client[name]
+        client.drop_database(name)
+
+
+@pytest.fixture
+def told(servers: Endpoints, database: Documents) -> list[Event]:
+    """What the feed tells of two documents, each written twice as chaos clients write."""
+    with store_for(servers, database.name) as store:
+        registry = calls(STATE).over(store)
+        for number in range(2):
+            for key in (KEPT, LOST):
+                calls(STATE).write(registry, payload_of(key, f"w0.0.{number}"), key.parts, BASE_MS)
+    settings = settings_for(servers, database.name)
+    with redis.Redis(servers.redis_host, servers.redis_port) as client:
+        names = streams(settings.database, settings.partitions)
+        entries = [entry for name in names for entry in client.xrange(name)]
+        client.delete(*names)
+    return [decode(fields) for _, fields in entries]
+
+
+def judged(database: Documents, recorded: Sequence[Event], differing_replicas: str = "") -> AuditVerdict:
+    """The verdict after a worker recorded and sealed these."""
+    Worker(database).sealed(recorded)
+    return check_audit(database, differing_replicas)
+
+
+def kinds(verdict: AuditVerdict) -> list[str]:
+    return [violation.kind for violation in verdict.violations]
+
+
+def test_a_log_with_every_revision_is_as_it_should_be(database: Documents, told: list[Event]) -> None:
+    assert judged(database, told) == AuditVerdict(revisions=4, records=4, gaps=0, seals=1, parked=0)
+
+
+def test_revisions_whose_events_a_flush_took_are_found(database: Documents, told: list[Event]) -> None:
+    """As with workers that do not recover."""
+    verdict = judged(database, [event for event in told if event.key != LOST.parts or event.rev == 1])
+    (violation,) = verdict.violations
+    assert (violation.kind, verdict.revisions, verdict.records) == (WITHOUT_ONE, 4, 3)
+    assert "2 revisions are stored" in violation.text
+
+
+def test_a_record_of_another_value_or_of_nothing_and_a_changed_log_are_found(
+    database: Documents, told: list[Event]
+) -> None:
+    of_kept, of_lost = ({"key": list(key.parts)} for key in (KEPT, LOST))
+    assert not judged(database, told).violations
+    database[STATE.collection].delete_one(dict(zip(STATE.columns, LOST.parts, strict=True)))
+    assert kinds(check_audit(database, "")) == ["a record of nothing"]
+    database["audit-items"].delete_many(of_lost)
+    database["audit-items"].update_one({**of_kept, "rev": 2}, {"$set": {"payload": payload_of(KEPT, "another")}})
+    assert set(kinds(check_audit(database, ""))) == {"a record of another value", "the log does not verify"}
+
+
+def test_a_replica_that_differs_is_one_violation_with_what_the_comparison_says(
+    database: Documents, told: list[Event]
+) -> None:
+    (violation,) = judged(database, told, "state: 1 differs").violations
+    assert (violation.kind, violation.text) == ("a replica differs", "state: 1 differs")
+
+
+def test_what_is_left_to_do_is_named_until_nothing_is(database: Documents, told: list[Event]) -> None:
+    waiting: Mapping[str, int] = {"audit": 2}
+    state = AuditState(database, lambda: waiting)
+    worker = Worker(database)
+    worker.record(told[:3])
+    assert state.left() == "1 revisions without a record"
+    worker.record(told)
+    assert state.left() == "audit has 2 to do"
+    waiting = {"audit": 0}
+    assert state.left() == f"{len(DOMAINS)} domains to copy"
+    copied = {domain.name: {"done": True} for domain in DOMAINS}
+    database["replica-state"].insert_one({"_id": "copy/one", "domains": copied})
+    assert state.left().endswith("batches to seal")
+    worker.seal()
+    assert state.left() == ""
