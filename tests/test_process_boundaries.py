@@ -188,6 +188,36 @@ def test_a_program_that_is_ending_still_opens_a_store_and_writes_many_candles(
     assert said.splitlines() == ["thread 2501", "exit 2501"]
 
 
+MEMORY = """
+import multiprocessing as mp, os, sys
+from concurrent.futures import ProcessPoolExecutor
+import backtest_kit_mongo as bk
+
+os.environ["CC_MONGO_CONNECTION_STRING"] = "mongodb://127.0.0.1:1/x"  # The parent's choice goes before it.
+sys.stderr = sys.stdout
+
+def work(number):
+    bk.PersistStateAdapter.write_state_data({"data": number}, "s", "b", 1)
+    return bk.PersistStateAdapter.choice
+
+if __name__ == "__main__":
+    bk.PersistStateAdapter.use_memory()
+    work(1)
+    for method in ("spawn", "fork"):
+        with ProcessPoolExecutor(1, mp.get_context(method)) as pool:
+            print(*pool.map(work, (2, 3)))
+    print(bk.PersistStateAdapter.read_state_data("s", "b"))
+"""
+
+
+def test_a_memory_cannot_be_shared_which_each_child_says_once(tmp_path: Path) -> None:
+    said = run(tmp_path, MEMORY)
+    told = "A memory store cannot be shared"
+    assert said.count(told) == 2
+    plain = [line for line in said.splitlines() if told not in line]
+    assert plain == ["memory memory", "memory memory", "{'data': 1}"]
+
+
 class Strategy:
     def __init__(self) -> None:
         self.store = bk.PersistSignalAdapter
@@ -250,6 +280,20 @@ class TestNoStoreIsChosenSilently:
         with pytest.raises(bk.NotSetUp, match="failed"):
             self.write()
         assert not Path("dump").exists()
+
+    def test_setup_speaks_of_what_was_written_before_it_and_of_nothing_else(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(bk.InvalidPayload):
+            bk.PersistStateAdapter.write_state_data({"data": object()}, "s", "b", 1)
+        assert bk.PersistStateAdapter.read_state_data("s", "b") is None
+        bk.install()
+        assert "before setup()" not in caplog.text
+        bk.shutdown()
+        self.write()
+        bk.install()
+        assert "used before setup()" in caplog.text
+        assert caplog.text.rstrip().endswith("not copied: PersistStateAdapter")
 
     def test_the_default_says_once_where_its_files_are(self, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
         self.write()

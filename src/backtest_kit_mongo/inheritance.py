@@ -42,6 +42,10 @@ _will = _Will()
 def hand_down(tell: Callable[[], Estate], receive: Callable[[Estate], None]) -> None:
     """From now on children inherit what `tell` returns when they are started; `receive` gets what this process inherits."""
     _will.tell, _will.receive = tell, receive
+    config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    config.setdefault(
+        NAME, _will
+    )  # What this process inherits itself is there already, or comes with its process object.
 
 
 def accept() -> None:

@@ -179,11 +179,17 @@ def _install(settings: Settings) -> None:
     _settings = settings
     stores.settle(live=True)
     inheritance.mark(settings.mongo_address)
-    used = sum(registry.context_count for registry in REGISTRIES if registry.choice is None)
-    if used:
+    written = stores.written_to_files()
+    left = [
+        registry.name
+        for domain, registry in zip(DOMAINS, REGISTRIES, strict=True)
+        if registry.choice is None and domain.name in written
+    ]
+    if left:
         logger.warning(
-            "%d contexts were used before setup(); what they wrote stays where it is and is not copied", used
-        )
+            "adapters were used before setup(): what was written to files below %s stays there and is not copied: %s",
+            stores.DUMP_DIRECTORY.absolute(), ", ".join(left),
+        )  # fmt: skip
     kept = [registry.name for registry in REGISTRIES if registry.choice is not None]
     if kept:
         logger.warning("not in MongoDB, because they were told to use something else: %s", ", ".join(kept))
@@ -294,6 +300,7 @@ def shutdown() -> None:
         _config.clear()
         stores.settle(live=False)
         stores.configure_live(None)
+        stores.written_to_files()  # What was written so far has been told, or is not to be.
         inheritance.mark(None)
         metrics.close()
         for registry in REGISTRIES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from backtest_kit_mongo import inheritance, locks
 from backtest_kit_mongo.backends.dummy import DummyTruth
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
+from backtest_kit_mongo.drivers.counts import DEFERRED, UNKNOWN, WRITTEN
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
 from backtest_kit_mongo.locks import Lock
@@ -35,6 +37,8 @@ _is_live_default = False
 _refusal: str | None = None
 """Why files would be wrong although `setup()` is not in force."""
 _is_told = False
+_memory_is_inherited = False
+"""And nobody has said so yet."""
 
 
 def new_file_store(directory: Path) -> Store:
@@ -53,10 +57,27 @@ def file_store() -> Store:
     return new_file_store(DUMP_DIRECTORY)
 
 
-@lru_cache(maxsize=1)
 def memory_store() -> Store:
     """The process-wide memory backend."""
+    global _memory_is_inherited
+    if _memory_is_inherited:
+        _memory_is_inherited = False
+        logger.warning(
+            "the process that started this one keeps data in memory (use_memory()). A memory store cannot be shared: from here on this "
+            "process has its own, neither sees what the other writes, and it is gone when this process ends"
+        )
+    return _memory_store()
+
+
+@lru_cache(maxsize=1)
+def _memory_store() -> Store:
     return new_memory_store()
+
+
+def inherit_memory() -> None:
+    """The process that started this one keeps data in a memory that this one does not have."""
+    global _memory_is_inherited
+    _memory_is_inherited = True
 
 
 @lru_cache(maxsize=1)
@@ -86,6 +107,24 @@ def default_store() -> Store:
             DUMP_DIRECTORY.absolute(),
         )
     return file_store()
+
+
+_files_written: Counter[str] = Counter()
+"""Writes by domain that `written_to_files` has told of."""
+
+
+def written_to_files() -> frozenset[str]:
+    """The domains of which files below ./dump were written since this was asked last."""
+    writes = list(file_store().counts.writes.items())
+    now = Counter(
+        {
+            domain.name: sum(tally.outcomes[outcome] for outcome in (WRITTEN, DEFERRED, UNKNOWN))
+            for domain, tally in writes
+        }
+    )
+    since = now - _files_written
+    _files_written.update(since)
+    return frozenset(since)
 
 
 def mean_files() -> None:
@@ -154,6 +193,8 @@ def _forget_after_fork() -> None:
     # Sockets of the parent must not be used by the child: it makes its own store on first use.
     global _live
     _live = None
+    if _memory_store.cache_info().currsize:
+        inherit_memory()
 
 
 def _close_at_exit() -> None:

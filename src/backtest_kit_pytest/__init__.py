@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,8 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """A backend that cannot be found is one message, not one for each test."""
     named = config.getoption("--bkm-store", None)
-    if not named or hasattr(config, "workerinput"):
+    if named is None or hasattr(config, "workerinput"):
         return
+    from inspect import signature
     from pkgutil import resolve_name
 
     beside = [str(config.invocation_params.dir), str(config.rootpath)]  # Where test modules will find it.
@@ -72,6 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
         del sys.path[: len(beside)]
     if not callable(maker):
         raise pytest.UsageError(f"--bkm-store={named}: a {type(maker).__name__} cannot be called")
+    with suppress(ValueError):  # Of some built-in functions nobody knows what they take.
+        try:
+            signature(maker).bind()
+        except TypeError as cause:
+            raise pytest.UsageError(
+                f"--bkm-store={named}: it cannot be called without arguments ({cause}), so it makes no store"
+            ) from None
 
 
 @pytest.fixture

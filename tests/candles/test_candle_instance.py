@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,23 @@ def test_rows_may_hold_numbers_of_numpy_as_candles_themselves_do(store: Store) -
     found = minutes.read_candles(START, START + 3 * STEP_MS)
     again = [{**rows(3)[at], "timestamp": moment} for at, moment in enumerate(found.timestamp)]
     assert minutes.write_candles_data(again) == CandleReport(inserted=0, known=3)
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [2**53 + 1, np.uint64(2**63 + 1), 2**64 + 1, np.longdouble("1.1"), Decimal("1.5"), Fraction(1, 2)],
+    ids=lambda each: f"{type(each).__name__}-{each}",
+)
+def test_a_number_that_would_be_stored_as_another_is_refused_by_rows_and_by_columns(store: Store, volume: Any) -> None:
+    minutes = CandleInstance(store, "BTC", "1m", "e")
+    two = [{**rows(1)[0], "volume": 2**53}, {**rows(2)[1], "volume": volume}]
+    with pytest.raises(InvalidPayload, match=r"candle 1.*volume.*float\(\).*No candle was written"):
+        minutes.write_candles_data(two)
+    with pytest.raises(InvalidPayload, match=r"volume.*No candle was written"):
+        minutes.write_candles({name: np.array([row[name] for row in two[1:]]) for name in two[0]})
+    assert not minutes.read_candles(START, START + 3 * STEP_MS)
+    minutes.write_candles_data([{**two[1], "volume": 2**60}])
+    assert minutes.read_candles(START, START + 3 * STEP_MS).to_dicts()[0]["volume"] == 2**60
 
 
 def test_what_is_masked_is_missing_and_one_row_is_no_list_of_rows(store: Store) -> None:

@@ -21,6 +21,7 @@ from tests.integration.support import eventually, settings_for
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.backends.mongo import deadline, inserting
 from backtest_kit_mongo.backends.mongo.deadline import ServerClocks
+from backtest_kit_mongo.backends.mongo.decoding import RAW, Raw
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.collections.crud import BaseCRUD
@@ -50,11 +51,12 @@ class Notes(BaseCRUD):
 
     def __init__(self, truth: MongoTruth, database: str) -> None:
         super().__init__(NOTES)
-        self._over = truth.client[database][NOTES]
+        anything: Any = truth.client[database]
+        self._over: Collection[Raw] = anything.get_collection(NOTES, codec_options=RAW)
         self._write = partial(truth.write_in_time, NOTES)  # type: ignore[method-assign]
 
     @property
-    def _collection(self) -> Collection[dict[str, Any]]:
+    def _collection(self) -> Collection[Raw]:
         return self._over
 
 

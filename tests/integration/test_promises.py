@@ -14,6 +14,7 @@ from typing import Any
 
 import pymongo
 import pytest
+from bson import DatetimeMS
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pymongo import _csot
@@ -474,6 +475,7 @@ class TestSetup:
             notes.find_by_id("0" * 24)
         with pytest.raises(bk.InvalidPayload, match="cannot be asked"):
             notes.find_by_filter({"n": 2**64})
+        self.check_that_documents_are_read_as_they_are(notes)
         # What Ctrl-C in the middle of `pymongo.timeout` leaves behind in its thread.
         token = _csot.TIMEOUT.set(2.0)
         try:
@@ -482,6 +484,27 @@ class TestSetup:
             bk.shutdown()
         finally:
             _csot.TIMEOUT.reset(token)
+
+    def check_that_documents_are_read_as_they_are(self, notes: bk.BaseCRUD) -> None:
+        """`$ref` and `$id` are two names of fields; what Python has no value for costs its own document."""
+        reference = {"$ref": "coins", "$id": 7, "$db": None, "a": [{"$id": 1, "$ref": 5}]}
+        given = {"n": "ref", "v": reference, "list": [[reference]]}
+        made = notes.create(given)
+        raw: Any = bk.get_mongo()[bk.get_config().database]["my-notes"]
+        raw.insert_one({"n": "ref", "at": DatetimeMS(2**60)})
+        found = [
+            made,
+            notes.update(made["id"], {"o": reference}),
+            notes.find_by_id(made["id"]),
+            notes.find_by_filter({"v": {"$exists": True}}),
+            *notes.find_all({"n": "ref"}),
+            *notes.iterate({"n": "ref"}),
+            *notes.paginate({"n": "ref"}, limit=9)["rows"],
+        ]
+        assert [{name: row[name] for name in given} for row in found if row] == [given] * 7
+        with pytest.raises(bk.CorruptData, match="left as it is"):
+            notes.find_by_filter({"at": {"$exists": True}})
+        assert raw.delete_many({"n": "ref"}).deleted_count == 2
 
     def test_base_crud_stores_what_its_model_checked_and_keeps_off_the_products_collections(
         self, servers: Endpoints, database: str

@@ -164,7 +164,7 @@ class CandleInstance(Bound[Row]):
         try:
             offer = of_rows(plain)
         except OverflowError as cause:
-            raise InvalidPayload(f"{self._context}: a number is too large: {cause}. No candle was written.") from cause
+            raise InvalidPayload(f"{self._context}: {cause}. No candle was written.") from cause
         if (fault := find_fault(offer, self._step_ms)) is not None:
             raise InvalidPayload(f"{self._context}: {fault}. No candle was written.")
         return offer
@@ -178,6 +178,14 @@ class CandleInstance(Bound[Row]):
             named = f"candle {index}" if moment is None else f"candle {index} at {moment!r:.40}"
             fault = f"has no column {cause}" if isinstance(cause, KeyError) else f"is no mapping, but {candle!r:.40}"
             raise InvalidPayload(f"{self._context}: {named} {fault}. No candle was written.") from cause
+        for name, value in row.items():
+            if name != "timestamp" and not isinstance(
+                value, (int, float, str)
+            ):  # Of texts the check says what is wrong.
+                raise InvalidPayload(
+                    f"{self._context}: candle {index} at {row['timestamp']!r:.40}: {name} is a {type(value).__name__}, which cannot be stored; "
+                    "float() makes a number of it. No candle was written."
+                )
         try:
             check(self._context, row)
         except InvalidPayload as cause:

@@ -7,6 +7,7 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.errors import NotSetUp
 
@@ -29,6 +30,8 @@ def choose(registries: Iterable[Registry[Any]], named: dict[str, str]) -> None:
         if choice is None or registry.choice is not None:
             continue
         if ":" not in choice:
+            if choice == "memory":
+                stores.inherit_memory()
             {"json": registry.use_json, "memory": registry.use_memory, "dummy": registry.use_dummy}[choice]()
             continue
         module, _, name = choice.partition(":")

@@ -217,6 +217,10 @@ def _as_floats(arrow: Any, column: Any) -> NDArray[np.float64]:
         column = column.cast(arrow.timestamp("ms", tz=zone)).cast(arrow.int64())
     if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
         raise arrow.ArrowInvalid("text where numbers are expected")
+    if arrow.types.is_decimal(column.type):
+        raise arrow.ArrowInvalid(
+            "decimals, of which most are no 64-bit floats; cast them to double if that is what you mean"
+        )
     # Not "safe": integers above 2**53, such as nanoseconds, are refused later, with what they are.
     floats: NDArray[np.float64] = column.cast(arrow.float64(), safe=False).to_numpy()
     return floats

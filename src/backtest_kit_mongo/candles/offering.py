@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from backtest_kit_mongo.coherence.codec import is_masked
 from backtest_kit_mongo.errors import InvalidPayload
 
 NOTHING_WRITTEN = "No candle was written."
+_FLOAT_BYTES: Final = 8
 
 
 class Offer(NamedTuple):
@@ -43,9 +44,15 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
     if isinstance(columns, Columns):
         offer = Offer(columns.timestamp, columns.values, columns.integers)
     else:
-        offer = _of_arrays(
-            *(_array(series, table, name, "iu" if name == "timestamp" else "iuf") for name in ("timestamp", *FIELDS))
-        )
+        try:
+            offer = _of_arrays(
+                *(
+                    _array(series, table, name, "iu" if name == "timestamp" else "iuf")
+                    for name in ("timestamp", *FIELDS)
+                )
+            )
+        except OverflowError as cause:
+            raise InvalidPayload(f"{series}: {cause}. {NOTHING_WRITTEN}") from cause
     lengths = [len(offer.timestamp), *map(len, offer.values)]
     if len(set(lengths)) > 1:
         raise InvalidPayload(f"{series}: the columns have different lengths {lengths}. {NOTHING_WRITTEN}")
@@ -74,14 +81,31 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> Offer:
     """Rows whose columns are all there, and numbers.
 
     Raises:
-        OverflowError: a number does not fit 64 bits.
+        OverflowError: a number is too large for a float, or is none of those that floats can be.
     """
     columns: list[NDArray[Any]] = []
     for field in FIELDS:
         plain = [row[field] for row in rows]
         is_exact = set(map(type, plain)) == {int} and min(plain) >= -EXACT_MAX and max(plain) <= EXACT_MAX
-        columns.append(np.array(plain, np.int64 if is_exact else np.float64))
+        column = np.array(plain, np.int64 if is_exact else np.float64)
+        if not is_exact and (np.abs(column) >= EXACT_MAX).any():
+            _require_exact(field, plain, column)
+        columns.append(column)
     return _of_arrays(np.array([row["timestamp"] for row in rows], np.int64), *columns)
+
+
+def _require_exact(name: str, given: Sequence[Any] | NDArray[Any], column: NDArray[Any]) -> None:
+    """Refuse what would be stored as another number than it is.
+
+    Raises:
+        OverflowError: it would be.
+    """
+    for place, (number, stored) in enumerate(zip(given, column.tolist(), strict=True)):
+        if np.isfinite(stored) and number != stored:
+            raise OverflowError(
+                f"candle {place}, {name}: {number!s:.60} would be stored as {stored:.17g}, because it is no 64-bit float; convert it with "
+                "float() if that is what you mean"
+            )
 
 
 def _of_arrays(timestamp: NDArray[Any], *columns: NDArray[Any]) -> Offer:
@@ -91,6 +115,8 @@ def _of_arrays(timestamp: NDArray[Any], *columns: NDArray[Any]) -> Offer:
             not len(column) or (column.min() >= -EXACT_MAX and column.max() <= EXACT_MAX)
         ):
             integers |= 1 << bit
+        elif column.dtype.kind in "iu" or column.dtype.itemsize > _FLOAT_BYTES:
+            _require_exact(FIELDS[bit], column.astype(object), column.astype(np.float64))
     values = tuple(column.astype(np.float64, copy=False) for column in columns)
     return Offer(timestamp.astype(np.int64, copy=False), values, integers)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from enum import Enum
@@ -10,16 +10,20 @@ from typing import Any, TypeVar
 
 import pymongo
 from bson import ObjectId
-from bson.errors import InvalidId
+from bson.errors import BSONError, InvalidId
 from pydantic import BaseModel, ValidationError
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 
+from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.mongo.decoding import RAW, Raw, decoded
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.paging import bounded
 from backtest_kit_mongo.coherence.codec import dump
 from backtest_kit_mongo.domains.table import OWN_COLLECTIONS
-from backtest_kit_mongo.errors import InvalidPayload, InvalidSetting, NotFound
+from backtest_kit_mongo.errors import CorruptData, InvalidPayload, InvalidSetting, NotFound
+
+logger = locks.logger(__name__)
 
 R = TypeVar("R")
 Row = dict[str, Any]
@@ -39,8 +43,8 @@ class BaseCRUD:
     Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may write, or
     MongoDB has no such names.
 
-    Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed as
-    `errors.py` says.
+    Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed, CorruptData
+    as `errors.py` says.
     """
 
     def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
@@ -55,10 +59,12 @@ class BaseCRUD:
         self._model = model
 
     @property
-    def _collection(self) -> Collection[Row]:
+    def _collection(self) -> Collection[Raw]:
         from backtest_kit_mongo.setup import get_config, get_mongo
 
-        return get_mongo()[get_config().database][self.name]
+        database: Any = get_mongo()[get_config().database]
+        collection: Collection[Raw] = database.get_collection(self.name, codec_options=RAW)
+        return collection
 
     @staticmethod
     def _bound_s() -> float:
@@ -80,13 +86,13 @@ class BaseCRUD:
     def create(self, dto: Mapping[str, Any] | BaseModel) -> Row:
         """Insert one document; returns it with its `id`. `createDate` and `updatedDate` are set."""
         now = _now()
-        document = {"_id": ObjectId(), **self._checked(dto), "createDate": now, "updatedDate": now}
+        document: Row = {"_id": ObjectId(), **self._checked(dto), "createDate": now, "updatedDate": now}
         if operators := [name for name in document if name.startswith("$")]:
             raise InvalidPayload(f"{self.name}: names of fields begin with $: {operators}. Nothing was written.")
         collection = self._collection
         # What `insert_one` does, which cannot be told when it is too late (`backends/mongo/deadline.py`).
         self._write(lambda let: collection.replace_one({"_id": document["_id"]}, document, upsert=True, let=let))
-        return _row(document)
+        return {**document, "id": str(document["_id"])}
 
     def update(self, id: str, dto: Mapping[str, Any] | BaseModel) -> Row:  # noqa: A002 - the original's name
         """Set the given fields; returns the whole new document. `id` and `_id` in `dto` are ignored.
@@ -101,7 +107,7 @@ class BaseCRUD:
         collection, which = self._collection, {"_id": self._object_id(id)}
         change = {"$set": {**fields, "updatedDate": _now()}}
 
-        def send(let: dict[str, Any]) -> Row | None:
+        def send(let: dict[str, Any]) -> Raw | None:
             return collection.find_one_and_update(which, change, return_document=ReturnDocument.AFTER, let=let)
 
         return self._found(self._write(send), id)
@@ -119,10 +125,12 @@ class BaseCRUD:
         """The first document that matches, or None."""
         with reading(self.name), self._bounded():
             document = self._collection.find_one(query, sort=sort)
-        return None if document is None else _row(document)
+        return None if document is None else self._row(document)
 
     def find_all(self, query: Mapping[str, Any] | None = None, *, limit: int | None = None) -> list[Row]:
-        """All documents that match, newest `updatedDate` first; never cut unless `limit` says so."""
+        """All documents that match, newest `updatedDate` first; never cut unless `limit` says so. What holds something that
+        Python has no value for is left out, and named in the log.
+        """
         return [] if limit == 0 else list(self._each(query, NEWEST_FIRST, limit or 0))
 
     def iterate(self, query: Mapping[str, Any] | None = None, sort: Sort | None = None) -> Iterator[Row]:
@@ -132,7 +140,7 @@ class BaseCRUD:
     def _each(self, query: Mapping[str, Any] | None, sort: Sort | None, limit: int) -> Iterator[Row]:
         with reading(self.name):
             found = self._collection.find(query or {}, sort=sort, limit=limit)
-            yield from map(_row, bounded(found, self._bound_s()))
+            yield from self._rows(bounded(found, self._bound_s()))
 
     def paginate(
         self, query: Mapping[str, Any] | None = None, *, limit: int, offset: int = 0, sort: Sort | None = None
@@ -150,7 +158,7 @@ class BaseCRUD:
         with reading(self.name), self._bounded():
             answer = next(iter(self._collection.aggregate(pipeline)))
         total = answer["total"][0]["n"] if answer["total"] else 0
-        return {"rows": [_row(document) for document in answer["rows"]], "total": total}
+        return {"rows": list(self._rows(answer["rows"])), "total": total}
 
     def _checked(self, dto: Mapping[str, Any] | BaseModel) -> Row:
         """The fields as the model has them: what was checked is what is stored. Those that it does not know stay as given."""
@@ -175,10 +183,34 @@ class BaseCRUD:
         except (InvalidId, TypeError) as cause:
             raise NotFound(f"{self.name}: {id!r:.80} is not a document id") from cause
 
-    def _found(self, document: Row | None, id: str) -> Row:  # noqa: A002 - the original's name
+    def _found(self, document: Raw | None, id: str) -> Row:  # noqa: A002 - the original's name
         if document is None:
             raise NotFound(f"{self.name} {id} not found")
-        return _row(document)
+        return self._row(document)
+
+    def _row(self, stored: Raw) -> Row:
+        """A document as it is stored: an object with `$ref` and `$id` is that object, and no `DBRef`.
+
+        Raises:
+            CorruptData: it holds what has no counterpart in Python.
+        """
+        try:
+            document = decoded(stored.raw)
+        except (ValueError, OverflowError, BSONError) as cause:
+            raise CorruptData(
+                f"{self.name}: the document {stored.get('_id')!r:.60} holds what cannot be read here: {cause}. It was left as it is."
+            ) from cause
+        return {**document, "id": str(document["_id"])}
+
+    def _rows(self, stored: Iterable[Raw]) -> Iterator[Row]:
+        """Those that can be read; one that cannot costs itself."""
+        for each in stored:
+            try:
+                row = self._row(each)
+            except CorruptData as cause:
+                logger.warning("left out: %s", cause)
+            else:
+                yield row
 
 
 def _fields(dto: Mapping[str, Any] | BaseModel) -> Row:
@@ -190,10 +222,6 @@ def _agreed(given: Any, checked: Any) -> Any:
     """What is stored: the value as given where the model took it as it is, otherwise what the model made of it."""
     plain = checked.value if isinstance(checked, Enum) else checked
     return given if plain == given else plain
-
-
-def _row(document: Row) -> Row:
-    return {**document, "id": str(document["_id"])}
 
 
 def _now() -> datetime:

@@ -284,6 +284,8 @@ def _fault(row: Row, step_ms: int) -> tuple[str, str] | None:
             return name, "there is no value" if number is None else f"{number!r:.60} is no number"
         if abs(number) > _LARGEST:  # An integer of an exchange may be larger than any float.
             return name, f"{number!r:.60} is too large"
+        if number == number and float(number) != number:
+            return name, f"{number!r:.60} would be stored as {float(number):.17g}"
     if len(row) < len(COLUMNS):
         return COLUMNS[len(row)], f"a row has {len(row)} columns only"
     moment, *values = row[: len(COLUMNS)]

@@ -19,7 +19,10 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     named: str | None = request.config.getoption("--bkm-store", None)
     if not named:
         pytest.fail("name a backend: --bkm-store=module:maker, where maker() returns an empty store", pytrace=False)
-    made: Store = resolve_name(named)()
+    made = resolve_name(named)()
+    if not isinstance(made, Store):
+        # Once, not for each test.
+        pytest.exit(f"--bkm-store={named} made a {type(made).__name__}, not a Store", pytest.ExitCode.USAGE_ERROR)
     yield made
     made.close()
 
