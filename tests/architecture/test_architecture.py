@@ -76,7 +76,7 @@ ARROWS = {
     "reachability": "backends errors locks settings",
     "caches": "backends coherence domains settings",
     "setup": "adapters backends caches domains drivers embedded errors inheritance locks metrics modes reachability settings stores tracing",
-    "collections": "backends coherence domains errors setup",
+    "collections": "backends coherence domains errors locks setup",
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors locks reachability settings setup",
     "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal",
