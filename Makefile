@@ -1,4 +1,4 @@
-.PHONY: all venv lint types test bench demo
+.PHONY: all venv derived lint types test bench demo
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,6 +11,9 @@ $(BIN)/pytest: pyproject.toml ops/constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint ops/constraints.txt --editable '.[test]'
 	touch $@
+
+derived: venv
+	$(BIN)/python ops/derived.py
 
 lint: venv
 	$(BIN)/ruff format --check .

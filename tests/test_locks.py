@@ -19,7 +19,6 @@ import redis
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.adapters.instances import StateInstance
 from backtest_kit_mongo.adapters.registries import PersistStateRegistry
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
@@ -58,7 +57,7 @@ def listening() -> Iterator[Callable[[Store], tuple[PersistStateRegistry, Writer
     handlers = []
 
     def listen(store: Store) -> tuple[PersistStateRegistry, Writer]:
-        states = PersistStateRegistry(StateInstance)
+        states = PersistStateRegistry()
         states.use_store(lambda: store)
         handlers.append(Writer(states))
         package.addHandler(handlers[-1])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.adapters.instances import MemoryInstance, SignalInstance, StateInstance
+from backtest_kit_mongo.adapters import verbs
 from backtest_kit_mongo.adapters.registries import (
     REGISTRIES,
     PersistMemoryRegistry,
     PersistSignalRegistry,
     PersistStateRegistry,
 )
+from backtest_kit_mongo.domains.table import STATE
+from backtest_kit_mongo.stores import memory_store
 
 
 class Recorder:
@@ -46,7 +50,7 @@ def own() -> type[Recorder]:
 
 @pytest.fixture
 def signals() -> PersistSignalRegistry:
-    registry = PersistSignalRegistry(SignalInstance)
+    registry = PersistSignalRegistry()
     registry.use_memory()
     return registry
 
@@ -124,7 +128,7 @@ def test_sixteen_threads_share_one_instance_that_is_initialised_once(
 
 
 def test_dispose_drops_one_context_only() -> None:
-    memory = PersistMemoryRegistry(MemoryInstance)
+    memory = PersistMemoryRegistry()
     memory.use_memory()
     memory.write_memory_data({"data": 1}, "s", "b", "m", 1)
     memory.write_memory_data({"data": 1}, "s", "c", "m", 1)
@@ -134,7 +138,7 @@ def test_dispose_drops_one_context_only() -> None:
 
 
 def test_wait_for_init_prepares_a_context_ahead_of_its_use() -> None:
-    states = PersistStateRegistry(StateInstance)
+    states = PersistStateRegistry()
     states.use_memory()
     states.wait_for_init("s", "b", False)
     assert states.context_count == 0
@@ -168,3 +172,44 @@ def test_a_message_shows_the_beginning_of_a_long_key_and_says_how_long_it_is() -
         bk.PersistStateAdapter.write_state_data({"data": object()}, "s" * 70_000, "b", when=1_700_000_000_000)
     assert len(str(caught.value)) < 400
     assert "(70,000 characters)" in str(caught.value)
+
+
+def test_editors_and_type_checkers_know_what_each_method_takes_and_gives() -> None:
+    """Proved by mypy, which checks this file; one of each kind of method."""
+    row = {"id": "1", "data": 1}
+    with ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(registry.serving(memory_store()))
+        assert_type(bk.PersistSignalAdapter.read_signal_data("BTC", "s", "e"), dict[str, Any] | None)
+        assert_type(bk.PersistRiskAdapter.read_position_data("r", exchange_name="e"), list[Any])
+        assert_type(bk.PersistPartialAdapter.read_partial_data("BTC", "s", "id", "e", when=5), dict[str, Any])
+        assert_type(bk.PersistStorageAdapter.read_storage_data(True, limit=5), list[dict[str, Any]])
+        assert_type(bk.PersistMeasureAdapter.list_measure_data("b"), Iterator[str])
+        assert_type(bk.PersistMemoryAdapter.list_memory_data("s", "b"), Iterator[dict[str, Any]])
+        assert_type(bk.PersistMemoryAdapter.has_memory_data("s", "b", "m"), bool)
+        bk.PersistSessionAdapter.write_session_data(row, "s", "e", "", 5, symbol="BTC", backtest=False)
+        bk.PersistStateAdapter.write_state_data(row, "s", bucket_name="b", when=5)
+        with pytest.raises(TypeError, match="strategy"):
+            bk.PersistSignalAdapter.read_signal_data("BTC", strategy="s", exchange_name="e")  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="exchange_name"):
+            bk.PersistSignalAdapter.write_signal_data(row, "BTC", "s")  # type: ignore[call-arg]
+
+
+def test_a_method_has_its_signature_and_its_documentation_at_run_time() -> None:
+    method = bk.PersistMemoryAdapter.read_memory_data
+    assert list(inspect.signature(method).parameters) == ["signal_id", "bucket_name", "memory_id", "when"]
+    assert inspect.getdoc(method) == "The note; None if there is none or it was removed."
+
+
+def test_a_signature_that_does_not_fit_the_key_is_refused_when_it_is_declared() -> None:
+    class Lacking:
+        @verbs.read
+        def read_state_data(self, signal_id: str) -> Any: ...
+
+    class Surplus:
+        @verbs.write
+        def write_state_data(self, data: Any, signal_id: str, bucket_name: str, colour: str) -> None: ...
+
+    for wrong, said in ((Lacking, "no parameter bucket_name"), (Surplus, "colour")):
+        with pytest.raises(TypeError, match=said):
+            verbs.calls_of(wrong, STATE)

@@ -15,27 +15,8 @@ adapters keep files below ./dump. What else there is: `errors` (whose fault, and
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo import metrics, moved
-from backtest_kit_mongo.adapters.registries import (
-    PersistBreakevenAdapter,
-    PersistCandleAdapter,
-    PersistDictionaryAdapter,
-    PersistIntervalAdapter,
-    PersistLogAdapter,
-    PersistMeasureAdapter,
-    PersistMemoryAdapter,
-    PersistNotificationAdapter,
-    PersistPartialAdapter,
-    PersistRecentAdapter,
-    PersistRiskAdapter,
-    PersistScheduleAdapter,
-    PersistSessionAdapter,
-    PersistSignalAdapter,
-    PersistStateAdapter,
-    PersistStorageAdapter,
-    PersistStrategyAdapter,
-    read_candles,
-    write_candles,
-)
+from backtest_kit_mongo.adapters import registries
+from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.errors import (
@@ -85,23 +66,6 @@ __all__ = [
     "LookAhead",
     "NotFound",
     "NotSetUp",
-    "PersistBreakevenAdapter",
-    "PersistCandleAdapter",
-    "PersistDictionaryAdapter",
-    "PersistIntervalAdapter",
-    "PersistLogAdapter",
-    "PersistMeasureAdapter",
-    "PersistMemoryAdapter",
-    "PersistNotificationAdapter",
-    "PersistPartialAdapter",
-    "PersistRecentAdapter",
-    "PersistRiskAdapter",
-    "PersistScheduleAdapter",
-    "PersistSessionAdapter",
-    "PersistSignalAdapter",
-    "PersistStateAdapter",
-    "PersistStorageAdapter",
-    "PersistStrategyAdapter",
     "ReadFailed",
     "ServerUnreachable",
     "SimulationTime",
@@ -116,7 +80,6 @@ __all__ = [
     "in_mode",
     "install",
     "read_candle_files",
-    "read_candles",
     "metrics",
     "set_config",
     "set_logger",
@@ -125,9 +88,9 @@ __all__ = [
     "shutdown",
     "simulation_now",
     "simulation_time",
-    "write_candles",
     "write_until",
 ]
+__all__ += registries.__all__
 
 
 def __getattr__(name: str) -> Any:

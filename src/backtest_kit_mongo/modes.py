@@ -22,7 +22,7 @@ from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 
-__all__ = ["DEFAULT_MODES", "MODES", "PLACES", "get_modes", "in_mode", "set_modes"]
+__all__ = ["MODES", "PLACES", "default_modes", "get_modes", "in_mode", "set_modes"]
 
 MODES: Final = ("live", "paper", "backtest")
 PLACES: Final = ("mongo", "files", "memory", "jsonl", "dummy")
@@ -49,10 +49,10 @@ def _place(domain: str, mode: str) -> str:
     return "files" if mode == "backtest" and domain in _REMEMBERED else "mongo"
 
 
-DEFAULT_MODES: Final[Mapping[str, Mapping[str, str]]] = {
-    mode: {domain.name: _place(domain.name, mode) for domain in DOMAINS} for mode in MODES
-}
-"""By mode and domain, the place."""
+def default_modes() -> dict[str, dict[str, str]]:
+    """By mode and domain, the place."""
+    return {mode: {domain.name: _place(domain.name, mode) for domain in DOMAINS} for mode in MODES}
+
 
 _changes: dict[str, dict[str, str]] = {}
 _is_left_alone = False
@@ -60,7 +60,7 @@ _is_left_alone = False
 
 def get_modes() -> dict[str, dict[str, str]]:
     """The table in force: by mode and domain, the place."""
-    return {mode: {**DEFAULT_MODES[mode], **_changes.get(mode, {})} for mode in MODES}
+    return {mode: {**places, **_changes.get(mode, {})} for mode, places in default_modes().items()}
 
 
 def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
@@ -108,10 +108,10 @@ def in_mode(mode: str, directory: Path) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(memory.close)
         stack.callback(files.close)
-        for domain, registry in zip(DOMAINS, REGISTRIES, strict=True):
+        for registry in REGISTRIES:
             if registry.choice is not None:
                 continue  # Whoever told an adapter what to use means it.
-            place = places.get(domain.name, "mongo")
+            place = places.get(registry.domain.name, "mongo")
             if place in made:
                 stack.enter_context(registry.serving(made[place]))
             elif place == "jsonl":

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         description="How long an unused entry stays in Redis. It bounds memory, not staleness.",
     )
     near_cache: Annotated[frozenset[str], NoDecode] = Field(
-        frozenset(domain.name for domain in DOMAINS if domain.memo),
+        default_factory=lambda: frozenset(domain.name for domain in DOMAINS if domain.memo),
         description="Domains of which each process keeps copies, separated by commas; empty for none. Their reads may miss what other "
         "processes wrote in the last `CC_NEAR_CACHE_MAX_STALENESS_MS`: do not name what decisions rest on. A measure never "
         "changes under its key.",

@@ -1,6 +1,6 @@
 """pytest plugin of backtest-kit-mongo: stores for the tests of strategies, and of backends.
 
-    def test_my_strategy_resumes(bkm_store):    # all 17 adapters keep their data in memory for this test
+    def test_my_strategy_resumes(bkm_store):    # all adapters keep their data in memory for this test
         ...
 
     def test_it_does_so_on_real_servers(bkm_live):

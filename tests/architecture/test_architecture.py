@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import backtest_kit_mongo
 import backtest_kit_verify
 import backtest_kit_worker
 from backtest_kit_mongo.adapters.registries import REGISTRIES
-from backtest_kit_mongo.domains.table import DOMAINS, OWN_COLLECTIONS
+from backtest_kit_mongo.domains.table import DOMAINS, own_collections
 
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
@@ -133,10 +134,17 @@ def test_public_names_are_listed_once_and_exist() -> None:
 
 
 def test_every_domain_has_one_registry_in_the_order_of_the_table() -> None:
-    assert len(DOMAINS) == len(REGISTRIES) == 17
+    assert len(DOMAINS) == len(REGISTRIES)
     for domain, registry in zip(DOMAINS, REGISTRIES, strict=True):
         assert type(registry).__name__ == f"Persist{domain.name.title()}Registry"
         assert hasattr(registry, f"use_persist_{domain.name}_adapter")
+        assert getattr(backtest_kit_mongo, registry.name) is registry
+
+
+def test_what_is_derived_from_the_table_and_the_signatures_is_up_to_date() -> None:
+    ops = runpy.run_path(str(Path(__file__).parents[2] / "ops" / "derived.py"))
+    assert ops["CONTRACTS"].read_text("utf-8") == ops["contracts_text"](), "run `make derived`"
+    assert ops["ROLES"].read_text("utf-8") == ops["roles_text"](), "run `make derived`"
 
 
 def test_no_backend_or_driver_knows_a_domain_by_name() -> None:
@@ -238,4 +246,4 @@ def test_every_collection_is_known_and_so_has_its_place_in_the_roles() -> None:
         constants |= _constants(ast.parse(path.read_text("utf-8")))
     named = set().union(*(_collections_named_in(path, constants) for path in sources))
     assert len(named) > 10
-    assert {name for name in named if not name.startswith("oplog")} <= OWN_COLLECTIONS
+    assert {name for name in named if not name.startswith("oplog")} <= own_collections()

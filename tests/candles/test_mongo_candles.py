@@ -13,7 +13,6 @@ from bson import Decimal128
 from bson.int64 import Int64
 
 from backtest_kit_mongo.adapters.contracts import CandleReport
-from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.backends.mongo import candles as mongo_candles
 from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
@@ -256,7 +255,7 @@ class TestErrors:
 
             def write_candles_data(self, candles: Any) -> None: ...
 
-        registry = PersistCandleRegistry(CandleInstance)
+        registry = PersistCandleRegistry()
         registry.use_persist_candle_adapter(Rows)
         with pytest.raises(CallerError, match=r"\(Rows\) offers windows of rows only"):
             registry.read_candles("BTC", "1m", "e", 0, 1)

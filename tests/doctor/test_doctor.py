@@ -22,7 +22,7 @@ from backtest_kit_mongo.cli.doctor import DoctorExit, doctor
 from backtest_kit_mongo.coherence.effects import Lease
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
-from backtest_kit_mongo.domains.table import LOG, STATE
+from backtest_kit_mongo.domains.table import DOMAINS, LOG, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed.servers import FeedServers
@@ -120,7 +120,7 @@ class TestAWholeDeployment:
         seen = {finding.name: finding.seen for finding in findings}
         for hop in ("mongo-ping", "redis-ping", "warm-read", "durable-write"):
             assert "p99" in seen[f"latency.{hop}"]
-        assert seen["mongo.indexes"].startswith("17 of 17")
+        assert seen["mongo.indexes"].startswith(f"{len(DOMAINS)} of {len(DOMAINS)}")
         assert "recovery: one" in seen["workers.services"]
 
     def test_names_that_the_worker_made_are_those_that_are_looked_at(self) -> None:

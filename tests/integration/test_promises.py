@@ -260,7 +260,7 @@ class TestKeyFieldsAreCheckedBeforeTheyReachAQuery:
         commands.names.clear()
         with pytest.raises(bk.InvalidKey):
             StateInstance(store, bad, "bucket").read_state_data()
-        registry = type(bk.PersistStateAdapter)(StateInstance)
+        registry = type(bk.PersistStateAdapter)()
         registry.use_store(lambda: store)
         with pytest.raises(bk.InvalidKey):
             registry.write_state_data({}, bad, "bucket", 1)
@@ -300,7 +300,7 @@ class TestMongoDown:
 
             truth: Any = live.truth
             truth.open = flaky_open
-            registry = type(bk.PersistStateAdapter)(StateInstance)
+            registry = type(bk.PersistStateAdapter)()
             registry.use_store(lambda: live)
             with pytest.raises(bk.ServerUnreachable):
                 registry.write_state_data({"data": 1}, "s", "b", 1)

@@ -116,7 +116,7 @@ class Bed:
         return Store("files", FileTruth(self.directory), NoCache())
 
     def write_every_domain(self) -> None:
-        """Documents of all 17 domains, in several revisions, some of them removed."""
+        """Documents of all domains, in several revisions, some of them removed."""
         for domain in DOMAINS:
             parts = tuple(True if column.type is bool else f"x_{n}/é" for n, column in enumerate(domain.key))
             key, when = Key(domain, parts), 5 if domain.has_when else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -13,24 +13,28 @@ from backtest_kit_mongo.coherence.codec import detached, plain_scalar
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.domains.checks import encode, make_change, make_child, make_key, make_when, row_item
+from backtest_kit_mongo.domains.table import context_names
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.look_ahead import hidden_from, refuse, report_hidden, simulation_now, stamp
 
 logger = locks.logger(__name__)
-V = TypeVar("V")
-
-
 READ_WITH_WHEN = "Read it with `when=` to be answered as if it were not there. Nothing was read."
 
 
-class Bound(Generic[V]):
-    """One context of one domain in one store. V is what a read returns."""
+class Bound:
+    """One context of one domain in one store, and what can be done with it. `verbs.py` gives it the domain's method names."""
 
-    def __init__(self, domain: Domain, store: Store, *context: Part) -> None:
-        self._domain = domain
+    _domain: ClassVar[Domain]
+
+    def __init__(self, store: Store, *context: Part) -> None:
+        names = context_names(self._domain)
+        if len(context) != len(names):
+            raise TypeError(
+                f"{type(self).__name__}(store, {', '.join(names)}): {len(context)} of {len(names)} were given"
+            )
         self._store = store
-        self._context = make_key(domain, context)
+        self._context = make_key(self._domain, context)
         self._last_rows: dict[Part, tuple[Any, Change]] = {}
 
     @property
@@ -49,19 +53,22 @@ class Bound(Generic[V]):
         """Connect the store unless it is; `initial` does not matter, because opening knows by itself."""
         self._store.open()
 
+    def dispose(self) -> None:
+        """Nothing to free: the store belongs to all contexts."""
+
     def _key(self, item: Part) -> Key:
         try:
             return make_child(self._context, item)
         except TypeError:
             return make_key(self._domain, (*self._context.parts, item))  # Which says what is wrong with it.
 
-    def _read(self, key: Key, when: When | None = None) -> V:
+    def _read(self, key: Key, when: When | None = None) -> Any:
         moment = None if when is None else make_when(self._domain, when)
         now = simulation_now(key)
         record = self._store.read(key) if now is None else self._read_at(key, moment, now)
         if not record.visible(moment) or record.payload is None:
-            return cast("V", self._domain.empty())
-        return cast("V", record.payload)
+            return self._domain.empty()
+        return record.payload
 
     def _read_at(self, key: Key, moment: int | None, now: int) -> Record:
         """A record as of the simulation time `now`.
@@ -77,11 +84,21 @@ class Bound(Generic[V]):
             raise refuse(key, f"written at simulation time {later}; what was there before is gone", now, READ_WITH_WHEN)
         return record
 
-    def _write(self, key: Key, payload: Any, when: When | None = None) -> None:
+    def _has(self, key: Key) -> bool:
+        """Whether the entry was ever written; a removed one counts, as in the original's contract."""
+        now = simulation_now(key)
+        return (self._store.read(key) if now is None else self._read_at(key, None, now)).exists
+
+    def _write(self, key: Key, payload: Any) -> None:
+        self._store.write(make_change(key, payload, stamp(key, None)))
+
+    def _write_dated(self, key: Key, payload: Any, when: When | None) -> None:
+        """Where no read takes a `when` (measures), it dates the document for reads at a simulation time."""
         moment = stamp(key, make_when(self._domain, when, required=False))
-        if self._domain.has_when:
-            moment = make_when(self._domain, moment)  # Which says that it is missing.
-        self._store.write(make_change(key, payload, moment))
+        self._store.write(make_change(key, payload, make_when(self._domain, moment)))
+
+    def _remove(self, key: Key) -> None:
+        self._store.remove(key)
 
     def _list(self, when: When | None, limit: int | None, *, keys_only: bool = False) -> Iterator[Record]:
         moment = make_when(self._domain, when, required=False)
@@ -103,6 +120,11 @@ class Bound(Generic[V]):
 
     def _keys(self, when: When | None, limit: int | None) -> Iterator[str]:
         return (str(record.key.item) for record in self._list(when, limit, keys_only=True))
+
+    def _entries(self, when: When | None, limit: int | None) -> Iterator[Row]:
+        """What is listed with its contents: each under the stored name of the last key column."""
+        name = self._domain.columns[-1]
+        return ({name: record.key.item, "data": record.payload} for record in self._list(when, limit))
 
     def _read_rows(self, limit: int | None) -> list[Row]:
         return [record.payload for record in self._list(None, limit)]

@@ -34,8 +34,10 @@ CHUNK_ROWS: Final = 10_000
 """Candles of one insert and one change event."""
 
 
-class CandleInstance(Bound[Row]):
+class CandleInstance(Bound):
     """Closed candles; the first write of a candle wins."""
+
+    _domain = table.CANDLE
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class CandleInstance(Bound[Row]):
         *,
         clock_ms: Callable[[], int] | None = None,
     ) -> None:
-        super().__init__(table.CANDLE, store, exchange_name, symbol, interval)
+        super().__init__(store, exchange_name, symbol, interval)
         self._names = (symbol, interval, exchange_name)
         self._step_ms = table.INTERVAL_MS[interval]
         self._clock_ms = clock_ms or store.now_ms

@@ -12,7 +12,7 @@ from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.errors import NotSetUp
 
 
-def of(registries: Iterable[Registry[Any]]) -> dict[str, str]:
+def of(registries: Iterable[Registry]) -> dict[str, str]:
     """What adapters were told to use, by name; an own implementation is named by the place of its definition."""
     named = {}
     for registry in registries:
@@ -23,7 +23,7 @@ def of(registries: Iterable[Registry[Any]]) -> dict[str, str]:
     return named
 
 
-def choose(registries: Iterable[Registry[Any]], named: dict[str, str]) -> None:
+def choose(registries: Iterable[Registry], named: dict[str, str]) -> None:
     """Tell adapters the same, unless they were told something in this process."""
     for registry in registries:
         choice = named.get(registry.name)

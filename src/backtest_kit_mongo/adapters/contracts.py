@@ -1,8 +1,8 @@
-"""What an implementation must offer: one protocol a domain, with the original's methods and parameter order in
+"""What an implementation must offer: one protocol per domain, with the original's methods and parameter order in
 snake_case.
 
 Engine authors implement these to plug in their own backend:
-`PersistSignalAdapter.use_persist_signal_adapter(MyInstance)`. The registry constructs one instance a context (the
+`PersistSignalAdapter.use_persist_signal_adapter(MyInstance)`. The registry constructs one instance per context (the
 constructor's parameters stand in each docstring), calls `wait_for_init(initial)` before each operation, where `initial`
 is true until it succeeded once, and then the method.
 
@@ -62,6 +62,24 @@ class PersistInstance(Protocol):
         """Be ready for the next operation; `initial` is true until a call succeeded."""
 
 
+class PersistCandleInstance(PersistInstance, Protocol):
+    """Constructor: (symbol, interval, exchange_name)."""
+
+    def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None: ...
+    def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport | None: ...
+
+
+@runtime_checkable
+class ColumnarCandleInstance(PersistCandleInstance, Protocol):
+    """A candle instance that also reads and writes columns. An adapter need not offer this."""
+
+    def read_candles(self, since: When, until: When, when: When | None = None) -> Candles: ...
+    def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport: ...
+
+
+# Below: derived from the signatures. Do not edit it, run `make derived`.
+
+
 class PersistSignalInstance(PersistInstance, Protocol):
     """Constructor: (symbol, strategy_name, exchange_name)."""
 
@@ -102,21 +120,6 @@ class PersistBreakevenInstance(PersistInstance, Protocol):
 
     def read_breakeven_data(self, signal_id: str, when: When | None = None) -> Row: ...
     def write_breakeven_data(self, data: Payload, signal_id: str, when: When) -> None: ...
-
-
-class PersistCandleInstance(PersistInstance, Protocol):
-    """Constructor: (symbol, interval, exchange_name)."""
-
-    def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None: ...
-    def write_candles_data(self, candles: Sequence[Payload]) -> CandleReport | None: ...
-
-
-@runtime_checkable
-class ColumnarCandleInstance(PersistCandleInstance, Protocol):
-    """A candle instance that also reads and writes columns. An adapter need not offer this."""
-
-    def read_candles(self, since: When, until: When, when: When | None = None) -> Candles: ...
-    def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport: ...
 
 
 class PersistStorageInstance(PersistInstance, Protocol):

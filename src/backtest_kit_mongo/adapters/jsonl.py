@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.bound import checked_limit, several
@@ -102,7 +102,7 @@ class JsonlLog:
         return list(new.values()), dropped
 
 
-def use_jsonl(registry: Registry[Any], path: Path | str = DEFAULT_PATH) -> None:
+def use_jsonl(registry: Registry, path: Path | str = DEFAULT_PATH) -> None:
     """Append lines of JSON to a file, relative to the working directory."""
     registry.use_adapter(partial(JsonlLog, path))
 

@@ -1,25 +1,27 @@
-"""What all 17 registries share: one instance a context, made by whichever implementation is registered."""
+"""What all registries share: one instance per context, made by whichever implementation is registered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, overload
 
 from backtest_kit_mongo import inheritance, stores
+from backtest_kit_mongo.adapters import verbs
 from backtest_kit_mongo.adapters.contracts import PersistInstance
 from backtest_kit_mongo.coherence.codec import plain_scalar
+from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
 from backtest_kit_mongo.locks import Lock
 
-I = TypeVar("I", bound=PersistInstance)  # noqa: E741
 Factory = Callable[..., Any]
 Choice = str | Factory
 """What a registry was told to use: `json`, `memory`, `dummy`, or an implementation."""
 
 
-class _Slot(Generic[I]):
+class _Slot:
     """A context's instance, once it is made, and whether it has been initialised once without an error.
 
     Attributes:
@@ -30,11 +32,11 @@ class _Slot(Generic[I]):
 
     def __init__(self, factory: Factory) -> None:
         self.factory = factory
-        self.instance: I | None = None
+        self.instance: PersistInstance | None = None
         self.ready = False
         self.lock = Lock()
 
-    def prepared(self, context: tuple[Any, ...]) -> I:
+    def prepared(self, context: tuple[Any, ...]) -> PersistInstance:
         with self.lock.quietly():
             instance = self.instance
             if instance is None:
@@ -44,13 +46,36 @@ class _Slot(Generic[I]):
             return instance
 
 
-class Registry(Generic[I]):
-    """One domain's registry. Thread-safe; contexts are tuples, so no two of them can collide."""
+class Registry:
+    """One domain's registry: `class PersistStateRegistry(Registry, domain=STATE)` with a signature per method (`verbs.py`).
+    Thread-safe; contexts are tuples, so no two of them can collide.
 
-    def __init__(self, builtin: Callable[..., I]) -> None:
-        self._builtin = builtin
+    Attributes:
+        domain: its row.
+        calls: its methods, by name.
+        builtin: the instance that ships with the package, made of a store and a context.
+    """
+
+    domain: ClassVar[Domain]
+    calls: ClassVar[Mapping[str, verbs.Call]] = {}
+    builtin: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls, *, domain: Domain | None = None, builtin: Callable[..., Any] | None = None) -> None:
+        """
+        Args:
+            builtin: an instance written by hand; default: one that the signatures are made into.
+
+        Raises:
+            TypeError: a signature does not fit the domain's key.
+        """
+        if domain is not None:
+            cls.domain, cls.calls = domain, verbs.calls_of(cls, domain)
+            cls.builtin = builtin or verbs.instance_class(cls, domain, cls.calls)
+            verbs.serve(cls, cls.calls)
+
+    def __init__(self) -> None:
         self._lock = Lock()
-        self._slots: dict[tuple[Any, ...], _Slot[I]] = {}
+        self._slots: dict[tuple[Any, ...], _Slot] = {}
         self._factory: Factory = self._bind(stores.default_store)
         self._choice: Choice | None = None
 
@@ -64,7 +89,7 @@ class Registry(Generic[I]):
         return type(self).__name__.replace("Registry", "Adapter")
 
     def _bind(self, store: Callable[[], Store]) -> Factory:
-        builtin = self._builtin
+        builtin = self.builtin
         return lambda *context: builtin(store(), *context)
 
     def use_adapter(self, factory: Factory) -> None:
@@ -145,7 +170,7 @@ class Registry(Generic[I]):
         if initial or context in self._slots:
             self._at(*context)
 
-    def _at(self, *context: Any) -> I:
+    def _at(self, *context: Any) -> Any:
         """The context's instance, initialised. A failed initialisation is tried again by the next call."""
         try:
             slot = self._slots.get(context)
@@ -163,3 +188,28 @@ class Registry(Generic[I]):
                 if slot is None:
                     slot = self._slots[context] = _Slot(self._factory)
         return slot.prepared(context)
+
+
+class Registries(Sequence[Registry]):
+    """The registries of the process, in the order of the domain table."""
+
+    def __init__(self, made: Iterable[Registry]) -> None:
+        self._by_domain = {registry.domain: registry for registry in made}
+
+    @overload
+    def __getitem__(self, index: int) -> Registry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Registry]: ...
+    def __getitem__(self, index: int | slice) -> Registry | Sequence[Registry]:
+        return [self._by_domain[domain] for domain in DOMAINS if domain in self._by_domain][index]
+
+    def __len__(self) -> int:
+        return len(self._by_domain)
+
+    def of(self, domain: Domain) -> Registry:
+        """The registry of a domain."""
+        return self._by_domain[domain]
+
+    def add(self, registry: Registry) -> None:
+        """One of a domain that was added to the table at run time."""
+        self._by_domain[registry.domain] = registry

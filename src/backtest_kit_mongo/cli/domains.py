@@ -15,7 +15,7 @@ __all__ = ["domains"]
 
 
 def domains(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """List the 17 domains: collection, key, how a write treats what is stored, and what is kept beside the payload.
+    """List the domains: collection, key, how a write treats what is stored, and what is kept beside the payload.
 
     The key columns stand in the order of the unique index. A domain with `when` hides from a read what was written at a
     later simulation time; one with `removed` deletes softly.

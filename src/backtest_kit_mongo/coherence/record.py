@@ -1,7 +1,7 @@
 """The narrow waist: a `Domain` is a row of a table, a `Key` names one document, a `Record` is what a backend stores and
 returns.
 
-Backends know these and nothing else about the 17 domains.
+Backends know these and nothing else about any domain.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Collections of one's own beside the 17 domains."""
+"""Collections of one's own beside those of the domains."""

@@ -1,3 +1,3 @@
-"""The 17 domains: what each stores (`table.py`), what its payloads are (`payloads/`), and the checks before a write
+"""The domains: what each stores (`table.py`), what its payloads are (`payloads/`), and the checks before a write
 (`checks.py`).
 """

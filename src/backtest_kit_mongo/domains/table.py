@@ -1,17 +1,69 @@
-"""The domain table. Everything per-domain that code needs is derived from these 17 rows; domain 18 costs one more.
+"""The domain table. Everything per-domain that code needs is derived from these rows; one more domain is one more row.
 
 Stored names are the npm package's, so both can share a database. Key columns stand in the order of its unique indexes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, overload
 
 from backtest_kit_mongo.candles.intervals import INTERVAL_MS as INTERVAL_MS
 from backtest_kit_mongo.candles.intervals import interval_ms as interval_ms
 from backtest_kit_mongo.coherence.record import Column, Domain, Index, Level, OnConflict, Part, Shape
 from backtest_kit_mongo.domains import payloads
+
+_OTHER_COLLECTIONS: Final = frozenset({
+    "audit-heads", "audit-items", "audit-pending", "audit-seals", "bkm-doctor", "cache-identity", "candle-blocks",
+    "candle-conflicts", "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items",
+    "recovery-state", "repaired-items", "replica-state", "worker-leases", "worker-troubles",
+})  # fmt: skip
+"""What this package and its worker keep beside the domains."""
+
+
+class Table(Sequence[Domain]):
+    """Rows in their order. A program may add rows of its own (`add`), so nobody keeps a copy of what is derived from them.
+
+    Attributes:
+        by_name, by_collection: the same rows.
+    """
+
+    def __init__(self, *rows: Domain) -> None:
+        self._rows: list[Domain] = []
+        self._by_name: dict[str, Domain] = {}
+        self._by_collection: dict[str, Domain] = {}
+        self.by_name: Final[Mapping[str, Domain]] = MappingProxyType(self._by_name)
+        self.by_collection: Final[Mapping[str, Domain]] = MappingProxyType(self._by_collection)
+        for row in rows:
+            self.add(row)
+
+    @overload
+    def __getitem__(self, index: int) -> Domain: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Domain]: ...
+    def __getitem__(self, index: int | slice) -> Domain | Sequence[Domain]:
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator[Domain]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, row: Domain) -> None:
+        """One more domain; before stores are opened, for they prepare what the table has then.
+
+        Raises:
+            ValueError: its name or collection is taken.
+        """
+        taken = self._by_name.get(row.name) or self._by_collection.get(row.collection)
+        if taken is not None or row.collection in _OTHER_COLLECTIONS:
+            raise ValueError(
+                f"{row}: the name, or the collection {row.collection}, is taken{f' by {taken}' if taken else ''}"
+            )
+        self._rows.append(row)
+        self._by_name[row.name] = self._by_collection[row.collection] = row
 
 
 def _nothing() -> None:
@@ -152,21 +204,18 @@ SESSION = Domain(
     legacy_unique=(("strategyName", "exchangeName", "frameName"),),
 )  # fmt: skip
 
-DOMAINS: Final = (
+DOMAINS: Final = Table(
     CANDLE, SIGNAL, SCHEDULE, STRATEGY, RISK, PARTIAL, BREAKEVEN, STORAGE, NOTIFICATION, LOG, MEASURE, INTERVAL, MEMORY, RECENT, STATE,
     DICTIONARY, SESSION,
 )  # fmt: skip
 """All domains, in the order of the original's registration."""
 
-OWN_COLLECTIONS: Final = frozenset({
-    *(domain.collection for domain in DOMAINS),
-    "audit-heads", "audit-items", "audit-pending", "audit-seals", "bkm-doctor", "cache-identity", "candle-blocks",
-    "candle-conflicts", "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items",
-    "recovery-state", "repaired-items", "replica-state", "worker-leases", "worker-troubles",
-})  # fmt: skip
-"""Every collection that this package and its worker keep: nobody else's to write to."""
+BY_NAME: Final = DOMAINS.by_name
 
-BY_NAME: Final = {domain.name: domain for domain in DOMAINS}
+
+def own_collections() -> frozenset[str]:
+    """Every collection that this package and its worker keep: nobody else's to write to."""
+    return _OTHER_COLLECTIONS.union(domain.collection for domain in DOMAINS)
 
 
 def context_names(domain: Domain) -> tuple[str, ...]:

@@ -1,15 +1,14 @@
-"""Every domain through its registry: one way to read a document and one to write it. The signatures differ by domain, so this is a table."""
+"""Every domain through its registry: one way to read a document and one to write it, derived from the signatures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from backtest_kit_mongo.adapters import instances
-from backtest_kit_mongo.adapters import registries as adapters
+from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.adapters.registry import Registry
-from backtest_kit_mongo.coherence.record import Domain, Part
+from backtest_kit_mongo.adapters.verbs import Call
+from backtest_kit_mongo.coherence.record import Domain, Part, Shape
 from backtest_kit_mongo.drivers.store import Store
 
 Parts = tuple[Part, ...]
@@ -17,113 +16,50 @@ Parts = tuple[Part, ...]
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """`read(registry, parts, when)` and `write(registry, payload, parts, when)`, where `parts` is the whole key in key order."""
+    """How users of a domain reach it; `parts` is the whole key in key order."""
 
-    make_registry: Callable[[Any], Registry[Any]]
-    instance: Callable[..., Any]
-    read: Callable[[Any, Any, Any], Any]
-    write: Callable[[Any, Any, Any, Any], Any]
+    domain: Domain
 
     def over(self, store: Store) -> Any:
         """A registry of its own, so that those of the process stay as they are."""
-        registry = self.make_registry(self.instance)
+        registry = type(REGISTRIES.of(self.domain))()
         registry.use_store(lambda: store)
         return registry
 
+    def read(self, registry: Any, parts: Parts, when: Any) -> Any:
+        """One document; of a series the window of one row."""
+        if self.domain.shape is Shape.SERIES:
+            moment: Any = parts[3]
+            return registry.read_candles_data(parts[1], parts[2], parts[0], 1, moment, moment + 1)
+        if self.domain.shape is not Shape.LEDGER:
+            return self._call(registry, "read", parts, when=when)
+        rows = self._call(registry, "read_rows", parts)
+        return next((row for row in rows if row[self.domain.row_id] == parts[-1]), None)
 
-def _row(rows: list[dict[str, Any]], item: Any) -> dict[str, Any] | None:
-    return next((row for row in rows if row["id"] == item), None)
+    def write(self, registry: Any, payload: Any, parts: Parts, when: Any) -> None:
+        if self.domain.shape is Shape.SERIES:
+            registry.write_candles_data([payload], parts[1], parts[2], parts[0])
+        elif self.domain.shape is Shape.LEDGER:
+            self._call(registry, "write_rows", parts, payload=[payload])
+        else:
+            self._call(registry, "write", parts, payload=payload, when=when)
+
+    def _call(self, registry: Any, verb: str, parts: Parts, **more: Any) -> Any:
+        call = call_of(registry, verb)
+        assert call is not None
+        return getattr(registry, call.name)(**call.arguments(parts, **more))
 
 
-_CALLS: Final[dict[str, Calls]] = {
-    "candle": Calls(
-        adapters.PersistCandleRegistry, instances.CandleInstance,
-        lambda r, p, when: r.read_candles_data(p[1], p[2], p[0], 1, p[3], p[3] + 1),
-        lambda r, data, p, when: r.write_candles_data([data], p[1], p[2], p[0]),
-    ),
-    "signal": Calls(
-        adapters.PersistSignalRegistry, instances.SignalInstance,
-        lambda r, p, when: r.read_signal_data(*p),
-        lambda r, data, p, when: r.write_signal_data(data, *p),
-    ),
-    "schedule": Calls(
-        adapters.PersistScheduleRegistry, instances.ScheduleInstance,
-        lambda r, p, when: r.read_schedule_data(*p),
-        lambda r, data, p, when: r.write_schedule_data(data, *p),
-    ),
-    "strategy": Calls(
-        adapters.PersistStrategyRegistry, instances.StrategyInstance,
-        lambda r, p, when: r.read_strategy_data(*p),
-        lambda r, data, p, when: r.write_strategy_data(data, *p),
-    ),
-    "risk": Calls(
-        adapters.PersistRiskRegistry, instances.RiskInstance,
-        lambda r, p, when: r.read_position_data(*p, when),
-        lambda r, data, p, when: r.write_position_data(data, *p, when),
-    ),
-    "partial": Calls(
-        adapters.PersistPartialRegistry, instances.PartialInstance,
-        lambda r, p, when: r.read_partial_data(p[0], p[1], p[3], p[2], when),
-        lambda r, data, p, when: r.write_partial_data(data, p[0], p[1], p[3], p[2], when),
-    ),
-    "breakeven": Calls(
-        adapters.PersistBreakevenRegistry, instances.BreakevenInstance,
-        lambda r, p, when: r.read_breakeven_data(p[0], p[1], p[3], p[2], when),
-        lambda r, data, p, when: r.write_breakeven_data(data, p[0], p[1], p[3], p[2], when),
-    ),
-    "storage": Calls(
-        adapters.PersistStorageRegistry, instances.StorageInstance,
-        lambda r, p, when: _row(r.read_storage_data(p[0]), p[1]),
-        lambda r, data, p, when: r.write_storage_data([data], p[0]),
-    ),
-    "notification": Calls(
-        adapters.PersistNotificationRegistry, instances.NotificationInstance,
-        lambda r, p, when: _row(r.read_notification_data(p[0]), p[1]),
-        lambda r, data, p, when: r.write_notification_data([data], p[0]),
-    ),
-    "log": Calls(
-        adapters.PersistLogRegistry, instances.LogInstance,
-        lambda r, p, when: _row(r.read_log_data(), p[0]),
-        lambda r, data, p, when: r.write_log_data([data]),
-    ),
-    "measure": Calls(
-        adapters.PersistMeasureRegistry, instances.MeasureInstance,
-        lambda r, p, when: r.read_measure_data(*p),
-        lambda r, data, p, when: r.write_measure_data(data, *p, when),
-    ),
-    "interval": Calls(
-        adapters.PersistIntervalRegistry, instances.IntervalInstance,
-        lambda r, p, when: r.read_interval_data(*p, when=when),
-        lambda r, data, p, when: r.write_interval_data(data, *p, when),
-    ),
-    "memory": Calls(
-        adapters.PersistMemoryRegistry, instances.MemoryInstance,
-        lambda r, p, when: r.read_memory_data(*p, when=when),
-        lambda r, data, p, when: r.write_memory_data(data, *p, when),
-    ),
-    "recent": Calls(
-        adapters.PersistRecentRegistry, instances.RecentInstance,
-        lambda r, p, when: r.read_recent_data(*p, when=when),
-        lambda r, data, p, when: r.write_recent_data(data, *p, when),
-    ),
-    "state": Calls(
-        adapters.PersistStateRegistry, instances.StateInstance,
-        lambda r, p, when: r.read_state_data(*p, when=when),
-        lambda r, data, p, when: r.write_state_data(data, *p, when),
-    ),
-    "dictionary": Calls(
-        adapters.PersistDictionaryRegistry, instances.DictionaryInstance,
-        lambda r, p, when: r.read_dictionary_data(*p, when=when),
-        lambda r, data, p, when: r.write_dictionary_data(data, *p, when),
-    ),
-    "session": Calls(
-        adapters.PersistSessionRegistry, instances.SessionInstance,
-        lambda r, p, when: r.read_session_data(*p, when=when),
-        lambda r, data, p, when: r.write_session_data(data, p[0], p[1], p[2], when, p[3], p[4]),
-    ),
-}  # fmt: skip
+def call_of(registry: Registry, verb: str) -> Call | None:
+    """The registry's method for a verb; None if it has none."""
+    return next((call for call in registry.calls.values() if call.verb.name == verb), None)
 
 
 def calls(domain: Domain) -> Calls:
     """How users of a domain reach it."""
-    return _CALLS[domain.name]
+    return Calls(domain)
+
+
+def domains_with(*verbs: str) -> tuple[Domain, ...]:
+    """Those whose registries have a method for one of these verbs."""
+    return tuple(one.domain for one in REGISTRIES if any(call_of(one, verb) for verb in verbs))

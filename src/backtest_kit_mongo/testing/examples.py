@@ -138,8 +138,16 @@ _EXAMPLES: Final[dict[str, Any]] = {
 
 
 def example(domain: Domain, item: Part = "") -> Any:
-    """A fresh example payload; that of a ledger carries `item`, its key's last part, as its own id."""
-    payload = _copy(_EXAMPLES[domain.name])
+    """A fresh example payload; that of a ledger carries `item`, its key's last part, as its own id.
+
+    A domain that is not the original's brings its own: the first of the `examples` in its model's `json_schema_extra`.
+    """
+    known = (
+        _EXAMPLES[domain.name]
+        if domain.name in _EXAMPLES
+        else domain.model.model_config["json_schema_extra"]["examples"][0]
+    )
+    payload = _copy(known)
     if domain.shape is Shape.LEDGER:
         payload[domain.row_id] = item
     return payload

@@ -27,7 +27,7 @@ def memory_store() -> Store:
 
 @contextmanager
 def serving(store: Store) -> Iterator[Store]:
-    """All 17 adapters use the store within the block, and after it what they used before. The store is then closed."""
+    """All adapters use the store within the block, and after it what they used before. The store is then closed."""
     with ExitStack() as stack:
         stack.callback(store.close)
         for registry in REGISTRIES:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final, Literal
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -18,7 +18,7 @@ from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 
 Source = Literal["insert", "update", "replace", "delete", "scan"]
-COLLECTIONS: Final = {domain.collection: domain for domain in DOMAINS}
+COLLECTIONS: Final = DOMAINS.by_collection
 OVERHEAD_BYTES: Final = 600
 """Of a change in memory, beside its BSON."""
 # Whatever MongoDB holds decodes: dates outside of Python's calendar as numbers, text that is no UTF-8 with its odd bytes
@@ -184,7 +184,7 @@ def cache_key(key: Key) -> Key | None:
     return key.scope if key.domain.shape is Shape.LEDGER else key
 
 
-@lru_cache(maxsize=len(DOMAINS))
+@cache
 def _own_columns(domain: Domain) -> frozenset[str]:
     stored = domain.fields or (domain.payload,)
     return frozenset((*domain.columns, *stored, "when", "removed", "rev"))

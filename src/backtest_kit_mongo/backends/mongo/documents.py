@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,7 +83,7 @@ class MongoTruth:
         self,
         connection_string: str,
         database: str,
-        domains: tuple[Domain, ...],
+        domains: Sequence[Domain],
         timeout_ms: int,
         arrival_ms: float,
         candle_cache_max_bytes: int = 0,

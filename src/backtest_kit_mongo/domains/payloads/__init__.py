@@ -1,4 +1,4 @@
-"""The payloads of the 17 domains: what may be stored, checked before it is stored."""
+"""The payloads of the domains: what may be stored, checked before it is stored."""
 
 from backtest_kit_mongo.coherence.restoring import Kind, Restoration, restoration, restore
 from backtest_kit_mongo.domains.payloads.base import Millis, Minutes, Payload, Position, Price, check, dump

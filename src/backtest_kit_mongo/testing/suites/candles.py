@@ -236,7 +236,7 @@ class TestWrongWindows:
 
     @pytest.mark.parametrize("interval", ["9x", "1M", "", "1m ", None, 1, {"$ne": None}], ids=repr)
     def test_an_unknown_interval_is_refused(self, store: Store, interval: Any, tag: str) -> None:
-        registry = PersistCandleRegistry(CandleInstance)
+        registry = PersistCandleRegistry()
         registry.use_store(lambda: store)
         with pytest.raises(InvalidKey):
             registry.write_candles_data(candles(1), tag, interval, tag)

@@ -10,9 +10,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from backtest_kit_mongo.coherence.record import Domain, OnConflict, Shape
 from backtest_kit_mongo.domains.payloads import SignalRow, StrategyData
-from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, context_names
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.testing.calls import calls
+from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object
 from backtest_kit_mongo.testing.spots import (
     CACHED,
@@ -27,7 +27,7 @@ from backtest_kit_mongo.testing.spots import (
 )
 
 EMPTY: Final[dict[str, Any]] = {"risk": [], "partial": {}, "breakeven": {}}
-"""What reads give where nothing is stored, unless None."""
+"""What reads of the original's domains give where nothing is stored, unless None."""
 
 
 def modelled(domain: Domain, payload: Any) -> Any:
@@ -56,8 +56,7 @@ class TestAnEmptyStore:
     @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
     def test_an_empty_ledger_reads_as_an_empty_list(self, empty_store: Store, domain: Domain) -> None:
         registry = calls(domain).over(empty_store)
-        context = () if domain.name == "log" else (False,)
-        assert getattr(registry, f"read_{domain.name}_data")(*context) == []
+        assert getattr(registry, f"read_{domain.name}_data")(*parts(domain, "none")[:-1]) == []
 
     @pytest.mark.parametrize("name", sorted(EMPTY))
     def test_each_empty_value_is_the_callers_own(self, empty_store: Store, name: str) -> None:
@@ -178,14 +177,14 @@ class TestADocument:
         assert here.write_example().rev == 3
         assert difference(here.read().payload, example(here.key.domain)) is None
 
-    @pytest.mark.parametrize("name", ["memory", "state", "dictionary", "session"])
-    def test_a_disposed_context_is_made_anew_and_finds_its_data(self, store: Store, name: str, tag: str) -> None:
-        through, key = calls(BY_NAME[name]), parts(BY_NAME[name], tag)
+    @pytest.mark.parametrize("domain", domains_with("drop"), ids=by_name)
+    def test_a_disposed_context_is_made_anew_and_finds_its_data(self, store: Store, domain: Domain, tag: str) -> None:
+        through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
-        through.write(registry, example(BY_NAME[name]), key, BASE_MS)
-        registry.dispose(*(key[:-1] if name == "memory" else key))
+        through.write(registry, example(domain), key, BASE_MS)
+        registry.dispose(*key[: len(context_names(domain))])
         assert registry.context_count == 0
-        assert difference(through.read(registry, key, None), example(BY_NAME[name])) is None
+        assert difference(through.read(registry, key, None), example(domain)) is None
 
     @pytest.mark.parametrize("name", ["signal", "memory", "storage"])
     def test_concurrent_writers_get_a_revision_each_and_the_last_ones_payload_stays(

@@ -15,7 +15,7 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
-from backtest_kit_mongo.testing.calls import calls
+from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
 from backtest_kit_mongo.testing.spots import LEDGERS, Spot, difference, items, parts, spot
 from backtest_kit_mongo.testing.suites.documents import by_name
@@ -23,7 +23,7 @@ from backtest_kit_mongo.testing.suites.documents import by_name
 MANY: Final = 1_500
 """Above every limit of the original (1000 and 200)."""
 
-LISTED = tuple(BY_NAME[name] for name in ("storage", "notification", "log", "measure", "interval", "memory"))
+LISTED = domains_with("list", "read_rows")
 SCANNED = tuple(domain for domain in DOMAINS if domain.shape in (Shape.KEYED, Shape.LEDGER))
 
 
@@ -41,7 +41,7 @@ def list_method(store: Store, key: Key) -> Callable[..., list[str]]:
 
     def call(**options: Any) -> list[str]:
         rows = getattr(registry, f"{verb}_{domain.name}_data")(*context, **options)
-        names = (row if isinstance(row, str) else row.get("memoryId") or row["id"] for row in rows)
+        names = (row if isinstance(row, str) else row.get(domain.columns[-1]) or row["id"] for row in rows)
         return sorted(names)
 
     return call
@@ -184,24 +184,26 @@ class TestLedgers:
         assert spot(store, domain, tag).read().payload["n"] == 2
 
     def test_a_rewritten_list_of_a_registry_writes_what_changed(self, store: Store, domain: Domain, tag: str) -> None:
-        registry, (_, keys) = calls(domain).over(store), ledger(store, domain, tag, 4)
+        registry, (scope, keys) = calls(domain).over(store), ledger(store, domain, tag, 4)
         write = getattr(registry, f"write_{domain.name}_data")
         rows = [example(domain, key.item) for key in keys]
-        write(rows, False)
+        write(rows, *scope.parts)
         rows[3]["new"] = {"in": "place"}
-        write(rows, False)
+        write(rows, *scope.parts)
         rows[3]["new"]["in"] = "again"
-        write(rows, False)
+        write(rows, *scope.parts)
         assert revisions(store, keys) == [1, 1, 1, 3]
 
-    def test_live_and_backtest_are_two_ledgers(self, store: Store, domain: Domain, tag: str) -> None:
+    def test_live_and_backtest_or_any_two_contexts_are_two_ledgers(
+        self, store: Store, domain: Domain, tag: str
+    ) -> None:
         registry = calls(domain).over(store)
-        write = getattr(registry, f"write_{domain.name}_data")
-        write([extended(domain, f"{tag}x", mode="live")], False)
-        write([extended(domain, f"{tag}x", mode="backtest")], True)
+        contexts = [parts(domain, f"{tag}{mode}", backtest=mode)[:-1] for mode in (False, True)]
+        for context in contexts:
+            getattr(registry, f"write_{domain.name}_data")([extended(domain, f"{tag}x", of=[*context])], *context)
         read = getattr(registry, f"read_{domain.name}_data")
-        modes = [[row["mode"] for row in read(mode) if row["id"] == f"{tag}x"] for mode in (False, True)]
-        assert modes == [["live"], ["backtest"]]
+        found = [[row["of"] for row in read(*context) if row["id"] == f"{tag}x"] for context in contexts]
+        assert found == [[[*context]] for context in contexts]
 
 
 class TestTheLog:

@@ -10,7 +10,7 @@ from backtest_kit_mongo.coherence.record import Domain, OnConflict, Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.look_ahead import simulation_time
-from backtest_kit_mongo.testing.calls import calls
+from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
 from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, Spot, difference, items, parts, spot
 from backtest_kit_mongo.testing.suites.documents import EMPTY, by_name
@@ -18,9 +18,9 @@ from backtest_kit_mongo.testing.suites.documents import EMPTY, by_name
 LISTED = tuple(domain for domain in GUARDED if domain.shape is Shape.KEYED)
 
 
-def test_nine_domains_carry_a_simulation_time() -> None:
+def test_the_originals_nine_domains_carry_a_simulation_time() -> None:
     names = {"risk", "partial", "breakeven", "interval", "memory", "recent", "state", "dictionary", "session"}
-    assert {domain.name for domain in DOMAINS if domain.has_when} == names
+    assert {domain.name for domain in DOMAINS if domain.has_when} >= names
 
 
 @pytest.mark.parametrize("domain", GUARDED, ids=by_name)
@@ -87,12 +87,12 @@ class TestLookAheadInLists:
         assert len(items(store, scope, when=BASE_MS + 1, limit=2)) == 2
         assert items(store, scope, when=BASE_MS + 1, limit=9) == ["0", "1"]
 
-    @pytest.mark.parametrize("name", ["interval", "memory"])
-    def test_the_list_methods_take_a_time(self, store: Store, name: str, tag: str) -> None:
-        through, key = calls(BY_NAME[name]), parts(BY_NAME[name], tag)
+    @pytest.mark.parametrize("domain", [d for d in domains_with("list") if d.has_when], ids=by_name)
+    def test_the_list_methods_take_a_time(self, store: Store, domain: Domain, tag: str) -> None:
+        through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
-        through.write(registry, example(BY_NAME[name]), key, BASE_MS)
-        method = getattr(registry, f"list_{name}_data")
+        through.write(registry, example(domain), key, BASE_MS)
+        method = getattr(registry, f"list_{domain.name}_data")
         assert [len(list(method(*key[:-1], when=when))) for when in (BASE_MS - 1, BASE_MS, None)] == [0, 1, 1]
 
     def test_has_memory_data_is_not_guarded(self, store: Store, tag: str) -> None:

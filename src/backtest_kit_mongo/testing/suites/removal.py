@@ -18,7 +18,7 @@ from backtest_kit_mongo.testing.suites.documents import by_name
 def listed(registry: Any, domain: Domain, *context: Any) -> list[str]:
     """What the domain's own list method shows, as keys."""
     found = getattr(registry, f"list_{domain.name}_data")(*context)
-    return sorted(entry["memoryId"] if isinstance(entry, dict) else entry for entry in found)
+    return sorted(entry[domain.columns[-1]] if isinstance(entry, dict) else entry for entry in found)
 
 
 @pytest.mark.parametrize("domain", REMOVABLE, ids=by_name)

@@ -1,0 +1,65 @@
+"""Writes the files that are derived from the domain table and the signatures: `make derived`. A test compares them."""
+
+from __future__ import annotations
+
+import re
+from inspect import Parameter
+from pathlib import Path
+
+from backtest_kit_mongo.adapters import contracts
+from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.adapters.registry import Registry
+from backtest_kit_mongo.adapters.verbs import Call, snake
+from backtest_kit_mongo.domains.table import DOMAINS, context_names
+
+CONTRACTS = Path(contracts.__file__)
+ROLES = Path(__file__).parent / "mongo-init" / "roles.json"
+MARK = "# Below: derived from the signatures. Do not edit it, run `make derived`.\n"
+
+
+def protocol(registry: Registry) -> str:
+    """What an implementation of a domain must offer, as source."""
+    context = ", ".join(snake(column) for column in context_names(registry.domain))
+    methods = [_method(call) for call in registry.calls.values() if call.verb.body]
+    if any(call.verb.name == "drop" for call in registry.calls.values()):
+        methods.append("    def dispose(self) -> None: ...\n")
+    name = type(registry).__name__.replace("Registry", "Instance")
+    return f'class {name}(PersistInstance, Protocol):\n    """Constructor: ({context})."""\n\n{"".join(methods)}'
+
+
+def _method(call: Call) -> str:
+    listed = ["self"]
+    for one in call.of_instance:
+        if one.kind is Parameter.KEYWORD_ONLY and "*" not in listed:
+            listed.append("*")
+        kind = "When" if call.is_dated(one) else one.annotation.replace("Moment", "When | None")
+        listed.append(f"{one.name}: {kind}" + ("" if one.default is Parameter.empty else f" = {one.default!r}"))
+    return f"    def {call.name}({', '.join(listed)}) -> {call.signature.return_annotation}: ...\n"
+
+
+def contracts_text() -> str:
+    """`contracts.py` as it should be."""
+    head = CONTRACTS.read_text("utf-8").partition(MARK)[0]
+    return head + MARK + "".join(f"\n\n{protocol(registry)}" for registry in REGISTRIES if registry.calls)
+
+
+def roles_text() -> str:
+    """`roles.json` as it should be: the domains' collections are named once, at its top."""
+    lines, line = [], "   "
+    for name in sorted(domain.collection for domain in DOMAINS):
+        if len(line) + len(name) + 4 > 120:
+            lines.append(line)
+            line = "   "
+        line += f' "{name}",'
+    listed = "\n".join([*lines, line.rstrip(",")])
+    return re.sub(
+        r'(?s)("documents": \[\n).*?(\n  \],)',
+        lambda found: found[1] + listed + found[2],
+        ROLES.read_text("utf-8"),
+        count=1,
+    )
+
+
+if __name__ == "__main__":
+    CONTRACTS.write_text(contracts_text(), "utf-8")
+    ROLES.write_text(roles_text(), "utf-8")

@@ -1,0 +1,141 @@
+"""Signatures of the domains that are read and written as many rows: lists, and candles. See `signatures.py`.
+
+Reads raise `ServerUnreachable` and `ReadFailed`. Writes raise `CallerError`, `ServerUnreachable` and `WriteRefused` (nothing
+was written) and `WriteOutcomeUnknown`: see `errors.py`.
+"""
+
+# A signature's body is its docstring.
+# mypy: disable-error-code="empty-body"
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from backtest_kit_mongo.adapters.candle_instance import CandleInstance
+from backtest_kit_mongo.adapters.contracts import (
+    CandleReport,
+    CandleTable,
+    ColumnarCandleInstance,
+    Moment,
+    Payload,
+    PersistCandleInstance,
+    Row,
+    When,
+)
+from backtest_kit_mongo.adapters.jsonl import use_jsonl
+from backtest_kit_mongo.adapters.registry import Registry
+from backtest_kit_mongo.adapters.verbs import read_rows, write_rows
+from backtest_kit_mongo.domains import table
+from backtest_kit_mongo.errors import CallerError
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.frame import Candles
+
+
+class PersistCandleRegistry(Registry, domain=table.CANDLE, builtin=CandleInstance):
+    use_persist_candle_adapter = Registry.use_adapter
+
+    def read_candles_data(
+        self, symbol: str, interval: str, exchange_name: str, limit: int, since_timestamp: int, until_timestamp: int
+    ) -> list[Row] | None:
+        instance: PersistCandleInstance = self._at(symbol, interval, exchange_name)
+        return instance.read_candles_data(limit, since_timestamp, until_timestamp)
+
+    def write_candles_data(
+        self, candles: Sequence[Payload], symbol: str, interval: str, exchange_name: str
+    ) -> CandleReport | None:
+        instance: PersistCandleInstance = self._at(symbol, interval, exchange_name)
+        return instance.write_candles_data(candles)
+
+    def read_candles(
+        self,
+        symbol: str,
+        interval: str,
+        exchange_name: str,
+        since: When,
+        until: When,
+        *,
+        when: Moment = None,
+    ) -> Candles:
+        """Candles that open at `since` or later and before `until`, column by column: NumPy arrays, `.to_polars()`,
+        `.to_pandas()`, `.to_arrow()`, `.to_dicts()`, and `.gaps`, which lists what is missing.
+
+        Args:
+            since, until: epoch milliseconds or datetimes; they need not be open times.
+            when: simulation time: candles that close later than this are not seen.
+
+        Raises:
+            CallerError: a moment or key field is wrong, or the adapter in use has no columns.
+            ServerUnreachable, ReadFailed: nothing was read.
+        """
+        return self._columnar(symbol, interval, exchange_name).read_candles(since, until, when)
+
+    def write_candles(
+        self, symbol: str, interval: str, exchange_name: str, candles: CandleTable, *, sparse: bool = False
+    ) -> CandleReport:
+        """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp` in
+        epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
+
+        Args:
+            sparse: they are of this interval although the distances between them are those of a coarser one.
+
+        Raises:
+            CallerError: a column or candle is wrong or of another interval (the message names it), or the adapter in use has no columns. No
+            candle was written.
+            ServerUnreachable, WriteRefused: no candle was written.
+            WriteOutcomeUnknown: some were; writing all of them again is safe.
+        """
+        return self._columnar(symbol, interval, exchange_name).write_candles(candles, sparse=sparse)
+
+    def _columnar(self, *context: str) -> ColumnarCandleInstance:
+        instance = self._at(*context)
+        if not isinstance(instance, ColumnarCandleInstance):
+            raise CallerError(
+                f"the candle adapter in use ({type(instance).__name__}) offers windows of rows only, not read_candles and "
+                "write_candles; use read_candles_data and write_candles_data, or the built-in adapter. Nothing was read or written."
+            )
+        return instance
+
+
+class PersistStorageRegistry(Registry, domain=table.STORAGE):
+    """Signals with their outcome, live and of backtests."""
+
+    use_persist_storage_adapter = Registry.use_adapter
+
+    @read_rows
+    def read_storage_data(self, backtest: bool, *, limit: int | None = None) -> list[Row]:
+        """All rows, oldest first; with `limit` the most recently changed so many."""
+
+    @write_rows
+    def write_storage_data(self, rows: Sequence[Payload], backtest: bool) -> None:
+        """Store the rows that differ from what is stored."""
+
+
+class PersistNotificationRegistry(Registry, domain=table.NOTIFICATION):
+    """What was reported to people."""
+
+    use_persist_notification_adapter = Registry.use_adapter
+
+    @read_rows
+    def read_notification_data(self, backtest: bool, *, limit: int | None = None) -> list[Row]:
+        """All rows, oldest first; with `limit` the most recently changed so many."""
+
+    @write_rows
+    def write_notification_data(self, rows: Sequence[Payload], backtest: bool) -> None:
+        """Store the rows that differ from what is stored."""
+
+
+class PersistLogRegistry(Registry, domain=table.LOG):
+    """The log; an entry whose id is stored is left as it is."""
+
+    use_persist_log_adapter = Registry.use_adapter
+    use_jsonl = use_jsonl
+
+    @read_rows
+    def read_log_data(self, *, limit: int | None = None) -> list[Row]:
+        """All rows, oldest first; with `limit` the most recently changed so many."""
+
+    @write_rows
+    def write_log_data(self, rows: Sequence[Payload]) -> None:
+        """Store the entries whose id is not stored yet."""
