@@ -24,6 +24,6 @@ def test_a_domain_added_at_run_time_passes_the_suite_on_memory_files_and_servers
     }
     monkeypatch.setenv("EIGHTEENTH_SERVERS", json.dumps(given))
     options = ("-q", "-n0", "-p", "no:cacheprovider", "-k", "verdict", "--durations=5")
-    result = pytester.runpytest_subprocess(*options, str(HERE / "eighteenth.py"))
+    result = pytester.runpytest_subprocess(*options, str(HERE / "eighteenth_suite.py"))
     assert result.ret == 0
     assert result.parseoutcomes()["passed"] > 100
