@@ -1,10 +1,11 @@
 """Draws every panel of the Grafana board from real data, for `docs/board.png`.
 
-    python benchmarks/board.py [--seconds 90] [--out docs/board.png]      # the demo again and again, with trouble on the way
-    python benchmarks/board.py --url http://127.0.0.1:9090 --minutes 30   # what a Prometheus of yours has seen
+    python benchmarks/board.py [--seconds 90] [--out docs/board.png]      # the demo again and again, with trouble on
+    the way python benchmarks/board.py --url http://127.0.0.1:9090 --minutes 30   # what a Prometheus of yours has seen
 
-Without --url, private servers of the `embedded` extra, two workers and the demo run under a Prometheus (it must be on PATH). After a third
-of the time Redis is killed and started again, after two thirds both workers are stopped for some seconds. Needs matplotlib.
+Without --url, private servers of the `embedded` extra, two workers and the demo run under a Prometheus (it must be on
+PATH). After a third of the time Redis is killed and started again, after two thirds both workers are stopped for some
+seconds. Needs matplotlib.
 """
 
 from __future__ import annotations

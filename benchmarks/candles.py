@@ -1,14 +1,16 @@
-"""What candles cost: writing, first and warm reads, as NumPy columns and as dicts, from documents alone and from blocks.
+"""What candles cost: writing, first and warm reads, as NumPy columns and as dicts, from documents alone and from
+blocks.
 
     python benchmarks/candles.py [--sizes 1000,44640,525600] [--single N] [--json FILE]
 
-Floors, in the same run: raw blobs (the bytes of the same blocks, fetched by bare pymongo and not looked at), bare pymongo's `find` into a
-list of dicts, bare `insert_many`; and, where they are installed, pymongoarrow on the same documents and ArcticDB (LMDB, no server) with the same
-candles. Each read is repeated until a second is over, ours and its floor in turns; shown are medians, and the ratio of the medians.
-First reads keep no blocks in the process, warm ones have them. Ingest: N candles written one by one, with the worker's compaction
-as it goes along, are read in a ratio to the same candles written at once; at once, and ten seconds later, when the worker has
-compacted what is left. Private servers of the `embedded` extra are used, unless the CC_
-variables name others (everything is kept in databases named bkm-benchmark-*).
+Floors, in the same run: raw blobs (the bytes of the same blocks, fetched by bare pymongo and not looked at), bare
+pymongo's `find` into a list of dicts, bare `insert_many`; and, where they are installed, pymongoarrow on the same
+documents and ArcticDB (LMDB, no server) with the same candles. Each read is repeated until a second is over, ours and
+its floor in turns; shown are medians, and the ratio of the medians. First reads keep no blocks in the process, warm
+ones have them. Ingest: N candles written one by one, with the worker's compaction as it goes along, are read in a ratio
+to the same candles written at once; at once, and ten seconds later, when the worker has compacted what is left. Private
+servers of the `embedded` extra are used, unless the CC_ variables name others (everything is kept in databases named
+bkm-benchmark-*).
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
     python benchmarks/coherence.py [--json FILE] [--seconds N]
 
-Three tables. Cost: the same reads and writes through the protocol and through the cache-aside of cache_aside.py, in turns; measuring.py
-says how, and what is done about noise. Mistakes: both under the same load of several writers and readers of a few hot keys; every read is
-compared with the newest revision that was known before it began, and in every pause the cache is compared with MongoDB. These are counts,
-not times: noise changes how many, never whether a protected store may have any. Herd: how many reads MongoDB gets for one invalidation
-while 64 readers want the key. Uses the servers of the CC_ environment variables (and a database of its own there), or private ones of the
-`embedded` extra. Nothing is judged by exit code.
+Three tables. Cost: the same reads and writes through the protocol and through the cache-aside of cache_aside.py, in
+turns; measuring.py says how, and what is done about noise. Mistakes: both under the same load of several writers and
+readers of a few hot keys; every read is compared with the newest revision that was known before it began, and in every
+pause the cache is compared with MongoDB. These are counts, not times: noise changes how many, never whether a protected
+store may have any. Herd: how many reads MongoDB gets for one invalidation while 64 readers want the key. Uses the
+servers of the CC_ environment variables (and a database of its own there), or private ones of the `embedded` extra.
+Nothing is judged by exit code.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How many reads MongoDB gets for one invalidation while many readers want the same key.
 
-While a write is under way everybody misses. The threads of one process then share finds (single-flight); the bare cache-asides do not.
-Each reader asks again as soon as it has its answer. MongoDB's finds are counted by a listener in the driver, from before the invalidation
-until the readers have had several answers each.
+While a write is under way everybody misses. The threads of one process then share finds (single-flight); the bare
+cache-asides do not. Each reader asks again as soon as it has its answer. MongoDB's finds are counted by a listener in
+the driver, from before the invalidation until the readers have had several answers each.
 """
 
 from __future__ import annotations

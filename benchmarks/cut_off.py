@@ -2,11 +2,11 @@
 
     python benchmarks/cut_off.py                  20 cuts of 2 to 20 s, about five minutes; root and iproute2 are needed
 
-Two writers live in a network namespace, with one link to MongoDB and one to Redis; two more and the servers outside. The link
-to MongoDB is taken down again and again, for longer than a write may take and than a lease lasts. What the kernel then still
-holds of sockets that were closed long ago arrives when the link is up again. MongoDB's change stream tells in which order
-everything was committed. Exit status 1 if a value went back: if a write was committed after one that began when its caller had
-long been told.
+Two writers live in a network namespace, with one link to MongoDB and one to Redis; two more and the servers outside.
+The link to MongoDB is taken down again and again, for longer than a write may take and than a lease lasts. What the
+kernel then still holds of sockets that were closed long ago arrives when the link is up again. MongoDB's change stream
+tells in which order everything was committed. Exit status 1 if a value went back: if a write was committed after one
+that began when its caller had long had its answer.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def namespace() -> Iterator[tuple[str, str, list[str]]]:
 
 
 def write(name: str, settings: Mapping[str, Any], *, has_deadline: bool) -> None:
-    """Write numbers until standard input is closed; tell of each on standard output."""
+    """Write numbers until standard input is closed; report each on standard output."""
     if not has_deadline:
         deadline._fails_from = lambda by_ms: {"$toInt": "1"}
         setattr(documents, "require", lambda *_: None)  # noqa: B010 - it is imported there, not exported
@@ -166,7 +166,7 @@ class Commits(threading.Thread):
 
 
 def gone_back(calls: Mapping[tuple[str, int], Call], commits: list[tuple[str, int]]) -> list[str]:
-    """Writes that were committed after one that began when their caller had been told."""
+    """Writes that were committed after one that began when their caller had its answer."""
     found = []
     newest: Call | None = None
     for each in commits:

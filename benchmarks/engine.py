@@ -69,8 +69,9 @@ def main() -> None:
             )
             seconds, cpu = perf_counter() - began, process_time() - cpu
             print(
-                f"{name:7} {label:15} {minutes / seconds:>12,.0f} minutes/s ({seconds:.2f} s, {cpu:.2f} s of CPU; goal {GOALS[label]:,}), "
-                f"asked {done.asked:,}, {strategy.events:,} events, load {os.getloadavg()[0]:.1f}"
+                f"{name:7} {label:15} {minutes / seconds:>12,.0f} minutes/s ({seconds:.2f} s, {cpu:.2f} s of CPU; "
+                f"goal {GOALS[label]:,}), asked {done.asked:,}, {strategy.events:,} events, load "
+                f"{os.getloadavg()[0]:.1f}"
             )
 
 

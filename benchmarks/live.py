@@ -1,9 +1,9 @@
 """What a live tick costs beside MongoDB and Redis: `python benchmarks/live.py`.
 
-A bot trades made-up minutes by a clock that never waits; between two minutes a bare `find_one_and_update` that changes something
-is timed on the same server. Printed: the median of the minute that opens a position (from the strategy's answer to the last row
-stored), of one that closes, of one in which nothing happens, each as a multiple of the bare write; and how long a new process takes
-from its start to its first tick, beyond importing the packages.
+A bot trades made-up minutes by a clock that never waits; between two minutes a bare `find_one_and_update` that changes
+something is timed on the same server. Printed: the median of the minute that opens a position (from the strategy's
+answer to the last row stored), of one that closes, of one in which nothing happens, each as a multiple of the bare
+write; and how long a new process takes from its start to its first tick, beyond importing the packages.
 """
 
 from __future__ import annotations
@@ -110,13 +110,15 @@ def main() -> None:
         bk.shutdown()
         bare_s = statistics.median(desk.took_s["bare write"])
         print(
-            f"load {os.getloadavg()[0]:.1f}; {SYMBOL}, {MINUTES} minutes; bare find_one_and_update {bare_s * 1000:.2f} ms"
+            f"load {os.getloadavg()[0]:.1f}; {SYMBOL}, {MINUTES} minutes; bare find_one_and_update "
+            f"{bare_s * 1000:.2f} ms"
         )
         for kind in ("opens", "closes", "nothing"):
             took = desk.took_s[kind]
             p50_s = statistics.median(took)
             print(
-                f"a minute in which it {kind:8} p50 {p50_s * 1000:6.2f} ms = {p50_s / bare_s:4.1f} bare writes ({len(took)} minutes)"
+                f"a minute in which it {kind:8} p50 {p50_s * 1000:6.2f} ms = {p50_s / bare_s:4.1f} bare writes "
+                f"({len(took)} minutes)"
             )
         print("resume, after a stop that gave the lease back: " + ", ".join(_resumes(settings, directory)) + " s")
 

@@ -1,8 +1,9 @@
 """How the benchmarks measure: ours and the floor in turns, on the same servers, in one run.
 
-Noise. Absolute times belong to the machine and to whatever else it does; the ratios are what to read. Ours and the floor alternate in
-twenty short blocks (ours, floor, ours, floor, ...), so a slow spell meets both; medians ignore the odd stall of a disk or a scheduler; and
-beside each ratio stands the middle half of the ratios of the single blocks: where it is wide, the machine was not quiet enough to tell.
+Noise. Absolute times belong to the machine and to whatever else it does; the ratios are what to read. Ours and the
+floor alternate in twenty short blocks (ours, floor, ours, floor, ...), so a slow spell meets both; medians ignore the
+odd stall of a disk or a scheduler; and beside each ratio stands the middle half of the ratios of the single blocks:
+where it is wide, the machine was not quiet enough to tell.
 """
 
 from __future__ import annotations

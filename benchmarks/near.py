@@ -2,11 +2,12 @@
 
     python benchmarks/near.py [--json FILE]
 
-Reads go through the public adapters, of three domains whose values have ever more containers to copy; the floor is a bare redis-py GET of
-as many bytes, which decodes nothing. Both in turns, in blocks of many calls, because a read takes no longer than reading a clock a few
-times. Then a second process writes documents, a thousand a second if the machine can, while this one listens: how long after a write
-returned there did the invalidation arrive here (negative: before it returned, which is the rule, since it is sent before MongoDB is asked).
-Uses the servers of the CC_ environment variables (and a database of its own there), or private ones of the `embedded` extra.
+Reads go through the public adapters, of three domains whose values have ever more containers to copy; the floor is a
+bare redis-py GET of as many bytes, which decodes nothing. Both in turns, in blocks of many calls, because a read takes
+no longer than reading a clock a few times. Then a second process writes documents, a thousand a second if the machine
+can, while this one listens: how long after a write returned there did the invalidation arrive here (negative: before it
+returned, which is the rule, since it is sent before MongoDB is asked). Uses the servers of the CC_ environment
+variables (and a database of its own there), or private ones of the `embedded` extra.
 """
 
 from __future__ import annotations
@@ -129,9 +130,10 @@ def show(rows: list[dict[str, Any]], hearing: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(
-        f"{hearing['heard']:,} of {hearing['writes']:,} writes of another process heard, at {hearing['writes_per_s']:,.0f} writes/s; from "
-        f"return there to forgotten here: p50 {hearing['p50_ms']:.2f} ms, p99 {hearing['p99_ms']:.2f} ms, longest {hearing['max_ms']:.2f} ms; "
-        f"{hearing['after_return']:,} after the return (goal: p99 <= 5 ms)"
+        f"{hearing['heard']:,} of {hearing['writes']:,} writes of another process heard, at "
+        f"{hearing['writes_per_s']:,.0f} writes/s; from "
+        f"return there to forgotten here: p50 {hearing['p50_ms']:.2f} ms, p99 {hearing['p99_ms']:.2f} ms, longest "
+        f"{hearing['max_ms']:.2f} ms; {hearing['after_return']:,} after the return (goal: p99 <= 5 ms)"
     )
 
 

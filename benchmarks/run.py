@@ -2,8 +2,9 @@
 
     python benchmarks/run.py [--json FILE]
 
-Every row is measured in turns with its floor; measuring.py says how, and what is done about noise. Uses the servers of the CC_ environment
-variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is judged by exit code.
+Every row is measured in turns with its floor; measuring.py says how, and what is done about noise. Uses the servers of
+the CC_ environment variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is
+judged by exit code.
 """
 
 from __future__ import annotations
@@ -150,9 +151,9 @@ class Bench:
         yield Case("1,000 candles written", self.write_candles, "bulk upsert, unordered", self.floor_upsert, 1.5, 20)
         yield Case("1,000 candles read", self.read_candles, "find into a list", self.floor_candles, 1.3, 20)
 
-    # -- ledgers
+    # -- lists
 
-    def ledger_cases(self) -> Iterator[Case]:
+    def list_cases(self) -> Iterator[Case]:
         rows = [example(bk_domain("storage"), f"row-{index}") for index in range(1_000)]
 
         def change_one(index: int) -> None:
@@ -160,7 +161,7 @@ class Bench:
             bk.PersistStorageAdapter.write_storage_data(rows, True)
 
         change_one(0)
-        yield Case("1 changed row of a 1,000-row ledger", change_one, "one signal write of ours", self.write, 3.0, 100)
+        yield Case("1 changed row of a 1,000-row list", change_one, "one signal write of ours", self.write, 3.0, 100)
 
 
 def bk_domain(name: str) -> Any:
@@ -182,7 +183,7 @@ def main() -> None:
         time.sleep(3.2)  # A Redis seen for the first time caches nothing for one lease time.
         bench = Bench(settings)
         try:
-            cases = [*bench.signal_cases(), *bench.candle_cases(), *bench.ledger_cases()]
+            cases = [*bench.signal_cases(), *bench.candle_cases(), *bench.list_cases()]
             rows = [measure(case) for case in track(cases, "measuring", console=console, transient=True)]
         finally:
             bench.close()

@@ -1,12 +1,14 @@
-"""What the worker carries: audit events a second, the delay from a write to its record, and a backlog in bounded memory.
+"""What the worker carries: audit events per second, the delay from a write to its record, and a backlog in bounded
+memory.
 
     python benchmarks/worker.py [--events N] [--backlog N] [--json FILE]
 
-Throughput: N change events of 1,000 documents are put into the stream, then one worker process, then two, work them off; the clock runs
-from the first record to the last, so starting Python does not count. Delay: another process writes documents, a thousand a second if
-the machine can, while a worker audits; a change stream here sees each record appear. Backlog: with --backlog N (a million takes some
-minutes) one worker works off N events while this process writes; printed are its highest memory and how much slower the writes were
-than before. Workers, writer, mongod and redis-server share this machine's cores. Private servers of the `embedded` extra are used.
+Throughput: N change events of 1,000 documents are put into the stream, then one worker process, then two, work them
+off; the clock runs from the first record to the last, so starting Python does not count. Delay: another process writes
+documents, a thousand a second if the machine can, while a worker audits; a change stream here sees each record appear.
+Backlog: with --backlog N (a million takes some minutes) one worker works off N events while this process writes;
+printed are its highest memory and how much slower the writes were than before. Workers, writer, mongod and redis-server
+share this machine's cores. Private servers of the `embedded` extra are used.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ class Bench:
         return self.mongo[DATABASE]["audit-items"].estimated_document_count()
 
     def drained(self, workers: Sequence[subprocess.Popen[str]], count: int, progress: Progress) -> Found:
-        """Wait until all events have a record; events a second between the first and the last, and the highest memory."""
+        """Wait until all events have a record; events per second between the first and the last, and the highest
+        memory.
+        """
         bar = progress.add_task(f"{len(workers)} worker(s)", total=count)
         began_s, began_at, rss, done = 0.0, 0, 0, 0
         observed = [psutil.Process(worker.pid) for worker in workers]
@@ -214,17 +218,22 @@ def show(rates: list[Found], late: Found, behind: Found | None) -> None:
         )
     console.print(table)
     console.print(
-        f"{late['recorded']:,} of {late['writes']:,} writes recorded, at {late['writes_per_s']:,.0f} writes/s; from return to record: p50 "
+        f"{late['recorded']:,} of {late['writes']:,} writes recorded, at {late['writes_per_s']:,.0f} writes/s; from "
+        "return to record: p50 "
         f"{late['p50_ms']:.1f} ms, p99 {late['p99_ms']:.1f} ms (goal: p99 <= 100 ms)"
     )
     if behind is not None:
         alone, beside = behind["write_alone_us"], behind["write_beside_us"]
         times = "; ".join(
-            f"{name} {alone[name]:,.0f} us before, {beside[name]:,.0f} us meanwhile ({beside[name] / alone[name] - 1:+.0%})"
+            (
+                f"{name} {alone[name]:,.0f} us before, {beside[name]:,.0f} us meanwhile "
+                f"({beside[name] / alone[name] - 1:+.0%})"
+            )
             for name in ("p50", "mean", "p99")
         )
         console.print(
-            f"a backlog of {behind['events']:,} events, working {behind['share']:.0%} of the time: {behind['per_s']:,.0f} events/s, highest "
+            f"a backlog of {behind['events']:,} events, working {behind['share']:.0%} of the time: "
+            f"{behind['per_s']:,.0f} events/s, highest "
             f"memory {behind['rss_mib']:,.0f} MiB. A write took: {times}. Goal: +10 %"
         )
 

@@ -2,7 +2,8 @@
 
     python check_proof.py ANCHORS PROOF [RECORD.bson]
 
-ANCHORS: the file that `bkm audit anchor` wrote, as you kept it. PROOF: from `bkm audit prove` or `bkm audit consistency`.
+ANCHORS: the file that `bkm audit anchor` wrote, as you kept it. PROOF: from `bkm audit prove` or
+    `bkm audit consistency`.
 RECORD.bson: the record; without it you learn that one with this digest was there. How it is hashed: audit.md.
 Exit status: 0 proved, 4 not proved, 1 a file cannot be read.
 """

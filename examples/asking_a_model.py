@@ -1,8 +1,9 @@
 """A strategy that asks a language model, or anything else that is slow, paid for, and never answers the same twice.
 
-`bt.cached` asks once per hour and symbol. The answer is stored with its hour, so a second run, a run on another host and a live bot
-that is started again read it instead of asking. The model is told what was known at the beginning of the hour, whoever asks
-first and at which minute: an answer cannot know the future. Here a function stands for the model.
+`bt.cached` asks once per hour and symbol. The answer is stored with its hour, so a second run, a run on another host
+and a live bot that is started again read it instead of asking. The model is given what was known at the beginning of
+the hour, whoever asks first and at which minute: an answer cannot know the future. Here a function stands for the
+model.
 
 bkm run examples/asking_a_model.py --backtest --symbol BTCUSDT
 """

@@ -1,7 +1,7 @@
 """Buys a fall in steps and sells the rise in parts.
 
-It enters when the price lies under the average of an hour, adds below its earlier entries, closes a part at each fifth of the way to
-the take profit, and then drags the stop behind.
+It enters when the price lies under the average of an hour, adds below its earlier entries, closes a part at each fifth
+of the way to the take profit, and then drags the stop behind.
 
 bkm run examples/pyramid.py --backtest --symbol BTCUSDT --trades 50
 """

@@ -16,8 +16,8 @@ pytest_plugins = ["backtest_kit_pytest", "pytester"]
 
 @pytest.fixture(scope="session")
 def servers(bkm_servers: Servers) -> Servers:
-    """A private mongod and redis-server, or with `--containers` those of Docker. Where they cannot run, tests are skipped
-    on a laptop and fail in CI.
+    """A private mongod and redis-server, or with `--containers` those of Docker. Where they cannot run, tests are
+    skipped on a laptop and fail in CI.
     """
     return bkm_servers
 
@@ -30,7 +30,9 @@ def new_database(worker_id: str) -> Callable[[], str]:
 
 
 class _UnderALock(logging.Handler):
-    """Collects what is logged by a thread that holds a lock: a handler that writes through an adapter could hang there."""
+    """Collects what is logged by a thread that holds a lock: a handler that writes through an adapter could hang
+    there.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -56,7 +56,10 @@ def test_any_terminal_and_any_pipe_will_do(ending: str) -> None:
         code += "read, write = os.pipe(); os.dup2(write, 1); os.close(write); os.close(read); "
     if ending == "full":
         code += "os.dup2(os.open('/dev/full', os.O_WRONLY), 1); "
-    code += "from backtest_kit_mongo.cli.main import app; terminal.run(lambda: (terminal.echo('перелом ✓'), app(['domains'])))"
+    code += (
+        "from backtest_kit_mongo.cli.main import app; terminal.run(lambda: (terminal.echo('перелом ✓'), "
+        "app(['domains'])))"
+    )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb", "LANG": "C", "COLUMNS": "40"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=False)
     room = b"Error: what was to be said could not be written: [Errno 28] No space left on device\n"

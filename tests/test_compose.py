@@ -22,8 +22,8 @@ SAFE: Final = {
     "redis": (7, 2, 16),
     "grafana/grafana": (12, 4, 2),
 }
-"""The first patch release of each series without a known critical fault: memory disclosed before authentication, code run by
-a Lua script or a TLS handshake, code run by an SQL expression.
+"""The first patch release of each series without a known critical fault: memory disclosed before authentication, code
+run by a Lua script or a TLS handshake, code run by an SQL expression.
 """
 
 

@@ -29,7 +29,7 @@ from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers import single_flight
-from backtest_kit_mongo.drivers.single_flight import Flights
+from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.ports import NoCache
 
@@ -99,10 +99,10 @@ def test_a_signal_handler_may_read_what_its_thread_is_reading() -> None:
         return Record(effect.key, len(found))
 
     found: list[int] = []
-    flights = Flights(find)
-    before = signal.signal(signal.SIGUSR1, lambda *_: found.append(flights.find(Find(KEY)).rev))
+    shared_finds = SingleFlight(find)
+    before = signal.signal(signal.SIGUSR1, lambda *_: found.append(shared_finds.find(Find(KEY)).rev))
     try:
-        assert flights.find(Find(KEY)).rev == 4
+        assert shared_finds.find(Find(KEY)).rev == 4
         assert found == [1, 2, 2, 2]
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -117,7 +117,7 @@ def test_ctrl_c_at_any_line_of_a_find_leaves_nobody_waiting() -> None:
 
 def _interrupted_at(line: int) -> bool:
     """Interrupt a find at one of its lines; then others read. Whether it was interrupted at all."""
-    flights = Flights(lambda effect: Record(effect.key, 1), wait_s=0.05)
+    shared_finds = SingleFlight(lambda effect: Record(effect.key, 1), wait_s=0.05)
     left = line
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -126,7 +126,8 @@ def _interrupted_at(line: int) -> bool:
             return None
         # The interpreter looks for signals after calls, not between a block's last line and the release of its lock.
         is_leaving = (
-            "with self._lock" in linecache.getline(frame.f_code.co_filename, frame.f_lineno) and flights._lock.is_mine
+            "with self._lock" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            and shared_finds._lock.is_mine
         )
         if event == "line" and not is_leaving:
             if left == 0:
@@ -138,17 +139,17 @@ def _interrupted_at(line: int) -> bool:
     traced = sys.gettrace()
     sys.settrace(trace)
     try:
-        flights.find(Find(KEY))
+        shared_finds.find(Find(KEY))
     except KeyboardInterrupt:
         pass
     finally:
         sys.settrace(traced)
     found: list[Record] = []
-    reader = threading.Thread(target=lambda: found.append(flights.find(Find(KEY))), daemon=True)
+    reader = threading.Thread(target=lambda: found.append(shared_finds.find(Find(KEY))), daemon=True)
     reader.start()
     reader.join(10)
     assert found, f"hangs after an interrupt at line {line}"
-    assert flights.find(Find(KEY)).rev == 1
+    assert shared_finds.find(Find(KEY)).rev == 1
     return left == -1
 
 

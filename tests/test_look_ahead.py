@@ -20,7 +20,7 @@ from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles, example
-from backtest_kit_mongo.testing.spots import parts
+from backtest_kit_mongo.testing.handles import parts
 
 pytestmark = pytest.mark.usefixtures("bkm_store")
 
@@ -28,7 +28,7 @@ HOUR_MS = 60 * MINUTE_MS
 NOW = BASE_MS + 10 * MINUTE_MS
 LATER = NOW + MINUTE_MS
 BY_KEY = tuple(domain for domain in DOMAINS if domain.shape in (Shape.SLOT, Shape.KEYED))
-LISTS = tuple(domain for domain in DOMAINS if domain.shape is Shape.LEDGER)
+LISTS = tuple(domain for domain in DOMAINS if domain.shape is Shape.LIST)
 REGISTRY = dict(zip(DOMAINS, REGISTRIES, strict=True))
 STATE = bk.PersistStateAdapter
 

@@ -1,4 +1,6 @@
-"""A child keeps its data where its parent does, no store is chosen silently, and no lock of the parent hangs a child."""
+"""A child keeps its data where its parent does, no store is chosen silently, and no lock of the parent hangs a
+child.
+"""
 
 from __future__ import annotations
 
@@ -212,9 +214,9 @@ if __name__ == "__main__":
 
 def test_a_memory_cannot_be_shared_which_each_child_says_once(tmp_path: Path) -> None:
     said = run(tmp_path, MEMORY)
-    told = "A memory store cannot be shared"
-    assert said.count(told) == 2
-    plain = [line for line in said.splitlines() if told not in line]
+    reported = "A memory store cannot be shared"
+    assert said.count(reported) == 2
+    plain = [line for line in said.splitlines() if reported not in line]
     assert plain == ["memory memory", "memory memory", "{'data': 1}"]
 
 
@@ -242,7 +244,7 @@ class Own:
         return {"data": "own"}
 
 
-def test_children_are_told_of_own_implementations_by_name_and_refuse_without_them() -> None:
+def test_children_get_own_implementations_by_name_and_refuse_without_them() -> None:
     from backtest_kit_mongo.adapters import choices
     from backtest_kit_mongo.adapters.registries import REGISTRIES
 
@@ -300,11 +302,11 @@ class TestNoStoreIsChosenSilently:
         bk.PersistRiskAdapter.write_position_data([], "r", "e", when=1)
         assert caplog.text.count(str(tmp_path / "dump")) == 1
 
-    def test_what_an_adapter_was_told_stays_and_setup_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_what_an_adapter_was_set_to_stays_and_setup_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
         bk.PersistStateAdapter.use_memory()
         bk.install()
         self.write()
         assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": 1}
-        assert "not in MongoDB, because they were told to use something else: PersistStateAdapter" in caplog.text
+        assert "not in MongoDB, because they were set to use something else: PersistStateAdapter" in caplog.text
         bk.PersistRiskAdapter.use_dummy()
         assert bk.PersistRiskAdapter.read_position_data("r", "e") == []

@@ -1,4 +1,6 @@
-"""What a connection string says is known without DNS; DNS trouble is a server that cannot be reached, not a wrong setting."""
+"""What a connection string says is known without DNS; DNS trouble is a server that cannot be reached, not a wrong
+setting.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def test_a_name_that_cannot_be_resolved_is_an_unreachable_server(away: Dns) -> N
         ("mongodb://bot:hunter2@host/x?nosuch=1", "its option nosuch is unknown"),
         (
             "mongodb://bot:hunter2@host/x?tlsInsecure=true&tlsAllowInvalidCertificates=true",
-            "options contradict each other: tls",
+            "options conflict with each other: tls",
         ),
         ("mongodb://bot:hun@ter2@host/x", "percent-encoded"),
         ("mongodb+srv://bot:hunter2@c0.bots.test:27017/x", "no port"),

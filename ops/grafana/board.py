@@ -71,13 +71,14 @@ PANELS = (
           ((f"sum(rate({HITS}{RATE})) / sum(rate({CACHED_READS}{RATE}))", "hits"),)),
     Panel("Writes by domain", "A second.", "ops",
           ((f"sum by (domain) (rate(bkm_store_writes_total{RATE})) > 0", "{{domain}}"),)),
-    Panel("Writes by outcome", "bypass: durable, the cache will be told; unknown: perhaps stored.", "ops",
+    Panel("Writes by outcome", "bypass: durable, the cache will be informed; unknown: perhaps stored.", "ops",
           ((f"sum by (outcome) (rate(bkm_store_writes_total{RATE}))", "{{outcome}}"),)),
     Panel("Candles offered", "conflict: was stored with other values, which were kept.", "ops",
           ((f"sum by (outcome) (rate(bkm_store_candles_total{RATE}))", "{{outcome}}"),)),
     Panel("Read latency", "All domains; copies of the near cache are not timed.", "s", quantiles("read")),
     Panel("Write latency", "All domains.", "s", quantiles("write")),
-    Panel("Cache protocol", "Writes that cached nothing, fills that came too late, restarts of Redis, bypass time.", "short", (
+    Panel("Cache protocol", ("Writes that cached nothing, fills that came too late, restarts of Redis, "
+        "bypass time."), "short", (
         (f"sum(rate(bkm_store_lease_conflicts_total{RATE}))", "lease conflicts/s"),
         (f"sum(rate(bkm_store_fills_refused_total{RATE}))", "fills refused/s"),
         (f"sum(rate(bkm_store_bypass_seconds_total{RATE}))", "processes without Redis"),
@@ -91,16 +92,19 @@ PANELS = (
     Panel("Events by role", "A second, by what became of them.", "ops",
           ((f"sum by (role, outcome) (rate(bkm_worker_events_total{RATE})) > 0", "{{role}} {{outcome}}"),)),
     Panel("Entries in the feed", "All streams; about an hour's worth (CC_STREAM_RETENTION_MS).", "short",
-          (("max(bkm_worker_stream_entries)", "entries"), ("max by (role) (bkm_worker_lag_entries)", "owed to {{role}}"))),
+          (("max(bkm_worker_stream_entries)", "entries"), (("max by (role) "
+              "(bkm_worker_lag_entries)"), "owed to {{role}}"))),
     Panel("Parked by role", "bkm park list", "short", (("max by (role) (bkm_worker_parked)", "{{role}}"),)),
-    Panel("Recovered, lost, foreign", "Events published for dead writers; lost payloads; changes by other programs. Last hour.",
+    Panel(("Recovered, lost, "
+        "foreign"), "Events published for dead writers; lost payloads; changes by other programs. Last hour.",
           "short", (
               ("sum(increase(bkm_worker_recovered_total[1h]))", "recovered"),
               ("sum(increase(bkm_worker_gaps_total[1h]))", "gaps"),
               ("sum(increase(bkm_worker_foreign_total[1h]))", "foreign"),
               ("sum(increase(bkm_worker_restores_total[1h]))", "restores"),
           )),
-    Panel("Recovery and replicas behind", "Oldest change not judged; for how long a replica may have missed changes.", "s", (
+    Panel(("Recovery and replicas "
+        "behind"), "Oldest change not judged; for how long a replica may have missed changes.", "s", (
         ('max(bkm_worker_service_behind_seconds{service="recovery"})', "recovery"),
         ("max by (replica) (bkm_worker_replica_lag_seconds)", "replica {{replica}}"),
     )),

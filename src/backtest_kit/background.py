@@ -1,4 +1,6 @@
-"""Runs in the background, under the names that the original gives them: `Backtest.run/background/stop/list/get_status`."""
+"""Runs in the background, under the names that the original gives them:
+`Backtest.run/background/stop/list/get_status`.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ class BackgroundRun:
         if self._stop.is_set():
             raise Stopped
 
-    def _run(self, told: Callable[[BackgroundRun], object] | None) -> None:
+    def _run(self, reported: Callable[[BackgroundRun], object] | None) -> None:
         try:
             if self._stop.is_set():
                 raise Stopped
@@ -82,8 +84,8 @@ class BackgroundRun:
             self.status = "stopped"
         except Exception as error:
             self.error, self.status = error, "failed"
-        if told is not None:
-            told(self)
+        if reported is not None:
+            reported(self)
 
 
 class BacktestRuns:
@@ -107,7 +109,7 @@ class BacktestRuns:
         frame: Any = None,
         on_end: Callable[[BackgroundRun], object] | None = None,
     ) -> BackgroundRun:
-        """Replay in a thread; `on_end` is told when it has ended, whichever way."""
+        """Replay in a thread; `on_end` is called when it has ended, whichever way."""
         one = BackgroundRun(symbol, strategy, exchange, frame)
         one._thread = threading.Thread(target=one._run, args=(on_end,), name=f"backtest-{symbol}", daemon=True)
         self._runs.append(one)

@@ -27,7 +27,7 @@ from backtest_kit.orders.broker import Broker
 from backtest_kit.orders.ccxt_broker import CcxtBroker
 from backtest_kit.orders.gate import OrderGate
 from backtest_kit.orders.paper import PaperBroker
-from backtest_kit.ticking import Clock, SystemClock, Ticking, Told
+from backtest_kit.ticking import Clock, OnLine, SystemClock, Ticking
 
 if TYPE_CHECKING:
     from backtest_kit.declare import Exchange
@@ -50,7 +50,7 @@ CREDENTIALS: Final = {
 def run(
     job: Job,
     *,
-    told: Told = logger.info,
+    on_line: OnLine = logger.info,
     record: Callable[[Event], None] = lambda event: None,
     clock: Clock | None = None,
     stop: threading.Event | None = None,
@@ -59,8 +59,8 @@ def run(
     """Live every minute until it is stopped.
 
     Args:
-        told: told a line for each event and failure.
-        record: told of every event that a result is made of.
+        on_line: called with a line for each event and failure.
+        record: called with every event that a result is made of.
         stop: set it, or press Ctrl-C once: no new positions, and the end when nothing is held. Twice: the end at once.
         until_ms: the last minute.
 
@@ -75,9 +75,9 @@ def run(
         )
     clock, stop = clock or SystemClock(), stop or threading.Event()
     broker, leases = _broker(job), make_leases()
-    with _lease(leases, job, told) as lease, Keeping(leases, lease, LEASE_MS) as keeping, Coroutines() as coroutines:
+    with _lease(leases, job, on_line) as lease, Keeping(leases, lease, LEASE_MS) as keeping, Coroutines() as coroutines:
         now_ms = clock.now_ms()
-        with bk.simulation_time(now_ms, guards_threads=False) as block, _ctrl_c(stop, told):
+        with bk.simulation_time(now_ms, guards_threads=False) as block, _ctrl_c(stop, on_line):
             market = FleetMarket(job.exchange, job.symbol, leases)
             ctx = Context(job.identity, _NoHistory())
             port = CallingStrategy(job.strategy, ctx, block, coroutines, record)
@@ -91,13 +91,14 @@ def run(
                 market,
                 ctx,
                 port,
-                told,
+                on_line,
                 clock,
                 stop,
                 until_ms,
             )
-            told(
-                f"{job.mode}: {job.strategy.name} on {job.symbol} at {job.exchange.name}, a tick a minute; Ctrl-C asks for the end"
+            on_line(
+                f"{job.mode}: {job.strategy.name} on {job.symbol} at {job.exchange.name}, one tick per minute; Ctrl-C "
+                "asks for the end"
             )
             ticking.run()
     return ticking
@@ -125,7 +126,7 @@ def _name(job: Job) -> str:
 
 
 @contextmanager
-def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
+def _lease(leases: Leases, job: Job, on_line: OnLine) -> Iterator[Lease]:
     """The right to live this context; waits as long as a dead process may still hold it.
 
     Raises:
@@ -135,7 +136,7 @@ def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
     lease = leases.acquire(name, LEASE_MS)
     if lease is None:
         holder = leases.holder(name)
-        told(f"waiting for {_who(holder)}, which runs this context, or did until it died")
+        on_line(f"waiting for {_who(holder)}, which runs this context, or did until it died")
         if is_dead(holder):
             waited.wait(WRITE_S)  # What it sent before it died has arrived by then, or never will.
             lease = leases.acquire(name, LEASE_MS, despite=holder)
@@ -145,8 +146,8 @@ def _lease(leases: Leases, job: Job, told: Told) -> Iterator[Lease]:
             lease = leases.acquire(name, LEASE_MS)
     if lease is None:
         raise AlreadyRunning(
-            f"{job.strategy.name!r} on {job.symbol} in mode {job.mode} is run by {_who(leases.holder(name))}. Two would trade twice. "
-            "Stop it first (Ctrl-C or kill), or run another strategy. Nothing was started."
+            f"{job.strategy.name!r} on {job.symbol} in mode {job.mode} is run by {_who(leases.holder(name))}. Two "
+            "would trade twice. Stop it first (Ctrl-C or kill), or run another strategy. Nothing was started."
         )
     yield lease
 
@@ -169,8 +170,8 @@ def _broker(job: Job) -> Broker:
         return CcxtBroker(_ccxt(job.exchange))
     if offered is None:
         raise DeclarationError(
-            f"exchange {job.exchange.name!r} has no broker, and live sends orders. Give it one (bt.exchange(.., broker=..)), name a "
-            "ccxt exchange (ccxt='binance'), or run --paper. Nothing was started."
+            f"exchange {job.exchange.name!r} has no broker, and live sends orders. Give it one (bt.exchange(.., "
+            "broker=..)), name a ccxt exchange (ccxt='binance'), or run --paper. Nothing was started."
         )
     broker: Broker = offered() if callable(offered) else offered
     return broker
@@ -184,14 +185,15 @@ def _ccxt(exchange: Exchange) -> Any:
     found = {name: value for name, variable in CREDENTIALS.items() if (value := os.environ.get(variable))}
     if "apiKey" not in found or "secret" not in found:
         raise DeclarationError(
-            f"live orders at {exchange.ccxt} need credentials: set {CREDENTIALS['apiKey']} and {CREDENTIALS['secret']}, "
+            f"live orders at {exchange.ccxt} need credentials: set {CREDENTIALS['apiKey']} and "
+            f"{CREDENTIALS['secret']}, "
             "or give the exchange a broker. Nothing was started."
         )
     return getattr(ccxt, str(exchange.ccxt))({**found, "enableRateLimit": True})
 
 
 @contextmanager
-def _ctrl_c(stop: threading.Event, told: Told) -> Iterator[None]:
+def _ctrl_c(stop: threading.Event, on_line: OnLine) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks for the end, the second is one."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -201,8 +203,9 @@ def _ctrl_c(stop: threading.Event, told: Told) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        told(
-            "stopping: no new positions; the end when nothing is held. Once more: the end at once, and a restart goes on"
+        on_line(
+            "stopping: no new positions; the end when nothing is held. Once more: the end at once, and a restart goes "
+            "on"
         )
 
     before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}

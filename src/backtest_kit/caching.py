@@ -21,13 +21,15 @@ Function = Callable[..., Any]
 
 
 def cached(*, interval: str, name: str | None = None) -> Callable[[Function], Function]:
-    """Compute a function once per interval, symbol and arguments; every later call, run and host reads the stored value.
+    """Compute a function once per interval, symbol and arguments; every later call, run and host reads the stored
+    value.
 
         @bt.cached(interval="1h")
         async def opinion(ctx, question): ...
 
-    The function is called with a context at the *beginning* of the interval, so its value does not depend on who asked first or at
-    which minute. Values are what JSON knows, dates too; each caller gets them as they were stored. A raise stores nothing.
+    The function is called with a context at the *beginning* of the interval, so its value does not depend on who asked
+    first or at which minute. Values are what JSON knows, dates too; each caller gets them as they were stored. A raise
+    stores nothing.
 
     Args:
         interval: 1m .. 1d.

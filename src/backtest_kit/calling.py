@@ -18,11 +18,11 @@ from backtest_kit.moments import minute_text
 from backtest_kit.operations import Operations
 from backtest_kit.signals import Proposal
 
-__all__ = ["CallingStrategy", "Progress", "ToldStrategy"]
+__all__ = ["CallingStrategy", "Progress", "ProgressStrategy"]
 
 Progress = Callable[[int], None]
-"""Told the simulated minute (ms) now and then."""
-TOLD_EACH_S: Final = 0.1
+"""Called with the simulated minute (ms) now and then."""
+PROGRESS_EACH_S: Final = 0.1
 
 GET_SIGNAL_S: Final = 180.0
 """How long an async get_signal may take. One that is not async cannot be interrupted."""
@@ -35,7 +35,7 @@ class CallingStrategy:
 
     Attributes:
         block: the simulation time; the caller has entered it.
-        record: told of every event that a result is made of.
+        record: called with every event that a result is made of.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class CallingStrategy:
             raise self._failure("get_signal", now_ms, cause) from cause
         if answer is not None and type(answer) is not Proposal:
             raise StrategyFailed(
-                f"{self._at('get_signal', now_ms)} returned {type(answer).__name__} {answer!r:.80}; it returns bt.long(..), "
-                "bt.short(..) or None."
+                f"{self._at('get_signal', now_ms)} returned {type(answer).__name__} {answer!r:.80}; it returns "
+                "bt.long(..), bt.short(..) or None."
             )
         return answer
 
@@ -117,8 +117,8 @@ class CallingStrategy:
         return StrategyFailed(f"{self._at(name, now_ms)} raised {type(cause).__name__}: {cause}")
 
 
-class ToldStrategy(CallingStrategy):
-    """One that tells how far it is, at most ten times a second."""
+class ProgressStrategy(CallingStrategy):
+    """One that tells how far it is, at most ten times per second."""
 
     def __init__(self, progress: Progress, *parts: Any) -> None:
         super().__init__(*parts)
@@ -126,6 +126,6 @@ class ToldStrategy(CallingStrategy):
 
     def get_signal(self, now_ms: int, price: float) -> Proposal | None:
         if (now_s := time.monotonic()) >= self._next_s:
-            self._next_s = now_s + TOLD_EACH_S
+            self._next_s = now_s + PROGRESS_EACH_S
             self._progress(now_ms)
         return super().get_signal(now_ms, price)

@@ -34,11 +34,11 @@ FOREIGN: Final = (
     Path(__file__).resolve().parents[1],
     *(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib")),
 )
-"""Where this package, Python and its libraries are: a fault is told by the strategy's line that led there."""
+"""Where this package, Python and its libraries are: a fault is reported by the strategy's line that led there."""
 
 
 class ExitCode(IntEnum):
-    """What the exit status of `bkm run` tells a script."""
+    """What the exit status of `bkm run` means to a script."""
 
     #: Candles, an exchange or a server are missing or failed.
     FAILED = 1
@@ -85,8 +85,8 @@ def run(
 ) -> None:
     """Run a strategy: the same file as backtest, paper or live.
 
-    A file [bold]setup_config.py[/] (here, beside the strategy, or in config/) is run first. Without one, and without CC_ variables,
-    a backtest needs no server: what it keeps are files below ./dump.
+    A file [bold]setup_config.py[/] (here, beside the strategy, or in config/) is run first. Without one, and without
+    CC_ variables, a backtest needs no server: what it keeps are files below ./dump.
 
     [bold]Examples[/]
 
@@ -94,10 +94,10 @@ def run(
 
     [cyan]MODE=paper STRATEGY_FILE=ema.py SYMBOL=BTC/USDT bkm run[/]
 
-    Exit status: 0 done; 1 candles, an exchange or a server are missing; 2 the file, a declaration or an option is wrong, nothing
-    was run; 3 the strategy raised or looked ahead; 130 stopped by Ctrl-C.
+    Exit status: 0 done; 1 candles, an exchange or a server are missing; 2 the file, a declaration or an option is
+    wrong, nothing was run; 3 the strategy raised or looked ahead; 130 stopped by Ctrl-C.
     """
-    with _told():
+    with _reported():
         chosen = _mode(mode, backtest=backtest, paper=paper, live=live)
         _require_place(report)
         prepare_store(file, chosen)
@@ -154,7 +154,7 @@ def _show(result: Result, trades: int, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _reported() -> Iterator[None]:
     """Whatever goes wrong is a message and an exit status."""
     try:
         yield
@@ -200,8 +200,8 @@ def modes(as_json: Annotated[bool, typer.Option("--json", help="As one JSON obje
         shown.add_row(domain, *(places[domain] for places in table.values()))
     Console().print(shown)
     typer.echo(
-        "mongo: MongoDB and Redis, without servers files below ./dump; files: ./dump/runs, per run; memory: this process; "
-        "jsonl: ./dump/log/log.jsonl. Dumps (bt.dump) are Markdown files below ./dump/agent in every mode."
+        "mongo: MongoDB and Redis, without servers files below ./dump; files: ./dump/runs, per run; memory: this "
+        "process; jsonl: ./dump/log/log.jsonl. Dumps (bt.dump) are Markdown files below ./dump/agent in every mode."
     )
 
 

@@ -35,8 +35,8 @@ class Context:
     Attributes:
         now: the simulated minute, epoch ms; in paper and live the minute of the tick.
         price: average price of the five minutes before `now`, weighted by volume.
-        candles: (interval, n) -> the last n candles that are closed at `now`, as columns (`Bars`). Intervals are 1m 3m 5m
-            15m 30m 1h 2h 4h 6h 8h 1d.
+        candles: (interval, n) -> the last n candles that are closed at `now`, as columns (`Bars`). Intervals are 1m 3m
+            5m 15m 30m 1h 2h 4h 6h 8h 1d.
     """
 
     def __init__(self, identity: ContextId, history: History, run_id: str = "") -> None:
@@ -96,7 +96,7 @@ class Context:
         return earlier
 
     def _average_price(self) -> float:
-        """Of an earlier moment; the present one is told by the engine."""
+        """Of an earlier moment; the present one comes from the engine."""
         last = self._bars("1m", self._minute, 5)
         volume = float(last.volume.sum())
         if volume:
@@ -106,7 +106,9 @@ class Context:
     # -- the exchange
 
     def order_book(self, depth: int = 20) -> Any:
-        """What the exchange's `get_order_book(symbol, depth)` answers; in paper and live only, for it was not recorded."""
+        """What the exchange's `get_order_book(symbol, depth)` answers; in paper and live only, for it was not
+        recorded.
+        """
         return self._asked("get_order_book", depth)
 
     def trades(self, limit: int = 100) -> Any:

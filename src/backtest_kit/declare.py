@@ -1,6 +1,7 @@
 """What a strategy file declares: strategies, exchanges, frames, risks. Checked when declared, frozen from then on.
 
-Decorators for those who write Python, `add_*_schema` for those who come from the original; both end in the same objects.
+Decorators for those who write Python, `add_*_schema` for those who come from the original; both end in the same
+objects.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import MINUTE_MS
-from backtest_kit.moments import INTERVALS_MS, When, to_ms
+from backtest_kit.moments import INTERVALS_MS, MomentLike, to_ms
 from backtest_kit.risk import RiskRequest, Validation
 
 __all__ = ["CALLBACKS", "Declared", "Exchange", "Frame", "Risk", "Strategy"]
@@ -40,7 +41,7 @@ CALLBACKS: Final[Mapping[str, frozenset[str]]] = {
     "on_breakeven": frozenset({"breakeven"}),
     "on_reject": frozenset({"rejected", "invalid"}),
 }
-"""Callbacks of a strategy, and the actions that each is told of."""
+"""Callbacks of a strategy, and the actions that each is called for."""
 
 
 class Named(Protocol):
@@ -60,8 +61,8 @@ class Declared(Generic[D]):
 
     def add(self, one: D) -> D:
         """Raises:
-        DeclarationError: the name is taken; `override` replaces. At a prompt or in a notebook, where a cell is run again, the
-            newest holds.
+        DeclarationError: the name is taken; `override` replaces. At a prompt or in a notebook, where a cell is run
+            again, the newest holds.
         """
         if one.name in self._found and not hasattr(sys, "ps1"):
             raise DeclarationError(
@@ -143,13 +144,15 @@ class Exchange:
     """Where candles come from when the store lacks them. Without any source the store has to have them.
 
     Attributes:
-        get_candles: (symbol, interval, since_ms, limit) -> rows [open time ms, open, high, low, close, volume], dicts or a table
-            with these names; may be async.
+        get_candles: (symbol, interval, since_ms, limit) -> rows [open time ms, open, high, low, close, volume], dicts
+            or a table with these names; may be async.
         ccxt: name of an exchange that ccxt knows.
         files: a directory or file of candles named like BTCUSDT-1m.csv.gz; they are used as they are and not stored.
         format_price, format_quantity: (symbol, number) -> text.
-        get_order_book, get_trades: (symbol, depth or limit); asked by `ctx.order_book()` and `ctx.trades()` in paper and live.
-        broker: for live: an `orders.broker.Broker`, or a function that makes one when the run starts. An exchange of ccxt needs none.
+        get_order_book, get_trades: (symbol, depth or limit); asked by `ctx.order_book()` and `ctx.trades()` in paper
+            and live.
+        broker: for live: an `orders.broker.Broker`, or a function that makes one when the run starts. An exchange of
+            ccxt needs none.
     """
 
     name: str
@@ -258,7 +261,8 @@ def strategy(
 
 
 def exchange(get_candles: Function | None = None, /, *, name: str | None = None, **parts: Any) -> Any:
-    """Declare an exchange: as a decorator of its get_candles, or as a call: `bt.exchange(name="binance", ccxt="binance")`.
+    """Declare an exchange: as a decorator of its get_candles, or as a call:
+    `bt.exchange(name="binance", ccxt="binance")`.
 
     Raises:
         DeclarationError: something is wrong with it, or the name is taken.
@@ -272,7 +276,7 @@ def exchange(get_candles: Function | None = None, /, *, name: str | None = None,
     return declared if get_candles is None else declared(get_candles)
 
 
-def frame(name: str, start: When, end: When) -> Frame:
+def frame(name: str, start: MomentLike, end: MomentLike) -> Frame:
     """Declare a frame; a date alone as `end` means its first minute.
 
     Raises:
@@ -314,18 +318,18 @@ def add_exchange_schema(**parts: Any) -> Exchange:
     return exchanges.add(made)
 
 
-def make_frame(name: str, start: When, end: When, interval: str = "1m") -> Frame:
+def make_frame(name: str, start: MomentLike, end: MomentLike, interval: str = "1m") -> Frame:
     """A frame that is not declared."""
     return Frame(name, to_ms(start) // MINUTE_MS * MINUTE_MS, to_ms(end) // MINUTE_MS * MINUTE_MS, interval)
 
 
-def add_frame_schema(*, name: str, start: When, end: When, interval: str = "1m") -> Frame:
+def add_frame_schema(*, name: str, start: MomentLike, end: MomentLike, interval: str = "1m") -> Frame:
     """`frame` as one call."""
     return frames.add(make_frame(name, start, end, interval))
 
 
 def add_risk_schema(*, name: str, validations: Iterable[Validation | tuple[Validation, str]]) -> Risk:
-    """A risk of several validations, each a function, or a function and the note that its True is told as."""
+    """A risk of several validations, each a function, or a function and the note that its True is reported as."""
     noted = (one if isinstance(one, tuple) else (one, "") for one in validations)
     return risks.add(Risk(name, tuple(_noted(check, note) for check, note in noted)))
 

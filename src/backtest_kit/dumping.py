@@ -16,7 +16,9 @@ ROOT: Final = Path("dump/agent")
 
 
 class Dump:
-    """`bt.dump(ctx, "prompt", text)` writes ./dump/agent/<context>/<topic>/<minute>.md; an existing file stays as it is."""
+    """`bt.dump(ctx, "prompt", text)` writes ./dump/agent/<context>/<topic>/<minute>.md; an existing file stays as it
+    is.
+    """
 
     def __init__(self) -> None:
         self._is_on = True
@@ -34,7 +36,7 @@ class Dump:
 
         Args:
             topic: directory; one for each kind of thing.
-            name: tells several of one minute apart.
+            name: distinguishes several of one minute.
 
         Returns:
             The file; None if nothing was written.

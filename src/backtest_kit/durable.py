@@ -36,7 +36,8 @@ class Rows:
         self.exchange = kept_exchange(context)
         self._key = (context.symbol, context.strategy, self.exchange)
 
-    # Rows carry the minute that they tell of, and a context that catches up lags behind others: no time is in force here.
+    # Rows carry the minute that they report, and a context that catches up lags behind others: no time is in force
+    # here.
 
     def _keyed(self, signal_id: str) -> tuple[str, str, str, str]:
         symbol, strategy, exchange = self._key
@@ -87,12 +88,12 @@ class Rows:
             case other:
                 raise AssertionError(f"no rows of {other}")
 
-    def tell(self, event: Event) -> None:
+    def keep_event(self, event: Event) -> None:
         """The rows that events leave for readers: one notification each, and the newest opened signal."""
         with bk.simulation_time(None):
-            self._tell(event)
+            self._report(event)
 
-    def _tell(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         if event.action == "opened" and event.signal is not None:
             row = self._kept(public_row(event.signal, self.context))
             one = self.context
@@ -106,8 +107,8 @@ class Rows:
 class SharedRisks:
     """All risks of one context, with the books that its processes share: read, judged and written in turns.
 
-    Reservations of contexts that are about to open stand in a row of their own, so that the row of a risk is exactly the open
-    positions.
+    Reservations of contexts that are about to open stand in a row of their own, so that the row of a risk is exactly
+    the open positions.
     """
 
     def __init__(
@@ -171,7 +172,9 @@ _TYPES: Mapping[str, str] = {
 
 
 def notification_row(event: Event, context: ContextId) -> Row | None:
-    """The event as a row of the notification domain; None: it leaves none. Its id is the event's: told twice, kept once."""
+    """The event as a row of the notification domain; None: it leaves none. Its id is the event's: reported twice, kept
+    once.
+    """
     kind = f"{(event.commit or '').replace('-', '_')}.commit" if event.action == "commit" else _TYPES.get(event.action)
     if kind is None or event.signal is None:
         return None

@@ -47,7 +47,7 @@ class Tick(NamedTuple):
         mark: the average price by which a position is judged; the rules say whether it is `price`.
         low, high: of the newest candle that the rules let this minute see.
         is_over: the frame has ended before this minute.
-        skipped: None: the minute before was told as well.
+        skipped: None: the minute before was reported as well.
         was_asked: the driver asked the strategy for this minute already, and `proposal` is the answer.
     """
 
@@ -63,14 +63,14 @@ class Tick(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """What the next minute is waited for. Minutes in which none of it happens need not be told.
+    """What the next minute is waited for. Minutes in which none of it happens need not be reported.
 
-    It is a hint: a driver that tells every minute is right as well, and a minute told for nothing does no harm.
+    It is a hint: a driver that tells every minute is right as well, and a minute reported for nothing does no harm.
 
     Attributes:
-        until: told at the latest (ms); 0: every minute is told.
-        mark_low, mark_high: told when the mark is at or beyond one of them.
-        touch_low, touch_high: told when a candle's low or high is at or beyond.
+        until: reported at the latest (ms); 0: every minute is reported.
+        mark_low, mark_high: reported when the mark is at or beyond one of them.
+        touch_low, touch_high: reported when a candle's low or high is at or beyond.
         served_slot: with `may_ask`: the newest slot for which the strategy was asked.
         may_ask: the context is idle and nothing need be stored before the strategy is asked: the driver may ask it
             itself, minute by minute, and tell the first one with an answer.

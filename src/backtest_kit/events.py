@@ -30,7 +30,7 @@ ACTIONS: Final = frozenset(
 )
 
 EACH_MINUTE: Final = frozenset({"idle", "schedule_ping", "active_ping"})
-"""Told for every minute; a minute that nobody listens to is skipped in a replay."""
+"""Reported for every minute; a minute that nobody listens to is skipped in a replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Event:
         amount: percent, cost or shift of a commit.
         pnl: of closed, highest_profit, max_drawdown.
         number: tells events of one kind and minute apart.
-        is_repeat: this process does not know whether it was told before (a restart came between).
+        is_repeat: this process does not know whether it was reported before (a restart came between).
     """
 
     action: str

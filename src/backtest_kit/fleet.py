@@ -58,7 +58,8 @@ class FleetMarket(Market):
             if not self._missing(interval, since, until):
                 return
             if wait_s == POLL_S[1] and is_dead(holder := self._leases.holder(name)):
-                dead = holder  # Of this host. Nothing that it may still store can do harm: the first write of a candle counts.
+                # Of this host. Nothing that it may still store can do harm: the first write of a candle counts.
+                dead = holder
         logger.warning(
             "%s: nobody fetched it within %g s; %s has the turn", name, PATIENCE_S, self._leases.holder(name)
         )

@@ -23,7 +23,7 @@ class Held:
         scheduled_at, pending_at: ms; pending_at is 0 until it is open.
         was_scheduled: it waited for its price.
         trailing_stop, trailing_take: override the proposed ones.
-        profit_levels, loss_levels, has_broken_even: what was told already.
+        profit_levels, loss_levels, has_broken_even: what was reported already.
         order_count: numbers what callbacks do with this signal, its orders among it.
     """
 

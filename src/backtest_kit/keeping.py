@@ -6,14 +6,14 @@ from typing import Any
 
 from backtest_kit.effects import Plan, Save, ask
 from backtest_kit.held import Held
-from backtest_kit.rows import ledger_row
+from backtest_kit.rows import list_row
 from backtest_kit.signals import Pnl
 from backtest_kit.state import State, level_rows
 
 
 class Keeper:
     """Attributes:
-    is_repeat: what is told now may have been told before a restart.
+    is_repeat: what is reported now may have been reported before a restart.
     """
 
     def __init__(self, state: State) -> None:
@@ -50,5 +50,5 @@ class Keeper:
     ) -> Plan[None]:
         """Store the signal's row of the history, one per signal."""
         if self.state.context.is_durable:
-            row = ledger_row(held.view(), self.state.context, status, at, price, reason, pnl)
+            row = list_row(held.view(), self.state.context, status, at, price, reason, pnl)
             yield from ask(Save("storage", held.id, row, at))

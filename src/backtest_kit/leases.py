@@ -1,8 +1,8 @@
 """Who may do what only one process may: leases in MongoDB, by its clock; without servers, file locks of this host.
 
-A lease in MongoDB ends by itself when its holder dies or sleeps. The holder knows when at the latest: it counts from before
-it asked, on its own monotonic clock. What it writes carries that moment as a deadline (`bk.write_until`), so a process that was
-only asleep can write nothing after its lease. Hosts' clocks are never compared.
+A lease in MongoDB ends by itself when its holder dies or sleeps. The holder knows when at the latest: it counts from
+before it asked, on its own monotonic clock. What it writes carries that moment as a deadline (`bk.write_until`), so a
+process that was only asleep can write nothing after its lease. Hosts' clocks are never compared.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Leases(Protocol):
     def give_back(self, name: str, pause_ms: int) -> None: ...
 
     def holder(self, name: str) -> str:
-        """Who holds it: host, process, and what tells them apart."""
+        """Who holds it: host, process, and what distinguishes them."""
 
 
 class MongoLeases:

@@ -17,12 +17,12 @@ def progress(entry: float, target: float, price: float) -> float:
     return min((price - entry) / (target - entry) * 100, 100.0)
 
 
-def reached(percent: float, told: Set[int]) -> Iterator[int]:
-    """Levels that `percent` has reached and that were not told yet."""
+def reached(percent: float, reported: Set[int]) -> Iterator[int]:
+    """Levels that `percent` has reached and that were not reported yet."""
     for level in LEVELS:
         if level > percent:
             return
-        if level not in told:
+        if level not in reported:
             yield level
 
 
@@ -36,6 +36,6 @@ def breakeven_price(sign: int, entry: float, rules: Rules) -> float:
     return entry * (1 + sign * breakeven_percent(rules) / 100)
 
 
-def next_price(entry: float, target: float, told: Set[int]) -> list[float]:
-    """Where the next level that was not told is reached, give or take rounding; empty if all were."""
-    return next(([entry + (target - entry) * level / 100] for level in LEVELS if level not in told), [])
+def next_price(entry: float, target: float, reported: Set[int]) -> list[float]:
+    """Where the next level that was not reported is reached, give or take rounding; empty if all were."""
+    return next(([entry + (target - entry) * level / 100] for level in LEVELS if level not in reported), [])

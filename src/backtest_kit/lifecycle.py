@@ -11,7 +11,7 @@ something happens in a minute is decided here alone.
 What a restart relies on (durable contexts only, see `keeping`):
 - The slot is stored before the strategy is asked: it is asked at most once per slot.
 - What is accepted is stored before the broker is asked, with the minute; that minute goes on with it.
-- A minute that told anybody anything ends with storing all of it. What it does before is repeatable: orders have ids
+- A minute that reported anything ends with storing all of it. What it does before is repeatable: orders have ids
   that are functions of the signal, rows are replaced, events have ids. A minute that was not stored is lived again.
 - Orders of callbacks are stored, with the minute, before the broker is asked.
 """
@@ -51,7 +51,7 @@ BROKER_REFUSED: Final = "the broker refused the order"
 
 class Lifecycle:
     """Attributes:
-    wants: actions that anybody listens to; others are not told.
+    wants: actions that anybody listens to; others are not reported.
     interval_ms: the strategy is asked once per slot of this length.
     """
 
@@ -319,10 +319,10 @@ class Lifecycle:
         gain = held.gain(mark, entry)
         if gain == 0:
             return
-        told = held.profit_levels if gain > 0 else held.loss_levels
+        reported = held.profit_levels if gain > 0 else held.loss_levels
         target = take if gain > 0 else stop
-        for level in reached(progress(entry, target, mark), told):
-            told.add(level)
+        for level in reached(progress(entry, target, mark), reported):
+            reported.add(level)
             yield from self._emit("partial_profit" if gain > 0 else "partial_loss", tick, mark, held, level=level)
 
     # Effects.

@@ -1,4 +1,4 @@
-"""Functions that are told of events, whichever strategy they come from. `def` or `async def`."""
+"""Functions that are called with events, whichever strategy they come from. `def` or `async def`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from backtest_kit.identity import ContextId
 
 __all__ = ["LISTENERS", "Listener", "listeners_of", "listening"]
 
-Told = Callable[[Event, ContextId], Any]
+OnEvent = Callable[[Event, ContextId], Any]
 
 
 class Listener(NamedTuple):
     """Attributes:
-    actions: what it is told of.
+    actions: what it is called with.
     modes: in which modes; empty: in all.
     """
 
-    function: Told
+    function: OnEvent
     actions: frozenset[str]
     modes: frozenset[str] = frozenset()
 
@@ -41,12 +41,12 @@ LISTENERS: Final[dict[str, frozenset[str]]] = {
     "listen_validation": frozenset({"invalid"}),
     "listen_pause": frozenset({"paused"}),
 }
-"""What each `listen_..` function tells of."""
+"""What each `listen_..` function reports."""
 
 _listeners: list[Listener] = []
 
 
-def listening(function: Told, actions: frozenset[str], *modes: str) -> Callable[[], None]:
+def listening(function: OnEvent, actions: frozenset[str], *modes: str) -> Callable[[], None]:
     """Tell a function of these actions from the next run on; call the answer to end it."""
     _require_callable("a listener", function, 2)
     listener = Listener(function, actions, frozenset(modes))
@@ -60,27 +60,27 @@ def listening(function: Told, actions: frozenset[str], *modes: str) -> Callable[
 
 
 def listeners_of(mode: str) -> list[Listener]:
-    """Those that are told in a mode."""
+    """Those that are called in a mode."""
     return [one for one in _listeners if not one.modes or mode in one.modes]
 
 
-def listen_signal(function: Told) -> Callable[[], None]:
+def listen_signal(function: OnEvent) -> Callable[[], None]:
     """Signals that are scheduled, opened, closed or cancelled, in every mode."""
     return listening(function, SIGNAL)
 
 
-def listen_signal_backtest(function: Told) -> Callable[[], None]:
+def listen_signal_backtest(function: OnEvent) -> Callable[[], None]:
     """The same in backtests only."""
     return listening(function, SIGNAL, "backtest")
 
 
-def listen_signal_live(function: Told) -> Callable[[], None]:
+def listen_signal_live(function: OnEvent) -> Callable[[], None]:
     """The same in paper and live only."""
     return listening(function, SIGNAL, "paper", "live")
 
 
-def _listen(name: str) -> Callable[[Told], Callable[[], None]]:
-    def listen(function: Told) -> Callable[[], None]:
+def _listen(name: str) -> Callable[[OnEvent], Callable[[], None]]:
+    def listen(function: OnEvent) -> Callable[[], None]:
         return listening(function, LISTENERS[name])
 
     listen.__name__ = listen.__qualname__ = name

@@ -30,13 +30,14 @@ def load_strategy(path: Path) -> None:
     _run(path, path.stem)
     if not declare.strategies.list():
         raise StrategyFileError(
-            f"{path} declares no strategy. Write `@bt.strategy(interval='15m')` over a function of ctx. Nothing was run."
+            f"{path} declares no strategy. Write `@bt.strategy(interval='15m')` over a function of ctx. Nothing was "
+            "run."
         )
 
 
 def prepare_store(strategy: Path, mode: str) -> Path | None:
-    """Run `setup_config.py` if there is one (working directory, beside the strategy, config/), else connect what the environment
-    names. A backtest without any keeps files below ./dump.
+    """Run `setup_config.py` if there is one (working directory, beside the strategy, config/), else connect what the
+    environment names. A backtest without any keeps files below ./dump.
 
     Returns:
         The configuration that was run.

@@ -88,8 +88,8 @@ class Market:
             f"{self.exchange.name}`, `bkm candles fetch`, or an exchange with get_candles, ccxt or files."
         )
         return (
-            f"No 1m candles of {self.symbol} at exchange {self.exchange.name!r} from {minute_text(since)} to {minute_text(until)} in "
-            f"{source}; {held}. {way} Nothing was run."
+            f"No 1m candles of {self.symbol} at exchange {self.exchange.name!r} from {minute_text(since)} to "
+            f"{minute_text(until)} in {source}; {held}. {way} Nothing was run."
         )
 
     def _filled(self, candles: bk.Candles) -> Series:
@@ -98,8 +98,9 @@ class Market:
         first = f"the first from {minute_text(gaps[0].first)} to {minute_text(gaps[0].last)}"
         if not self.fill_gaps or gaps[0].first == candles.since:
             raise CandlesMissing(
-                f"{count} of {count + len(candles)} 1m candles of {self.symbol} at {self.exchange.name!r} are missing in {len(gaps)} gap(s), "
-                f"{first}. Fetch them, choose another frame, or let gaps count as minutes without trade: --fill-gaps. Nothing was run."
+                f"{count} of {count + len(candles)} 1m candles of {self.symbol} at {self.exchange.name!r} are missing "
+                f"in {len(gaps)} gap(s), {first}. Fetch them, choose another frame, or let gaps count as minutes "
+                "without trade: --fill-gaps. Nothing was run."
             )
         self.notes[f"{count} missing minutes in {len(gaps)} gap(s) count as minutes without trade, {first}"] = None
         times = np.arange(candles.since, candles.until, MINUTE_MS, dtype=np.int64)
@@ -230,7 +231,10 @@ class History:
         end = max(0, min((now_ms - series.first) // series.step_ms, len(series)))
         if end < count:
             self._oldest.add(interval)
-            note = f"ctx.candles({interval!r}, ..) gave fewer than asked for at first: history begins at {minute_text(series.first)}"
+            note = (
+                f"ctx.candles({interval!r}, ..) gave fewer than asked for at first: history begins at "
+                f"{minute_text(series.first)}"
+            )
             self.market.notes[note] = None
         return Bars(series, max(0, end - count), end)
 

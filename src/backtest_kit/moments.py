@@ -8,9 +8,9 @@ from typing import Final, TypeAlias
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import MINUTE_MS
 
-__all__ = ["CANDLE_MS", "INTERVALS_MS", "When", "minute_text", "to_ms"]
+__all__ = ["CANDLE_MS", "INTERVALS_MS", "MomentLike", "minute_text", "to_ms"]
 
-When: TypeAlias = int | str | date | datetime
+MomentLike: TypeAlias = int | str | date | datetime
 """Epoch milliseconds, an ISO text ("2024-01-31", "2024-01-31T12:00"), a date or a datetime; UTC without a zone."""
 
 INTERVALS_MS: Final = {
@@ -23,7 +23,7 @@ CANDLE_MS: Final = (
 """Lengths of candles."""
 
 
-def to_ms(when: When) -> int:
+def to_ms(when: MomentLike) -> int:
     """Epoch milliseconds.
 
     Raises:

@@ -18,10 +18,10 @@ class StrategyPort(Protocol):
 
     @property
     def wants(self) -> frozenset[str]:
-        """Actions that anybody listens to (see `events.ACTIONS`). Others are neither made nor told."""
+        """Actions that anybody listens to (see `events.ACTIONS`). Others are neither made nor reported."""
 
     def get_signal(self, now_ms: int, price: float) -> Proposal | None:
         """Asked when the context is idle."""
 
     def on_event(self, event: Event, ops: Operations) -> None:
-        """Told after the event became part of the state; `ops` are valid until this returns."""
+        """Reported after the event became part of the state; `ops` are valid until this returns."""

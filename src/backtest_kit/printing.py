@@ -78,7 +78,8 @@ def _trades(trades: tuple[Trade, ...], *, with_notes: bool) -> Table:
         colour = "green" if trade.pnl > 0 else "red"
         note = escape("".join(letter for letter in trade.note if letter.isprintable()))
         table.add_row(
-            minute_text(trade.opened_at), trade.position, f"{trade.price_open:.7g}", f"{trade.price_close:.7g}", trade.reason,
+            minute_text(trade.opened_at), trade.position, f"{trade.price_open:.7g}", f"{trade.price_close:.7g}",
+            trade.reason,
             f"{trade.minutes:,}", f"[{colour}]{trade.pnl_percent:+.2f}[/]", f"[{colour}]{trade.pnl:+.2f}[/]",
             *((note,) if with_notes else ()),
         )  # fmt: skip

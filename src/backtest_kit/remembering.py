@@ -1,8 +1,9 @@
-"""What a strategy remembers: `ctx.state`, `ctx.session`, `ctx.dictionary`, `ctx.memory`. Plain mappings over the adapters.
+"""What a strategy remembers: `ctx.state`, `ctx.session`, `ctx.dictionary`, `ctx.memory`. Plain mappings over the
+adapters.
 
-Values are what JSON knows, dates and bytes too. Assigning is what stores: after `ctx.state["rows"].append(1)` nothing is
-stored until `ctx.state["rows"] = rows`. Every write carries the simulated minute, and what was written at a later one cannot be
-read (`bk.LookAhead`).
+Values are what JSON knows, dates and bytes too. Assigning is what stores: after `ctx.state["rows"].append(1)` nothing
+is stored until `ctx.state["rows"] = rows`. Every write carries the simulated minute, and what was written at a later
+one cannot be read (`bk.LookAhead`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any, TypeAlias
 
 import backtest_kit_mongo as bk
 
-__all__ = ["Memory", "Snapshot", "dictionary", "memory", "session", "state"]
+__all__ = ["Memory", "StoredMap", "dictionary", "memory", "session", "state"]
 
 Row: TypeAlias = dict[str, Any]
 Map: TypeAlias = MutableMapping[str, Any]
 
 
-class Snapshot(Map):
+class StoredMap(Map):
     """A mapping that is one stored row, read once and written whole with each assignment."""
 
     __slots__ = ("_data", "_load", "_save")
@@ -82,8 +83,8 @@ class Place:
     is_backtest: bool
 
 
-def state(place: Place, now: Callable[[], int]) -> Snapshot:
-    """Free values, one row a context."""
+def state(place: Place, now: Callable[[], int]) -> StoredMap:
+    """Free values, one row per context."""
     row_id = f"{place.owner}_state"
 
     def load() -> Row:
@@ -94,10 +95,10 @@ def state(place: Place, now: Callable[[], int]) -> Snapshot:
         at = now()
         bk.PersistStateAdapter.write_state_data({"id": row_id, "data": data, "when": at}, place.owner, "state", at)
 
-    return Snapshot(load, save)
+    return StoredMap(load, save)
 
 
-def session(place: Place, now: Callable[[], int]) -> Snapshot:
+def session(place: Place, now: Callable[[], int]) -> StoredMap:
     """Free values as well, in the row that the original calls the session."""
     key = (place.strategy, place.exchange, place.frame, place.symbol, place.is_backtest)
 
@@ -110,10 +111,10 @@ def session(place: Place, now: Callable[[], int]) -> Snapshot:
         row = {"id": place.owner, "data": data, "when": at}
         bk.PersistSessionAdapter.write_session_data(row, *key[:3], at, *key[3:])
 
-    return Snapshot(load, save)
+    return StoredMap(load, save)
 
 
-def dictionary(place: Place, now: Callable[[], int]) -> Snapshot:
+def dictionary(place: Place, now: Callable[[], int]) -> StoredMap:
     """Values of which each carries the minute of its own write."""
     row_id = f"{place.owner}_dictionary"
     times: dict[str, int] = {}
@@ -134,7 +135,7 @@ def dictionary(place: Place, now: Callable[[], int]) -> Snapshot:
         times.clear()
         times.update(moments)
 
-    kept = Snapshot(load, save)
+    kept = StoredMap(load, save)
     return kept
 
 

@@ -73,7 +73,7 @@ class Replay:
 
     Attributes:
         asked: how often the strategy was asked.
-        told: how many minutes the lifecycle was told of.
+        reported: how many minutes the lifecycle was given.
         index: of the candle that opens at the present minute; those before it are closed.
     """
 
@@ -88,13 +88,13 @@ class Replay:
         *,
         skip: bool,
     ) -> None:
-        """`skip` leaves out minutes in which nothing can happen; without it every minute is told.
+        """`skip` leaves out minutes in which nothing can happen; without it every minute is reported.
 
         Raises:
             ValueError: candles are missing.
         """
         self.port, self.risks, self.skip = port, risks, skip
-        self.asked = self.told = 0
+        self.asked = self.reported = 0
         self.first = _checked_first(candles, rules, start_ms, end_ms)
         self.marks = average_prices(candles.high, candles.low, candles.close, candles.volume, rules.vwap_candles)
         self.lows, self.highs = candles.low, candles.high
@@ -143,7 +143,7 @@ class Replay:
 
     def _tick(self, index: int, skipped: Skipped | None = None) -> Tick:
         """At the end of the columns the newest candle is seen again: a position closes at the last known price."""
-        self.index, self.told = index + 1, self.told + 1
+        self.index, self.reported = index + 1, self.reported + 1
         seen = min(index - self.delay, len(self.marks) - 1)
         at, before = index * MINUTE_MS + self.first, min(index, len(self.marks)) - 1
         mark, price = self.marks.item(seen), self.marks.item(before)

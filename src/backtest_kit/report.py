@@ -117,8 +117,8 @@ def _price(result: Result, span: tuple[int, int]) -> str:
 
 def _marker(trade: Trade) -> Marker:
     text = (
-        f"{trade.position} {minute_text(trade.opened_at)} at {trade.price_open:.8g}, {trade.reason} {minute_text(trade.closed_at)} at "
-        f"{trade.price_close:.8g}: {trade.pnl_percent:+.2f} %"
+        f"{trade.position} {minute_text(trade.opened_at)} at {trade.price_open:.8g}, {trade.reason} "
+        f"{minute_text(trade.closed_at)} at {trade.price_close:.8g}: {trade.pnl_percent:+.2f} %"
     )
     return Marker(
         trade.opened_at,
@@ -160,5 +160,6 @@ def _row(trade: Trade) -> str:
         f"<tr><td>{minute_text(trade.opened_at)}</td><td>{trade.position}</td><td class=n>{trade.price_open:.8g}</td>"
         f"<td class=n>{trade.price_close:.8g}</td><td>{escape(trade.reason)}</td><td class=n>{trade.minutes:,}</td>"
         f'<td class="n {kind}">{trade.pnl_percent:+.2f}</td><td class="n {kind}">{trade.pnl:+.2f}</td>'
-        f"<td class=n>{trade.best_percent:+.2f}</td><td class=n>{trade.worst_percent:+.2f}</td><td class=note>{escape(trade.note)}</td></tr>"
+        f"<td class=n>{trade.best_percent:+.2f}</td><td class=n>{trade.worst_percent:+.2f}</td><td "
+        f"class=note>{escape(trade.note)}</td></tr>"
     )

@@ -20,7 +20,7 @@ from backtest_kit.moments import minute_text
 
 __all__ = ["Equity", "Result", "Stats", "Trade"]
 
-TOLD_MAX: Final = 5
+REASONS_MAX: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +192,17 @@ class Result:
 
     @cached_property
     def refusals(self) -> tuple[str, ...]:
-        """Why proposals came to nothing, the most frequent first, at most five. What differs by numbers alone is one, told as the
-        first was.
+        """Why proposals came to nothing, the most frequent first, at most five. What differs by numbers alone is one,
+        reported as the first was.
         """
         counts, first = Counter[str](), dict[str, str]()
         for event in self.events:
             if event.action in ("rejected", "invalid"):
-                told = f"{'risk' if event.action == 'rejected' else 'invalid'}: {event.reason}"
-                kind = re.sub(r"\d+(\.\d+)?", "#", told)
+                reported = f"{'risk' if event.action == 'rejected' else 'invalid'}: {event.reason}"
+                kind = re.sub(r"\d+(\.\d+)?", "#", reported)
                 counts[kind] += 1
-                first.setdefault(kind, told)
-        return tuple(f"{count} x {first[kind]}" for kind, count in counts.most_common(TOLD_MAX))
+                first.setdefault(kind, reported)
+        return tuple(f"{count} x {first[kind]}" for kind, count in counts.most_common(REASONS_MAX))
 
     def trades_frame(self) -> Any:
         """The trades as a pandas DataFrame; moments are UTC timestamps.

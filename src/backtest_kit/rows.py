@@ -91,7 +91,7 @@ def held_from(row: Mapping[str, Any], rules: Rules) -> Held:
     return held
 
 
-def ledger_row(
+def list_row(
     view: SignalView, context: ContextId, status: str, at: int, price: float, reason: str | None, pnl: Pnl | None
 ) -> Row:
     """The payload of Storage: a signal of the history.

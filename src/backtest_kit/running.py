@@ -16,7 +16,7 @@ import numpy as np
 
 import backtest_kit_mongo as bk
 from backtest_kit import declare
-from backtest_kit.calling import CallingStrategy, Progress, ToldStrategy
+from backtest_kit.calling import CallingStrategy, Progress, ProgressStrategy
 from backtest_kit.context import Context
 from backtest_kit.coroutines import Coroutines
 from backtest_kit.declare import Declared, Exchange, Frame, Risk, Strategy
@@ -80,8 +80,8 @@ def choose(
     rules: Rules = DEFAULT,
     fill_gaps: bool = False,
 ) -> Job:
-    """What a run works with. What is not named is the only one declared; a missing exchange is the store alone, under the name
-    `store`; a missing frame is all that there are candles for.
+    """What a run works with. What is not named is the only one declared; a missing exchange is the store alone, under
+    the name `store`; a missing frame is all that there are candles for.
 
     Raises:
         DeclarationError: something is not declared, or there are several and none is named.
@@ -108,8 +108,8 @@ def _require_present(mode: Mode, market: Exchange, frame: object, *, fill_gaps: 
         raise DeclarationError(f"{mode} runs from now on; a frame and fill_gaps are a backtest's. Nothing was run.")
     if market.files is not None:
         raise DeclarationError(
-            f"exchange {market.name!r} reads files, and {mode} needs candles as they close: get_candles=, ccxt=, or the store alone. "
-            "Nothing was run."
+            f"exchange {market.name!r} reads files, and {mode} needs candles as they close: get_candles=, ccxt=, or "
+            "the store alone. Nothing was run."
         )
 
 
@@ -141,8 +141,8 @@ def _frame(wanted: object, exchange: Exchange, symbol: str, rules: Rules) -> Fra
     span = Market(exchange, symbol).span()
     if span is None:
         raise CandlesMissing(
-            f"there are no 1m candles of {symbol} at exchange {exchange.name!r}, and no frame is given. Bring some in (bkm candles import), "
-            "or give an exchange that has them and --frame FROM..TO. Nothing was run."
+            f"there are no 1m candles of {symbol} at exchange {exchange.name!r}, and no frame is given. Bring some in "
+            "(bkm candles import), or give an exchange that has them and --frame FROM..TO. Nothing was run."
         )
     start_ms, end_ms = span[0] + rules.vwap_candles * MINUTE_MS, span[1] + MINUTE_MS
     return Frame(f"{minute_text(start_ms)}..{minute_text(end_ms)}".replace(" ", "T"), start_ms, max(start_ms, end_ms))
@@ -188,7 +188,7 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
             events: list[Event] = []
             since_s = time.perf_counter()
             with Coroutines() as coroutines, bk.simulation_time(frame.start) as block:
-                kind = CallingStrategy if progress is None else partial(ToldStrategy, progress)
+                kind = CallingStrategy if progress is None else partial(ProgressStrategy, progress)
                 port = kind(job.strategy, ctx, block, coroutines, events.append)
                 driver = replay(
                     job.identity, minutes, port, job.rules, start_ms=frame.start, end_ms=frame.end, risks=job.books()
@@ -201,17 +201,19 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
 
 
 def _require_past(frame: Frame) -> None:
-    """A strategy may replay what is behind it, to choose parameters; its own future would be told by the trades."""
+    """A strategy may replay what is behind it, to choose parameters; its own future would show in the trades."""
     now = bk.simulation_now(f"frame {frame.name}")
     if now is not None and frame.end > now:
         raise bk.LookAhead(
-            f"frame {frame.name} ends at {minute_text(frame.end)}, but the simulation time is {minute_text(now)}. Name one that ends "
-            "by then: frame=(from, ctx.now). Nothing was run."
+            f"frame {frame.name} ends at {minute_text(frame.end)}, but the simulation time is {minute_text(now)}. "
+            "Name one that ends by then: frame=(from, ctx.now). Nothing was run."
         )
 
 
 def paper(symbol: str, **chosen: object) -> Result:
-    """Trade on paper from now on: real candles, no orders. Ends with Ctrl-C. Parameters as `backtest`, without a frame."""
+    """Trade on paper from now on: real candles, no orders. Ends with Ctrl-C. Parameters as `backtest`, without a
+    frame.
+    """
     return run_job(choose(symbol, "paper", **chosen))  # type: ignore[arg-type]
 
 
@@ -220,11 +222,11 @@ def live(symbol: str, **chosen: object) -> Result:
     return run_job(choose(symbol, "live", **chosen))  # type: ignore[arg-type]
 
 
-def run_job(job: Job, told: Callable[[str], None] | None = None) -> Result:
-    """Paper or live, until it is stopped. What it answers tells of this process's share alone.
+def run_job(job: Job, on_line: Callable[[str], None] | None = None) -> Result:
+    """Paper or live, until it is stopped. What it answers reports this process's share alone.
 
     Args:
-        told: told a line for each event and failure; default: the log.
+        on_line: called with a line for each event and failure; default: the log.
 
     Raises:
         DeclarationError, AlreadyRunning: nothing was started.
@@ -235,7 +237,7 @@ def run_job(job: Job, told: Callable[[str], None] | None = None) -> Result:
     events: list[Event] = []
     since_s, since_ms = time.perf_counter(), time.time_ns() // 1_000_000
     with bk.in_mode(job.mode, Path("dump") / "runs" / job.mode):
-        ticking = bot.run(job, told=told or logger.info, record=events.append)
+        ticking = bot.run(job, on_line=on_line or logger.info, record=events.append)
     until_ms = time.time_ns() // 1_000_000
     elapsed_s, nothing = time.perf_counter() - since_s, np.empty(0)
     prices = Prices(nothing.astype(np.int64), nothing)

@@ -126,7 +126,7 @@ class Extreme(NamedTuple):
 
 
 class SignalView(NamedTuple):
-    """A signal as it stood when an event told of it.
+    """A signal as it stood when an event reported it.
 
     Attributes:
         price_open, take_profit, stop_loss: in force now (after average buys and trailing).

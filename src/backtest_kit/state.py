@@ -21,7 +21,7 @@ VERSION: Final = 1
 
 
 class Commit(NamedTuple):
-    """An operation of a callback, not told yet and, if it is an order, not executed yet.
+    """An operation of a callback, not reported yet and, if it is an order, not executed yet.
 
     Attributes:
         price: that it was judged by.
@@ -81,7 +81,8 @@ class State:
         return self.held is not None or self.accepted is not None
 
     def next_minute(self, now_ms: int) -> int:
-        """The minute (ms) that a driver tells first: the one after `as_of` while a signal is held, else the present one.
+        """The minute (ms) that a driver tells first: the one after `as_of` while a signal is held, else the present
+        one.
 
         It can be the one after the present minute, when that was lived to its end.
         """
@@ -157,9 +158,9 @@ class State:
     def _take_foreign(self, rows: Mapping[str, Any], strategy: Mapping[str, Any], rules: Rules) -> None:
         if row := rows.get("signal"):
             self.signal = held_from(row, rules)
-            told = (rows.get("partial") or {}).get(self.signal.id, {})
-            self.signal.profit_levels = set(told.get("profitLevels", ()))
-            self.signal.loss_levels = set(told.get("lossLevels", ()))
+            reported = (rows.get("partial") or {}).get(self.signal.id, {})
+            self.signal.profit_levels = set(reported.get("profitLevels", ()))
+            self.signal.loss_levels = set(reported.get("lossLevels", ()))
             self.signal.has_broken_even = bool((rows.get("breakeven") or {}).get(self.signal.id, {}).get("reached"))
         elif row := rows.get("schedule"):
             self.schedule = held_from(row, rules)

@@ -1,8 +1,9 @@
-"""Paper and live: the lifecycle, told each minute by the wall clock.
+"""Paper and live: the lifecycle, driven each minute by the wall clock.
 
-A tick of minute m comes when minute m has begun and the candle before it is there. A tick that fails (exchange, broker or
-store away) changes nothing: the state is read from the store again, as after a restart, and the minute is tried again.
-Minutes that were missed are lived in order while a signal is held; while nothing is held only the present one counts.
+A tick of minute m comes when minute m has begun and the candle before it is there. A tick that fails (exchange, broker
+or store away) changes nothing: the state is read from the store again, as after a restart, and the minute is tried
+again. Minutes that were missed are lived in order while a signal is held; while nothing is held only the present one
+counts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from backtest_kit.rules import Rules
 from backtest_kit.signals import Proposal
 from backtest_kit.state import State
 
-__all__ = ["Clock", "SystemClock", "Ticking", "Told"]
+__all__ = ["Clock", "SystemClock", "Ticking", "OnLine"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ RETRY_S: Final = (0.5, 10.0)
 LATE_S: Final = (0.25, 5.0)
 """Between two looks for a candle that the exchange does not have yet: at first, and at most."""
 
-Told = Callable[[str], None]
-"""Told one line for people: a tick, an event, a failure."""
+OnLine = Callable[[str], None]
+"""Called with one line for people: a tick, an event, a failure."""
 
 
 class Clock(Protocol):
@@ -74,7 +75,7 @@ class SystemClock:
 class Ticking:
     """Attributes:
     stop: set: no new positions; the run ends when nothing is held.
-    until_ms: the last minute that is told; None: for ever.
+    until_ms: the last minute that is reported; None: for ever.
     asked: how often the strategy was asked.
     """
 
@@ -87,7 +88,7 @@ class Ticking:
     market: Market
     ctx: Context
     port: CallingStrategy
-    told: Told
+    on_line: OnLine
     clock: Clock = field(default_factory=SystemClock)
     stop: threading.Event = field(default_factory=threading.Event)
     until_ms: int | None = None
@@ -124,7 +125,7 @@ class Ticking:
             return False
         self._failure = kind
         logger.error("%s: a tick failed and is tried again: %s", self.context.symbol, text)
-        self.told(f"a tick failed and is tried again; nothing changed: {text}")
+        self.on_line(f"a tick failed and is tried again; nothing changed: {text}")
         return True
 
     def _live(self) -> None:
@@ -180,9 +181,9 @@ class Ticking:
 
     def _emit(self, event: Event, operations: Operations) -> None:
         with self.keeping.writing(WRITE_S):
-            self.rows.tell(event)
+            self.rows.keep_event(event)
         if event.action in LEAVES_A_ROW or event.action in ("rejected", "invalid"):
-            self.told(event_line(event, self.context))
+            self.on_line(event_line(event, self.context))
         try:
             with self.keeping.writing():
                 self.port.on_event(event, operations)
@@ -191,7 +192,7 @@ class Ticking:
 
     def _complain(self, cause: Exception) -> None:
         logger.error("%s", cause, exc_info=cause.__cause__)
-        self.told(f"the strategy failed, and the run goes on: {cause}")
+        self.on_line(f"the strategy failed, and the run goes on: {cause}")
 
     # -- time
 
@@ -258,7 +259,7 @@ class Ticking:
                 f"there are no 1m candles of {self.context.symbol} in the hour before {minute_text(minute)}"
             )
         filled = reach.minutes(int(before.timestamp[0]), minute, 0)
-        self.told(f"minutes without trade before {minute_text(minute)} count with the last close")
+        self.on_line(f"minutes without trade before {minute_text(minute)} count with the last close")
         return filled.part(len(filled) - self.rules.vwap_candles, len(filled))
 
     def _tick(self, minute: int, window: Series) -> Tick:

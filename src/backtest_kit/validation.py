@@ -1,4 +1,4 @@
-"""Whether a proposal can be held. Every fault is told, each as a sentence."""
+"""Whether a proposal can be held. Every fault is reported, each as a sentence."""
 
 from __future__ import annotations
 

@@ -127,8 +127,14 @@ class Planned:
             if act["minute"] <= minute and key not in self.done:
                 self.done.add(key)
                 answer = do_act(act, event.price, ops)
-                told = {"action": "act", "at": event.at, "do": act["do"], "ok": answer, "signal": self._number(event)}
-                self.events.append(told)
+                reported = {
+                    "action": "act",
+                    "at": event.at,
+                    "do": act["do"],
+                    "ok": answer,
+                    "signal": self._number(event),
+                }
+                self.events.append(reported)
 
 
 def _extreme(extreme: Extreme) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the next minute is waited for.
 
-A price here is a product of rounded steps, so a minute is told a hair too early rather than not at all.
+A price here is a product of rounded steps, so a minute is reported a hair too early rather than not at all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HAIR: Final = 1e-9
 def watch(state: State, rules: Rules, wants: frozenset[str]) -> Watch:
     """Everything that can happen next in this state, of what is wanted.
 
-    Levels that nobody wants are noted when a minute is told for another reason: nothing depends on them.
+    Levels that nobody wants are noted when a minute is reported for another reason: nothing depends on them.
     """
     if state.signal is not None:
         return _of_open(state.signal, state, rules, wants)

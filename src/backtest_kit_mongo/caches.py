@@ -61,7 +61,7 @@ def make_cache(
         return kind(link, options, identity=identity)
     counts = CacheCounts(time.monotonic)
 
-    def make(spot: str) -> RedisCache:
-        return kind(link, options, identity=identity, spot=spot, counts=counts)
+    def make(health_key: str) -> RedisCache:
+        return kind(link, options, identity=identity, health_key=health_key, counts=counts)
 
     return PartitionedCache(settings.database, identity, make, counts, settings.redis_retry_ms / 1000)

@@ -20,8 +20,8 @@ __all__ = ["fetch_candles", "read_candle_files"]
 
 
 def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: str) -> Candles:
-    """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT or
-    BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are closed by then.
+    """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT
+    or BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are closed by then.
 
     Raises:
         WrongFile: it cannot be read or holds something that is no candle. (A `CallerError`.)

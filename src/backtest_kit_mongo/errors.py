@@ -48,8 +48,8 @@ class NotSetUp(CallerError, RuntimeError):
 
 
 class LookAhead(CallerError, RuntimeError):
-    """At a simulation time (`simulation_time`) something was read that was written or closes later, or written with a later
-    time. The message names it. Nothing was read or written.
+    """At a simulation time (`simulation_time`) something was read that was written or closes later, or written with a
+    later time. The message names it. Nothing was read or written.
     """
 
 
@@ -70,8 +70,8 @@ class WriteRefused(EnvironmentFault):
 
 
 class WriteTooLate(WriteRefused):
-    """The write reached MongoDB after its deadline (it was held up on its way, or the server's clock was set ahead), and MongoDB
-    refused it. It did not happen and will not; try again.
+    """The write reached MongoDB after its deadline (it was held up on its way, or the server's clock was set ahead),
+    and MongoDB refused it. It did not happen and will not; try again.
     """
 
 

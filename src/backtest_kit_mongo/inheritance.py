@@ -2,11 +2,11 @@
 
 `fork` copies everything. With `spawn` (macOS, Windows) and `forkserver` (Linux from Python 3.14 on) a child begins from
 nothing, so settings and choices travel with the process object that `multiprocessing` sends it through a pipe, secrets
-included: never by the environment, which other programs and crash reports show. Joblib, loky and `ProcessPoolExecutor` start
-their workers this way too.
+included: never by the environment, which other programs and crash reports show. Joblib, loky and `ProcessPoolExecutor`
+start their workers this way too.
 
-A program started otherwise (`subprocess`, Ray, Celery) gets a mark in its environment, without any secret, so that it can
-refuse to keep files that nobody will look at.
+A program started otherwise (`subprocess`, Ray, Celery) gets a mark in its environment, without any secret, so that it
+can refuse to keep files that nobody will look at.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ class _Will:
     Pickled when a process is started; at the other end it is plain data, for which nothing of this package is imported.
     """
 
-    tell: Callable[[], Estate] = dict
+    give: Callable[[], Estate] = dict
     receive: Callable[[Estate], object] = bool
     inherited: Estate = {}  # noqa: RUF012 - replaced, never changed.
 
     def __reduce__(self) -> tuple[type[Estate], tuple[Estate]]:
-        return dict, (self.tell() or self.inherited,)
+        return dict, (self.give() or self.inherited,)
 
 
 _will = _Will()
 
 
-def hand_down(tell: Callable[[], Estate], receive: Callable[[Estate], None]) -> None:
-    """From now on children inherit what `tell` returns when they are started; `receive` gets what this process inherits."""
-    _will.tell, _will.receive = tell, receive
+def hand_down(give: Callable[[], Estate], receive: Callable[[Estate], None]) -> None:
+    """From now on children inherit what `give` returns when they are started; `receive` gets what this process
+    inherits.
+    """
+    _will.give, _will.receive = give, receive
     config: dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
     config.setdefault(
         NAME, _will

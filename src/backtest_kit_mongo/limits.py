@@ -16,9 +16,10 @@ _limit_s: ContextVar[float] = ContextVar("backtest_kit_write_limit", default=inf
 def write_until(moment_s: float) -> Iterator[None]:
     """Every write of this thread or task in the block is executed by MongoDB before a moment, or never.
 
-    A process that holds something by a lease (a bot its context) writes under the lease's end: if it is only asleep until after
-    that, MongoDB refuses what it sends when it wakes. Half of the time that is left is for the call, half for the way of its
-    command. Files and memory know no deadlines. Candles of more than one chunk are written by other threads, and not bounded.
+    A process that holds something by a lease (a bot its context) writes under the lease's end: if it is only asleep
+    until after that, MongoDB refuses what it sends when it wakes. Half of the time that is left is for the call, half
+    for the way of its command. Files and memory know no deadlines. Candles of more than one chunk are written by other
+    threads, and not bounded.
 
     Args:
         moment_s: on this process's monotonic clock (`time.monotonic()`), seconds. Of nested blocks the earliest counts.

@@ -3,9 +3,9 @@
 A log handler may write through an adapter, and a signal handler may read the very key that its thread is reading. So:
 
 * A thread that holds a lock may take it again.
-* What is logged under a lock reaches the handlers after the lock is free, from the thread that logged it: locks under which
-  anything may be logged are taken with `quietly`. An architecture test lets no other locks and no other loggers in, and the
-  test suite looks at every record for a lock held by its thread.
+* What is logged under a lock reaches the handlers after the lock is free, from the thread that logged it: locks under
+  which anything may be logged are taken with `quietly`. An architecture test lets no other locks and no other loggers
+  in, and the test suite looks at every record for a lock held by its thread.
 * A forked child finds every lock free, whoever held it in the parent.
 """
 
@@ -106,8 +106,8 @@ def set_logger(target: logging.Logger | logging.Handler) -> None:
     """
     if not isinstance(target, logging.Logger | logging.Handler):
         raise InvalidSetting(
-            f"set_logger takes a logging.Logger or a logging.Handler, not {type(target).__name__}; for an object with methods of its own, "
-            "write a Handler whose emit() calls them. Nothing changed."
+            f"set_logger takes a logging.Logger or a logging.Handler, not {type(target).__name__}; for an object with "
+            "methods of its own, write a Handler whose emit() calls them. Nothing changed."
         )
     package = logging.getLogger("backtest_kit_mongo")
     handlers = target.handlers if isinstance(target, logging.Logger) else [target]

@@ -3,10 +3,10 @@
     with bk.simulation_time(moment):
         strategy(...)          # reads without `when=` are as of `moment`, writes are stamped with it
 
-It reaches what the block starts: tasks, threads (`threading.Thread`, `ThreadPoolExecutor`, so `asyncio.to_thread` too), and
-child processes that are forked. A thread that was started before the block, by whoever, knows no time; while a block is open
-its reads are refused, unless it says `with bk.simulation_time(None)`. Not reached: processes started by `spawn` or a shell,
-`BaseCRUD`, `get_mongo()` and `get_redis()`, the change feed and the audit log.
+It reaches what the block starts: tasks, threads (`threading.Thread`, `ThreadPoolExecutor`, so `asyncio.to_thread` too),
+and child processes that are forked. A thread that was started before the block, by whoever, knows no time; while a
+block is open its reads are refused, unless it says `with bk.simulation_time(None)`. Not reached: processes started by
+`spawn` or a shell, `BaseCRUD`, `get_mongo()` and `get_redis()`, the change feed and the audit log.
 
 What a read does at simulation time T:
 
@@ -19,8 +19,8 @@ What a read does at simulation time T:
 | `when=` after T | `LookAhead` |
 
 A row carries the `when` of its write. Rows of domains that have none (signal, schedule, storage, notification, log) are
-dated by the stamp of an own write, else by their own times (`timestamp`, `pendingAt`, ...). What has no date at all, as what the
-npm package stores of measures and strategies, is visible. Soft removal is not dated.
+dated by the stamp of an own write, else by their own times (`timestamp`, `pendingAt`, ...). What has no date at all, as
+what the npm package stores of measures and strategies, is visible. Soft removal is not dated.
 """
 
 from __future__ import annotations
@@ -133,9 +133,10 @@ def simulation_now(what: object = "this read") -> int | None:
         scope = _scope()
         if scope is _UNSAID and _open_blocks:
             raise LookAhead(
-                f"{what}: thread {threading.current_thread().name!r} knows no simulation time, and another thread of this process is "
-                "in a simulated moment. It was started before, so whom it works for is unknown. Start it inside, or say "
-                "`with bk.simulation_time(moment)` in it (None: on purpose without). Nothing was read or written."
+                f"{what}: thread {threading.current_thread().name!r} knows no simulation time, and another thread of "
+                "this process is in a simulated moment. It was started before, so whom it works for is unknown. Start "
+                "it inside, or say `with bk.simulation_time(moment)` in it (None: on purpose without). Nothing was "
+                "read or written."
             )
     return scope.moment
 
@@ -163,7 +164,8 @@ def stamped(when: int | datetime | None) -> int | datetime:
     moment = simulation_now("this write") if when is None else when
     if moment is None:
         raise InvalidKey(
-            "a write needs `when` (epoch milliseconds or a datetime), or a simulation time in force. Nothing was written."
+            "a write needs `when` (epoch milliseconds or a datetime), or a simulation time in force. Nothing was "
+            "written."
         )
     return moment
 
@@ -187,7 +189,8 @@ def report_hidden(scope: Key, count: int, example: Key, now: int) -> None:
     if scope not in _reported:
         _reported.add(scope)
         logger.warning(
-            "%s: %d row(s) written after simulation time %d (%s) are left out of the list, for example %s; not said again",
+            ("%s: %d row(s) written after simulation time %d (%s) are left out of the list, for example %s; not said "
+                "again"),
             scope, count, now, iso(now), example,
         )  # fmt: skip
 
@@ -196,7 +199,9 @@ def report_hidden(scope: Key, count: int, example: Key, now: int) -> None:
 
 
 def _install() -> None:
-    """Wrap, once, the two doors through which Python code reaches another thread. Without a block they do what they did."""
+    """Wrap, once, the two doors through which Python code reaches another thread. Without a block they do what they
+    did.
+    """
     with _lock:
         if getattr(threading.Thread.start, "passes_simulation_time", False):
             return

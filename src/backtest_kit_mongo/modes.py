@@ -64,9 +64,10 @@ def get_modes() -> dict[str, dict[str, str]]:
 
 
 def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
-    """Change places: `{"backtest": {"state": "memory"}}`. Later calls add to earlier ones; an empty table forgets all changes.
+    """Change places: `{"backtest": {"state": "memory"}}`. Later calls add to earlier ones; an empty table forgets all
+    changes.
 
-    None: no adapter is chosen by the mode at all, in any mode; they serve what they were told to.
+    None: no adapter is chosen by the mode at all, in any mode; they serve what they were set to.
 
     Raises:
         InvalidSetting: a mode, domain or place is unknown, or does not fit. Nothing changed.
@@ -95,8 +96,8 @@ def _check(mode: str, domain: str, place: str) -> None:
 
 @contextmanager
 def in_mode(mode: str, directory: Path) -> Iterator[None]:
-    """All adapters of this process as the table says for a mode; after the block as before. One that was told to use something
-    (`use_..`) keeps it.
+    """All adapters of this process as the table says for a mode; after the block as before. One that was set to use
+    something (`use_..`) keeps it.
 
     Args:
         directory: for what is kept in files of the run.
@@ -110,7 +111,7 @@ def in_mode(mode: str, directory: Path) -> Iterator[None]:
         stack.callback(files.close)
         for registry in REGISTRIES:
             if registry.choice is not None:
-                continue  # Whoever told an adapter what to use means it.
+                continue  # Whoever set what an adapter uses means it.
             place = places.get(registry.domain.name, "mongo")
             if place in made:
                 stack.enter_context(registry.serving(made[place]))

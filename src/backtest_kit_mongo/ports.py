@@ -20,6 +20,7 @@ from backtest_kit_mongo.coherence.effects import (
     Defer,
     Fill,
     Find,
+    KeepConflicts,
     Lease,
     Leased,
     Merge,
@@ -27,7 +28,6 @@ from backtest_kit_mongo.coherence.effects import (
     NearEnd,
     Publish,
     Published,
-    Quarantine,
     Right,
     Rows,
     SoftRemove,
@@ -65,8 +65,8 @@ class Truth(Protocol):
 
     def append(self, effect: Append) -> Appended: ...
 
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        """A truth that has no place for contradictions keeps none and answers with none: then the log alone has them."""
+    def keep_conflicts(self, effect: KeepConflicts) -> tuple[Conflict, ...]:
+        """A truth that has no place for conflicts keeps none and answers with none: then the log alone has them."""
 
     def now_ms(self) -> int:
         """The time by which a candle is closed or not, milliseconds since 1970: of the servers where there are any."""

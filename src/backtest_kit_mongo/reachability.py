@@ -18,8 +18,9 @@ from backtest_kit_mongo.settings import Settings
 logger = locks.logger(__name__)
 
 WAYS_OUT: Final = (
-    "Two ways out: `bkm up` starts private servers on this machine and prints the settings for them (or call setup(embedded=True)); "
-    "`docker compose up -d --wait` starts the ones of the compose file. Otherwise check CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and "
+    "Two ways out: `bkm up` starts private servers on this machine and prints the settings for them (or call "
+    "setup(embedded=True)); `docker compose up -d --wait` starts the ones of the compose file. Otherwise check "
+    "CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST and "
     "CC_REDIS_PORT."
 )
 ASK_MS: Final = 5_000
@@ -34,8 +35,8 @@ def require_servers(settings: Settings, mongo: MongoTruth, client: redis.Redis) 
     """Ask both servers; the Redis client is closed.
 
     Raises:
-        ServerUnreachable: MongoDB, or Redis under CC_ON_REDIS_DOWN=fail. Otherwise a missing Redis is only reported: a bot that
-        restarts while the cache is away must come up.
+        ServerUnreachable: MongoDB, or Redis under CC_ON_REDIS_DOWN=fail. Otherwise a missing Redis is only reported: a
+        bot that restarts while the cache is away must come up.
     """
     missing = [said] if (said := _missing_mongo(settings, mongo)) else []
     redis_missing = ""

@@ -44,9 +44,10 @@ class Settings(BaseSettings):
 
     mongo_connection_string: SecretStr = Field(
         SecretStr(f"mongodb://localhost:27017/{DEFAULT_DATABASE}?wtimeoutMS=15000"),
-        description="MongoDB; the path names the database. Write concern is majority with journal unless the string says otherwise. "
-        "TLS is part of it: tls=true&tlsCAFile=/path/ca.pem, and tlsCertificateKeyFile=/path/client.pem if the server asks "
-        "for a certificate. mongodb+srv needs nothing more: the DNS library comes with the driver.",
+        description="MongoDB; the path names the database. Write concern is majority with journal unless the string "
+        "says otherwise. TLS is part of it: tls=true&tlsCAFile=/path/ca.pem, and "
+        "tlsCertificateKeyFile=/path/client.pem if the server "
+        "asks for a certificate. mongodb+srv needs nothing more: the DNS library comes with the driver.",
     )
     redis_host: str = Field("127.0.0.1", description="Redis host.")
     redis_port: int = Field(6379, ge=1, le=PORT_MAX, description="Redis port.")
@@ -64,8 +65,8 @@ class Settings(BaseSettings):
     redis_tls_key_file: FilePath | None = Field(None, description="PEM file of the key of that certificate.")
     redis_sentinel: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
         (),
-        description="Sentinels as host:port, separated by commas. Every new connection asks them for the primary; CC_REDIS_HOST and "
-        "CC_REDIS_PORT are then not used.",
+        description="Sentinels as host:port, separated by commas. Every new connection asks them for the primary; "
+        "CC_REDIS_HOST and CC_REDIS_PORT are then not used.",
     )
     redis_sentinel_service: str = Field("mymaster", min_length=1, description="The name that Sentinels know it by.")
     redis_sentinel_password: SecretStr = Field(
@@ -73,17 +74,19 @@ class Settings(BaseSettings):
     )
     redis_cluster: Annotated[tuple[tuple[str, int], ...], NoDecode] = Field(
         (),
-        description="Nodes of a Redis Cluster as host:port, separated by commas; any that answers names the others. CC_REDIS_HOST and "
-        "CC_REDIS_PORT are then not used. The same kind of Redis on all hosts.",
+        description="Nodes of a Redis Cluster as host:port, separated by commas; any that answers names the others. "
+        "CC_REDIS_HOST and CC_REDIS_PORT are then not used. The same kind of Redis on all hosts.",
     )
     cache_mode: Literal["document", "id"] = Field(
         "document",
-        description="`document` caches whole documents in Redis; `id` keeps the npm package's `_id` keys up to date and reads MongoDB, "
-        "for databases that Node processes write too.",
+        description="`document` caches whole documents in Redis; `id` keeps the npm package's `_id` keys up to date "
+        "and reads MongoDB, for databases that Node processes write too.",
     )
     on_redis_down: Literal["bypass", "fail"] = Field(
         "bypass",
-        description="Go on with MongoDB alone while Redis cannot be reached, or refuse writes before anything is written.",
+        description=(
+            "Go on with MongoDB alone while Redis cannot be reached, or refuse writes before anything is written."
+        ),
     )
     lease_ms: int = Field(
         15_000,
@@ -94,8 +97,8 @@ class Settings(BaseSettings):
     mongo_timeout_ms: int | None = Field(
         None,
         ge=20,
-        description="Bound on each MongoDB operation, retries included; less than `lease_ms`. Default: two thirds of it. A command "
-        "that is on its way for longer than half of what is left of the lease is refused by MongoDB.",
+        description="Bound on each MongoDB operation, retries included; less than `lease_ms`. Default: two thirds of "
+        "it. A command that is on its way for longer than half of what is left of the lease is refused by MongoDB.",
     )
     redis_timeout_ms: int = Field(1_000, ge=10, description="Bound on connecting to Redis and on each command.")
     redis_retry_ms: int = Field(
@@ -108,9 +111,9 @@ class Settings(BaseSettings):
     )
     near_cache: Annotated[frozenset[str], NoDecode] = Field(
         default_factory=lambda: frozenset(domain.name for domain in DOMAINS if domain.memo),
-        description="Domains of which each process keeps copies, separated by commas; empty for none. Their reads may miss what other "
-        "processes wrote in the last `CC_NEAR_CACHE_MAX_STALENESS_MS`: do not name what decisions rest on. A measure never "
-        "changes under its key.",
+        description="Domains of which each process keeps copies, separated by commas; empty for none. Their reads may "
+        "miss what other processes wrote in the last `CC_NEAR_CACHE_MAX_STALENESS_MS`: do not name what decisions "
+        "rest on. A measure never changes under its key.",
     )
     near_cache_max_staleness_ms: int = Field(
         1_000,
@@ -124,8 +127,8 @@ class Settings(BaseSettings):
     candle_cache_max_bytes: int = Field(
         256 * 1024 * 1024,
         ge=0,
-        description="Bound on the memory of the candle blocks that a process keeps for `read_candles`; 0 keeps none. A kept block "
-        "never goes stale.",
+        description="Bound on the memory of the candle blocks that a process keeps for `read_candles`; 0 keeps none. "
+        "A kept block never goes stale.",
     )
     partitions: int = Field(
         1, ge=1, le=4_096, description="Streams and hash slots the keys are spread over. The same on all hosts."
@@ -145,7 +148,9 @@ class Settings(BaseSettings):
     )
     tracing: bool = Field(
         False,
-        description="Make OpenTelemetry spans of reads and writes; needs the extra `otel` and the program's own set-up of it.",
+        description=(
+            "Make OpenTelemetry spans of reads and writes; needs the extra `otel` and the program's own set-up of it."
+        ),
     )
     embedded: bool = Field(False, description="Use a private mongod and redis-server on this machine.")
     embedded_dir: Path = Field(
@@ -213,7 +218,8 @@ class Settings(BaseSettings):
         if self.lease_ms - self.mongo_bound_ms < SPARE_MIN_MS:
             # MongoDB must not commit after the lease has ended (I1, I5b, I7).
             raise ValueError(
-                f"mongo_timeout_ms ({self.mongo_bound_ms}) must be less than lease_ms ({self.lease_ms}), by {SPARE_MIN_MS} at least"
+                f"mongo_timeout_ms ({self.mongo_bound_ms}) must be less than lease_ms ({self.lease_ms}), by "
+                f"{SPARE_MIN_MS} at least"
             )
         return self
 
@@ -294,10 +300,10 @@ def _what_is_wrong(head: str, options: list[str]) -> str:
         parse_uri(head, validate=True, warn=False)
     except (PyMongoError, ValueError):
         return (
-            "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special characters of user and "
-            "password percent-encoded"
+            "not a MongoDB connection string: expected mongodb://user:password@host:port/database, with special "
+            "characters of user and password percent-encoded"
         )
-    return f"its options contradict each other: {', '.join(pair.partition('=')[0] for pair in options)}"
+    return f"its options conflict with each other: {', '.join(pair.partition('=')[0] for pair in options)}"
 
 
 def load(**arguments: Any) -> Settings:

@@ -86,7 +86,7 @@ def _tls(settings: Settings) -> dict[str, Any]:
         "ssl_keyfile": settings.redis_tls_key_file,
     }
     named = {name: str(path) for name, path in files.items() if path is not None}
-    # Older releases of the library do not check the name unless told to: any certificate of the authority would do.
+    # Older releases of the library do not check the name unless set to: any certificate of the authority would do.
     return {"ssl": True, "ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2, **named}
 
 
@@ -135,7 +135,8 @@ def _make_live(settings: Settings) -> Store:
 
 
 def set_config(**config: Any) -> None:
-    """Choose settings without connecting; later calls of this and of `setup()` add to them. Names as in `settings.load`.
+    """Choose settings without connecting; later calls of this and of `setup()` add to them. Names as in
+    `settings.load`.
 
     Raises:
         InvalidSetting: a name is unknown or a value does not fit.
@@ -146,7 +147,8 @@ def set_config(**config: Any) -> None:
         settings = resolve(load(**wanted)) if _settings is not None else load(**wanted)
         if _settings is not None and settings != _settings:
             raise AlreadySetUp(
-                "setup() was called before with other settings, and they are in use. Call shutdown() first to change them."
+                "setup() was called before with other settings, and they are in use. Call shutdown() first to change "
+                "them."
             )
         _config.update(config)
         if _settings is None:
@@ -160,8 +162,8 @@ def get_config() -> Settings:
 
 
 def install() -> None:
-    """Let MongoDB and Redis serve all adapters, except those that were told to use something else. Connects on first use;
-    `setup()` does so at once.
+    """Let MongoDB and Redis serve all adapters, except those that were set to use something else. Connects on first
+    use; `setup()` does so at once.
     """
     with _lock.quietly():
         settings = get_config()
@@ -192,7 +194,7 @@ def _install(settings: Settings) -> None:
         )  # fmt: skip
     kept = [registry.name for registry in REGISTRIES if registry.choice is not None]
     if kept:
-        logger.warning("not in MongoDB, because they were told to use something else: %s", ", ".join(kept))
+        logger.warning("not in MongoDB, because they were set to use something else: %s", ", ".join(kept))
     for registry in REGISTRIES:
         if registry.choice is None:
             registry.clear()
@@ -225,14 +227,15 @@ def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any
     force.
 
     Calling it again with the same settings does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
-    this machine. Adapters that were told to use something else keep it. Processes that `multiprocessing` starts inherit all
-    of this, however it starts them. `modes` changes which domain is kept where in which mode of a strategy: see `modes.py`.
+    this machine. Adapters that were set to use something else keep it. Processes that `multiprocessing` starts inherit
+    all of this, however it starts them. `modes` changes which domain is kept where in which mode of a strategy: see
+    `modes.py`.
 
     Raises:
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
         AlreadySetUp: other settings are in use.
-        ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to work
-        until it succeeds.
+        ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to
+        work until it succeeds.
         LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
         it.
     """
@@ -293,14 +296,16 @@ def resolve(settings: Settings) -> Settings:
 
 
 def shutdown() -> None:
-    """Close the connections and begin anew, as if nothing had been set up or chosen. For tests and for changing settings."""
+    """Close the connections and begin anew, as if nothing had been set up or chosen. For tests and for changing
+    settings.
+    """
     global _settings
     with _lock.quietly():
         _settings = None
         _config.clear()
         stores.settle(live=False)
         stores.configure_live(None)
-        stores.written_to_files()  # What was written so far has been told, or is not to be.
+        stores.written_to_files()  # What was written so far has been reported, or is not to be.
         inheritance.mark(None)
         metrics.close()
         for registry in REGISTRIES:

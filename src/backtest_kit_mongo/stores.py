@@ -1,8 +1,8 @@
 """The stores of this process:
 
-files, memory, nothing, and the live one that `setup()` makes. Registries ask here, late, for the current one, and for the
-default, which is never chosen silently: a program that has servers configured in any way gets them or an error, and one that
-has none is told once where its files are.
+files, memory, nothing, and the live one that `setup()` makes. Registries ask here, late, for the current one, and for
+the default, which is never chosen silently: a program that has servers configured in any way gets them or an error, and
+one that has none is reported once where its files are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _live: Store | None = None
 _is_live_default = False
 _refusal: str | None = None
 """Why files would be wrong although `setup()` is not in force."""
-_is_told = False
+_is_reported = False
 _memory_is_inherited = False
 """And nobody has said so yet."""
 
@@ -63,8 +63,9 @@ def memory_store() -> Store:
     if _memory_is_inherited:
         _memory_is_inherited = False
         logger.warning(
-            "the process that started this one keeps data in memory (use_memory()). A memory store cannot be shared: from here on this "
-            "process has its own, neither sees what the other writes, and it is gone when this process ends"
+            "the process that started this one keeps data in memory (use_memory()). A memory store cannot be shared: "
+            "from here on this process has its own, neither sees what the other writes, and it is gone when this "
+            "process ends"
         )
     return _memory_store()
 
@@ -92,16 +93,16 @@ def default_store() -> Store:
     Raises:
         NotSetUp: servers are configured, but not in use.
     """
-    global _is_told
+    global _is_reported
     if _is_live_default:
         return live_store()
     if refusal := _refusal or _refusal_of_environment():
         raise NotSetUp(
-            f"{refusal} Nothing was read or written. Call backtest_kit_mongo.setup() in this process first; or, if files below ./dump are "
-            "what you want, use_json() of each adapter says so."
+            f"{refusal} Nothing was read or written. Call backtest_kit_mongo.setup() in this process first; or, if "
+            "files below ./dump are what you want, use_json() of each adapter says so."
         )
-    if not _is_told:
-        _is_told = True
+    if not _is_reported:
+        _is_reported = True
         logger.warning(
             "setup() was not called: adapters keep files below %s. use_json() says that this is meant",
             DUMP_DIRECTORY.absolute(),
@@ -110,7 +111,7 @@ def default_store() -> Store:
 
 
 _files_written: Counter[str] = Counter()
-"""Writes by domain that `written_to_files` has told of."""
+"""Writes by domain that `written_to_files` has informed of."""
 
 
 def written_to_files() -> frozenset[str]:
@@ -129,8 +130,8 @@ def written_to_files() -> frozenset[str]:
 
 def mean_files() -> None:
     """Files are meant where nothing else is: no warning."""
-    global _is_told
-    _is_told = True
+    global _is_reported
+    _is_reported = True
 
 
 def _refusal_of_environment() -> str | None:
@@ -138,7 +139,10 @@ def _refusal_of_environment() -> str | None:
         if means_servers(os.environ.get(name, "")):
             return f"{name} is set, but setup() was not called in this process."
     if address := os.environ.get(inheritance.MARK):
-        return f"The program that started this process keeps its data in MongoDB at {address}, but setup() was not called here."
+        return (
+            f"The program that started this process keeps its data in MongoDB at {address}, but setup() was not "
+            "called here."
+        )
     return None
 
 
@@ -148,8 +152,8 @@ def _is_on(value: str) -> bool:
 
 def settle(*, live: bool, refusal: str | None = None) -> None:
     """Say what the default is from now on: the live store, or, unless there is a reason against it, files."""
-    global _is_live_default, _refusal, _is_told
-    _refusal, _is_told, _is_live_default = refusal, False, live
+    global _is_live_default, _refusal, _is_reported
+    _refusal, _is_reported, _is_live_default = refusal, False, live
 
 
 def configure_live(factory: Callable[[], Store] | None) -> None:

@@ -1,8 +1,8 @@
 """What commands say, on any terminal, pipe or file: the one place that knows what those cannot take.
 
 Names, symbols and messages come from databases that others write too. Their control characters are made visible before
-they reach a terminal, which would act on them. What an encoding lacks is written as an escape, and a reader that has seen
-enough (`| head`) ends the program quietly.
+they reach a terminal, which would act on them. What an encoding lacks is written as an escape, and a reader that has
+seen enough (`| head`) ends the program quietly.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@
 * `bkm_live`      MongoDB and Redis, in a database of the test's own. The adapters are as before after the test.
 * `bkm_settings`  the settings of that database, to connect a worker or another process to it.
 * `bkm_servers`   the servers, one pair for each test process: private ones of this machine, or containers with
-                  `--containers` (needs Docker and `testcontainers`). Where there are none, tests are skipped; with CI in
-                  the environment they fail.
+                  `--containers` (needs Docker and `testcontainers`). Where there are none, tests are skipped; with CI
+                  in the environment they fail.
 
 A backend proves itself with one line:
 
@@ -67,7 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         maker = resolve_name(named)
     except Exception as cause:
         raise pytest.UsageError(
-            f"--bkm-store={named}: {type(cause).__name__}: {cause}. It is a module and what makes an empty store in it: module:maker"
+            f"--bkm-store={named}: {type(cause).__name__}: {cause}. It is a module and what makes an empty store in "
+            "it: module:maker"
         ) from None
     finally:
         del sys.path[: len(beside)]

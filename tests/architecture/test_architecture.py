@@ -76,16 +76,26 @@ ARROWS = {
     "metrics": "backends coherence domains drivers locks stores",
     "reachability": "backends errors locks settings",
     "caches": "backends coherence domains settings",
-    "setup": "adapters backends caches domains drivers embedded errors inheritance locks metrics modes reachability settings stores tracing",
+    "setup": (
+        "adapters backends caches domains drivers embedded errors inheritance locks metrics modes reachability "
+        "settings stores tracing"
+    ),
     "collections": "backends coherence domains errors locks setup",
     "audit": "backends coherence domains errors settings setup",
     "feed": "audit backends coherence domains errors locks reachability settings setup",
-    "operate": "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal",
+    "operate": (
+        "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal"
+    ),
     "candle_sources": "adapters candles domains errors look_ahead operate",
     "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
-    "cli": "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings setup terminal",
+    "cli": (
+        "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings "
+        "setup terminal"
+    ),
 }
-"""Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it imports."""
+"""Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it
+imports.
+"""
 
 
 def room_of(path: Path) -> str:

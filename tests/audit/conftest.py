@@ -1,4 +1,6 @@
-"""One database a module, emptied after each test: making collections and indexes costs more than the tests themselves."""
+"""One database a module, emptied after each test: making collections and indexes costs more than the tests
+themselves.
+"""
 
 from __future__ import annotations
 

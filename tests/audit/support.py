@@ -29,7 +29,7 @@ def change(
     operation: Operation = "upsert",
     when: int | None = None,
 ) -> Event:
-    """Revision `rev`, written `rev` minutes after START, at simulation time `rev` * 1,000 unless told."""
+    """Revision `rev`, written `rev` minutes after START, at simulation time `rev` * 1,000 unless given."""
     return Event(
         domain=domain,
         key=key,

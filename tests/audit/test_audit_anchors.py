@@ -55,7 +55,7 @@ def test_a_record_and_the_growth_are_proved_offline(kept: Path, tmp_path: Path) 
     assert bkm("prove", KEY, "3", "--anchor", "2").exit_code == 1
 
 
-def test_each_anchor_that_does_not_fit_a_rewritten_log_is_told_and_a_new_one_is_kept(
+def test_each_anchor_that_does_not_fit_a_rewritten_log_is_reported_and_a_new_one_is_kept(
     kept: Path, database: Documents
 ) -> None:
     for name in ("audit-items", "audit-seals", "audit-heads"):
@@ -73,7 +73,7 @@ def test_each_anchor_that_does_not_fit_a_rewritten_log_is_told_and_a_new_one_is_
     assert after.stdout.count("anchor differs: ") == 3, "the last anchor saw the forged log and fits it"
 
 
-def test_an_anchor_is_signed_and_handed_to_a_command_or_the_failure_is_told(kept: Path, tmp_path: Path) -> None:
+def test_an_anchor_is_signed_and_handed_to_a_command_or_the_failure_is_reported(kept: Path, tmp_path: Path) -> None:
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     key, public, target = ed25519.Ed25519PrivateKey.generate(), tmp_path / "public", tmp_path / "signed"

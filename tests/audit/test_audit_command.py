@@ -128,7 +128,7 @@ def test_a_wrong_argument_is_explained(database: Documents, arguments: list[str]
     assert says in result.stderr
 
 
-def test_a_server_that_cannot_be_reached_is_told_from_tampering(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_be_reached_is_distinguished_from_tampering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", "mongodb://127.0.0.1:1/nothing")
     monkeypatch.setenv("CC_MONGO_TIMEOUT_MS", "50")
     result = bkm("verify")

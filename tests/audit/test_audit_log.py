@@ -195,7 +195,7 @@ def test_following_shows_the_newest_and_then_each_new_record_once(worker: Worker
     followed.close()  # type: ignore[attr-defined]
 
 
-def test_following_ends_when_told(worker: Worker, log: AuditLog) -> None:
+def test_following_ends_when_asked(worker: Worker, log: AuditLog) -> None:
     worker.record([change(1)])
     asked = iter([False, True])
     assert [record.id for record in log.follow(stop=lambda: next(asked))] == ["state/d1/1"]

@@ -15,7 +15,7 @@ from backtest_kit_mongo.backends.files.json import OWNER_BYTES, Stamp, decode, e
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.errors import InvalidPayload
-from backtest_kit_mongo.testing.spots import difference
+from backtest_kit_mongo.testing.handles import difference
 
 TAGS = st.sampled_from(["$date", "$$date", "$numberDouble", "$$$binary", "$binary", "$other", "data", "when"])
 VALUES = st.recursive(

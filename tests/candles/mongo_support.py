@@ -32,7 +32,8 @@ COLLECTION = CANDLE.collection
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
     return [
-        {"timestamp": START + n * STEP_MS, "open": 10.0 + n, "high": 12.5 + n, "low": 9.5 + n, "close": 11.0 + n, "volume": 0.25 * n}
+        {"timestamp": START + n * STEP_MS, "open": 10.0 + n, "high": 12.5 + n, "low": 9.5 + n, "close": 11.0 + n,
+            "volume": 0.25 * n}
         for n in range(first, first + count)
     ]  # fmt: skip
 
@@ -67,11 +68,14 @@ class Bed:
         return list(self.database[COLLECTION].find(self.scope.query()).sort("timestamp", 1))
 
     def insert_foreign(self, given: list[dict[str, Any]]) -> None:
-        """As the npm package's upsert leaves them: other order of fields, no revision, numbers as JavaScript has them."""
+        """As the npm package's upsert leaves them: other order of fields, no revision, numbers as JavaScript has
+        them.
+        """
         now = datetime.now(UTC)
         self.database[COLLECTION].insert_many(
             [
-                {**self.scope.query(), "timestamp": float(row["timestamp"]), "__v": 0, "close": row["close"], "createDate": now}
+                {**self.scope.query(), "timestamp": float(row["timestamp"]), "__v": 0, "close": row["close"],
+                    "createDate": now}
                 | {name: row[name] for name in ("high", "low", "open")} | {"updatedDate": now, "volume": row["volume"]}
                 for row in given
             ]

@@ -32,7 +32,7 @@ Task: TypeAlias = Generator[None, None, Any]
 Decode: TypeAlias = Callable[[EncodedBlock, int], Block]
 
 
-class Violation(AssertionError):
+class PromiseBroken(AssertionError):
     """A read was wrong."""
 
 
@@ -157,19 +157,20 @@ class World:
         """A read of [since, until) that began then and ends now.
 
         Raises:
-            Violation: it lacks a candle that was durable before it began, or has one that was never there meanwhile.
+            PromiseBroken: it lacks a candle that was durable before it began, or has one that was never there
+                meanwhile.
         """
         moments = answer.timestamp.tolist()
         if moments != sorted(set(moments)) or any(not since <= moment < until for moment in moments):
-            raise Violation(f"not ascending, or not in [{since}, {until}): {moments}")
+            raise PromiseBroken(f"not ascending, or not in [{since}, {until}): {moments}")
         values_of = zip(*(column.tolist() for column in answer.values), strict=True)
         for moment, values in zip(moments, values_of, strict=True):
             lives = (life for life in self.lives.get(moment, ()) if life.seen <= self.now and life.lost >= began)
             if values not in [candle(life.value) for life in lives]:
-                raise Violation(f"{moment}: {values} was not stored at any time of the read")
+                raise PromiseBroken(f"{moment}: {values} was not stored at any time of the read")
         due = {moment for moment, at in self.durable.items() if at <= began and since <= moment < until}
         if lacking := due.difference(moments):
-            raise Violation(f"{sorted(lacking)} were committed before the read began")
+            raise PromiseBroken(f"{sorted(lacking)} were committed before the read began")
 
 
 def candle(value: float) -> tuple[float, ...]:
@@ -266,7 +267,7 @@ class Schedule:
         """Let things happen, then read everything once more in peace.
 
         Raises:
-            Violation: a read was wrong.
+            PromiseBroken: a read was wrong.
         """
         self._furnish()
         for _ in range(self.rng.randrange(6, 32)):

@@ -68,7 +68,7 @@ def test_a_gap_loses_what_nobody_expected() -> None:
     assert gaps_within([weekend, longer], HOUR, CALENDARS["always"]) == (weekend, longer)
 
 
-def test_a_system_without_time_zones_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_time_zones_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(_: str) -> None:
         raise ZoneInfoNotFoundError
 

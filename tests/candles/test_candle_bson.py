@@ -51,7 +51,8 @@ class TestRawReading:
     def test_doubles_and_integers_and_both_in_one_column(self, kinds: tuple[Any, Any]) -> None:
         make = [Int64 if kind is int else kind for kind in kinds]
         documents = [
-            {"timestamp": make[0](60_000 * n), **{field: make[(n + bit) % 2](7 + n + bit) for bit, field in enumerate(FIELDS)}}
+            {"timestamp": make[0](60_000 * n), **{field: make[(n + bit) % 2](7 + n + bit) for bit,
+                field in enumerate(FIELDS)}}
             for n in range(1, 40)
         ]  # fmt: skip
         table, each = self.both(self.batch(*documents))

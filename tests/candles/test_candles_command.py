@@ -45,7 +45,9 @@ def database(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Da
 
 @pytest.fixture
 def environment(servers: Endpoints, database: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No candles, but the indexes of the test before: building them is what a fresh database takes most of its time for."""
+    """No candles, but the indexes of the test before: building them is what a fresh database takes most of its time
+    for.
+    """
     for collection in database.list_collection_names():
         database[collection].delete_many({})
     monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(database.name))
@@ -156,12 +158,12 @@ def test_a_name_that_does_not_say_the_series_needs_options_for_it(tmp_path: Path
     assert "2 candles of X 1h, 2 new" in taken.stdout
 
 
-def test_wrong_arguments_are_told_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_are_reported_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", "mongodb://127.0.0.1:1/none")
     assert "neither a file nor a directory" in bkm("import", tmp_path / "absent", "--exchange", "csv").stderr
 
 
-def test_an_unclosed_candle_is_refused_and_told(tmp_path: Path) -> None:
+def test_an_unclosed_candle_is_refused_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "X-1h.csv"
     now = time.time_ns() // 1_000_000 // HOUR * HOUR
     path.write_text(f"{HEADER}\n{now - HOUR},1,1,1,1,1\n{now + HOUR},1,1,1,1,1\n")

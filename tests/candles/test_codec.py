@@ -123,14 +123,14 @@ def test_a_block_is_refused_under_another_interval() -> None:
         decode_block(GOOD, STEP_MS * 2)
 
 
-def test_a_bitmap_that_contradicts_the_count_is_refused_even_if_the_checksum_is_right() -> None:
+def test_a_bitmap_that_does_not_fit_the_count_is_refused_even_if_the_checksum_is_right() -> None:
     data = bytes(BLOCK_ROWS // 8) + GOOD.data[BLOCK_ROWS // 8 :]
     header = b"".join(n.to_bytes(8, "little") for n in (1, START, STEP_MS, 3, 0))
     with pytest.raises(CorruptBlock, match="0 open times cannot be 3 candles"):
         decode_block(replace(GOOD, data=data, checksum=crc32(header + data)), STEP_MS)
 
 
-def test_a_block_of_a_later_release_is_told_apart() -> None:
+def test_a_block_of_a_later_release_is_distinguished() -> None:
     with pytest.raises(CorruptBlock, match="reads codec 1, not 2"):
         decode_block(replace(GOOD, codec=2), STEP_MS)
 

@@ -155,7 +155,7 @@ def test_a_column_is_integers_only_if_it_is_in_all_parts_that_have_candles() -> 
         ((-2,), -3, 1, [(-3, -2), (-1, 1)]),
     ],
 )
-def test_missing_candles_are_told_as_runs(
+def test_missing_candles_are_reported_as_runs(
     slots: tuple[int, ...], since: int, until: int, runs: list[tuple[int, int]]
 ) -> None:
     found = missing(series(*slots).timestamp, STEP_MS, since * STEP_MS, until * STEP_MS)

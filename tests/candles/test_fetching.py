@@ -261,9 +261,9 @@ def test_a_refusal_is_not_tried_again(rig: Rig) -> None:
 
 def test_progress_ends_at_its_total(rig: Rig) -> None:
     rig.has(range(50, 150))
-    told: list[tuple[int, int]] = []
-    rig.fetch(FakeExchange(range(400)), 0, 400, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(50, 300), (150, 300), (250, 300), (300, 300)]
+    reported: list[tuple[int, int]] = []
+    rig.fetch(FakeExchange(range(400)), 0, 400, on_progress=lambda done, total: reported.append((done, total)))
+    assert reported == [(50, 300), (150, 300), (250, 300), (300, 300)]
 
 
 def test_without_ccxt_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def test_a_ccxt_exchange_is_opened_with_its_rate_limit_its_page_and_its_errors(o
     assert opened("kraken", page=10).page == 10
 
 
-def test_an_unknown_exchange_or_interval_is_told_with_what_there_is(opened: Callable[..., Source]) -> None:
+def test_an_unknown_exchange_or_interval_is_reported_with_what_there_is(opened: Callable[..., Source]) -> None:
     pytest.importorskip("ccxt")
     with pytest.raises(UnknownExchange, match="did you mean binance"):
         opened("Binance")
@@ -299,7 +299,7 @@ def test_an_unknown_exchange_or_interval_is_told_with_what_there_is(opened: Call
         opened("kraken", "3m")
 
 
-def test_candles_of_one_page_that_contradict_each_other_are_told(rig: Rig) -> None:
+def test_candles_of_one_page_that_conflict_are_reported(rig: Rig) -> None:
     class Twice(FakeExchange):
         def fetch_ohlcv(self, symbol: str, timeframe: str, since: int | None, limit: int | None) -> Sequence[Row]:
             found = list(super().fetch_ohlcv(symbol, timeframe, since, limit))

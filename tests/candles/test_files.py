@@ -1,4 +1,6 @@
-"""Candle files: what is read is exactly what was written, and what cannot be read is told with its line and column."""
+"""Candle files: what is read is exactly what was written, and what cannot be read is reported with its line and
+column.
+"""
 
 from __future__ import annotations
 
@@ -161,12 +163,13 @@ def test_a_file_with_a_header_alone_has_no_candles(path: Path) -> None:
         (f"{HEADER}\n1707343381,1,1,1,1,1\n", "are these seconds? Then pass 1707343381000"),
         (f"{HEADER}\n1707343380000000,1,1,1,1,1\n", "are these microseconds or nanoseconds?"),
         (f"{HEADER}\n2024-01-01,1,1,1,1,1\n", "line 2, column timestamp: '2024-01-01' is not a number"),
-        (f"{HEADER}\n0,1,1,1,1,1\n60000,1,1,1,1,1\n0,1,2,1,2,1\n", "line 4, column high: the candle of 0 is another one than in line 2"),
+        (f"{HEADER}\n0,1,1,1,1,1\n60000,1,1,1,1,1\n0,1,2,1,2,1\n", ("line 4, column high: the candle of 0 is another "
+            "one than in line 2")),
         (f'{HEADER}\n0,"1,1,1,1,1\n60000,1,1,1,1,1\n', """line 2, column open: '"1' is not a number"""),
         (f'{HEADER},note\n0,1,1,1,1,1,"a\n60000,1,1,1,1,1,b\n', "lines 2 to 3: a quotation mark is not closed"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_told_with_file_line_and_column(path: Path, text: str, said: str) -> None:
+def test_what_cannot_be_read_is_reported_with_file_line_and_column(path: Path, text: str, said: str) -> None:
     with pytest.raises(WrongFile) as error:
         read(path, text)
     assert said in str(error.value)
@@ -214,7 +217,7 @@ def test_dates_in_parquet_become_milliseconds(tmp_path: Path) -> None:
 
 
 @needs_pyarrow
-def test_what_cannot_be_read_of_parquet_is_told_with_row_and_column(tmp_path: Path) -> None:
+def test_what_cannot_be_read_of_parquet_is_reported_with_row_and_column(tmp_path: Path) -> None:
     path = tmp_path / "X-1m.parquet"
     for column, values, said in (
         ("close", [1.0, None], "row 2, column close: there is no value"),

@@ -137,7 +137,7 @@ def test_candles_that_are_hidden_are_not_missing() -> None:
     assert candles.before(at(-3)).is_complete
 
 
-def test_gaps_are_told_before_between_and_behind() -> None:
+def test_gaps_are_reported_before_between_and_behind() -> None:
     candles = series(2, 3, 5, 8)
     assert candles.gaps == (
         Gap(at(0), at(1), 2),

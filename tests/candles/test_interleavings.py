@@ -15,7 +15,7 @@ from backtest_kit_mongo.candles.columns import Columns, between, merge, missing
 from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import Plan, ask
 from backtest_kit_mongo.coherence.record import Key
-from tests.candles.series_model import Protocol, Schedule, Violation
+from tests.candles.series_model import PromiseBroken, Protocol, Schedule
 
 INTERLEAVINGS = 10_000
 PARTS = 4
@@ -39,7 +39,7 @@ def test_every_read_has_what_was_committed_before_it_and_nothing_that_was_not_th
     for seed in range(part, INTERLEAVINGS, PARTS):
         try:
             seen.update(Schedule(seed, Protocol()).play())
-        except Violation as violation:
+        except PromiseBroken as violation:
             pytest.fail(f"seed {seed}: {violation}")
     assert len(seen) == 10, seen
     tame = {
@@ -133,7 +133,7 @@ def test_a_planted_bug_is_found(broken: Protocol) -> None:
 def _is_violated(seed: int, protocol: Protocol) -> bool:
     try:
         Schedule(seed, protocol).play()
-    except Violation:
+    except PromiseBroken:
         return True
     return False
 

@@ -1,4 +1,4 @@
-"""Candle documents in a real MongoDB: what is written, foreign documents, contradictions and what a crash leaves of them."""
+"""Candle documents in a real MongoDB: what is written, foreign documents, conflicts and what a crash leaves of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backtest_kit_mongo.backends.mongo import candles as mongo_candles
 from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows
 from backtest_kit_mongo.coherence import plans
-from backtest_kit_mongo.coherence.effects import Append, Publish, Quarantine
+from backtest_kit_mongo.coherence.effects import Append, KeepConflicts, Publish
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError, LegacyIndex, ServerUnreachable, WriteOutcomeUnknown
@@ -38,7 +38,8 @@ class TestDocuments:
         assert len({document["createDate"] for document in stored}) == 1
         expected = [
             {
-                "_id": document["_id"], **bed.scope.query(), "createDate": document["createDate"], "updatedDate": document["createDate"],
+                "_id": document["_id"], **bed.scope.query(), "createDate": document["createDate"],
+                "updatedDate": document["createDate"],
                 "__v": 0, "rev": Int64(1), **row, "timestamp": Int64(row["timestamp"]),
             }
             for document, row in zip(stored, rows(3), strict=True)
@@ -118,7 +119,7 @@ class TestForeignDocuments:
 
 
 class TestConflicts:
-    def test_both_versions_are_kept_and_told(self, bed: Bed) -> None:
+    def test_both_versions_are_kept_and_reported(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(3))
         offered = [{**row, **OTHER} for row in rows(1)]
         assert bed.instance.write_candles_data(offered).conflicts == (START,)
@@ -132,7 +133,7 @@ class TestConflicts:
         assert event.document.endswith(f":{START}~{kept['_id'].rsplit('/', 1)[1]}")
         assert bed.read(3).to_dicts() == rows(3)
 
-    def test_the_same_offer_again_is_counted_and_not_told_again(self, bed: Bed) -> None:
+    def test_the_same_offer_again_is_counted_and_not_reported_again(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(1))
         for _ in range(3):
             bed.instance.write_candles_data([{**rows(1)[0], **OTHER}])
@@ -140,14 +141,14 @@ class TestConflicts:
         assert [kept["count"] for kept in bed.conflicts()] in ([3, 1], [1, 3])
         assert len(bed.events("conflict")) == 2
 
-    def test_new_candles_and_conflicts_of_one_call_are_told_together(self, bed: Bed) -> None:
+    def test_new_candles_and_conflicts_of_one_call_are_reported_together(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(1))
         report = bed.instance.write_candles_data([{**row, "close": row["close"] + 0.5} for row in rows(3)])
         assert report == CandleReport(inserted=2, known=1, conflicts=(START,))
         assert [event.payload["count"] for event in bed.events("batch")] == [1, 2]
         assert len(bed.events("conflict")) == 1
 
-    def test_a_crash_after_quarantine_leaves_both_versions_behind(self, bed: Bed) -> None:
+    def test_a_crash_after_conflicts_were_kept_leaves_both_versions_behind(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(1))
         columns = of_rows([{**rows(1)[0], **OTHER}])
         plan = plans.append(bed.scope, columns, STEP_MS)
@@ -160,7 +161,9 @@ class TestConflicts:
         assert bed.store.append(bed.scope, columns, STEP_MS).conflicts[0].timestamp == START
         assert [kept["count"] for kept in bed.conflicts()] == [2]
 
-    def test_candles_are_told_even_if_conflicts_cannot_be_kept(self, bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_candles_are_reported_even_if_conflicts_cannot_be_kept(
+        self, bed: Bed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         bed.instance.write_candles_data(rows(1))
         bed.database.command("collMod", CONFLICTS, validator={"never": {"$exists": True}})
         try:
@@ -186,13 +189,15 @@ class TestConflicts:
         assert report == CandleReport(inserted=2, known=2, conflicts=(START + STEP_MS,))
 
     @pytest.mark.parametrize("at_once", [2, 1_000])
-    def test_quarantine_answers_with_what_is_new(self, bed: Bed, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    def test_keeping_conflicts_answers_with_what_is_new(
+        self, bed: Bed, monkeypatch: pytest.MonkeyPatch, at_once: int
+    ) -> None:
         monkeypatch.setattr(mongo_candles, "KEPT_AT_ONCE", at_once)
         bed.instance.write_candles_data(rows(3))
         offered = of_rows([{**row, "volume": 77.0} for row in rows(3)])
         conflicts = bed.candles.append(Append(bed.scope, offered, STEP_MS)).conflicts
-        assert bed.candles.quarantine(Quarantine(bed.scope, conflicts[1:2])) == conflicts[1:2]
-        assert bed.candles.quarantine(Quarantine(bed.scope, conflicts)) == (conflicts[0], conflicts[2])
+        assert bed.candles.keep_conflicts(KeepConflicts(bed.scope, conflicts[1:2])) == conflicts[1:2]
+        assert bed.candles.keep_conflicts(KeepConflicts(bed.scope, conflicts)) == (conflicts[0], conflicts[2])
 
 
 class TestErrors:
@@ -239,7 +244,7 @@ class TestErrors:
             bed.candles.append(Append(bed.scope, of_rows(rows(3 * PART_ROWS)), STEP_MS))
         assert len(bed.documents()) == 2 * PART_ROWS
 
-    def test_all_rows_of_a_large_append_carry_one_time_and_those_met_are_told_apart(self, bed: Bed) -> None:
+    def test_all_rows_of_a_large_append_carry_one_time_and_those_met_are_distinguished(self, bed: Bed) -> None:
         bed.candles.append(Append(bed.scope, of_rows(rows(1, PART_ROWS + 7)), STEP_MS))
         appended = bed.candles.append(Append(bed.scope, of_rows(rows(2 * PART_ROWS + 1)), STEP_MS))
         assert len(appended.new) == 2 * PART_ROWS

@@ -42,10 +42,16 @@ def test_a_dry_run_tells_what_a_removal_removes_from_documents_conflicts_and_blo
     bed.instance.write_candles_data([{**rows(20)[7], "volume": 99.0}])
     bed.compact()
     since, until = START + 5 * STEP_MS, START + 10 * STEP_MS
-    told = remover(bed).look(since, until)
-    assert (told.candles, told.conflicts, told.blocks, told.first, told.last) == (5, 1, 1, since, until - STEP_MS)
+    reported = remover(bed).look(since, until)
+    assert (reported.candles, reported.conflicts, reported.blocks, reported.first, reported.last) == (
+        5,
+        1,
+        1,
+        since,
+        until - STEP_MS,
+    )
     assert len(bed.read(20)) == 20
-    assert remover(bed).remove(since, until) == told
+    assert remover(bed).remove(since, until) == reported
     assert bed.read(20).to_dicts() == [row for n, row in enumerate(rows(20)) if not 5 <= n < 10]
     assert bed.conflicts() == []
     (block,) = bed.database[BLOCKS].find(bed.scope.query())
@@ -118,8 +124,8 @@ def test_the_commands_say_first_and_then_do(bed: Bed, monkeypatch: pytest.Monkey
     path = tmp_path / "corrected.csv"
     names = list(corrected[0])
     path.write_text("\n".join([",".join(names), *(",".join(map(str, row.values())) for row in corrected)]))
-    told = json.loads(run("import", path, *series, "--replace", "--json"))
-    assert (told["replaced"], told["new"], bed.read(12).to_dicts()) == (2, 0, rows(10))
+    reported = json.loads(run("import", path, *series, "--replace", "--json"))
+    assert (reported["replaced"], reported["new"], bed.read(12).to_dicts()) == (2, 0, rows(10))
     done = json.loads(run("import", path, *series, "--replace", "--yes", "--json"))
     assert (done["replaced"], done["new"], done["known"], done["conflicts"]) == (2, 2, 10, 0)
     assert bed.read(12).to_dicts() == corrected

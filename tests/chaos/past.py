@@ -8,12 +8,12 @@ from typing import Any
 
 from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
-from backtest_kit_verify.chaos.history import Change, Flush, History, Operation, RedisKill, Reunion, Value
-from backtest_kit_verify.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.history import Flush, History, Operation, RedisKill, Reunion, Revision, Value
+from backtest_kit_verify.chaos.journal import CallKind, Outcome
 
 KEY = "state/a/b"
-LEDGER = "storage/True"
-ROW = f"{LEDGER}/row"
+LIST = "storage/True"
+ROW = f"{LIST}/row"
 END_MS = 1_000_000
 Span = tuple[float, float | None]
 
@@ -29,12 +29,12 @@ class Past:
     history: History = field(default_factory=History)
     stored: list[Operation] = field(default_factory=list)
     cached: list[Operation] = field(default_factory=list)
-    events: dict[Change, int] = field(default_factory=dict)
+    events: dict[Revision, int] = field(default_factory=dict)
 
-    def _add(self, process: str, kind: Kind, span: Span, **more: Any) -> Operation:
+    def _add(self, process: str, kind: CallKind, span: Span, **more: Any) -> Operation:
         began, ended = span
         key = more.pop("key", KEY)
-        guard = LEDGER if key.startswith(LEDGER) else key
+        guard = LIST if key.startswith(LIST) else key
         outcome = more.pop("outcome", Outcome.DONE if ended is not None else Outcome.PENDING)
         ended_ns = None if ended is None else ns(ended)
         op = Operation(process, len(self.history.operations), kind, key, guard, ns(began), ended_ns, outcome, **more)
@@ -42,23 +42,23 @@ class Past:
         return op
 
     def read(self, process: str, rev: int, mark: str | None, span: Span, **more: Any) -> Operation:
-        more.setdefault("kind", Kind.READ)
+        more.setdefault("kind", CallKind.READ)
         return self._add(process, more.pop("kind"), span, rev=rev, value=Value(mark), **more)
 
     def write(self, process: str, rev: int | None, mark: str, span: Span, **more: Any) -> Operation:
-        """A write that returned, with its event. Leases and detours are decided right after its begin."""
+        """A write that returned, with its event. Leases and outcome are decided right after its begin."""
         more.setdefault("decided_ns", ns(span[0]) + 1)
-        more.setdefault("kind", Kind.WRITE)
+        more.setdefault("kind", CallKind.WRITE)
         value = Value(mark) if rev is not None else None
         op = self._add(process, more.pop("kind"), span, rev=rev, wanted=mark, value=value, **more)
         if rev is not None:
-            self.events[Change(op.key, rev)] = 1
+            self.events[Revision(op.key, rev)] = 1
         return op
 
     def bypass(self, process: str, rev: int | None, mark: str, span: Span, **more: Any) -> Operation:
         return self.write(process, rev, mark, span, is_bypass=True, is_deferred=rev is not None, **more)
 
-    def reunion(self, process: str, at: float, *changes: Change) -> None:
+    def reunion(self, process: str, at: float, *changes: Revision) -> None:
         self.history.reunions.append(Reunion(process, ns(at), frozenset(changes)))
 
     def killed(self, process: str, at: float) -> None:
@@ -67,15 +67,15 @@ class Past:
     def redis_killed(self, kept: float, gone: float) -> None:
         self.history.redis_kills.append(RedisKill(ns(kept), ns(gone)))
 
-    def flushed(self, span: tuple[float, float], *changes: Change) -> None:
+    def flushed(self, span: tuple[float, float], *changes: Revision) -> None:
         self.history.flushes.append(Flush(ns(span[0]), ns(span[1]), frozenset(changes)))
 
     def store(self, rev: int, mark: str, key: str = KEY) -> None:
         """What MongoDB has at the end."""
-        self.stored.append(_seen("mongod", Kind.STORED, key, END_MS, rev, mark))
+        self.stored.append(_seen("mongod", CallKind.STORED, key, END_MS, rev, mark))
 
     def cache(self, rev: int, mark: str, key: str = KEY) -> None:
-        self.cached.append(_seen("redis-server", Kind.CACHED, key, END_MS + 1, rev, mark))
+        self.cached.append(_seen("redis-server", CallKind.CACHED, key, END_MS + 1, rev, mark))
 
     # -- verdicts
 
@@ -84,7 +84,7 @@ class Past:
         return Evidence(stored, self.cached, self.events, {})
 
     def _newest(self) -> Sequence[Operation]:
-        """MongoDB has the newest revision that anybody was told."""
+        """MongoDB has the newest revision that anybody got."""
         newest: dict[str, Operation] = {}
         for op in self.history.operations:
             if (
@@ -94,7 +94,7 @@ class Past:
             ):
                 newest[op.key] = op
         return [
-            _seen("mongod", Kind.STORED, key, END_MS, op.rev or 0, op.value.mark or "")
+            _seen("mongod", CallKind.STORED, key, END_MS, op.rev or 0, op.value.mark or "")
             for key, op in newest.items()
             if op.value
         ]
@@ -119,5 +119,5 @@ class Past:
         return check_feed(self.history, self._evidence(), self.stories())
 
 
-def _seen(process: str, kind: Kind, key: str, at: float, rev: int, mark: str) -> Operation:
+def _seen(process: str, kind: CallKind, key: str, at: float, rev: int, mark: str) -> Operation:
     return Operation(process, 0, kind, key, key, ns(at), ns(at), Outcome.DONE, rev=rev, value=Value(mark))

@@ -61,7 +61,7 @@ def acknowledge_without_writing() -> None:
 
 
 def forget_events() -> None:
-    """Every twentieth change is not told to the feed."""
+    """Every twentieth change is not reported to the feed."""
     real = RedisCache.commit
     count = 0
 

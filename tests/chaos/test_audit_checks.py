@@ -1,4 +1,6 @@
-"""The verdict on the work of workers finds each way in which a log or a replica can be wrong, and nothing in a true one."""
+"""The verdict on the work of workers finds each way in which a log or a replica can be wrong, and nothing in a true
+one.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,8 @@ def database(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Do
 
 
 @pytest.fixture
-def told(servers: Endpoints, database: Documents) -> list[Event]:
-    """What the feed tells of two documents, each written twice as chaos clients write."""
+def reported(servers: Endpoints, database: Documents) -> list[Event]:
+    """What the feed reports two documents, each written twice as chaos clients write."""
     with store_for(servers, database.name) as store:
         registry = calls(STATE).over(store)
         for number in range(2):
@@ -63,23 +65,23 @@ def kinds(verdict: AuditVerdict) -> list[str]:
     return [violation.kind for violation in verdict.violations]
 
 
-def test_a_log_with_every_revision_is_as_it_should_be(database: Documents, told: list[Event]) -> None:
-    assert judged(database, told) == AuditVerdict(revisions=4, records=4, gaps=0, seals=1, parked=0)
+def test_a_log_with_every_revision_is_as_it_should_be(database: Documents, reported: list[Event]) -> None:
+    assert judged(database, reported) == AuditVerdict(revisions=4, records=4, gaps=0, seals=1, parked=0)
 
 
-def test_revisions_whose_events_a_flush_took_are_found(database: Documents, told: list[Event]) -> None:
+def test_revisions_whose_events_a_flush_took_are_found(database: Documents, reported: list[Event]) -> None:
     """As with workers that do not recover."""
-    verdict = judged(database, [event for event in told if event.key != LOST.parts or event.rev == 1])
+    verdict = judged(database, [event for event in reported if event.key != LOST.parts or event.rev == 1])
     (violation,) = verdict.violations
     assert (violation.kind, verdict.revisions, verdict.records) == (WITHOUT_ONE, 4, 3)
     assert "2 revisions are stored" in violation.text
 
 
 def test_a_record_of_another_value_or_of_nothing_and_a_changed_log_are_found(
-    database: Documents, told: list[Event]
+    database: Documents, reported: list[Event]
 ) -> None:
     of_kept, of_lost = ({"key": list(key.parts)} for key in (KEPT, LOST))
-    assert not judged(database, told).violations
+    assert not judged(database, reported).violations
     database[STATE.collection].delete_one(dict(zip(STATE.columns, LOST.parts, strict=True)))
     assert kinds(check_audit(database, "")) == ["a record of nothing"]
     database["audit-items"].delete_many(of_lost)
@@ -88,19 +90,19 @@ def test_a_record_of_another_value_or_of_nothing_and_a_changed_log_are_found(
 
 
 def test_a_replica_that_differs_is_one_violation_with_what_the_comparison_says(
-    database: Documents, told: list[Event]
+    database: Documents, reported: list[Event]
 ) -> None:
-    (violation,) = judged(database, told, "state: 1 differs").violations
+    (violation,) = judged(database, reported, "state: 1 differs").violations
     assert (violation.kind, violation.text) == ("a replica differs", "state: 1 differs")
 
 
-def test_what_is_left_to_do_is_named_until_nothing_is(database: Documents, told: list[Event]) -> None:
+def test_what_is_left_to_do_is_named_until_nothing_is(database: Documents, reported: list[Event]) -> None:
     waiting: Mapping[str, int] = {"audit": 2}
     state = AuditState(database, lambda: waiting)
     worker = Worker(database)
-    worker.record(told[:3])
+    worker.record(reported[:3])
     assert state.left() == "1 revisions without a record"
-    worker.record(told)
+    worker.record(reported)
     assert state.left() == "audit has 2 to do"
     waiting = {"audit": 0}
     assert state.left() == f"{len(DOMAINS)} domains to copy"

@@ -22,9 +22,9 @@ from tests.integration.support import eventually
 
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_verify.chaos.faults import KILL, KILL_WORKER, SLOWEST, TABLE
+from backtest_kit_verify.chaos.faulty_servers import Servers
 from backtest_kit_verify.chaos.report import PROMISES, as_json, show
 from backtest_kit_verify.chaos.run import Options, run_chaos
-from backtest_kit_verify.chaos.servers import Servers
 
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
 PLANTED = (sys.executable, str(Path(__file__).with_name("planted_client.py")))

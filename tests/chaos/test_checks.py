@@ -1,4 +1,6 @@
-"""The checker finds every kind of broken promise in a history written by hand, and nothing in a history that keeps them."""
+"""The checker finds every kind of broken promise in a history written by hand, and nothing in a history that keeps
+them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.chaos.past import KEY, LEDGER, ROW, Past
+from tests.chaos.past import KEY, LIST, ROW, Past
 
-from backtest_kit_verify.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.journal import CallKind, Outcome
 
 
 class TestAWriteOfUnknownOutcome:
@@ -30,7 +32,7 @@ class TestReadsAreNeverStale:
         past.read("r0.0", 1, "a", (31, 32))
         (violation,), _ = past.check()
         assert violation.kind == "a stale read"
-        assert violation.text == "r0.0 saw revision 1, 1.0 ms after w0.0 was told 2"
+        assert violation.text == "r0.0 saw revision 1, 1.0 ms after w0.0 got 2"
         assert [(op.process, op.rev) for op in violation.excerpt] == [("w0.0", 1), ("w0.0", 2), ("r0.0", 1)]
 
     def test_a_read_that_overlaps_the_write_may_see_either(self) -> None:
@@ -61,15 +63,15 @@ class TestReadsAreNeverStale:
 
     def test_a_row_that_a_list_lacks_was_read_as_revision_0(self) -> None:
         past = Past()
-        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=Kind.MERGE)
-        past.read("r0.0", 0, None, (20, 21), key=ROW, kind=Kind.SCAN)
+        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=CallKind.MERGE)
+        past.read("r0.0", 0, None, (20, 21), key=ROW, kind=CallKind.SCAN)
         assert past.kinds() == {"a stale read"}
 
     def test_a_row_that_a_writer_takes_for_stored_is_a_read_too(self) -> None:
         past = Past()
-        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=Kind.MERGE)
-        past.write("w1.0", 2, "b", (20, 30), key=ROW, kind=Kind.MERGE)
-        past.write("w0.0", 1, "a", (40, 50), key=ROW, kind=Kind.MERGE, is_check=True)
+        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=CallKind.MERGE)
+        past.write("w1.0", 2, "b", (20, 30), key=ROW, kind=CallKind.MERGE)
+        past.write("w0.0", 1, "a", (40, 50), key=ROW, kind=CallKind.MERGE, is_check=True)
         assert past.kinds() == {"a stale read"}
 
     def test_a_cached_entry_that_differs_from_mongodb_when_all_is_quiet_is_found(self) -> None:
@@ -167,9 +169,9 @@ class TestWritesAreNeitherLostNorDoubled:
 
     def test_a_row_given_again_may_be_written_again(self) -> None:
         past = Past()
-        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=Kind.MERGE)
-        past.write("w1.0", 2, "b", (20, 30), key=ROW, kind=Kind.MERGE)
-        past.write("w0.0", 3, "a", (40, 50), key=ROW, kind=Kind.MERGE)
+        past.write("w0.0", 1, "a", (0, 10), key=ROW, kind=CallKind.MERGE)
+        past.write("w1.0", 2, "b", (20, 30), key=ROW, kind=CallKind.MERGE)
+        past.write("w0.0", 3, "a", (40, 50), key=ROW, kind=CallKind.MERGE)
         assert not past.kinds()
 
     def test_an_error_that_no_docstring_announces(self) -> None:
@@ -273,20 +275,20 @@ class TestTheExcuseReachesNoFurtherThanTheReadmeSays:
 
     def test_lists_are_read_from_mongodb_and_have_no_excuse(self) -> None:
         past = Past()
-        past.write("w1.0", 1, "a", (0, 10), key=ROW, kind=Kind.MERGE)
-        past.bypass("w0.0", 2, "b", (20, 30), key=ROW, kind=Kind.MERGE)
-        past.read("r0.0", 1, "a", (40, 41), key=ROW, kind=Kind.SCAN)
+        past.write("w1.0", 1, "a", (0, 10), key=ROW, kind=CallKind.MERGE)
+        past.bypass("w0.0", 2, "b", (20, 30), key=ROW, kind=CallKind.MERGE)
+        past.read("r0.0", 1, "a", (40, 41), key=ROW, kind=CallKind.SCAN)
         assert past.kinds() == {"a stale read"}
 
-    def test_a_ledgers_own_writer_renews_what_it_takes_for_stored_and_only_another_ends_that(self) -> None:
+    def test_a_lists_own_writer_renews_what_it_takes_for_stored_and_only_another_ends_that(self) -> None:
         past = Past()
-        past.write("w1.0", 1, "a", (0, 10), key=ROW, kind=Kind.MERGE)
-        past.bypass("w0.0", 2, "b", (20, 30), key=ROW, kind=Kind.MERGE)
+        past.write("w1.0", 1, "a", (0, 10), key=ROW, kind=CallKind.MERGE)
+        past.bypass("w0.0", 2, "b", (20, 30), key=ROW, kind=CallKind.MERGE)
         for began in (40, 60):
-            past.write("w1.0", 1, "a", (began, began + 10), key=ROW, kind=Kind.MERGE, is_check=True)
+            past.write("w1.0", 1, "a", (began, began + 10), key=ROW, kind=CallKind.MERGE, is_check=True)
         assert len(past.excused()) == 2
-        past.write("w2.0", 1, "z", (80, 90), key=f"{LEDGER}/another", kind=Kind.MERGE)
-        past.write("w1.0", 1, "a", (100, 110), key=ROW, kind=Kind.MERGE, is_check=True)
+        past.write("w2.0", 1, "z", (80, 90), key=f"{LIST}/another", kind=CallKind.MERGE)
+        past.write("w1.0", 1, "a", (100, 110), key=ROW, kind=CallKind.MERGE, is_check=True)
         assert past.kinds() == {"a stale read"}
 
 

@@ -8,14 +8,14 @@ import pytest
 from tests.chaos.past import KEY, Past
 
 from backtest_kit_verify.chaos.feed_checks import Cause
-from backtest_kit_verify.chaos.history import Change
+from backtest_kit_verify.chaos.history import Revision
 from backtest_kit_verify.chaos.journal import Outcome
 
-FIRST, SECOND = Change(KEY, 1), Change(KEY, 2)
+FIRST, SECOND = Revision(KEY, 1), Revision(KEY, 2)
 
 
 def with_lost_event(**more: Any) -> Past:
-    """w0.0 is told of revision 1 from 10 to 20 ms; the stream does not have its event."""
+    """w0.0 gets revision 1 from 10 to 20 ms; the stream does not have its event."""
     past = Past()
     past.write("w0.0", 1, "a", (10, 20), **more)
     past.write("w1.0", 2, "b", (30, 40))

@@ -9,8 +9,8 @@ import pytest
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STORAGE
-from backtest_kit_verify.chaos.history import Change, Operation, Value, load_history
-from backtest_kit_verify.chaos.journal import Journal, Kind, Outcome
+from backtest_kit_verify.chaos.history import Operation, Revision, Value, load_history
+from backtest_kit_verify.chaos.journal import CallKind, Journal, Outcome
 from backtest_kit_verify.chaos.workload import DOMAINS, Workload, mark_of, payload_of, row_of
 
 ROWS = {"storage/True": ["storage/True/a", "storage/True/b"]}
@@ -26,13 +26,19 @@ def operations(directory: Path) -> list[Operation]:
 
 
 def test_a_read_and_a_write_come_back(journal: Journal, tmp_path: Path) -> None:
-    read = journal.begin(Kind.READ, "state/a/b")
+    read = journal.begin(CallKind.READ, "state/a/b")
     journal.done(read, (4, "x", 0, 1), False)
-    write = journal.begin(Kind.WRITE, "state/a/b", "y")
+    write = journal.begin(CallKind.WRITE, "state/a/b", "y")
     journal.leased(write, True)
     journal.done(write, (5,), False)
     first, second = operations(tmp_path)
-    assert (first.process, first.kind, first.rev, first.value, first.is_hit) == ("w0.3", Kind.READ, 4, Value("x"), True)
+    assert (first.process, first.kind, first.rev, first.value, first.is_hit) == (
+        "w0.3",
+        CallKind.READ,
+        4,
+        Value("x"),
+        True,
+    )
     assert (second.rev, second.value, second.wanted, second.is_bypass) == (5, Value("y"), "y", False)
     assert first.ended_ns is not None
     assert second.decided_ns is not None
@@ -40,7 +46,7 @@ def test_a_read_and_a_write_come_back(journal: Journal, tmp_path: Path) -> None:
 
 
 def test_a_call_without_an_answer_is_known_to_have_begun(journal: Journal, tmp_path: Path) -> None:
-    number = journal.begin(Kind.WRITE, "state/a/b", "y")
+    number = journal.begin(CallKind.WRITE, "state/a/b", "y")
     assert not operations(tmp_path)[0].is_open
     journal.leased(number, False)
     (pending,) = operations(tmp_path)
@@ -49,7 +55,7 @@ def test_a_call_without_an_answer_is_known_to_have_begun(journal: Journal, tmp_p
 
 def test_an_error_comes_back_as_what_its_caller_may_believe(journal: Journal, tmp_path: Path) -> None:
     for outcome in (Outcome.REFUSED, Outcome.UNKNOWN):
-        number = journal.begin(Kind.WRITE, "state/a/b", "y")
+        number = journal.begin(CallKind.WRITE, "state/a/b", "y")
         journal.leased(number, True)
         journal.raised(number, outcome, "why")
     refused, unknown = operations(tmp_path)
@@ -58,7 +64,7 @@ def test_an_error_comes_back_as_what_its_caller_may_believe(journal: Journal, tm
 
 def test_a_removal_that_found_nothing_has_no_revision(journal: Journal, tmp_path: Path) -> None:
     for result in ((), (7,)):
-        number = journal.begin(Kind.REMOVE, "measure/a/b")
+        number = journal.begin(CallKind.REMOVE, "measure/a/b")
         journal.leased(number, True)
         journal.done(number, result, False)
     nothing, removed = operations(tmp_path)
@@ -66,14 +72,14 @@ def test_a_removal_that_found_nothing_has_no_revision(journal: Journal, tmp_path
 
 
 def test_a_list_is_one_read_a_row_and_rows_that_it_lacks_are_revision_0(journal: Journal, tmp_path: Path) -> None:
-    number = journal.begin(Kind.SCAN, "storage/True")
+    number = journal.begin(CallKind.SCAN, "storage/True")
     journal.done(number, {"a": (3, "x")}, False)
     found = {op.key: (op.rev, op.value) for op in operations(tmp_path)}
     assert found == {"storage/True/a": (3, Value("x")), "storage/True/b": (0, Value(None))}
 
 
 def test_a_list_write_is_one_write_or_one_look_a_row(journal: Journal, tmp_path: Path) -> None:
-    number = journal.begin(Kind.MERGE, "storage/True", {"a": "x", "b": "y", "c": "z"})
+    number = journal.begin(CallKind.MERGE, "storage/True", {"a": "x", "b": "y", "c": "z"})
     journal.leased(number, True)
     journal.done(number, {"a": (3, 1), "b": (8, 0)}, False)
     written, checked, settled = operations(tmp_path)
@@ -88,12 +94,12 @@ def test_failures_and_what_was_delivered_come_back(journal: Journal, tmp_path: P
     journal.reached([("state/a/b", 3)])
     history = load_history(tmp_path, ROWS)
     (reunion,) = history.reunions
-    assert (reunion.process, reunion.changes) == ("w0.3", frozenset({Change("state/a/b", 3)}))
+    assert (reunion.process, reunion.changes) == ("w0.3", frozenset({Revision("state/a/b", 3)}))
     assert history.failures["w0.3"][0] <= reunion.at_ns
 
 
 def test_a_torn_last_line_is_as_if_never_written(journal: Journal, tmp_path: Path) -> None:
-    number = journal.begin(Kind.WRITE, "state/a/b", "y")
+    number = journal.begin(CallKind.WRITE, "state/a/b", "y")
     journal.leased(number, True)
     with (tmp_path / "w0.3.jsonl").open("ab") as file:
         file.write(b'["=",1,12')
@@ -109,7 +115,7 @@ def test_every_payload_is_valid_and_carries_its_mark(domain: object) -> None:
     assert mark_of(key.domain, key.domain.empty()) is None
 
 
-def test_the_workload_has_slots_keyed_documents_removals_and_a_ledger() -> None:
+def test_the_workload_has_slots_keyed_documents_removals_and_a_list() -> None:
     workload = Workload(2 * len(DOMAINS), 2)
     assert len(set(workload.documents)) == 2 * len(DOMAINS)
     assert {domain.shape for domain in DOMAINS} == {Shape.SLOT, Shape.KEYED}

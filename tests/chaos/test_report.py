@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from tests.chaos.past import KEY, LEDGER, ROW, Past, ns
+from tests.chaos.past import KEY, LIST, ROW, Past, ns
 
 from backtest_kit_verify.chaos.feed_checks import Cause
-from backtest_kit_verify.chaos.history import Change
-from backtest_kit_verify.chaos.journal import Kind
+from backtest_kit_verify.chaos.history import Revision
+from backtest_kit_verify.chaos.journal import CallKind
 from backtest_kit_verify.chaos.journal import Outcome as CallOutcome
 from backtest_kit_verify.chaos.report import as_json, show
 from backtest_kit_verify.chaos.run import Options, Outcome
@@ -52,10 +52,10 @@ def test_a_run_without_violations_has_passed() -> None:
     assert "✗" not in printed(found)
 
 
-def test_a_call_on_a_ledger_counts_once_however_many_rows_it_has() -> None:
+def test_a_call_on_a_list_counts_once_however_many_rows_it_has() -> None:
     past = Past()
-    for key in (ROW, f"{LEDGER}/other"):
-        op = past.write("w0.0", 1, key, (0, 10), key=key, kind=Kind.MERGE)
+    for key in (ROW, f"{LIST}/other"):
+        op = past.write("w0.0", 1, key, (0, 10), key=key, kind=CallKind.MERGE)
         op.number = 1
     assert report(past)["operations"]["merge"]["done"] == 1
 
@@ -97,7 +97,7 @@ def test_what_is_outside_the_promise_is_counted_and_never_silent() -> None:
 def test_a_missing_event_is_a_violation_with_its_change() -> None:
     past = Past()
     past.write("w0.0", 1, "a", (0, 10))
-    del past.events[Change(KEY, 1)]
+    del past.events[Revision(KEY, 1)]
     assert report(past)["violations"]["a missing event"] == 1
 
 

@@ -47,7 +47,7 @@ def settings(servers: Endpoints, options: dict[str, Any], database: str) -> Sett
 
 
 @pytest.fixture(scope="session")
-def spots(database: str) -> list[Key]:
+def placed_keys(database: str) -> list[Key]:
     """A document in each partition."""
     found: dict[str, Key] = {}
     number = 0
@@ -72,12 +72,12 @@ def stores(servers: Endpoints, options: dict[str, Any], database: str) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def pair(stores: MakeStore, spots: list[Key]) -> tuple[Store, Store]:
+def pair(stores: MakeStore, placed_keys: list[Key]) -> tuple[Store, Store]:
     """Two stores over a cache that is open everywhere."""
     pair = stores(), stores()
-    for key in spots:
+    for key in placed_keys:
         pair[0].write(make_change(key, {"data": 0}, 0))
-    eventually(lambda: all_hit(pair, spots))
+    eventually(lambda: all_hit(pair, placed_keys))
     return pair
 
 

@@ -7,7 +7,7 @@ import pytest
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.conformance import (
     TestADocument,
-    TestLedgers,
+    TestListWrites,
     TestRemovedMemory,
     TestRowsThatOthersWrote,
     TestSoftRemoval,
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.live
 
 __all__ = [
     "TestADocument",
-    "TestLedgers",
+    "TestListWrites",
     "TestRemovedMemory",
     "TestRowsThatOthersWrote",
     "TestSoftRemoval",

@@ -27,10 +27,10 @@ from backtest_kit_mongo.feed.consume import consume
 from backtest_kit_mongo.feed.trimming import plan_trim, trim
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.health import Monitor
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 from backtest_kit_worker.roles.invalidation import InvalidationRole
 from backtest_kit_worker.services.recovery import RecoveryOptions, RecoveryService
@@ -67,7 +67,7 @@ def write(store: Store, value: int) -> None:
 
 def loop(deployment: Deployment, role: Any) -> Loop:
     options = LoopOptions(block_ms=1, retry_ms=1)
-    return Loop(deployment.redis, deployment.streams, role, Parking(deployment.database), "one", options)
+    return Loop(deployment.redis, deployment.streams, role, DeadLetterWriter(deployment.database), "one", options)
 
 
 def recorded(deployment: Deployment) -> int:
@@ -90,7 +90,7 @@ def test_entries_of_a_dead_worker_are_taken_over_in_every_stream(writer: Store, 
         deployment.redis.xreadgroup("audit", "dead", {name: ">"})
     options = LoopOptions(block_ms=1, retry_ms=1, claim_idle_ms=0)
     database = deployment.database
-    heir = Loop(deployment.redis, deployment.streams, AuditRole(database), Parking(database), "heir", options)
+    heir = Loop(deployment.redis, deployment.streams, AuditRole(database), DeadLetterWriter(database), "heir", options)
     assert heir.run_until_idle() == DOCUMENTS
     assert recorded(deployment) == 2 * DOCUMENTS
 

@@ -21,7 +21,7 @@ from backtest_kit_mongo.drivers.store import Store
 
 @pytest.mark.live
 def test_copies_of_all_nodes_are_served_and_dropped_when_another_process_writes(
-    stores: MakeStore, pair: tuple[Store, Store], spots: list[Key]
+    stores: MakeStore, pair: tuple[Store, Store], placed_keys: list[Key]
 ) -> None:
     listener = stores(near_cache="state", near_cache_max_staleness_ms=4_000)
     near = listener.near
@@ -31,12 +31,12 @@ def test_copies_of_all_nodes_are_served_and_dropped_when_another_process_writes(
         listener.read(key)
         return near.get(key) is not None
 
-    eventually(lambda: all(copied(key) for key in spots))
-    for key in spots:
+    eventually(lambda: all(copied(key) for key in placed_keys))
+    for key in placed_keys:
         payload = listener.read(key).payload
         pair[0].write(make_change(key, payload, 1))
-    # While beats are heard nothing expires: only an invalidation can have dropped them.
-    eventually(lambda: not any(near.get(key) is not None for key in spots))
+    # While heartbeats are heard nothing expires: only an invalidation can have dropped them.
+    eventually(lambda: not any(near.get(key) is not None for key in placed_keys))
 
 
 class DeafNode:
@@ -64,7 +64,7 @@ class DeafNode:
 
 
 class AnsweringLink:
-    """Beats are asked for without an error."""
+    """Heartbeats are asked for without an error."""
 
     def at(self, _: str) -> AnsweringLink:
         return self
@@ -76,7 +76,7 @@ class AnsweringLink:
         return
 
 
-def test_a_process_that_hears_no_beat_listens_through_another_node() -> None:
+def test_a_process_that_hears_no_heartbeat_listens_through_another_node() -> None:
     node: Any = DeafNode()
     link: Any = AnsweringLink()
     seconds = count()

@@ -85,7 +85,7 @@ def test_the_key_of_a_command(command: tuple[Any, ...], key: str) -> None:
 def test_all_names_of_a_partition_are_of_one_slot_and_partitions_of_several() -> None:
     of_document = names("db{x}", 8, "state", ("{other}", "b"))
     (p,) = [found for found in channels("db{x}", 8, ["state"], "process") if found.born == of_document.born]
-    assert len({slot_of(name) for name in (*of_document, p.beats, *p.numbers)}) == 1
+    assert len({slot_of(name) for name in (*of_document, p.heartbeats, *p.numbers)}) == 1
     assert len({slot_of(found.born) for found in channels("db", 8, ["state"], "process")}) == 8
 
 

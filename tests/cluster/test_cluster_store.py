@@ -58,7 +58,7 @@ def incarnation(client: redis.Redis, settings: Settings, key: Key) -> bytes:
 
 
 class Traffic:
-    """Threads that write each key in turn and at once read it through another store, until told to stop."""
+    """Threads that write each key in turn and at once read it through another store, until asked to stop."""
 
     def __init__(self, pair: tuple[Store, Store], keys: list[Key]) -> None:
         self._pair, self._keys = pair, keys
@@ -100,9 +100,9 @@ class Traffic:
 
 
 @pytest.fixture
-def quiet(pair: tuple[Store, Store], spots: list[Key]) -> tuple[Store, Store]:
+def quiet(pair: tuple[Store, Store], placed_keys: list[Key]) -> tuple[Store, Store]:
     """The pair with every spot cached."""
-    eventually(lambda: all_hit(pair, spots))
+    eventually(lambda: all_hit(pair, placed_keys))
     return pair
 
 
@@ -110,41 +110,41 @@ def other(cluster: Cluster, node: Node) -> Node:
     return next(master for master in cluster.masters if master is not node)
 
 
-def test_partitions_are_spread_over_the_nodes(cluster: Cluster, settings: Settings, spots: list[Key]) -> None:
-    assert len({cluster.owner(names_of(settings, key).entry).port for key in spots}) == 3
+def test_partitions_are_spread_over_the_nodes(cluster: Cluster, settings: Settings, placed_keys: list[Key]) -> None:
+    assert len({cluster.owner(names_of(settings, key).entry).port for key in placed_keys}) == 3
 
 
 def test_each_write_is_read_by_another_store_and_no_entry_is_stale(
-    quiet: tuple[Store, Store], settings: Settings, spots: list[Key]
+    quiet: tuple[Store, Store], settings: Settings, placed_keys: list[Key]
 ) -> None:
-    with Traffic(quiet, spots) as traffic:
+    with Traffic(quiet, placed_keys) as traffic:
         traffic.passes(5)
     assert traffic.wrong == []
-    assert all(is_hit(quiet[0], key) for key in spots)
-    report = audited(settings, quiet[0], spots)
+    assert all(is_hit(quiet[0], key) for key in placed_keys)
+    report = audited(settings, quiet[0], placed_keys)
     assert (report.checked, report.violations) == (PARTITIONS, [])
 
 
 def test_a_slot_moves_in_mid_traffic_and_comes_back(
-    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, spots: list[Key]
+    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, placed_keys: list[Key]
 ) -> None:
-    spot = names_of(settings, spots[3]).entry
-    home = cluster.owner(spot)
-    with Traffic(quiet, spots) as traffic:
+    handle = names_of(settings, placed_keys[3]).entry
+    home = cluster.owner(handle)
+    with Traffic(quiet, placed_keys) as traffic:
         for target in (other(cluster, home), home):
             traffic.passes()
-            cluster.move(spot, target)
+            cluster.move(handle, target)
         traffic.passes()
     assert traffic.wrong == []
-    eventually(lambda: all_hit(quiet, spots))
-    assert audited(settings, quiet[0], spots).violations == []
+    eventually(lambda: all_hit(quiet, placed_keys))
+    assert audited(settings, quiet[0], placed_keys).violations == []
 
 
-def test_an_entry_that_comes_back_with_its_slot_is_not_believed(
-    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, client: redis.Redis, spots: list[Key]
+def test_an_entry_that_comes_back_with_its_slot_is_not_trusted(
+    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, client: redis.Redis, placed_keys: list[Key]
 ) -> None:
     """The node in between may have lost the write that deleted it, while the node that made it never did."""
-    key, entry = spots[0], names_of(settings, spots[0]).entry
+    key, entry = placed_keys[0], names_of(settings, placed_keys[0]).entry
     home, before = cluster.owner(entry), incarnation(client, settings, key)
     assert is_hit(quiet[0], key)
     kept = home.client.get(entry)
@@ -160,10 +160,10 @@ def test_an_entry_that_comes_back_with_its_slot_is_not_believed(
 
 
 def test_while_a_slot_is_on_its_way_its_partition_alone_goes_without_cache(
-    stores: MakeStore, quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, spots: list[Key]
+    stores: MakeStore, quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, placed_keys: list[Key]
 ) -> None:
     store = stores(redis_timeout_ms=60)
-    moving, staying = spots[1], spots[2]
+    moving, staying = placed_keys[1], placed_keys[2]
     entry = names_of(settings, moving).entry
     source = cluster.owner(entry)
     target = other(cluster, source)
@@ -183,10 +183,10 @@ def test_while_a_slot_is_on_its_way_its_partition_alone_goes_without_cache(
     assert value(quiet[1], moving) == wanted
 
 
-def test_whoever_takes_a_node_for_a_redis_of_its_own_is_told(
-    cluster: Cluster, settings: Settings, spots: list[Key]
+def test_whoever_takes_a_node_for_a_redis_of_its_own_is_warned(
+    cluster: Cluster, settings: Settings, placed_keys: list[Key]
 ) -> None:
-    name = names_of(settings, spots[0]).entry
+    name = names_of(settings, placed_keys[0]).entry
     with redis.Redis(port=other(cluster, cluster.owner(name)).port) as client:
         link = RedisLink(client)
         with pytest.raises(redis.ResponseError, match="name it in CC_REDIS_CLUSTER"):
@@ -195,45 +195,45 @@ def test_whoever_takes_a_node_for_a_redis_of_its_own_is_told(
 
 
 def test_ids_for_the_npm_package_are_written_wherever_their_slots_are(
-    stores: MakeStore, client: redis.Redis, settings: Settings, spots: list[Key]
+    stores: MakeStore, client: redis.Redis, settings: Settings, placed_keys: list[Key]
 ) -> None:
     store = stores(cache_mode="id")
     plain: Any = client
-    before = {key: plain.xlen(names_of(settings, key).stream) for key in spots}
-    for key in spots:
+    before = {key: plain.xlen(names_of(settings, key).stream) for key in placed_keys}
+    for key in placed_keys:
         write(store, key, 1)
-    assert all(plain.get(id_cache_name(key)).decode() == store.read(key).id for key in spots)
-    assert {key: plain.xlen(names_of(settings, key).stream) for key in spots} == {
+    assert all(plain.get(id_cache_name(key)).decode() == store.read(key).id for key in placed_keys)
+    assert {key: plain.xlen(names_of(settings, key).stream) for key in placed_keys} == {
         key: n + 1 for key, n in before.items()
     }
-    write(stores(), spots[0], 2)  # Started last, so mode `document` is in force again.
+    write(stores(), placed_keys[0], 2)  # Started last, so mode `document` is in force again.
 
 
 def test_a_dead_master_costs_its_own_partitions_the_cache_until_its_replica_takes_over(
-    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, client: redis.Redis, spots: list[Key]
+    quiet: tuple[Store, Store], cluster: Cluster, settings: Settings, client: redis.Redis, placed_keys: list[Key]
 ) -> None:
     """Last in this file: the cluster is one node poorer afterwards."""
     dead = cluster.masters[0]
-    lost = [key for key in spots if cluster.owner(names_of(settings, key).entry) is dead]
-    others = [key for key in spots if key not in lost]
+    lost = [key for key in placed_keys if cluster.owner(names_of(settings, key).entry) is dead]
+    others = [key for key in placed_keys if key not in lost]
     assert lost
-    before = {key: incarnation(client, settings, key) for key in spots}
+    before = {key: incarnation(client, settings, key) for key in placed_keys}
     dead.kill()
     cluster.masters[0] = cluster.replica
     for store in quiet:
-        for key in spots:
+        for key in placed_keys:
             wanted = value(store, key) + 1
             write(store, key, wanted)
             assert [value(reader, key) for reader in quiet] == [wanted, wanted]
     assert all(is_hit(quiet[0], key) for key in others)
-    with Traffic(quiet, spots) as traffic:
+    with Traffic(quiet, placed_keys) as traffic:
         eventually(lambda: cluster.replica.client.info("replication")["role"] == "master")
         traffic.passes()
     assert traffic.wrong == []
-    eventually(lambda: all_hit(quiet, spots))
+    eventually(lambda: all_hit(quiet, placed_keys))
     with redis_client(settings) as fresh:
-        assert {key for key in spots if incarnation(fresh, settings, key) != before[key]} == set(lost)
-    assert audited(settings, quiet[0], spots).violations == []
+        assert {key for key in placed_keys if incarnation(fresh, settings, key) != before[key]} == set(lost)
+    assert audited(settings, quiet[0], placed_keys).violations == []
     assert store_counts(quiet[0]).incarnation_changes > 0
 
 

@@ -1,4 +1,6 @@
-"""The bytes that other processes and later versions read: events, entries, key names, payloads. A change here breaks a running deployment."""
+"""The bytes that other processes and later versions read: events, entries, key names, payloads. A change here breaks a
+running deployment.
+"""
 
 from __future__ import annotations
 

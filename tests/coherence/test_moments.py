@@ -23,7 +23,8 @@ WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     "given",
     [
-        MS, np.int64(MS), np.uint64(MS), WHEN, WHEN.astimezone(timezone(timedelta(hours=9))), WHEN.replace(microsecond=999),
+        MS, np.int64(MS), np.uint64(MS), WHEN, WHEN.astimezone(timezone(timedelta(hours=9))),
+        WHEN.replace(microsecond=999),
         pd.Timestamp("2024-01-01T01:00", tz="Europe/Berlin"), pd.Timestamp(MS * 10**6 + 1, unit="ns", tz="UTC"),
         *(np.datetime64("2024-01-01", unit) for unit in ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns")),
     ],

@@ -53,18 +53,18 @@ class TestServing:
         assert copies.get(Y, 0.0) is None
         assert copies.hit_count == 1
 
-    def test_a_copy_is_served_for_the_bound_after_a_beat_was_asked_for(self, copies: Copies) -> None:
+    def test_a_copy_is_served_for_the_bound_after_a_heartbeat_was_asked_for(self, copies: Copies) -> None:
         assert rev_of(copies, now_s=STALENESS_S) == 1
         assert rev_of(copies, now_s=STALENESS_S + 0.001) is None
         copies.confirmed(CHANNEL, 5.0, "redis", 7)
         assert rev_of(copies, now_s=5.0 + STALENESS_S) == 1
 
-    def test_nothing_is_served_before_the_first_beat(self) -> None:
+    def test_nothing_is_served_before_the_first_heartbeat(self) -> None:
         copies = Copies(1 << 20, STALENESS_S)
         keep(copies, stored())
         assert rev_of(copies) is None
         copies.confirmed(CHANNEL, 0.0, "redis", 7)
-        assert rev_of(copies) is None, "what was said before the first beat may have been missed"
+        assert rev_of(copies) is None, "what was said before the first heartbeat may have been missed"
 
     @pytest.mark.parametrize("record", [Record(X), stored()._replace(removed=True)], ids=("absent", "removed"))
     def test_what_is_not_there_is_not_kept(self, record: Record) -> None:
@@ -193,13 +193,13 @@ class TestHearing:
         assert rev_of(copies) is None
 
     @pytest.mark.parametrize(("incarnation", "number"), [("redis", 8), ("redis", 6), ("another", 7)])
-    def test_a_beat_that_does_not_match_empties(self, copies: Copies, incarnation: str, number: int) -> None:
+    def test_a_heartbeat_that_does_not_match_empties(self, copies: Copies, incarnation: str, number: int) -> None:
         copies.confirmed(CHANNEL, 1.0, incarnation, number)
         assert rev_of(copies, now_s=1.0) is None
         copies.confirmed(CHANNEL, 2.0, "redis", 7)
         assert rev_of(copies, now_s=2.0) is None
 
-    def test_after_a_beat_that_did_not_match_new_copies_are_served(self, copies: Copies) -> None:
+    def test_after_a_heartbeat_that_did_not_match_new_copies_are_served(self, copies: Copies) -> None:
         copies.confirmed(CHANNEL, 1.0, "another", 3)
         keep(copies, stored(rev=2))
         copies.heard(CHANNEL, 4, Y)
@@ -247,14 +247,14 @@ class TestFetchesUnderWay:
         copies.end(fetch, stored(), is_entry=True)
         assert rev_of(copies) == 1
 
-    @pytest.mark.parametrize("fault", ["gap", "beat", "lost"])
+    @pytest.mark.parametrize("fault", ["gap", "heartbeat", "lost"])
     def test_what_was_begun_before_everything_was_forgotten_is_not_kept(
         self, copies: Copies, fetch: Fetch, fault: str
     ) -> None:
         match fault:
             case "gap":
                 copies.heard(CHANNEL, 9, Y)
-            case "beat":
+            case "heartbeat":
                 copies.confirmed(CHANNEL, 1.0, "redis", 8)
             case _:
                 copies.lost()

@@ -33,7 +33,7 @@ from backtest_kit_verify.simulation.near_planted import (
     SEED,
     WITHIN,
     LostIgnored,
-    NumberOfBeatIgnored,
+    NumberOfHeartbeatIgnored,
 )
 from backtest_kit_verify.simulation.near_process import Variant
 from backtest_kit_verify.simulation.near_report import shrink
@@ -71,10 +71,10 @@ class TestEveryOrder:
     @pytest.mark.parametrize(
         ("workload", "limits"),
         [
-            ("read@b write@a", Limits(faults=0, ticks=2, beats=1)),
-            ("read@b write@a read@b", Limits(faults=0, ticks=0, beats=0)),
-            ("read@b write@a", Limits(faults=1, ticks=0, beats=1, kinds=("lose", "flush"))),
-            ("read@b write@a", Limits(faults=1, ticks=0, beats=0)),
+            ("read@b write@a", Limits(faults=0, ticks=2, heartbeats=1)),
+            ("read@b write@a read@b", Limits(faults=0, ticks=0, heartbeats=0)),
+            ("read@b write@a", Limits(faults=1, ticks=0, heartbeats=1, kinds=("lose", "flush"))),
+            ("read@b write@a", Limits(faults=1, ticks=0, heartbeats=0)),
         ],
         ids=("time", "two reads", "losses", "any fault"),
     )
@@ -85,7 +85,7 @@ class TestEveryOrder:
 
     def test_a_dropped_rule_is_found(self) -> None:
         bug = NEAR_PLANTED["no-placeholder"]
-        explored = explore(parse_workload("read@b write@a"), Limits(faults=0, ticks=0, beats=0), bug.variant)
+        explored = explore(parse_workload("read@b write@a"), Limits(faults=0, ticks=0, heartbeats=0), bug.variant)
         assert explored.violation is not None
         assert explored.violation.name == "N4"
 
@@ -114,12 +114,12 @@ class TestPlantedBugs:
     @pytest.mark.parametrize(
         ("variant", "faults"),
         [
-            (Variant(beats_overtake=True), FAULTS),
+            (Variant(heartbeats_overtake=True), FAULTS),
             (Variant(copies_type=LostIgnored), FAULTS),
-            (Variant(copies_type=NumberOfBeatIgnored), NONE),
-            (Variant(copies_type=NumberOfBeatIgnored), KNOWN_LOSSES),
+            (Variant(copies_type=NumberOfHeartbeatIgnored), NONE),
+            (Variant(copies_type=NumberOfHeartbeatIgnored), KNOWN_LOSSES),
         ],
-        ids=("overtaking beats", "ignored loss", "ignored number", "ignored number, known loss"),
+        ids=("overtaking heartbeats", "ignored loss", "ignored number", "ignored number, known loss"),
     )
     def test_what_is_planted_together_breaks_nothing_alone(self, variant: Variant, faults: Faults) -> None:
         assert Campaign(SEED, variant, faults).run(300) is None
@@ -178,13 +178,13 @@ class TestCommand:
         code, said = self.run("--replay", f"{MISSED} ask:b hear:b")
         assert code == 0
         assert "it is lost without a word: invalidation 1 of x" in said
-        assert "the process hears what was said next: beat asked at 0, numbers are at 1" in said
+        assert "the process hears what was said next: heartbeat asked at 0, numbers are at 1" in said
         assert "Nothing is broken." in said
 
     def test_every_schedule_of_a_workload_can_be_tried(self) -> None:
         code, said = self.run("--every", "read@b write@a", "--faults", "0", "--ticks", "0")
         assert code == 0
-        assert "at most 0 faults, 0 ticks and 1 beats" in said
+        assert "at most 0 faults, 0 ticks and 1 heartbeats" in said
 
     def test_what_cannot_be_read_is_refused(self) -> None:
         for option in ("--replay", "--every", "--planted"):

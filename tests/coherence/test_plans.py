@@ -79,7 +79,7 @@ class TestWrite:
 
 
 class TestRemove:
-    def test_removing_a_missing_key_writes_nothing_and_tells_nobody(self) -> None:
+    def test_removing_a_missing_key_writes_nothing_and_reports_nothing(self) -> None:
         assert play(plans.remove(KEY), (fx.Lease, LEASED), (fx.SoftRemove, None), (fx.Abort, None)) is None
 
     def test_a_lease_that_could_not_be_released_is_left_to_its_deadline(self) -> None:
@@ -112,7 +112,7 @@ class TestMerge:
         assert merged.written == 0
 
     def test_another_writers_stamp_means_that_mongodb_is_asked_again(self) -> None:
-        snapshot = plans.Snapshot("mine", {"a": plans.Seen(1, "id-a", {"id": "a", "v": 1})})
+        snapshot = plans.KnownRows("mine", {"a": plans.Seen(1, "id-a", {"id": "a", "v": 1})})
         foreign = fx.Leased("token2", 1.0, Record(SCOPE, id="theirs"))
         steps: list[Step] = [(fx.Lease, foreign), (fx.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
         assert play(plans.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
@@ -121,16 +121,16 @@ class TestMerge:
         changes = [row(str(n), n) for n in range(2 * plans.EVENTS_MAX + 1)]
         written = tuple(fx.Published(row(str(n), n, rev=1), "upsert", change.body) for n, change in enumerate(changes))
 
-        def told(*answers: Any) -> list[fx.Effect[Any]]:
+        def reported(*answers: Any) -> list[fx.Effect[Any]]:
             plan = plans.merge(SCOPE, changes, None)
             answers = (None, LEASED, {}, written, *answers)
             return [plan.throw(one) if isinstance(one, BaseException) else plan.send(one) for one in answers][3:]
 
-        *pages, commit = told(None, None)
+        *pages, commit = reported(None, None)
         assert [len(page.published) for page in pages] == [plans.EVENTS_MAX] * 2  # type: ignore[attr-defined]
         assert isinstance(commit, fx.Commit)
         assert commit.published == written[-1:]
-        *_, kept = told(None, fx.CacheDown())
+        *_, kept = reported(None, fx.CacheDown())
         assert kept == fx.Defer((SCOPE,), written[plans.EVENTS_MAX :])
 
     def test_without_redis_nothing_is_assumed_next_time(self) -> None:
@@ -156,7 +156,7 @@ class TestAppend:
         assert isinstance(publish, fx.Publish)
         return publish.published[0]
 
-    def test_a_batch_is_told_as_runs_of_neighbours(self) -> None:
+    def test_a_batch_is_reported_as_runs_of_neighbours(self) -> None:
         event = self.appended(0, 60, 120, 300, 420, 480)
         assert event.record.payload == {"ranges": [[0, 120, 3], [300, 300, 1], [420, 480, 2]], "count": 6}
 
@@ -164,7 +164,7 @@ class TestAppend:
         other = self.appended(0, scope=Key(CANDLE, ("binance:BTC/USDT", "1m", "x")))
         assert other.record.id != self.appended(0).record.id
 
-    def test_a_batch_of_known_rows_tells_nobody(self) -> None:
+    def test_a_batch_of_known_rows_reports_nothing(self) -> None:
         known = fx.Appended(())
         assert play(plans.append(self.SERIES, (), 60), (fx.Append, known)) is known
 
@@ -178,17 +178,17 @@ class TestConflicts:
     ONE = fx.Conflict(60, {"open": 1.0, "volume": 2.0}, {"open": 1.5, "volume": 2.0})
     OTHER = fx.Conflict(120, {"open": 1.0}, {"open": 2})
 
-    def told(self, appended: fx.Appended, *kept: fx.Conflict) -> list[fx.Published]:
+    def reported(self, appended: fx.Appended, *kept: fx.Conflict) -> list[fx.Published]:
         plan = plans.append(self.SERIES, (), 60)
         plan.send(None)
-        quarantine = plan.send(appended)
-        assert quarantine == fx.Quarantine(self.SERIES, appended.conflicts)
+        keep_conflicts = plan.send(appended)
+        assert keep_conflicts == fx.KeepConflicts(self.SERIES, appended.conflicts)
         publish = plan.send(kept)
         assert isinstance(publish, fx.Publish)
         return list(publish.published)
 
-    def test_the_batch_and_each_conflict_that_was_not_kept_before_are_told_at_once(self) -> None:
-        batch, conflict = self.told(fx.Appended((0,), (self.ONE, self.OTHER)), self.ONE)
+    def test_the_batch_and_each_conflict_that_was_not_kept_before_are_reported_at_once(self) -> None:
+        batch, conflict = self.reported(fx.Appended((0,), (self.ONE, self.OTHER)), self.ONE)
         assert (batch.operation, conflict.operation) == ("batch", "conflict")
         assert conflict.record.payload == {
             "timestamp": 60,
@@ -202,22 +202,22 @@ class TestConflicts:
         again = self.ONE._replace(stored={"open": 9.0, "volume": 2.0}, offered={"open": 1.5, "volume": 2})
         changed = self.ONE._replace(offered={"open": 1.5, "volume": 2.5})
         names = [
-            self.told(fx.Appended((), (conflict,)), conflict)[0].record.id
+            self.reported(fx.Appended((), (conflict,)), conflict)[0].record.id
             for conflict in (self.ONE, again, changed, self.ONE._replace(timestamp=120))
         ]
         assert names[0].startswith("binance:BTC%2FUSDT:1m:60~")
         assert names[0] == names[1]
         assert len(set(names)) == 3
 
-    def test_conflicts_that_were_kept_before_tell_nobody(self) -> None:
+    def test_conflicts_that_were_kept_before_report_nothing(self) -> None:
         appended = fx.Appended((), (self.ONE,))
-        assert play(plans.append(self.SERIES, (), 60), (fx.Append, appended), (fx.Quarantine, ())) is appended
+        assert play(plans.append(self.SERIES, (), 60), (fx.Append, appended), (fx.KeepConflicts, ())) is appended
 
     @pytest.mark.parametrize("error", [WriteRefused("no"), ServerUnreachable("no"), WriteOutcomeUnknown("?")])
-    def test_rows_that_are_stored_are_told_even_if_conflicts_cannot_be_kept(self, error: Exception) -> None:
+    def test_rows_that_are_stored_are_reported_even_if_conflicts_cannot_be_kept(self, error: Exception) -> None:
         steps: list[Step] = [
             (fx.Append, fx.Appended((0,), (self.ONE,))),
-            (fx.Quarantine, error),
+            (fx.KeepConflicts, error),
             (fx.Publish, None),
         ]
         with pytest.raises(WriteOutcomeUnknown, match="the rows are stored"):

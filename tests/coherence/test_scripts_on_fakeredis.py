@@ -1,6 +1,8 @@
-"""The Lua scripts on fakeredis: quick, and never the only proof (see integration/test_redis_faults.py for the real server).
+"""The Lua scripts on fakeredis: quick, and never the only proof (see integration/test_redis_faults.py for the real
+server).
 
-fakeredis has no INFO inside scripts, so the incarnation comes from a key that the test sets: the only line that differs.
+fakeredis has no INFO inside scripts, so the incarnation comes from a key that the test sets: the only line that
+differs.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def test_an_entry_of_another_incarnation_is_a_miss(store: Store, client: Any) ->
     assert hits(store) == 0
 
 
-def test_a_ledger_is_not_read_again_while_its_stamp_stands(store: Store) -> None:
+def test_a_list_is_not_read_again_while_its_stamp_stands(store: Store) -> None:
     scope = Key(STORAGE, (True,))
     reads: list[Any] = []
     truth: Any = store.truth

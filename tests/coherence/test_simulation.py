@@ -1,4 +1,6 @@
-"""The protocol under the simulator: every order of small workloads, random orders of larger ones, nothing ever broken."""
+"""The protocol under the simulator: every order of small workloads, random orders of larger ones, nothing ever
+broken.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from backtest_kit_verify.simulation.driver import DONE
 from backtest_kit_verify.simulation.exhaustive import ALL_FAULTS, Limits, TooMany, explore
 from backtest_kit_verify.simulation.schedules import Schedule, parse_schedule, play, random_run, random_workload
 from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
-from backtest_kit_verify.simulation.workload import DOCUMENT, KINDS, LEDGER, Rig, parse_workload
+from backtest_kit_verify.simulation.workload import DOCUMENT, KINDS, LIST, Rig, parse_workload
 from backtest_kit_verify.simulation.world import World
 
 BUT_RESTARTS = tuple(verb for verb in ALL_FAULTS if verb != act.RESTART)
@@ -67,7 +69,7 @@ class TestEveryOrder:
 
 
 class TestRandomOrder:
-    @pytest.mark.parametrize(("key", "count"), [(DOCUMENT, 16_000), (LEDGER, 4_000)], ids=["document", "ledger"])
+    @pytest.mark.parametrize(("key", "count"), [(DOCUMENT, 16_000), (LIST, 4_000)], ids=["document", "ledger"])
     def test_nothing_is_broken_in_random_orders(self, key: Any, count: int) -> None:
         campaign = Campaign(1, key=key)
         assert campaign.run(count) is None
@@ -77,7 +79,7 @@ class TestRandomOrder:
         def drawn(seed: int) -> list[str]:
             random, world, texts = Random(seed), World(Rig(DOCUMENT), parse_workload("read@a")), []
             for _ in range(20):
-                world.reset(random_workload(random, is_ledger=False))
+                world.reset(random_workload(random, is_list=False))
                 actions: list[int] = []
                 random_run(world, random, (act.TICK, act.CRASH, act.RESTART), actions)
                 texts.append(str(Schedule(world.workload, tuple(actions))))
@@ -206,7 +208,7 @@ def test_what_is_remembered_is_what_the_shipped_code_does() -> None:
     random, rig = Random(5), Rig(DOCUMENT)
     verbs = (act.TICK, act.EVICT_ENTRY, act.EVICT_RIGHT, act.FLUSH, act.RESTART)
     for _ in range(300):
-        world = World(rig, random_workload(random, is_ledger=False))
+        world = World(rig, random_workload(random, is_list=False))
         live = Live(world)
         while world.live:
             action = random.choice([random.randrange(len(world.steps))] * 4 + [random.choice(verbs) * act.SUBJECTS])

@@ -1,5 +1,5 @@
-"""The suite over a domain that was added at run time. Not collected by itself: `test_eighteenth.py` runs it in a process of its
-own, because it changes the table.
+"""The suite over a domain that was added at run time. Not collected by itself: `test_eighteenth.py` runs it in a
+process of its own, because it changes the table.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from backtest_kit_mongo.testing.suites.refusals import TestWrongKeys, TestWrongP
 from backtest_kit_mongo.testing.suites.removal import TestSoftRemoval
 
 __all__ = [
-    "TestADocument", "TestAnEmptyStore", "TestCollisions", "TestHostileKeys", "TestListMethods", "TestLists", "TestLookAhead",
-    "TestLookAheadInLists", "TestNothingIsShared", "TestSoftRemoval", "TestWrongKeys", "TestWrongPayloads", "TestWrongTimes", "tag",
+    "TestADocument", "TestAnEmptyStore", "TestCollisions", "TestHostileKeys", "TestListMethods", "TestLists",
+    "TestLookAhead",
+    "TestLookAheadInLists", "TestNothingIsShared", "TestSoftRemoval", "TestWrongKeys", "TestWrongPayloads",
+    "TestWrongTimes", "tag",
 ]  # fmt: skip
 
 SERVERS = "EIGHTEENTH_SERVERS"

@@ -1,4 +1,6 @@
-"""A domain is a row, a payload and a signature: one that the package does not have passes the suite on every backend."""
+"""A domain is a row, a payload and a signature: one that the package does not have passes the suite on every
+backend.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The file backend, read back by a second store as by another process. Whatever the keys, nothing is written outside its directory."""
+"""The file backend, read back by a second store as by another process. Whatever the keys, nothing is written outside
+its directory.
+"""
 
 from __future__ import annotations
 

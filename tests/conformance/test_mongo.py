@@ -26,7 +26,8 @@ Connect = Callable[[Mode, str], Store]
 """Makes one more store over the database of this name."""
 
 
-# For the session: the suite's classes are spread over processes, so what ends with the module would be made anew for each class.
+# For the session: the suite's classes are spread over processes, so what ends with the module would be made anew for
+# each class.
 @pytest.fixture(scope="session")
 def connect(servers: Endpoints) -> Iterator[Connect]:
     stores: list[Store] = []

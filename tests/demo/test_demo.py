@@ -17,10 +17,10 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_verify.demo import DemoError
 from backtest_kit_verify.demo.book import Book, Host
 from backtest_kit_verify.demo.candles import CACHE_CHUNK, Series, Window, load_series, windows_of
+from backtest_kit_verify.demo.connection import in_database
 from backtest_kit_verify.demo.desk import MemoryDesk
 from backtest_kit_verify.demo.replay import replay
 from backtest_kit_verify.demo.rows import Write
-from backtest_kit_verify.demo.servers import in_database
 
 HOUR_MS = 3_600_000
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.support import settings_for
 
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.feed.servers import FeedServers, open_servers
+from backtest_kit_mongo.feed.opened import FeedServers, open_servers
 
 Open = Callable[..., FeedServers]
 

@@ -25,7 +25,7 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, LOG, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.workers import LEASES
 from backtest_kit_mongo.operate.doctor import (
     Finding,
@@ -33,7 +33,7 @@ from backtest_kit_mongo.operate.doctor import (
     agreement,
     examination,
     examine,
-    feed,
+    feed_state,
     hops,
     indexes,
     mongo,
@@ -43,9 +43,9 @@ from backtest_kit_mongo.operate.doctor import (
 )
 from backtest_kit_mongo.operate.doctor.examination import Area
 from backtest_kit_worker import leadership
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.recovery import state as recovery_state
 from backtest_kit_worker.roles.audit import AuditRole
 
@@ -104,7 +104,7 @@ class TestAWholeDeployment:
             looked.redis,
             looked.streams,
             AuditRole(looked.database),
-            Parking(looked.database),
+            DeadLetterWriter(looked.database),
             "one",
             LoopOptions(block_ms=1),
         ).run_until_idle()
@@ -276,9 +276,9 @@ class TestRedis:
 class TestFeed:
     def test_a_feed_that_nobody_audits_is_a_warning(self, opened: Open, client: Any) -> None:
         looked = opened()
-        assert levels(found(feed.streams, looked)) == {"feed.stream": "note"}
+        assert levels(found(feed_state.streams, looked)) == {"feed.stream": "note"}
         publish(client, looked.streams[0], event(1))
-        assert levels(found(feed.streams, looked)) == {"feed.stream": "ok", "feed.audit": "warning"}
+        assert levels(found(feed_state.streams, looked)) == {"feed.stream": "ok", "feed.audit": "warning"}
 
     def test_groups_that_lag_or_are_abandoned_are_warnings(self, opened: Open, client: Any) -> None:
         looked = opened()
@@ -287,35 +287,35 @@ class TestFeed:
         for name in ("audit", "feed:dashboard"):
             client.xgroup_create(stream, name, id="0")
         client.xreadgroup("audit", "one", {stream: ">"})
-        findings = found(feed.streams, looked)
+        findings = found(feed_state.streams, looked)
         assert levels(findings) == {"feed.stream": "ok", "feed.lag": "warning", "feed.abandoned": "warning"}
         assert "bkm stream drop-group feed:dashboard" in findings["feed.abandoned"].advice
-        assert "one (audit)" in found(feed.consuming, looked)["workers.consumers"].seen
+        assert "one (audit)" in found(feed_state.consuming, looked)["workers.consumers"].seen
 
     def test_a_consumer_that_is_not_seen_asking_is_a_note_with_the_reason(
         self, opened: Open, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looked = opened()
-        monkeypatch.setattr(feed, "SEEN_MS", -1)
-        assert found(feed.consuming, looked)["workers.consumers"].advice == ""
+        monkeypatch.setattr(feed_state, "SEEN_MS", -1)
+        assert found(feed_state.consuming, looked)["workers.consumers"].advice == ""
         publish(client, looked.streams[0], event(1))
         client.xgroup_create(looked.streams[0], "audit", id="0")
         client.xreadgroup("audit", "one", {looked.streams[0]: ">"})
-        finding = found(feed.consuming, looked)["workers.consumers"]
+        finding = found(feed_state.consuming, looked)["workers.consumers"]
         assert finding.level is Level.NOTE
         assert "before Redis 7.2" in finding.advice
 
-    def test_parked_entries_are_warnings(self, opened: Open) -> None:
+    def test_dead_letters_are_warnings(self, opened: Open) -> None:
         looked = opened()
-        Parking(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
-        finding = found(feed.parked, looked)["feed.parked"]
-        assert (finding.level, finding.seen) == (Level.WARNING, "1 entries parked for audit")
+        DeadLetterWriter(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
+        finding = found(feed_state.parked, looked)["feed.parked"]
+        assert (finding.level, finding.seen) == (Level.WARNING, "1 dead letters for audit")
 
-    def test_who_leads_a_service_is_told(self, opened: Open) -> None:
+    def test_who_leads_a_service_is_reported(self, opened: Open) -> None:
         looked = opened()
-        assert levels(found(feed.workers, looked)) == {"workers.services": "note"}
+        assert levels(found(feed_state.workers, looked)) == {"workers.services": "note"}
         Leadership(looked.database, "one", ["trim"], 60_000).attempt_all()
-        assert levels(found(feed.workers, looked)) == {"workers.services": "ok"}
+        assert levels(found(feed_state.workers, looked)) == {"workers.services": "ok"}
 
 
 class TestAgreement:
@@ -366,7 +366,7 @@ class TestTheCommand:
 
     def test_warnings_count_with_strict_only(self, opened: Open) -> None:
         looked = opened()
-        Parking(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
+        DeadLetterWriter(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
         assert bkm("--no-write").exit_code == DoctorExit.WELL
         assert bkm("--no-write", "--strict").exit_code == DoctorExit.WARNINGS
 

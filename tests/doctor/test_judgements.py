@@ -1,4 +1,4 @@
-"""What the doctor makes of what it is told; no servers."""
+"""What the doctor makes of what it is given; no servers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def member(name: str, state: str = "SECONDARY", *, behind_s: float = 0) -> dict[
     return {"name": name, "stateStr": state, "health": 1.0, "optimeDate": NOW - timedelta(seconds=behind_s)}
 
 
-def told(**info: Any) -> Any:
+def reported(**info: Any) -> Any:
     """Servers of which INFO says this, and CONFIG GET what stands in `config`."""
     config = info.pop("config", {})
     asked = SimpleNamespace(
@@ -119,23 +119,23 @@ class TestLatency:
         assert hops.judge("x", Latency(1, 24), 100, "CC_X").level is Level.OK
         assert hops.judge("x", Latency(1, 26), 100, "CC_X").level is Level.WARNING
 
-    def test_a_redis_too_slow_for_beats_is_a_warning_only_with_a_near_cache(self) -> None:
+    def test_a_redis_too_slow_for_heartbeats_is_a_warning_only_with_a_near_cache(self) -> None:
         servers: Any = SimpleNamespace(settings=load(near_cache="measure", near_cache_max_staleness_ms=100))
-        assert levels(hops.near_beats(servers, Latency(1, 30))) == {"near-cache.beat": "warning"}
-        assert levels(hops.near_beats(servers, Latency(1, 20))) == {}
+        assert levels(hops.near_heartbeats(servers, Latency(1, 30))) == {"near-cache.beat": "warning"}
+        assert levels(hops.near_heartbeats(servers, Latency(1, 20))) == {}
         servers.settings = load(near_cache="")
-        assert levels(hops.near_beats(servers, Latency(1, 30))) == {}
+        assert levels(hops.near_heartbeats(servers, Latency(1, 30))) == {}
 
 
 class TestRedis:
     def test_a_replica_is_refused(self) -> None:
-        found = list(redis_server.replication(told(role="slave", master_host="m", master_port=1)))
+        found = list(redis_server.replication(reported(role="slave", master_host="m", master_port=1)))
         assert levels(found) == {"redis.role": "error"}
 
     def test_a_master_that_goes_on_without_its_replicas_is_a_warning(self) -> None:
-        alone = told(role="master", connected_slaves=1, config={"min-replicas-to-write": "0"})
+        alone = reported(role="master", connected_slaves=1, config={"min-replicas-to-write": "0"})
         assert levels(redis_server.replication(alone)) == {"redis.role": "ok", "redis.min-replicas": "warning"}
-        held = told(role="master", connected_slaves=1, config={"min-replicas-to-write": "1"})
+        held = reported(role="master", connected_slaves=1, config={"min-replicas-to-write": "1"})
         assert levels(redis_server.replication(held)) == {"redis.role": "ok"}
 
     @pytest.mark.parametrize(
@@ -143,22 +143,22 @@ class TestRedis:
         [("everysec", "", "ok"), ("always", "", "note"), ("everysec", "900 1", "note"), ("no", "", "warning")],
     )
     def test_persistence_is_judged_by_what_a_power_cut_takes(self, appendfsync: str, save: str, level: str) -> None:
-        servers = told(aof_enabled=1, config={"appendfsync": appendfsync, "save": save})
+        servers = reported(aof_enabled=1, config={"appendfsync": appendfsync, "save": save})
         assert levels(redis_server.persistence(servers)) == {"redis.persistence": level}
 
     def test_a_failed_append_is_an_error_and_no_file_a_warning(self) -> None:
-        assert levels(redis_server.persistence(told(aof_enabled=1, aof_last_write_status="err"))) == {
+        assert levels(redis_server.persistence(reported(aof_enabled=1, aof_last_write_status="err"))) == {
             "redis.persistence": "error"
         }
-        assert levels(redis_server.persistence(told(aof_enabled=0))) == {"redis.persistence": "warning"}
+        assert levels(redis_server.persistence(reported(aof_enabled=0))) == {"redis.persistence": "warning"}
 
     def test_a_full_server_is_a_warning(self) -> None:
-        full = told(maxmemory_policy="volatile-lru", maxmemory=100, used_memory=95)
+        full = reported(maxmemory_policy="volatile-lru", maxmemory=100, used_memory=95)
         assert levels(redis_server.memory(full)) == {"redis.maxmemory-policy": "ok", "redis.memory": "warning"}
 
     @pytest.mark.parametrize(("release", "level"), [("6.2.14", "ok"), ("8.0.1", "note"), ("6.0.9", "error")])
-    def test_versions_are_told_apart(self, release: str, level: str) -> None:
-        assert levels(redis_server.reach(told(redis_version=release)))["redis.version"] == level
+    def test_versions_are_distinguished(self, release: str, level: str) -> None:
+        assert levels(redis_server.reach(reported(redis_version=release)))["redis.version"] == level
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_area_that_fails_with_an_error_that_nobody_expects_is_an_error_and_th
     monkeypatch.setattr(mongo, "reach", lambda _: iter([ok("mongo.reachable", "")]))
     monkeypatch.setattr(examination, "MONGO", (surprised,))
     monkeypatch.setattr(examination, "REDIS", (redis_server.memory,))
-    servers = told(redis_version="7.0.15", maxmemory_policy="noeviction", maxmemory=0, used_memory=1)
+    servers = reported(redis_version="7.0.15", maxmemory_policy="noeviction", maxmemory=0, used_memory=1)
     named = {finding.name: finding for finding in examination.examine(servers, write=False)}
     assert named["test-judgements.surprised"].level is Level.ERROR
     assert "KeyError: 'optimeDate'" in named["test-judgements.surprised"].seen

@@ -28,8 +28,8 @@ from backtest_kit_mongo.operate.top import Sample, draw, take
 from backtest_kit_mongo.operate.top.frame import ROWS_MAX, hit_ratio
 from backtest_kit_mongo.operate.top.rates import Host, Rates, count, recent
 from backtest_kit_mongo.operate.top.sampling import RedisSample
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.leadership import Leadership
-from backtest_kit_worker.parking import Parking
 
 NOTHING = RedisSample(Latency(0, 0), 0, 0, 0, 0, (), (), Rates((), ()))
 
@@ -99,7 +99,7 @@ class TestLive:
         for stream in looked.streams:
             client.xgroup_create(stream, "audit", id="0", mkstream=True)
             client.xreadgroup("audit", "worker-1", {stream: ">"})
-        Parking(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
+        DeadLetterWriter(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
         Leadership(looked.database, "worker-1", ["recovery"], 60_000).attempt_all()
         sample = take(looked)
         assert (sample.redis is not None, sample.trouble) == (True, ())

@@ -1,5 +1,5 @@
-"""Each fault of the table in docs/monitoring.md, provoked on real servers: `bkm doctor` tells it, and so does the worker's
-`check`. The table is made by this test.
+"""Each fault of the table in docs/monitoring.md, provoked on real servers: `bkm doctor` tells it, and so does the
+worker's `check`. The table is made by this test.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.workers import LEASES
-from backtest_kit_mongo.operate.doctor import Level, agreement, cache, examination, feed, identity
+from backtest_kit_mongo.operate.doctor import Level, agreement, cache, examination, feed_state, identity
 from backtest_kit_worker.check import examine as check
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.roles.audit import AuditRole
@@ -97,17 +97,17 @@ def set_odd_revision(rig: Rig) -> None:
 
 
 def corrupt_entry(rig: Rig) -> None:
-    spot = names(rig.deployment.settings.database, 1, "state", KEY.parts)
+    handle = names(rig.deployment.settings.database, 1, "state", KEY.parts)
     client: Any = rig.deployment.redis
-    eventually(lambda: rig.write() and client.exists(spot.entry))
-    client.set(spot.entry, client.get(spot.entry)[:40] + b"garbage")
+    eventually(lambda: rig.write() and client.exists(handle.entry))
+    client.set(handle.entry, client.get(handle.entry)[:40] + b"garbage")
     rig.verify()
 
 
 def take_longer_lease(rig: Rig) -> None:
-    spot = names(rig.deployment.settings.database, 1, "state", KEY.parts)
+    handle = names(rig.deployment.settings.database, 1, "state", KEY.parts)
     seconds, _ = rig.deployment.redis.time()
-    rig.deployment.redis.zadd(spot.leases, {"token": (seconds + 3_600) * 1000})
+    rig.deployment.redis.zadd(handle.leases, {"token": (seconds + 3_600) * 1000})
     rig.verify()
 
 
@@ -149,24 +149,24 @@ def clear(rig: Rig) -> None:
         if name != "cache-identity":
             rig.database[name].delete_many({})
     rig.database["cache-identity"].update_many({}, {"$set": {"mode": "document"}})
-    for spot in rig.deployment.redis.scan_iter(match=f"*:{rig.deployment.settings.database}:[efls]*"):
-        rig.deployment.redis.delete(spot)
+    for handle in rig.deployment.redis.scan_iter(match=f"*:{rig.deployment.settings.database}:[efls]*"):
+        rig.deployment.redis.delete(handle)
 
 
-AREAS: Final = (feed.workers, agreement.leases, cache.entries, identity.settings)
+AREAS: Final = (feed_state.workers, agreement.leases, cache.entries, identity.settings)
 """Of the doctor, those that concern a fault here."""
 
 
 def table(rig: Rig) -> Iterator[str]:
-    yield "| fault | told by `bkm doctor` | told by `check` |"
+    yield "| fault | reported by `bkm doctor` | reported by `check` |"
     yield "|---|---|---|"
     for fault, provoke in FAULTS.items():
         clear(rig)
         provoke(rig)
         found = [finding for area in AREAS for finding in area(rig.servers)]
-        told = sorted({f"`{finding.name}`" for finding in found if finding.level in (Level.WARNING, Level.ERROR)})
+        reported = sorted({f"`{finding.name}`" for finding in found if finding.level in (Level.WARNING, Level.ERROR)})
         code, _ = check(rig.deployment, ["verify"], 60_000)
-        yield f"| {fault} | {', '.join(told) or 'no'} | {f'{code} ({code.name.lower()})' if code else 'no'} |"
+        yield f"| {fault} | {', '.join(reported) or 'no'} | {f'{code} ({code.name.lower()})' if code else 'no'} |"
 
 
 def test_doctor_and_check_tell_every_fault_of_the_table(rig: Rig) -> None:

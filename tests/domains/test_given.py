@@ -1,4 +1,4 @@
-"""What callers hand over in a form that nobody meant: refused or told, by name and before anything is written."""
+"""What callers hand over in a form that nobody meant: refused or reported, by name and before anything is written."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_line_is_not_dropped_silently_because_another_has_its_id(
     for _ in range(2):
         log.write_log_data([{"id": "1", "topic": "A"}, {"id": "1", "topic": "C"}])
     assert log.read_log_data() == [{"id": "1", "topic": "A"}]
-    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert [text.partition("NOT written is ")[2] for text in told] == [
+    reported = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.partition("NOT written is ")[2] for text in reported] == [
         "{'id': '1', 'topic': 'B'}",
         "{'id': '1', 'topic': 'C'}",
     ]

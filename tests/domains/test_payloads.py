@@ -182,7 +182,7 @@ class TestNames:
 
 class TestAbsence:
     @pytest.mark.parametrize("model", MODELS)
-    def test_only_ledger_ids_candle_columns_and_commit_actions_are_required(self, model: type[Payload]) -> None:
+    def test_only_list_ids_candle_columns_and_commit_actions_are_required(self, model: type[Payload]) -> None:
         required = {field.alias for field in model.model_fields.values() if field.is_required()}
         if model is CandleData:
             assert required == {"timestamp", "open", "high", "low", "close", "volume"}
@@ -199,12 +199,12 @@ class TestAbsence:
         check(SignalRow, dict.fromkeys(SIGNAL))
         check(SignalRow | None, None)
 
-    def test_null_is_not_a_ledger_id(self) -> None:
+    def test_null_is_not_a_list_id(self) -> None:
         assert refusals(LogEntry, LOG | {"id": None}) == {("id",): "string_type"}
         assert refusals(NotificationModel, {"type": None}) == {("id",): "missing", ("type",): "string_type"}
 
 
-class TestContradiction:
+class TestWrongType:
     @pytest.mark.parametrize("name", SAMPLES)
     def test_a_complete_payload_fits_and_is_not_touched(self, name: str) -> None:
         payload = deepcopy(SAMPLES[name])

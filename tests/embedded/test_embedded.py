@@ -29,8 +29,8 @@ from backtest_kit_mongo.embedded import (
     ServerFailedError,
     default_directory,
     down,
+    pair,
     processes,
-    servers,
     start_mongo,
     start_redis,
     status,
@@ -297,7 +297,7 @@ def test_ports_snatched_between_choice_and_bind_are_replaced(home: Path, monkeyp
     snatched = processes.free_port()
     choices = iter([snatched, snatched])
     with squatter(snatched):
-        monkeypatch.setattr(servers, "free_port", lambda: next(choices, None) or processes.free_port())
+        monkeypatch.setattr(pair, "free_port", lambda: next(choices, None) or processes.free_port())
         endpoints = up(home, die_with_caller=True)
     assert status(home).answering
     assert snatched not in (endpoints.mongo_port, endpoints.redis_port)

@@ -20,7 +20,7 @@ CONTEXT = ContextId("BTCUSDT", "planned", "made-up", "frame")
 WARM_UP = 10
 QUIET = frozenset(ACTIONS - {"idle", "active_ping", "schedule_ping"})
 
-Told: TypeAlias = tuple[str, int, float, str | int | None]
+Reported: TypeAlias = tuple[str, int, float, str | int | None]
 
 
 def at(minute: int) -> int:
@@ -59,7 +59,7 @@ class Planned:
         self.events.append(event)
         self.act(event, ops)
 
-    def told(self, *actions: str) -> list[Told]:
+    def reported(self, *actions: str) -> list[Reported]:
         """(action, minute, price, reason or level) of the events, or of those of some actions."""
         return [
             (event.action, (event.at - START_MS) // MINUTE_MS, round(event.price, 10), event.reason or event.level)

@@ -12,7 +12,7 @@ from backtest_kit_mongo.testing.servers import Servers
 from backtest_kit_verify.bots.campaign import run_campaign
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, run_fleet
-from backtest_kit_verify.chaos.servers import settings_of
+from backtest_kit_verify.chaos.faulty_servers import settings_of
 
 pytestmark = pytest.mark.live
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.live
 def test_bots_that_are_killed_and_stopped_trade_as_if_nothing_had_been(servers: Servers, tmp_path: Path) -> None:
     settings = settings_of(servers)
     try:
-        outcome = run_campaign(Task(settings, tmp_path, "smoke", 200, 1_200), kills=4, takeovers=1, told=print)
+        outcome = run_campaign(Task(settings, tmp_path, "smoke", 200, 1_200), kills=4, takeovers=1, on_line=print)
     finally:
         bk.shutdown()
     verdict = outcome.verdict
@@ -36,7 +36,7 @@ def test_a_fleet_asks_the_exchange_once_for_each_candle(servers: Servers, tmp_pa
     settings["mongo_connection_string"] = servers.mongo_connection_string("fleet")
     fleet = Fleet(settings, tmp_path, "smoke", 3, 1, 8, 40.0, time.time() + 3)
     try:
-        outcome = run_fleet(fleet, kills=1, told=print)
+        outcome = run_fleet(fleet, kills=1, on_line=print)
     finally:
         bk.shutdown()
     assert outcome.crashes == ""

@@ -37,17 +37,17 @@ def proposed(minute: int, **others: Any) -> dict[str, Any]:
 
 def test_a_live_position_tells_its_levels_and_leaves_nothing_behind() -> None:
     scenario = vector((0, 100), (2, 101), (4, 103), plan=[proposed(0, id="A")], end=8)
-    told = ScriptedLive(scenario, DEFAULT).run().events
-    levels: dict[int, list[Any]] = {(row["at"] - START_MS) // MINUTE_MS: [] for row in told}
-    for row in told:
+    reported = ScriptedLive(scenario, DEFAULT).run().events
+    levels: dict[int, list[Any]] = {(row["at"] - START_MS) // MINUTE_MS: [] for row in reported}
+    for row in reported:
         levels[(row["at"] - START_MS) // MINUTE_MS].append(row["level"] or row["action"])
     assert levels == {0: ["opened"], 3: [10], 4: [20], 5: ["breakeven", 30, 40, 50], 6: [60, 70], 7: ["closed"]}
-    assert (told[-1]["currentPrice"], round(told[-1]["pnl"]["pnlPercentage"], 4)) == (102, 1.5944)
+    assert (reported[-1]["currentPrice"], round(reported[-1]["pnl"]["pnlPercentage"], 4)) == (102, 1.5944)
     market, world = Market(scenario, DEFAULT), World()
     Process(world, market, DEFAULT, market.start).live(market.end)
     assert world.rows["signal", ""] is None
     assert (world.risk, world.rows["partial", "A"], world.rows["breakeven", "A"]) == ([], {}, {})
-    assert [(row["id"], row["status"]) for row in world.ledger.values()] == [("A", "closed")]
+    assert [(row["id"], row["status"]) for row in world.kept_rows.values()] == [("A", "closed")]
 
 
 def test_a_stop_while_opening_leaves_one_position_that_closes_as_if_nothing_had_been() -> None:
@@ -60,14 +60,14 @@ def test_a_stop_while_opening_leaves_one_position_that_closes_as_if_nothing_had_
             process.step()
         again = Process(world, market, DEFAULT, max(process.next_index - 1, market.start))
         again.live(market.start + 8)
-        (row,) = world.ledger.values()
+        (row,) = world.kept_rows.values()
         assert (row["status"], row["closeTimestamp"], row["currentPrice"]) == ("closed", at(7), 102)
         assert round(row["pnl"]["pnlPercentage"], 4) == 1.5944
         assert (world.risk, len(world.orders)) == ([], 2)
 
 
 class Bot:
-    """One of several contexts that share a risk, told minute by minute."""
+    """One of several contexts that share a risk, reported minute by minute."""
 
     def __init__(self, symbol: str, book: RiskBook) -> None:
         context = ContextId(symbol, "strategy", "exchange", "", "paper")
@@ -99,7 +99,7 @@ class Bot:
                 self.risks.release()
         return True
 
-    def told(self) -> list[tuple[str, int]]:
+    def reported(self) -> list[tuple[str, int]]:
         return [(event.action, (event.at - START_MS) // MINUTE_MS) for event in self.events]
 
 
@@ -109,8 +109,8 @@ def test_a_risk_of_one_position_lets_the_second_open_in_the_minute_in_which_the_
     for minute in range(4):
         for bot in (first, second):
             bot.tick(minute, 100.0)
-    assert first.told() == [("opened", 0), ("closed", 3)]
-    assert second.told() == [("rejected", 0), ("rejected", 1), ("rejected", 2), ("opened", 3)]
+    assert first.reported() == [("opened", 0), ("closed", 3)]
+    assert second.reported() == [("rejected", 0), ("rejected", 1), ("rejected", 2), ("opened", 3)]
     assert [position["symbol"] for _, position in book.to_rows()] == ["ETHUSDT"]
 
 
@@ -125,4 +125,4 @@ def test_a_position_that_the_original_stored_is_taken_over() -> None:
     taken = State.from_rows(CONTEXT, rows, DEFAULT)
     assert taken.signal is not None
     assert taken.signal == process.state.signal
-    assert taken.as_of == at(5)  # The newest moment that the rows tell of: here a new peak.
+    assert taken.as_of == at(5)  # The newest moment that the rows report: here a new peak.

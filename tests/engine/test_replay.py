@@ -33,4 +33,4 @@ def test_a_fast_replay_equals_one_that_lives_every_minute(
     reference = replay(CONTEXT, candles, slow, rules, start_ms=at(0), end_ms=at(MINUTES), skip=False)
     assert fast.events == slow.events
     assert fast.asked == slow.asked
-    assert done.told <= reference.told
+    assert done.reported <= reference.reported

@@ -68,7 +68,8 @@ FAULTS: dict[str, tuple[str | None, list[str], int, str]] = {
     "is not Python": ("def :\n", [], 2, "s.py, line 1 raises SyntaxError"),
     "ends the process": ("raise SystemExit(0)\n", [], 2, "raises SystemExit"),
     "declares nothing": ("x = 1\n", [], 2, "declares no strategy"),
-    "declares two": (f"{GOES_LONG}\n@bt.strategy\ndef other(ctx): ...\n", [], 2, "(goes_long, other); choose one with --strategy"),
+    "declares two": ((f"{GOES_LONG}\n@bt.strategy\ndef "
+        "other(ctx): ...\n"), [], 2, "(goes_long, other); choose one with --strategy"),
     "the same twice": (f"{GOES_LONG}\n@bt.strategy\ndef goes_long(ctx): ...\n", [], 2, "declared twice"),
     "wrong interval": (replaced("@bt.strategy", "@bt.strategy(interval='2m')"), [], 2, "not '2m'"),
     "takes nothing": (replaced("goes_long(ctx)", "goes_long()"), [], 2, "does not fit"),
@@ -81,7 +82,8 @@ FAULTS: dict[str, tuple[str | None, list[str], int, str]] = {
     "two modes": (GOES_LONG, ["--paper"], 2, "not backtest, paper"),
     "no place for the report": (GOES_LONG, ["--report", "nowhere/page.html"], 2, "no such directory"),
     "symbol without a file": (GOES_LONG, ["--symbol", "ETHUSDT"], 1, "has no file of ETHUSDT 1m"),
-    "frame without candles": (GOES_LONG, ["--frame", "2023-01-01..2023-01-02"], 1, "there are candles from 2023-12-31 23:55Z"),
+    ("frame without "
+        "candles"): (GOES_LONG, ["--frame", "2023-01-01..2023-01-02"], 1, "there are candles from 2023-12-31 23:55Z"),
     "store without candles": (answering("[]"), IN_2024, 1, "No 1m candles of BTCUSDT"),
     "exchange of nonsense": (answering("[['x'] * 6]"), IN_2024, 1, "no candle: ['x'"),
     "exchange of NaN": (answering("[[a[2], 1, 1, 1, float('nan'), 1]]"), IN_2024, 1, "not a finite number"),
@@ -91,12 +93,14 @@ FAULTS: dict[str, tuple[str | None, list[str], int, str]] = {
         answering("[[a[2] + i * 60000, 1, 1, 1, 1, 1] for i in range(0, 60, 2)]"), IN_2024, 1, "candles of 2 minutes",
     ),
     "exchange that ends the process": (answering("exit(0)"), IN_2024, 1, "raised SystemExit"),
-    "ends the process when asked": (replaced("return bt.long(", "exit(0)\n        return bt.long("), [], 3, "raised SystemExit"),
+    ("ends the process "
+        "when asked"): (replaced("return bt.long(", "exit(0)\n        return bt.long("), [], 3, "raised SystemExit"),
     "returns a dict": (replaced("return bt.long(", "return dict("), [], 3, "returned dict"),
     "raises": (replaced("return bt.long(", "return bt.longer("), [], 3, "raised AttributeError"),
     "looks ahead": (
         "import backtest_kit_mongo as bk\n"
-        + replaced("if ctx.now", "bk.read_candles('B', '1m', 'x', 0, ctx.now + 60000)\n    if ctx.now"), [], 3, "looked ahead: candle/x/B/1m",
+        + replaced("if ctx.now", ("bk.read_candles('B', '1m', 'x', 0, ctx.now "
+            "+ 60000)\n    if ctx.now")), [], 3, "looked ahead: candle/x/B/1m",
     ),
 }  # fmt: skip
 
@@ -115,7 +119,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(desk: Path, name: str) -> 
     assert sorted(path for path in desk.rglob("*") if "__pycache__" not in str(path)) == before
 
 
-def test_prices_that_are_no_numbers_are_refused_and_told(desk: Path) -> None:
+def test_prices_that_are_no_numbers_are_refused_and_reported(desk: Path) -> None:
     write_candles(desk / "candles", FLAT)
     (desk / "s.py").write_text(replaced("take_profit=101", "take_profit=float('nan')"))
     status, out, _ = run("s.py", "--backtest", "--symbol", "BTCUSDT")

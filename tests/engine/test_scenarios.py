@@ -17,7 +17,7 @@ VWAP = replace(ORIGINAL, stop_rule="vwap")
 def test_a_long_opens_at_the_market_and_closes_at_its_take_profit() -> None:
     port = Planned(once(long(take_profit=101, stop_loss=95, minutes=30)))
     play(flat((0, 100), (10, 102)), port, VWAP)
-    assert port.told("opened", "closed") == [("opened", 0, 100, None), ("closed", 12, 101, "take_profit")]
+    assert port.reported("opened", "closed") == [("opened", 0, 100, None), ("closed", 12, 101, "take_profit")]
     assert port.pnls == [0.5974]
     assert port.asked == [0, *range(13, 61)]
 
@@ -35,7 +35,7 @@ def test_a_stop_is_hit_by_the_average_or_by_a_touch(
 ) -> None:
     port = Planned(once(proposal))
     play(flat((0, 100), (10, 97)), port, replace(ORIGINAL, stop_rule=stop_rule))  # type: ignore[arg-type]
-    assert port.told("closed") == [("closed", minute, price, reason)]
+    assert port.reported("closed") == [("closed", minute, price, reason)]
     assert port.pnls == [pnl]
 
 
@@ -54,7 +54,7 @@ def test_a_scheduled_signal_opens_at_its_price_and_expires_from_there(
     port = Planned(once(proposal))
     play(candles, port, replace(VWAP, vwap_candles=5), (0, 200))
     minute, price, reason = closed
-    assert port.told("scheduled", "opened", "closed") == [
+    assert port.reported("scheduled", "opened", "closed") == [
         ("scheduled", 0, 100, None),
         ("opened", 10, 99, None),
         ("closed", minute, pytest.approx(price, abs=0.05), reason),
@@ -65,7 +65,7 @@ def test_a_scheduled_signal_opens_at_its_price_and_expires_from_there(
 def test_a_price_open_that_is_reached_already_opens_at_once_and_at_that_price() -> None:
     port = Planned(once(long(take_profit=103, stop_loss=95, minutes=30, price_open=101)))
     play(flat((0, 100), (10, 104)), port, VWAP)
-    assert port.told("opened", "closed") == [("opened", 0, 101, None), ("closed", 13, 103, "take_profit")]
+    assert port.reported("opened", "closed") == [("opened", 0, 101, None), ("closed", 13, 103, "take_profit")]
     assert port.pnls == [1.5747]
 
 
@@ -80,7 +80,7 @@ def test_the_strategy_is_asked_once_per_slot_and_every_minute_while_a_risk_rejec
     port = Planned(lambda minute: long(take_profit=101, stop_loss=95, minutes=30), interval_minutes=60)
     play(flat((0, 100)), port, VWAP, (0, 20), [RiskBook("late", [until_minute_5])])
     assert port.asked == [0, 1, 2, 3, 4, 5]
-    assert port.told("opened") == [("opened", 5, 100, None)]
+    assert port.reported("opened") == [("opened", 5, 100, None)]
 
 
 REFUSED = [
@@ -108,4 +108,4 @@ def test_a_proposal_that_cannot_be_held_is_refused_by_name_and_keeps_its_slot(pr
 def test_a_target_at_exactly_the_smallest_distance_is_accepted(prices: tuple[float, float]) -> None:
     port = Planned(once(long(take_profit=prices[0], stop_loss=prices[1])))
     play(flat((0, 100)), port, VWAP)
-    assert port.told("opened") == [("opened", 0, 100, None)]
+    assert port.reported("opened") == [("opened", 0, 100, None)]

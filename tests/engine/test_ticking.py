@@ -64,7 +64,7 @@ class ScriptedClock:
 
 @dataclass
 class ScriptedExchange:
-    """Gives the candles that have closed by the clock; fails as often as it is told."""
+    """Gives the candles that have closed by the clock; fails as often as it is asked to."""
 
     clock: ScriptedClock
     candles: Columns
@@ -119,7 +119,7 @@ def a_job(exchange: Any, seed: int, mode: Any = "paper", **parts: Any) -> Job:
     return Job(planned(seed), Exchange("made-up", get_candles=exchange, **parts), (), "BTCUSDT", mode, frame)
 
 
-def told(events: list[Event]) -> list[tuple[Any, ...]]:
+def on_line(events: list[Event]) -> list[tuple[Any, ...]]:
     """What both modes have to agree on; ids differ by the mode. What the end of the frame cuts off is left out."""
     found = [
         (e.action, (e.at - START_MS) // MINUTE_MS, e.price, e.reason, e.pnl) for e in events if e.at <= at(END - 41)
@@ -135,8 +135,8 @@ def test_paper_by_the_clock_trades_as_the_replay_of_the_same_candles(seed: int) 
     bot.run(a_job(exchange, seed), record=events.append, clock=clock, until_ms=at(END))
     clock.now = at(END + 50)
     replayed = run_backtest(a_job(exchange, seed, "backtest"))
-    assert len(told(events)) > 3
-    assert told(events) == told(list(replayed.events))
+    assert len(on_line(events)) > 3
+    assert on_line(events) == on_line(list(replayed.events))
 
 
 def test_a_tick_that_fails_changes_nothing_and_is_reported_once() -> None:
@@ -146,9 +146,9 @@ def test_a_tick_that_fails_changes_nothing_and_is_reported_once() -> None:
         bot.run(a_job(ScriptedExchange(clock, walk(3)), 3), record=undisturbed.append, clock=clock, until_ms=at(60))
     clock = ScriptedClock()
     exchange = ScriptedExchange(clock, walk(3), failures=9)
-    bot.run(a_job(exchange, 3), record=events.append, told=lines.append, clock=clock, until_ms=at(60))
+    bot.run(a_job(exchange, 3), record=events.append, on_line=lines.append, clock=clock, until_ms=at(60))
     assert [line for line in lines if "exchange away" in line] == [lines[1]]
-    assert told(events) == told(undisturbed) != []
+    assert on_line(events) == on_line(undisturbed) != []
 
 
 def test_a_minute_without_trade_is_known_by_the_next_candle() -> None:
@@ -241,10 +241,10 @@ def test_live_without_a_broker_and_rules_that_see_the_future_are_refused() -> No
 def test_stopping_ends_when_nothing_is_held() -> None:
     clock, stop, lines = ScriptedClock(), threading.Event(), list[str]()
 
-    def told(line: str) -> None:
+    def on_line(line: str) -> None:
         lines.append(line)
         if " opened " in line:
             stop.set()
 
-    bot.run(a_job(ScriptedExchange(clock, walk(2)), 2), told=told, clock=clock, stop=stop)
+    bot.run(a_job(ScriptedExchange(clock, walk(2)), 2), on_line=on_line, clock=clock, stop=stop)
     assert [word for line in lines for word in ("opened", "closed") if f" {word} " in line] == ["opened", "closed"]

@@ -1,5 +1,5 @@
-"""Redis with two replicas and three Sentinels: the primary is replaced and killed in mid-traffic. Nothing stale is read,
-writes go on, and the cache comes back by itself.
+"""Redis with two replicas and three Sentinels: the primary is replaced and killed in mid-traffic. Nothing stale is
+read, writes go on, and the cache comes back by itself.
 """
 
 from __future__ import annotations
@@ -209,7 +209,9 @@ class Traffic:
 def through(
     stores: tuple[Store, Store], cluster: Cluster, name: str, disturb: Callable[[], None]
 ) -> tuple[Traffic, int]:
-    """Traffic before, during and after; prints how long the cache was away. Also returns what was acknowledged before."""
+    """Traffic before, during and after; prints how long the cache was away. Also returns what was acknowledged
+    before.
+    """
     before = cluster.named()
     with Traffic(*stores) as traffic:
         traffic.await_hits()
@@ -222,8 +224,8 @@ def through(
         hits_s = time.monotonic() - began_s
     bypassed_s = max(0.0, traffic.bypassed_s - began_s)
     sys.stdout.write(
-        f"\n{name}: named after {named_s:.1f} s, past the cache for {bypassed_s:.1f} s, cached again after {hits_s:.1f} s "
-        f"(lease time {LEASE_MS} ms), {traffic.acknowledged} writes, {traffic.read_count} reads\n"
+        f"\n{name}: named after {named_s:.1f} s, past the cache for {bypassed_s:.1f} s, cached again after "
+        f"{hits_s:.1f} s (lease time {LEASE_MS} ms), {traffic.acknowledged} writes, {traffic.read_count} reads\n"
     )
     assert (traffic.stale, traffic.failures) == ([], [])
     return traffic, acknowledged

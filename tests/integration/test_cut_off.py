@@ -35,6 +35,6 @@ def test_no_value_goes_back_after_a_cut_and_the_last_one_stays(servers: Endpoint
     command = [sys.executable, str(PROGRAM), *short, "--writers", "1", "--servers", str(servers.directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    assert told["unknown"] >= 1, "the cut held nothing back"
-    assert told["gone_back"] == []
+    reported = json.loads(done.stdout)
+    assert reported["unknown"] >= 1, "the cut held nothing back"
+    assert reported["gone_back"] == []

@@ -1,5 +1,5 @@
-"""Everything in Redis belongs to one database in one era: what is restored, replaced, or written while nobody kept the cache, is never
-hidden by an older entry.
+"""Everything in Redis belongs to one database in one era: what is restored, replaced, or written while nobody kept the
+cache, is never hidden by an older entry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.integration.test_redis_faults import hits, open_cache, put, value_of
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import StorageInstance
 from backtest_kit_mongo.backends.mongo.identity import COLLECTION
-from backtest_kit_mongo.backends.redis.identity import BEAT_S
+from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
@@ -25,8 +25,8 @@ from backtest_kit_mongo.drivers.store import Store
 pytestmark = pytest.mark.live
 Endpoints = embedded.Endpoints
 Database = Any
-BOUND_S = 2 * BEAT_S + 3
-"""Two beats, and what a loaded machine may take for the commands."""
+BOUND_S = 2 * HEARTBEAT_S + 3
+"""Two heartbeats, and what a loaded machine may take for the commands."""
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_after_a_restore_nothing_is_served_that_mongodb_does_not_hold(
             set_back(database, files)
         with store_for(servers, name) as fresh:
             assert (value_of(fresh), fresh.read(NEVER).exists) == (1, False)
-            # It has told Redis, so even the one that was running is told with its next question.
+            # It has given Redis the count, so even the one that was running is refused with its next question.
             assert (value_of(running), running.read(NEVER).exists) == (1, False)
             cached(fresh, 3)
             assert value_of(running) == 3

@@ -150,7 +150,9 @@ WRITES: Mapping[str, tuple[Write, Write]] = {
 
 
 def held_up(bed: Bed, monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[int, Mapping[str, Any]]:
-    """Cut the wire while a write is under way, write something newer, and heal. Returns what was refused and stored until then."""
+    """Cut the wire while a write is under way, write something newer, and heal. Returns what was refused and stored
+    until then.
+    """
     old, newer = WRITES[name]
     write = bed.truth.write_in_time
 
@@ -280,19 +282,19 @@ def test_of_a_clock_the_newest_answer_counts_so_that_one_that_was_set_back_is_no
 def test_after_a_failover_the_deadline_is_by_the_new_primary_s_clock() -> None:
     clocks = ServerClocks()
 
-    def beat(address: str, is_writable: bool, hour: int) -> None:
+    def heartbeat(address: str, is_writable: bool, hour: int) -> None:
         hello = {"localTime": NOW + timedelta(hours=hour)}
         event: Any = SimpleNamespace(
             connection_id=address, reply=SimpleNamespace(is_writable=is_writable, document=hello)
         )
         clocks.succeeded(event)
 
-    beat("a", True, 1)
-    beat("b", False, 5)
+    heartbeat("a", True, 1)
+    heartbeat("b", False, 5)
     now_s = clocks._seen["a"].at_s
     assert clocks.least_ms(now_s) == pytest.approx((NOW.timestamp() + 3600) * 1000, abs=1000)
-    beat("a", False, 1)
-    beat("b", True, 5)
+    heartbeat("a", False, 1)
+    heartbeat("b", True, 5)
     assert clocks.least_ms(now_s) == pytest.approx((NOW.timestamp() + 5 * 3600) * 1000, abs=1000)
 
 
@@ -302,7 +304,7 @@ ODD = {
 }
 
 
-def test_inserted_documents_are_stored_to_the_byte_and_those_that_met_a_key_are_told(bed: Bed) -> None:
+def test_inserted_documents_are_stored_to_the_byte_and_those_that_met_a_key_are_reported(bed: Bed) -> None:
     rows = bed.mongo[bed.database].get_collection(
         "odd", codec_options=bson.CodecOptions(document_class=RawBSONDocument)
     )

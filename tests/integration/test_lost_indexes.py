@@ -1,5 +1,5 @@
-"""What is made once, the unique indexes, may be gone at any later time: running processes build them again before they write,
-and a database that has several documents of one key is repaired without losing one.
+"""What is made once, the unique indexes, may be gone at any later time: running processes build them again before they
+write, and a database that has several documents of one key is repaired without losing one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The near cache on a real Redis: what it saves, and that it forgets what it must. Its rules are simulated elsewhere."""
+"""The near cache on a real Redis: what it saves, and that it forgets what it must. Its rules are simulated
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,7 @@ def test_a_write_of_another_process_takes_the_copy_away_before_it_reaches_mongod
     reader, writer = new_store(), new_store("")
     write(writer, 1)
     warm(reader)
-    # The lease alone: the writer dies before MongoDB. Had only a COMMIT told of it, the copy would stay.
+    # The lease alone: the writer dies before MongoDB. Had only a COMMIT reported it, the copy would stay.
     writer.cache.lease(Lease(KEY))
     eventually(lambda: len(near(reader)) == 0)
     assert read(reader) == 1
@@ -131,7 +133,9 @@ def test_nothing_is_served_when_redis_has_been_silent_for_longer_than_the_bound(
     warm(store)
 
 
-def test_a_copy_does_not_outlive_the_connection_that_would_have_told(new_store: MakeStore, servers: Endpoints) -> None:
+def test_a_copy_does_not_outlive_the_connection_that_would_have_reported(
+    new_store: MakeStore, servers: Endpoints
+) -> None:
     reader, writer = new_store(), new_store("")
     write(writer, 1)
     warm(reader)
@@ -210,7 +214,7 @@ def test_closing_a_store_ends_its_thread_and_reading_again_starts_one(new_store:
     warm(store)
 
 
-def test_mode_id_believes_only_mongodb(new_store: MakeStore) -> None:
+def test_mode_id_trusts_only_mongodb(new_store: MakeStore) -> None:
     assert new_store(cache_mode="id").near is None
 
 

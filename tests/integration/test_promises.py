@@ -160,7 +160,7 @@ class TestAListWriteTouchesOnlyRowsThatChanged:
         (stored,) = ledger.read_storage_data()
         assert (stored["levels"], stored["list"]) == ([{"p": 2}], [{"p": 2}])
 
-    def test_two_processes_that_write_one_ledger_never_lose_a_row(self, servers: Endpoints, database: str) -> None:
+    def test_two_processes_that_write_one_list_never_lose_a_row(self, servers: Endpoints, database: str) -> None:
         with store_for(servers, database) as one, store_for(servers, database) as two:
             first, second = StorageInstance(one, False), StorageInstance(two, False)
             for turn in range(5):
@@ -438,7 +438,7 @@ class TestSetup:
             bk.shutdown()
             embedded.down(directory)
 
-    def test_a_failed_setup_keeps_what_an_adapter_was_told_to_use(self) -> None:
+    def test_a_failed_setup_keeps_what_an_adapter_was_set_to_use(self) -> None:
         bk.PersistStateAdapter.use_memory()
         bk.PersistStateAdapter.write_state_data({"data": "kept"}, "failed", "setup", 5)
         with pytest.raises(bk.ServerUnreachable):

@@ -1,4 +1,6 @@
-"""What Redis refuses is not done, what it missed is told: without being asked, and at the latest when a process ends."""
+"""What Redis refuses is not done, what it missed is reported: without being asked, and at the latest when a process
+ends.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,8 @@ class TestWhatRedisMissed:
         script = tmp_path / "writer.py"
         script.write_text(WRITER)
         environment = {
-            **os.environ, "CC_MONGO_CONNECTION_STRING": own.mongo_connection_string(database), "CC_REDIS_TIMEOUT_MS": "200",
+            **os.environ, "CC_MONGO_CONNECTION_STRING": own.mongo_connection_string(database),
+            "CC_REDIS_TIMEOUT_MS": "200",
             "CC_REDIS_HOST": own.redis_host, "CC_REDIS_PORT": str(own.redis_port), "CC_EMBEDDED": "0",
         }  # fmt: skip
         command = [sys.executable, str(script), way]

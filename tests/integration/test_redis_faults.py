@@ -1,4 +1,6 @@
-"""What happens to reads, writes and events when Redis misbehaves, on a real redis-server that the tests kill, restart and flush."""
+"""What happens to reads, writes and events when Redis misbehaves, on a real redis-server that the tests kill, restart
+and flush.
+"""
 
 from __future__ import annotations
 
@@ -257,7 +259,7 @@ def test_an_entry_that_cannot_be_decoded_is_dropped_and_mongodb_answers(
     assert client.exists(entry) == 0
 
 
-def test_a_ledger_whose_stamp_cannot_be_decoded_is_compared_with_mongodb(
+def test_a_list_whose_stamp_cannot_be_decoded_is_compared_with_mongodb(
     store: Store, client: Any, database: str
 ) -> None:
     ledger = StorageInstance(store, True)

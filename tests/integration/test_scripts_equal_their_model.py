@@ -1,4 +1,5 @@
-"""The Lua scripts do what `MemoryCache` does: the simulator and the proof speak of the model, Redis executes the scripts.
+"""The Lua scripts do what `MemoryCache` does: the simulator and the proof speak of the model, Redis executes the
+scripts.
 
 hypothesis draws operations; each is done to a real redis-server, through `RedisCache` and the shipped scripts, and to
 the model; answers and contents are compared after each. Only the two functions in the scripts' prelude that look at the
@@ -44,8 +45,8 @@ SEAMS = {
     "incarnation": "redis.call('GET', 'test:incarnation')",
     "now_ms": "tonumber(redis.call('GET', 'test:now_ms'))",
 }
-BELIEVING = ("lease", "commit", "read", "fill")
-"""The steps that are told the client's era."""
+OF_ONE_ERA = ("lease", "commit", "read", "fill")
+"""The steps that are reported the client's era."""
 Saved = tuple[MemoryRedis, dict[str, Any]]
 Edit = tuple[str, str, str]
 """A planted difference: in which file, what, by what it is replaced."""
@@ -139,18 +140,18 @@ class Pair:
             }
         )
 
-    def begin_era(self, *, told: bool) -> None:
-        """The database was set back; with `told`, this client knows."""
+    def begin_era(self, *, reported: bool) -> None:
+        """The database was set back; with `reported`, this client knows."""
         self.redis.begin_era()
         self.set_clock_and_identity()
-        if told:
+        if reported:
             self.identity.era, self.model.era = era_of(self.redis.era), self.redis.era
 
     def ask(self, method: str, effect: fx.Effect[Any]) -> Any:
-        """Perform an effect on both sides and compare the answers. A client that is told that its era is over did nothing, and
-        learns the era.
+        """Perform an effect on both sides and compare the answers. A client that learns that its era is over did
+        nothing, and learns the era.
         """
-        if method in BELIEVING and self.model.era not in (None, self.redis.era):
+        if method in OF_ONE_ERA and self.model.era not in (None, self.redis.era):
             with suppress(fx.CacheDown, WriteRefused):
                 assert getattr(self.real, method)(effect) in (None, fx.Right("", is_bypass=True))
             with pytest.raises(Outdated):
@@ -292,7 +293,7 @@ class Play:
         self.given.append((KEYS[key], self.pair.ask("lease", fx.Lease(KEYS[key], want_prior)).token))
 
     def commit(self, ago: int, fields: Fields, others: list[Fields], own: bool) -> None:
-        """With `own`, the first event tells of the entry, whose payload is then sent once for both."""
+        """With `own`, the first event reports the entry, whose payload is then sent once for both."""
         key, token = self.token(ago)
         entry = Record(key, *fields)
         events = published([fields, *others] if own else others)
@@ -343,8 +344,8 @@ class Play:
         if seen_ms_ago:
             self.open(seen_ms_ago)
 
-    def era(self, told: bool, seen_ms_ago: int) -> None:
-        self.pair.begin_era(told=told)
+    def era(self, reported: bool, seen_ms_ago: int) -> None:
+        self.pair.begin_era(reported=reported)
         if seen_ms_ago:
             self.open(seen_ms_ago)
 

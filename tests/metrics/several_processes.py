@@ -1,4 +1,6 @@
-"""Run by a test: a process and its forked child, each with a store of its own, over a few ports. Prints what each port says."""
+"""Run by a test: a process and its forked child, each with a store of its own, over a few ports. Prints what each port
+says.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def read(count: int) -> None:
         stores.live_store().read(Key(STATE, ("signal", "bucket")))
 
 
-def told() -> str:
-    """How many reads the port of this process tells of."""
+def reported() -> str:
+    """How many reads the port of this process reports."""
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port()}/metrics", timeout=10) as answer:
         lines: list[str] = answer.read().decode().splitlines()
     return next(line.split()[1] for line in lines if line.startswith(COUNTER))
@@ -40,10 +42,10 @@ read(3)
 parents = metrics.port()
 if child := os.fork():
     assert os.waitpid(child, 0)[1] == 0
-    print("parent", told(), flush=True)  # noqa: T201
+    print("parent", reported(), flush=True)  # noqa: T201
 else:
     assert metrics.port() is None
     read(5)
     assert metrics.port() != parents
-    print("child", told(), flush=True)  # noqa: T201
+    print("child", reported(), flush=True)  # noqa: T201
     os._exit(0)

@@ -27,7 +27,7 @@ ENTRY = Record(KEY, 1, {"data": 1}, 1, False, "id")
 
 
 class Scripted(NoCache):
-    """A cache that leases, and answers reads as it is told."""
+    """A cache that leases, and answers reads as it is set to."""
 
     def __init__(self, answer: Callable[[], Record | Right] = lambda: ENTRY) -> None:
         self.answer = answer

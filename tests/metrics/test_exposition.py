@@ -269,7 +269,7 @@ class TestOnRealServers:
         self.cache(shared).fill(Fill(right.token, Record(absent)))
         assert value(shared, "fills_refused_total") == before + 1
 
-    def test_time_without_redis_is_told_while_it_lasts_and_after(self, shared: Store) -> None:
+    def test_time_without_redis_is_reported_while_it_lasts_and_after(self, shared: Store) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.cache(shared)._link, "execute_many", _unreachable)
             shared.write(make_change(KEY, example(STATE), 3))

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.worker.replica_support import Bed, bed_on, finish
 
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.health import Limits, Monitor
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.metrics import WorkerCollector
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.replicas.target import Target
 from backtest_kit_worker.roles.replica import ReplicaRole
 
@@ -36,7 +36,7 @@ def bed(shared_bed: Bed, tmp_path: Path) -> Bed:
 def loop_of(bed: Bed, *targets: Target) -> Loop:
     role = ReplicaRole(bed.deployment, targets)
     options = LoopOptions(block_ms=1)
-    return Loop(bed.deployment.redis, bed.deployment.streams, role, Parking(bed.mongo), "one", options)
+    return Loop(bed.deployment.redis, bed.deployment.streams, role, DeadLetterWriter(bed.mongo), "one", options)
 
 
 def lags_s(bed: Bed, loop: Loop) -> dict[str, float]:

@@ -1,4 +1,6 @@
-"""A real Prometheus over real processes, and the shipped rules and board as data. For the tests and for `benchmarks/board.py`."""
+"""A real Prometheus over real processes, and the shipped rules and board as data. For the tests and for
+`benchmarks/board.py`.
+"""
 
 from __future__ import annotations
 

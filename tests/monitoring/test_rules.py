@@ -22,7 +22,7 @@ from backtest_kit_mongo.drivers.counts import READS, WRITES, Counts
 from backtest_kit_mongo.metrics import collector as store_metrics
 from backtest_kit_worker import roles
 from backtest_kit_worker.cli import app as worker
-from backtest_kit_worker.health import Snapshot
+from backtest_kit_worker.health import FeedStatus
 from backtest_kit_worker.metrics import WorkerCollector
 
 RUNBOOK = (OPS / "RUNBOOK.md").read_text("utf-8")
@@ -86,8 +86,8 @@ class QuietMonitor:
     loops = ()
     services = ()
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(replica_lag_s={"mongo": 0.0})
+    def snapshot(self) -> FeedStatus:
+        return FeedStatus(replica_lag_s={"mongo": 0.0})
 
     def why_unhealthy(self) -> list[str]:
         return []

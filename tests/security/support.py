@@ -86,8 +86,8 @@ class GuardedRedis:
 
     @property
     def refused(self) -> list[str]:
-        """What the users tried and may not, after they were authenticated. `client`: the client library introduces itself in
-        ways that it can do without.
+        """What the users tried and may not, after they were authenticated. `client`: the client library introduces
+        itself in ways that it can do without.
         """
         found = self.as_user("operator").acl_log()
         return [f"{entry['username']}: {entry['object']}" for entry in found if entry["object"] != "client"]
@@ -138,8 +138,8 @@ def _openssl(directory: Path, arguments: str) -> None:
 
 @contextmanager
 def tls_in_front_of(port: int, certificates: Certificates) -> Iterator[int]:
-    """A port that speaks TLS, asks for a client's certificate, and passes on what it hears: the embedded redis-server is
-    built without TLS.
+    """A port that speaks TLS, asks for a client's certificate, and passes on what it hears: the embedded redis-server
+    is built without TLS.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server, certificates.server_key)
@@ -182,7 +182,9 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 class GuardedMongo:
-    """A set of one mongod that asks for a user, with the roles of `ops/mongo-init/roles.json` for the databases of tests."""
+    """A set of one mongod that asks for a user, with the roles of `ops/mongo-init/roles.json` for the databases of
+    tests.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()

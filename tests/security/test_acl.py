@@ -30,7 +30,7 @@ from backtest_kit_mongo.operate.cache_check import Auditor, Report
 from backtest_kit_mongo.setup import redis_client
 from backtest_kit_mongo.testing.conformance import (  # noqa: F401
     TestFirstWriteWins,
-    TestLedgers,
+    TestListWrites,
     TestLookAheadInLists,
     TestRemovedMemory,
     TestTheLog,
@@ -277,13 +277,16 @@ def test_what_strategies_workers_and_consumers_may_do_in_mongodb_ends_where_thei
 ) -> None:
     may_not = {
         "strategy": {
-            "delete": ["signal-items", "candle-items", "audit-items"], "insert": ["audit-items", "audit-seals", "worker-leases", "own"],
-            "update": ["audit-items", "audit-heads", "worker-leases", "feed-groups", "candle-blocks"], "drop": ["signal-items"],
+            "delete": ["signal-items", "candle-items", "audit-items"], "insert": ["audit-items", "audit-seals",
+                "worker-leases", "own"],
+            "update": ["audit-items", "audit-heads", "worker-leases", "feed-groups", "candle-blocks"],
+            "drop": ["signal-items"],
             "find": ["audit-items", "worker-leases"],
         },
         "consumer": {"insert": ["signal-items", "audit-items"], "update": ["signal-items"], "delete": ["audit-items"]},
         "worker": {
-            "update": ["audit-items", "audit-seals", "signal-items"], "delete": ["audit-items", "audit-seals", "signal-items"],
+            "update": ["audit-items", "audit-seals", "signal-items"], "delete": ["audit-items", "audit-seals",
+                "signal-items"],
             "insert": ["signal-items"], "drop": ["audit-items", "signal-items"],
         },
     }  # fmt: skip
@@ -332,7 +335,9 @@ def test_a_wrong_password_is_said_and_shown_nowhere(
 def test_a_restart_of_redis_keeps_what_scripts_did_though_the_default_user_is_off(
     servers: Endpoints, database: str, options: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Redis 7 replays transactions as the default user: without rights it would drop every event (see ops/redis.acl)."""
+    """Redis 7 replays transactions as the default user: without rights it would drop every event (see
+    ops/redis.acl).
+    """
     own = GuardedRedis(tmp_path)
     try:
         with store_for(servers, database, **{**options(database, "strategy"), "redis_port": own.port}) as store:

@@ -17,7 +17,7 @@ from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.embedded.processes import Deadline, Server, free_port
 from backtest_kit_mongo.embedded.redis_server import REDIS
-from backtest_kit_mongo.feed.consume import feed as feed_module
+from backtest_kit_mongo.feed.consume import change_feed as feed_module
 from backtest_kit_mongo.feed.trimming import plan_trim, trim
 
 pytestmark = pytest.mark.live
@@ -52,7 +52,7 @@ def test_a_replayed_event_equals_the_one_from_the_stream(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("partitions", [4])
-def test_ledger_rows_are_looked_for_in_the_stream_of_their_scope(desk: Desk) -> None:
+def test_list_rows_are_looked_for_in_the_stream_of_their_scope(desk: Desk) -> None:
     StorageInstance(desk.store, True).write_storage_data([{"id": f"r{n}", "priority": 1} for n in range(8)])
     desk.audit()
     assert len(desk.take(start="beginning")) == 8

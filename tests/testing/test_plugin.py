@@ -26,9 +26,9 @@ from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.testing import servers as servers_module
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example
+from backtest_kit_mongo.testing.handles import parts
 from backtest_kit_mongo.testing.servers import Servers, UnavailableError, container_servers
 from backtest_kit_mongo.testing.serving import fresh_settings, memory_store, serving
-from backtest_kit_mongo.testing.spots import parts
 
 WHEN = BASE_MS + 10**9
 PLAIN = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist")

@@ -1,4 +1,6 @@
-"""What the tests of the loop and of the feed's upkeep share: events, a role that does as it is told, a Redis to break."""
+"""What the tests of the loop and of the feed's upkeep share: events, a role that does as it is set to, a Redis to
+break.
+"""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 from backtest_kit_worker.services.recovery import RecoveryOptions, RecoveryService
 
@@ -45,7 +45,9 @@ class Bed:
     def _loop(self) -> Loop:
         deployment, database = self.deployment, self.deployment.database
         options = LoopOptions(block_ms=1, retry_ms=1)
-        return Loop(deployment.redis, deployment.streams, AuditRole(database), Parking(database), "one", options)
+        return Loop(
+            deployment.redis, deployment.streams, AuditRole(database), DeadLetterWriter(database), "one", options
+        )
 
     def clear(self) -> None:
         """As if nothing had ever happened. Making collections anew would take most of a test's time."""
@@ -82,7 +84,7 @@ class Bed:
         return self.store.truth.remove(SoftRemove(key, None))
 
     def append_unannounced(self, *minutes: int, interval: str = "1m") -> None:
-        """Candles whose writer died before it told the feed."""
+        """Candles whose writer died before it reported to the feed."""
         rows = [{"timestamp": minute * MINUTE_MS, **candle()} for minute in sorted(minutes)]
         self.store.truth.append(Append(series(interval), of_rows(rows), MINUTE_MS))
 

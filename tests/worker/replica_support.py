@@ -1,4 +1,6 @@
-"""A source, its writers and its replicas on the tests' own servers; the replica is another database of the same mongod."""
+"""A source, its writers and its replicas on the tests' own servers; the replica is another database of the same
+mongod.
+"""
 
 from __future__ import annotations
 

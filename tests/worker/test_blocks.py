@@ -24,10 +24,10 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.operate.compaction import BlockRange, Compactor, Due, ToDo, When, find_ranges
+from backtest_kit_mongo.operate.compaction import BlockRange, Compactor, Due, Thresholds, ToDo, find_ranges
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.blocks import BlocksRole
 from backtest_kit_worker.services import blocks as service_module
 from backtest_kit_worker.services.blocks import CompactionService
@@ -75,7 +75,9 @@ class Yard:
         self.series = MongoCandles(self.mongo, 10, cache_max_bytes=0)
         self.compactor = Compactor(self.series, self.mongo)
         role = BlocksRole(deployment)
-        self.loop = Loop(deployment.redis, [self.stream], role, Parking(self.mongo), "one", LoopOptions(block_ms=1))
+        self.loop = Loop(
+            deployment.redis, [self.stream], role, DeadLetterWriter(self.mongo), "one", LoopOptions(block_ms=1)
+        )
 
     def write(self, places: Times) -> None:
         """Append candles, and let the role hear of them."""
@@ -250,14 +252,14 @@ def test_a_range_that_is_over_is_due_once_it_is_quiet(mongo: Any) -> None:
 
 
 def test_what_waits_longest_is_first(mongo: Any) -> None:
-    to_do = ToDo(mongo, When(pending_min=1))
+    to_do = ToDo(mongo, Thresholds(pending_min=1))
     for number in (2, 0, 1):
         to_do.add({BlockRange(SCOPE, number * SPAN_MS): 1}, NOW + timedelta(seconds=number))
     assert [due.range.start // SPAN_MS for due in to_do.due(NOW, 2)] == [0, 1]
 
 
 def test_a_slower_compactor_takes_nothing_off_the_list_that_it_did_not_see(mongo: Any) -> None:
-    to_do = ToDo(mongo, When(pending_min=1))
+    to_do = ToDo(mongo, Thresholds(pending_min=1))
     to_do.add({BlockRange(SCOPE, 0): 5}, NOW)
     (seen,) = to_do.due(NOW, 9)
     to_do.settle(seen, NOW)
@@ -268,7 +270,7 @@ def test_a_slower_compactor_takes_nothing_off_the_list_that_it_did_not_see(mongo
 
 
 def test_of_two_compactors_that_saw_the_same_only_one_subtracts(mongo: Any) -> None:
-    to_do = ToDo(mongo, When(pending_min=1))
+    to_do = ToDo(mongo, Thresholds(pending_min=1))
     to_do.add({BlockRange(SCOPE, 0): 5}, NOW)
     (seen,) = to_do.due(NOW, 9)
     to_do.add({BlockRange(SCOPE, 0): 3}, NOW + timedelta(seconds=1))

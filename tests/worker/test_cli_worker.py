@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_worker.check import CheckExit
 from backtest_kit_worker.cli import app
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.logs import JsonFormatter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 
 Check = Callable[..., Any]
@@ -48,7 +48,7 @@ def check(environment: dict[str, str]) -> Iterator[Check]:
 
 @pytest.fixture
 def audit(client: Any, mongo: Any, stream: str) -> Loop:
-    return Loop(client, [stream], AuditRole(mongo), Parking(mongo), "one", LoopOptions(block_ms=1))
+    return Loop(client, [stream], AuditRole(mongo), DeadLetterWriter(mongo), "one", LoopOptions(block_ms=1))
 
 
 @live
@@ -73,7 +73,7 @@ class TestCheck:
         assert result.exit_code == CheckExit.LAGGING
         assert re.search(r"1 entries, (9|10)\.\d s behind, more than 5 s", result.output)
 
-    def test_parked_entries(self, check: Check, audit: Loop, client: Any, stream: str) -> None:
+    def test_dead_letters(self, check: Check, audit: Loop, client: Any, stream: str) -> None:
         client.xadd(stream, {"e": b"\xff"})
         audit.run_until_idle()
         result = check()
@@ -119,7 +119,7 @@ def test_a_worker_serves_metrics_writes_json_logs_and_stops_on_sigterm(
         _, rest = process.communicate(timeout=20)
     assert process.returncode == 0
     last = json.loads(rest.splitlines()[-1])
-    assert last["message"] == "stopped: 1 changes applied, 0 entries parked"
+    assert last["message"] == "stopped: 1 changes applied, 0 dead letters"
     assert {"time", "level", "logger", "thread"} < set(last)
 
 

@@ -1,4 +1,6 @@
-"""The invalidation role tells other Redis servers of changes. Another database's keys on the same server stand for one."""
+"""The invalidation role tells other Redis servers of changes. Another database's keys on the same server stand for
+one.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ def test_candles_have_nothing_to_invalidate(client: Any, database: str, operatio
     assert InvalidationRole([client], database, 1).apply([event(series, 1, operation)]) == 0
 
 
-def test_near_caches_that_listen_there_are_told(client: Any, database: str) -> None:
+def test_near_caches_that_listen_there_are_informed(client: Any, database: str) -> None:
     with client.pubsub(ignore_subscribe_messages=True) as heard:
         found = names(database, 1, STATE.name, KEY.parts)
         heard.subscribe(found.channel)

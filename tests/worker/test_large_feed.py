@@ -1,5 +1,5 @@
-"""A feed that is large: batches are bounded by bytes, a full Redis refuses events and can be worked off, and the oldest entries
-go before it is full.
+"""A feed that is large: batches are bounded by bytes, a full Redis refuses events and can be worked off, and the oldest
+entries go before it is full.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import WriteRefused
 from backtest_kit_mongo.feed import scripts
 from backtest_kit_mongo.feed.size import bytes_max, stream_bytes
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 from backtest_kit_worker.services.trim import TrimService
 
@@ -45,10 +45,10 @@ def test_a_batch_is_bounded_by_bytes_whether_its_entries_are_new_claimed_or_its_
     most = 100 + 10
     role = Recorder()
     options = LoopOptions(block_ms=1, claim_idle_ms=1)
-    dead = Loop(client, [stream], role, Parking(mongo), "dead", options)
+    dead = Loop(client, [stream], role, DeadLetterWriter(mongo), "dead", options)
     dead._open()
     assert sum(len(batch.entries) for batch in dead._fetch(0)) <= most
-    assert Loop(client, [stream], role, Parking(mongo), "one", options).run_until_idle() == 120
+    assert Loop(client, [stream], role, DeadLetterWriter(mongo), "one", options).run_until_idle() == 120
     assert max(role.calls) <= most
     assert len(role.seen) == 120
     assert len(role.calls) > 2
@@ -66,7 +66,7 @@ def test_a_full_redis_takes_no_events_and_a_worker_that_starts_then_works_it_off
         with pytest.raises(WriteRefused, match="nothing was written"):
             store.write(make_change(Key(STATE, ("signal", "b")), {"data": 1}, 1))
         assert client.xlen(stream) == 16
-        audit = Loop(client, [stream], AuditRole(mongo), Parking(mongo), "one", LoopOptions(block_ms=1))
+        audit = Loop(client, [stream], AuditRole(mongo), DeadLetterWriter(mongo), "one", LoopOptions(block_ms=1))
         assert audit.run_until_idle() == 16
         trim = TrimService(mongo, client, (stream,), retention_ms=3_600_000)
         while trim.run_once():

@@ -64,7 +64,7 @@ def test_a_lease_that_is_not_renewed_goes_to_another_by_the_servers_clock(mongo:
     assert mongo[COLLECTION].find_one({"_id": "trim"})["term"] == 2
 
 
-def test_the_holder_stops_believing_a_third_before_the_server_does(mongo: Any) -> None:
+def test_the_holder_stops_trusting_a_third_before_the_server_does(mongo: Any) -> None:
     clock = Clock()
     leader = contender(mongo, "a", lease_ms=30_000, clock=clock)
     leader.attempt("trim")

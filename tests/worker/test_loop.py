@@ -15,10 +15,10 @@ from tests.worker.feed_support import OwnRedis, Recorder, always, event, fails_o
 
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.groups import ConsumerGroup
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.pacing import Sight
-from backtest_kit_worker.parking import Parking
 
 REFUSED = OperationFailure("validation failed", 121)
 GROUP = Recorder.name
@@ -34,7 +34,7 @@ class Killed(BaseException):
 def make(client: Any, mongo: Any, stream: str) -> MakeLoop:
     def make_loop(role: Recorder, consumer: str = "one", **options: int) -> Loop:
         chosen = LoopOptions(**{"block_ms": 1, "retry_ms": 1, **options})
-        return Loop(client, [stream], role, Parking(mongo), consumer, chosen)
+        return Loop(client, [stream], role, DeadLetterWriter(mongo), consumer, chosen)
 
     return make_loop
 
@@ -115,16 +115,16 @@ class TestWhatFails:
         assert pending_ids(client, stream, GROUP) == {}
 
     def test_parking_again_counts_and_keeps_the_first_time(self, mongo: Any) -> None:
-        parking = Parking(mongo)
+        dead_letters = DeadLetterWriter(mongo)
         for cause in ("first", "second"):
-            parking.park("s", "audit", "1-0", {b"e": b"x"}, cause)
-        parking.park("s", "audit", "2-0", {b"e": b"y"}, "other")
+            dead_letters.park("s", "audit", "1-0", {b"e": b"x"}, cause)
+        dead_letters.park("s", "audit", "2-0", {b"e": b"y"}, "other")
         first, second = mongo["parked-items"].find().sort("_id", 1)
         assert (first["count"], first["cause"], second["count"]) == (2, "second", 1)
         assert first["firstSeen"] < first["lastSeen"]
 
     def test_what_is_too_large_for_a_document_is_parked_without_its_bytes(self, mongo: Any) -> None:
-        Parking(mongo).park("s", "audit", "1-0", {b"p": bytes(17 * 1024 * 1024)}, "too large")
+        DeadLetterWriter(mongo).park("s", "audit", "1-0", {b"p": bytes(17 * 1024 * 1024)}, "too large")
         (row,) = mongo["parked-items"].find()
         assert (row["oversize"], row["fields"]) == (True, [])
 
@@ -176,7 +176,7 @@ class TestWhileAServerIsAway:
     ) -> None:
         streams = [stream, f"{stream}:other"]
         role = Recorder(always(AutoReconnect("gone")))
-        loop = Loop(client, streams, role, Parking(mongo), "one", LoopOptions(block_ms=1, retry_ms=1))
+        loop = Loop(client, streams, role, DeadLetterWriter(mongo), "one", LoopOptions(block_ms=1, retry_ms=1))
         ids = {name: publish(client, name, event(number)) for number, name in enumerate(streams)}
         with pytest.raises(AutoReconnect):
             loop.run_once(0)
@@ -191,7 +191,7 @@ class TestWhileAServerIsAway:
     def test_run_goes_on_by_itself_when_redis_comes_back(self, mongo: Any, own_redis: OwnRedis) -> None:
         role, stop = Recorder(), threading.Event()
         options = LoopOptions(block_ms=20, retry_ms=5, retry_max_ms=20)
-        loop = Loop(own_redis.client(), ["s"], role, Parking(mongo), "one", options)
+        loop = Loop(own_redis.client(), ["s"], role, DeadLetterWriter(mongo), "one", options)
         thread = threading.Thread(target=loop.run, args=(stop,))
         thread.start()
         try:
@@ -302,7 +302,7 @@ def test_streams_that_a_cluster_keeps_apart_are_read_one_by_one(mongo: Any, tmp_
             for number, name in enumerate(names):
                 publish(client, name, event(number), event(number, 2))
             role = Recorder()
-            loop = Loop(client, names, role, Parking(mongo), "one", LoopOptions(block_ms=5))
+            loop = Loop(client, names, role, DeadLetterWriter(mongo), "one", LoopOptions(block_ms=5))
             assert loop.run_until_idle() == 6
             assert loop.run_once() == 0
             assert role.documents == ["d0", "d1", "d2"]
@@ -355,7 +355,7 @@ def test_a_loop_over_several_streams_is_not_behind_while_none_of_them_gives_all_
 
     looks: list[int] = []
     own = streams(database, 2)
-    loop = Loop(client, own, Recorder(), Parking(mongo), "one", LoopOptions(block_ms=1, batch_max=4))
+    loop = Loop(client, own, Recorder(), DeadLetterWriter(mongo), "one", LoopOptions(block_ms=1, batch_max=4))
     monkeypatch.setattr(ConsumerGroup, "sight", look)
     for number, each in enumerate(own):
         publish(client, each, *map(event, range(3 * number, 3 * number + 3)))

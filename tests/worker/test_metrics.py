@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.worker.feed_support import Recorder, always, at_age, event, publish
 
 from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.health import GroupHealth, Limits, Monitor
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.metrics import GROUPS_MAX, OTHERS, MetricsServer, bounded
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.runner import ServiceRunner
 
 Samples = dict[tuple[str, ...], float]
@@ -49,8 +49,8 @@ class Scraped:
     def __init__(self, deployment: Deployment, limits: Limits) -> None:
         self.role = Recorder()
         options = LoopOptions(block_ms=1)
-        parking = Parking(deployment.database)
-        self.loop = Loop(deployment.redis, deployment.streams, self.role, parking, "one", options)
+        dead_letters = DeadLetterWriter(deployment.database)
+        self.loop = Loop(deployment.redis, deployment.streams, self.role, dead_letters, "one", options)
         self.leadership = Leadership(deployment.database, "one", ["recovery"])
         self.service = ServiceRunner(Repairs(), self.leadership, Backoff(1, 1))
         self.server = MetricsServer(Monitor(deployment, [self.loop], [self.service], limits), "127.0.0.1", 0)
@@ -101,7 +101,7 @@ class TestMetrics:
         assert scraped.samples("parked") == {("recorder",): 1}
         assert scraped.samples("stream_entries") == {(): 4}
 
-    def test_lag_is_told_in_entries_and_seconds(self, scraped: Scraped, client: Any, stream: str) -> None:
+    def test_lag_is_reported_in_entries_and_seconds(self, scraped: Scraped, client: Any, stream: str) -> None:
         publish(client, stream, event(0), at=at_age(client, 30_000))
         publish(client, stream, event(1))
         client.xgroup_create(stream, "recorder", id="0")
@@ -119,7 +119,7 @@ class TestMetrics:
         assert scraped.samples("gaps_total") == {(): 1}
         assert scraped.samples("service_behind_seconds") == {("recovery",): 1.5}
 
-    def test_a_group_that_nobody_serves_is_told(self, scraped: Scraped, client: Any, stream: str) -> None:
+    def test_a_group_that_nobody_serves_is_reported(self, scraped: Scraped, client: Any, stream: str) -> None:
         publish(client, stream, event(0), at=at_age(client, 3_600_000))
         client.xgroup_create(stream, "gone", id="0")
         assert scraped.samples("group_abandoned")["gone",] == 1

@@ -26,7 +26,8 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_worker.services.seal import SealService
 
 FIELDS = {
-    "v": 1, "id": "state/d/1", "domain": "state", "key": ["signal", "b"], "doc": "d", "rev": 1, "op": "upsert", "when": 1,
+    "v": 1, "id": "state/d/1", "domain": "state", "key": ["signal", "b"], "doc": "d", "rev": 1, "op": "upsert",
+    "when": 1,
     "at": 1_700_000_000_000, "host": "h", "pid": 1,
 }  # fmt: skip
 ODD = (
@@ -87,10 +88,12 @@ def document(**more: Any) -> dict[str, Any]:
 
 
 MOMENTS: list[Any] = [
-    float("nan"), float("inf"), 1e300, "soon", True, [1], bson.DatetimeMS(2**62), Decimal128("NaN"), 5.5, MinKey(), None,
+    float("nan"), float("inf"), 1e300, "soon", True, [1], bson.DatetimeMS(2**62), Decimal128("NaN"), 5.5, MinKey(),
+    None,
 ]  # fmt: skip
 VALUES: list[Any] = [
-    beyond_the_calendar(), Decimal128("1"), Regex("a"), DBRef("c", 1), Code("x"), Timestamp(1, 1), Binary(b"x", 5), MaxKey(),
+    beyond_the_calendar(), Decimal128("1"), Regex("a"), DBRef("c", 1), Code("x"), Timestamp(1, 1), Binary(b"x", 5),
+    MaxKey(),
     no_utf8(a="?"), no_utf8(**{"?": 1}), ["x" * 1000] * 1000, Code("x", {"y": 1}),
 ]  # fmt: skip
 NAMES: list[Any] = [
@@ -243,8 +246,8 @@ def test_a_forged_event_that_came_first_is_put_right_and_counted(bed: Bed) -> No
     bed.work_until(lambda: len(bed.records()) == 2)
     bed.write({"a": 2, "b": 1}, when=5)
     bed.catch_up()
-    told = [(r["rev"], r["operation"], r["payload"]["data"]["a"]) for r in bed.records()]
-    assert told == [(1, "upsert", 1), (2, "upsert", 666), (2, "correction", 2)]
+    reported = [(r["rev"], r["operation"], r["payload"]["data"]["a"]) for r in bed.records()]
+    assert reported == [(1, "upsert", 1), (2, "upsert", 666), (2, "correction", 2)]
     assert bed.recovery.counts["correction"] == 1
     assert sealed_clean(bed)
     bed.write({"a": 3, "b": 1})

@@ -14,10 +14,10 @@ import redis
 from tests.integration.support import eventually
 from tests.worker.feed_support import OwnRedis, at_age, event, pending_ids, publish
 
-from backtest_kit_mongo.feed.parked import ParkedItems
+from backtest_kit_mongo.feed.dead_letters import DeadLetters
 from backtest_kit_mongo.feed.positions import EntryId, look
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 from backtest_kit_worker.services.trim import TrimService
 
@@ -29,7 +29,7 @@ Audit = Callable[..., Loop]
 def audit(client: Any, mongo: Any, stream: str) -> Audit:
     def make(consumer: str = "one", server: Any = client, **options: int) -> Loop:
         chosen = LoopOptions(**{"block_ms": 5, "claim_idle_ms": 0, "retry_ms": 1, **options})
-        return Loop(server, [stream], AuditRole(mongo), Parking(mongo), consumer, chosen)
+        return Loop(server, [stream], AuditRole(mongo), DeadLetterWriter(mongo), consumer, chosen)
 
     return make
 
@@ -182,7 +182,7 @@ def test_a_message_of_an_unknown_version_is_kept_whole_for_a_worker_that_can_rea
     publish(client, stream, event(1))
     audit().run_until_idle()
     assert recorded(mongo) == [("d1", 1)]
-    (item,) = ParkedItems(mongo, client, [stream]).list()
+    (item,) = DeadLetters(mongo, client, [stream]).list()
     assert "version 2" in item.cause
     assert item.fields == {b"e": newer, b"p": event(0).body, b"x": b"new"}
     assert TrimService(mongo, client, (stream,), -1).run_once() == 2

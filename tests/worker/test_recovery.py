@@ -17,7 +17,7 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, MEASURE, MEMORY, STORAGE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.testing.examples import BASE_MS, example
-from backtest_kit_mongo.testing.spots import DOCUMENTS, Spot, parts
+from backtest_kit_mongo.testing.handles import DOCUMENTS, Handle, parts
 
 pytestmark = pytest.mark.live
 
@@ -42,7 +42,7 @@ def bed(shared: Bed) -> Bed:
     return shared
 
 
-def told(event: Event) -> tuple[Any, ...]:
+def reported(event: Event) -> tuple[Any, ...]:
     """All of an event that does not depend on when and where it was published."""
     return event.id, event.key, event.operation, event.when, event.body
 
@@ -54,7 +54,7 @@ def test_a_write_whose_writer_died_before_redis_is_republished_and_audited(bed: 
     record = bed.write_unannounced(1)
     bed.work_until(lambda: bed.data() == [1])
     (event,) = bed.events()
-    assert told(event) == (f"state/{record.id}/1", ("signal", "bucket"), "upsert", 1, pack({"data": 1}))
+    assert reported(event) == (f"state/{record.id}/1", ("signal", "bucket"), "upsert", 1, pack({"data": 1}))
     assert bed.recovery.counts["republished"] == 1
 
 
@@ -155,19 +155,21 @@ def test_a_republished_event_is_byte_for_byte_the_writers_own(
     with bed_for(servers, database, partitions=partitions) as bed:
         bed.restart(grace_ms=BRIEF)
         for domain in DOCUMENTS:
-            spot = Spot(bed.store, Key(domain, parts(domain, "x")))
+            handle = Handle(bed.store, Key(domain, parts(domain, "x")))
             for when in (BASE_MS, BASE_MS + 1):
-                spot.write(example(domain, spot.key.item), when)  # The second is told by its `when` alone, if at all.
+                handle.write(
+                    example(domain, handle.key.item), when
+                )  # The second is known by its `when` alone, if at all.
             if domain.has_removed:
-                bed.store.remove(spot.key)
+                bed.store.remove(handle.key)
         CandleInstance(bed.store, "BTC", "1m", "e").write_candles_data(
             [{"timestamp": minute * MINUTE_MS, **candle()} for minute in (3, 1, 2, 9)]
         )
         by_stream = {stream: bed.redis.xrange(stream) for stream in bed.deployment.streams}
-        published = {told(event) for event in bed.events()}
+        published = {reported(event) for event in bed.events()}
         bed.lose_feed()
         bed.work_until(lambda: len(bed.records()) == len(published), within_s=20)
-        assert {told(event) for event in bed.events()} == published
+        assert {reported(event) for event in bed.events()} == published
         again = {stream: bed.redis.xlen(stream) for stream in bed.deployment.streams}
         assert again == {stream: len(entries) for stream, entries in by_stream.items()}
         assert {record["domain"] for record in bed.records()} == {domain.name for domain in DOMAINS}
@@ -219,7 +221,7 @@ def test_a_payload_that_nothing_tells_becomes_a_gap_not_a_guess(bed: Bed) -> Non
     assert bed.recovery.counts["gap"] >= 1
 
 
-# -- ledgers and candles
+# -- lists and candles
 
 
 def test_only_the_rows_whose_events_are_missing_are_republished(bed: Bed) -> None:
@@ -237,7 +239,7 @@ def test_only_the_rows_whose_events_are_missing_are_republished(bed: Bed) -> Non
     assert len(bed.events()) == 3
 
 
-def test_new_candles_are_republished_as_the_batch_that_their_writer_would_have_told(bed: Bed) -> None:
+def test_new_candles_are_republished_as_the_batch_that_their_writer_would_have_reported(bed: Bed) -> None:
     bed.restart(grace_ms=BRIEF)
     bed.append_unannounced(1, 2, 3, 9)
     bed.append_unannounced(0, interval="5m")
@@ -248,7 +250,7 @@ def test_new_candles_are_republished_as_the_batch_that_their_writer_would_have_t
     ]
 
 
-def test_candles_whose_batch_was_told_are_left_alone(bed: Bed) -> None:
+def test_candles_whose_batch_was_reported_are_left_alone(bed: Bed) -> None:
     candles = CandleInstance(bed.store, "BTC", "1m", "e")
     candles.write_candles_data([{"timestamp": minute * MINUTE_MS, **candle()} for minute in (5, 6)])
     candles.write_candles_data([{"timestamp": minute * MINUTE_MS, **candle()} for minute in (4, 5, 6, 7)])
@@ -264,7 +266,7 @@ def test_a_batch_that_was_read_in_pieces_is_republished_whole(bed: Bed) -> None:
     assert [each["payload"]["ranges"] for each in bed.records()] == [[[0, 19 * MINUTE_MS, 20]]]
 
 
-def test_a_batch_found_only_by_the_search_of_its_series_is_not_told_again(bed: Bed) -> None:
+def test_a_batch_found_only_by_the_search_of_its_series_is_not_reported_again(bed: Bed) -> None:
     candles = CandleInstance(bed.store, "BTC", "1m", "e")
     candles.write_candles_data([{"timestamp": minute * MINUTE_MS, **candle()} for minute in range(3)])
     bed.audit.run_until_idle()

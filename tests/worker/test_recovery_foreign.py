@@ -1,4 +1,6 @@
-"""Writers that do not know this package: the npm package, a shell. What they change is recorded, and the cache forgets it."""
+"""Writers that do not know this package: the npm package, a shell. What they change is recorded, and the cache forgets
+it.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from tests.worker.recovery_support import Bed, bed_for, state_key
 
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.feed.servers import FeedServers
-from backtest_kit_mongo.operate.doctor import feed
+from backtest_kit_mongo.feed.opened import FeedServers
+from backtest_kit_mongo.operate.doctor import feed_state
 
 pytestmark = pytest.mark.live
 
@@ -32,7 +34,7 @@ def bed(shared: Bed) -> Bed:
     return shared
 
 
-def told(bed: Bed) -> list[tuple[int, str, str | None, Any]]:
+def reported(bed: Bed) -> list[tuple[int, str, str | None, Any]]:
     """What the audit log holds: revision, operation, what the foreign writer did, data."""
     return [(r["rev"], r["operation"], r.get("detail"), (r["payload"] or {}).get("data")) for r in bed.records()]
 
@@ -57,11 +59,11 @@ def test_an_insert_without_a_revision_is_recorded_as_foreign(bed: Bed) -> None:
     document = bed.states.find_one()
     assert record["_id"] == f"state/{document['_id']}/0~{record['foreign']}"
     assert (record["key"], record["when"], record["payload"]) == (["signal", "bucket"], 1, {"data": 1})
-    assert told(bed) == [(0, "foreign", "insert", 1)]
+    assert reported(bed) == [(0, "foreign", "insert", 1)]
     assert bed.events() == []
     # Replicas and consumers of the feed do not see it, and the doctor says so.
     servers = FeedServers(bed.deployment.settings, bed.mongo, bed.redis)
-    (finding,) = feed.foreign(servers)
+    (finding,) = feed_state.foreign(servers)
     assert finding.seen.startswith("1 changes by other programs")
     assert "replicas and `consume` do not see them" in finding.advice
 
@@ -71,7 +73,7 @@ def test_an_update_that_raises_no_revision_is_recorded_after_the_revision_that_i
     npm_writes(bed, 2)
     bed.write(3)
     bed.work_until(lambda: len(bed.records()) == 3)
-    assert told(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
+    assert reported(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
 
 
 def test_a_foreign_update_of_a_part_is_recorded_whole(bed: Bed) -> None:
@@ -82,13 +84,13 @@ def test_a_foreign_update_of_a_part_is_recorded_whole(bed: Bed) -> None:
     assert [r["payload"] for r in bed.records()[1:]] == [{"data": {"a": 1, "b": 2}}, {"data": {"a": 3, "b": 2}}]
 
 
-def test_a_foreign_update_that_cannot_be_told_is_recorded_without_a_guess(bed: Bed) -> None:
+def test_a_foreign_update_that_is_not_understood_is_recorded_without_a_guess(bed: Bed) -> None:
     bed.restart(grace_ms=100)
     bed.write([1, 2, 3])
     bed.states.update_one(PLACE, {"$set": {"payload.data.1": 8}})
     bed.states.update_one(PLACE, {"$set": {"payload.data.1": 9}})
     bed.work_until(lambda: len(bed.records()) == 3)
-    assert [row[3] for row in told(bed)] == [[1, 2, 3], None, [1, 9, 3]]
+    assert [row[3] for row in reported(bed)] == [[1, 2, 3], None, [1, 9, 3]]
     assert "inside a list" in bed.records()[1]["reason"]
 
 
@@ -100,7 +102,7 @@ def test_a_revision_after_a_foreign_change_is_built_on_that_change(bed: Bed) -> 
     bed.write_unannounced(reference)
     bed.states.update_one(PLACE, {"$set": {"payload.more": 1}})
     bed.work_until(lambda: len(bed.records()) == 5)
-    assert [unreferenced(row[3]) for row in told(bed)] == [1, 2, 2, reference, reference]
+    assert [unreferenced(row[3]) for row in reported(bed)] == [1, 2, 2, reference, reference]
 
 
 def test_a_revision_is_not_mistaken_for_the_foreign_change_that_it_was_found_with(bed: Bed) -> None:
@@ -109,7 +111,7 @@ def test_a_revision_is_not_mistaken_for_the_foreign_change_that_it_was_found_wit
     bed.states.update_one(PLACE, {"$set": {"payload": {"data": 5}}})
     bed.restart(grace_ms=100)
     bed.work_until(lambda: len(bed.records()) == 3)
-    assert told(bed) == [(1, "upsert", None, 1), (2, "upsert", None, 2), (2, "foreign", "update", 5)]
+    assert reported(bed) == [(1, "upsert", None, 1), (2, "upsert", None, 2), (2, "foreign", "update", 5)]
 
 
 def test_however_far_behind_recovery_is_a_revision_is_not_mistaken_for_a_foreign_change_that_came_later(
@@ -126,7 +128,7 @@ def test_however_far_behind_recovery_is_a_revision_is_not_mistaken_for_a_foreign
     ]  # fmt: skip
 
 
-def test_while_recovery_may_not_read_on_a_later_document_is_not_believed(bed: Bed) -> None:
+def test_while_recovery_may_not_read_on_a_later_document_is_not_trusted(bed: Bed) -> None:
     bed.write(1)
     bed.catch_up()
     bed.restart(batch_max=1, unjudged_max=1)
@@ -143,7 +145,7 @@ def test_a_replaced_document_is_recorded_and_later_changes_are_not_lost(bed: Bed
     bed.states.replace_one(PLACE, {**PLACE, "payload": {"data": 3}, "when": 5})
     bed.write(4)  # Revision 1 once more.
     bed.work_until(lambda: len(bed.records()) == 4)
-    assert told(bed) == [
+    assert reported(bed) == [
         (1, "upsert", None, 1), (2, "upsert", None, 2), (2, "foreign", "replace", 3), (2, "foreign", "update", 4),
     ]  # fmt: skip
 
@@ -152,7 +154,7 @@ def test_a_hard_delete_is_recorded(bed: Bed) -> None:
     bed.write(1)
     bed.states.delete_one(PLACE)
     bed.work_until(lambda: len(bed.records()) == 2)
-    assert told(bed) == [(1, "upsert", None, 1), (1, "foreign", "delete", None)]
+    assert reported(bed) == [(1, "upsert", None, 1), (1, "foreign", "delete", None)]
     assert bed.records()[1]["key"] == ["signal", "bucket"]
 
 
@@ -170,20 +172,20 @@ def test_revisions_that_a_foreign_writer_skipped_become_gaps(bed: Bed) -> None:
     bed.catch_up()
     bed.states.update_one(PLACE, {"$set": {"payload": {"data": 2}, "rev": 4}})
     bed.work_until(lambda: len(bed.records()) == 4)
-    assert [row[:2] for row in told(bed)] == [(1, "upsert"), (2, "gap"), (3, "gap"), (4, "upsert")]
+    assert [row[:2] for row in reported(bed)] == [(1, "upsert"), (2, "gap"), (3, "gap"), (4, "upsert")]
 
 
 def test_a_touch_that_changes_nothing_is_not_recorded(bed: Bed) -> None:
     bed.write(1)
     bed.states.update_one(PLACE, {"$set": {"updatedDate": datetime.now(UTC)}})
     bed.catch_up()
-    assert told(bed) == [(1, "upsert", None, 1)]
+    assert reported(bed) == [(1, "upsert", None, 1)]
 
 
 def test_a_payload_that_this_package_cannot_store_is_recorded_as_unknown(bed: Bed) -> None:
     bed.states.insert_one({**PLACE, "payload": {"data": Decimal128("1.5")}})
     bed.work_until(bed.records)
-    assert told(bed) == [(0, "foreign", "insert", None)]
+    assert reported(bed) == [(0, "foreign", "insert", None)]
     assert "never stores" in bed.records()[0]["reason"]
 
 
@@ -215,7 +217,7 @@ def test_a_foreign_change_is_recorded_once_though_it_is_judged_again(bed: Bed) -
     bed.mongo["recovery-state"].replace_one({"_id": "token"}, token)
     bed.restart()  # It knows nothing of the document, and finds it at revision 2.
     bed.catch_up()
-    assert told(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
+    assert reported(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
 
 
 def test_a_foreign_change_seen_by_a_new_process_is_placed_before_the_revision_that_followed(bed: Bed) -> None:
@@ -226,7 +228,7 @@ def test_a_foreign_change_seen_by_a_new_process_is_placed_before_the_revision_th
     bed.write(3)
     bed.restart(grace_ms=100, batch_max=1)  # It knows nothing of the document, and finds it at revision 2.
     bed.work_until(lambda: len(bed.records()) == 3)
-    assert told(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
+    assert reported(bed) == [(1, "upsert", None, 1), (1, "foreign", "update", 2), (2, "upsert", None, 3)]
 
 
 @pytest.mark.parametrize("change", ["update", "delete", "insert"])

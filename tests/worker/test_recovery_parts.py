@@ -14,14 +14,22 @@ from pymongo.errors import OperationFailure
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, MEASURE, MEMORY, RISK, STATE, STORAGE
 from backtest_kit_worker.recovery.candles import batch
-from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, concerns, key_of, revision, written_at
-from backtest_kit_worker.recovery.feed import END, NOWHERE, Feed, has_passed
+from backtest_kit_worker.recovery.changes import (
+    ChangeKind,
+    LoggedChange,
+    cache_key,
+    concerns,
+    key_of,
+    revision,
+    written_at,
+)
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
+from backtest_kit_worker.recovery.streams import END, NOWHERE, Feed, has_passed
 from backtest_kit_worker.recovery.tail import END_OF_TIME, Tail, oldest
 
 
-def update(domain: Any, fields: dict[str, Any], **more: Any) -> Change:
-    return Change(domain, "d", 2, Kind.OWN, "update", at=1 << 32, body=bson.encode(fields), **more)
+def update(domain: Any, fields: dict[str, Any], **more: Any) -> LoggedChange:
+    return LoggedChange(domain, "d", 2, ChangeKind.OWN, "update", at=1 << 32, body=bson.encode(fields), **more)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +47,7 @@ def test_a_key_is_read_from_columns_of_its_types_only() -> None:
     assert key_of(STORAGE, {"backtest": 1, "signalId": "s"}) is None
 
 
-def test_a_ledger_has_one_cache_entry_and_a_series_none() -> None:
+def test_a_list_has_one_cache_entry_and_a_series_none() -> None:
     assert cache_key(Key(STORAGE, (True, "a"))) == Key(STORAGE, (True,))
     assert cache_key(Key(CANDLE, ("e", "BTC", "1m", 0))) is None
     assert cache_key(Key(STATE, ("s", "b"))) == Key(STATE, ("s", "b"))
@@ -52,7 +60,7 @@ def test_a_change_concerns_this_package_if_it_touches_a_column_that_is_read() ->
     assert not concerns(CANDLE, ["updatedDate", "__v"])
 
 
-def test_the_writers_own_clock_is_told_where_it_is_stored() -> None:
+def test_the_writers_own_clock_is_reported_where_it_is_stored() -> None:
     wall = datetime(2024, 1, 1, tzinfo=UTC)
     assert written_at(update(STATE, {"updatedDate": wall})) == wall
     assert written_at(update(STATE, {})) == datetime.fromtimestamp(1, UTC)
@@ -74,7 +82,7 @@ def test_changed_members_are_set_in_a_copy_of_the_payload_before() -> None:
     assert before.payload["removed"] is False
 
 
-def test_a_document_found_unchanged_is_believed_before_the_state_before() -> None:
+def test_a_document_found_unchanged_is_trusted_before_the_state_before() -> None:
     found = bson.encode({"payload": {"data": 9}, "when": 7})
     assert rebuild(update(STATE, {"rev": 2}, found=found), State({"data": 1}, 5)) == State({"data": 9}, 7)
 
@@ -90,17 +98,17 @@ def test_a_document_found_unchanged_is_believed_before_the_state_before() -> Non
     ],
     ids=["nothing before", "in a list", "below nothing", "cut", "not storable"],
 )
-def test_nothing_is_made_up(change: Change, before: State | None) -> None:
+def test_nothing_is_made_up(change: LoggedChange, before: State | None) -> None:
     with pytest.raises(Unrecoverable):
         rebuild(change, before)
 
 
 def test_a_batch_has_the_ranges_of_its_rows_in_any_order() -> None:
     scope = Key(CANDLE, ("e", "BTC", "5m"))
-    rows = [Change(CANDLE, "d", 1, Kind.OWN, "insert", key=scope.child(n * 300_000)) for n in (7, 1, 2)]
-    told = batch(scope, rows)
-    assert told.record.id == "e:BTC:5m:300000"
-    assert told.record.payload == {"ranges": [[300_000, 600_000, 2], [2_100_000, 2_100_000, 1]], "count": 3}
+    rows = [LoggedChange(CANDLE, "d", 1, ChangeKind.OWN, "insert", key=scope.child(n * 300_000)) for n in (7, 1, 2)]
+    reported = batch(scope, rows)
+    assert reported.record.id == "e:BTC:5m:300000"
+    assert reported.record.payload == {"ranges": [[300_000, 600_000, 2], [2_100_000, 2_100_000, 1]], "count": 3}
 
 
 GROUP = {"name": b"audit", "last-delivered-id": b"5-0"}

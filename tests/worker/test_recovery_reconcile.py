@@ -51,7 +51,7 @@ def compared(bed: Bed) -> Callable[[], bool]:
     return lambda: bed.mongo["recovery-state"].find_one({"_id": "reconcile"}) is None
 
 
-def told(bed: Bed) -> list[tuple[int, str, Any]]:
+def reported(bed: Bed) -> list[tuple[int, str, Any]]:
     return [(r["rev"], r["operation"], r["payload"] and r["payload"]["data"]) for r in bed.records()]
 
 
@@ -61,7 +61,7 @@ def test_what_was_written_before_any_worker_ran_is_recovered_as_far_as_it_is_kno
         bed.write_unannounced(value)
     bed.restart()
     bed.work_until(compared(bed))
-    assert told(bed) == [(1, "gap", None), (2, "gap", None), (3, "upsert", 3)]
+    assert reported(bed) == [(1, "gap", None), (2, "gap", None), (3, "upsert", 3)]
     assert "no longer reaches back" in bed.records()[0]["reason"]
     assert [event.rev for event in bed.events()] == [3]
 
@@ -77,7 +77,8 @@ def test_with_the_place_lost_only_what_is_missing_is_filled(bed: Bed) -> None:
     bed.write(5)
     bed.restart()
     bed.work_until(compared(bed))
-    assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "gap", None), (4, "gap", None), (5, "upsert", 5), (1, "upsert", 1)]  # fmt: skip
+    assert reported(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "gap", None), (4, "gap", None), (5, "upsert", 5),
+        (1, "upsert", 1)]  # fmt: skip
 
 
 def test_what_was_written_shortly_before_any_worker_ran_keeps_its_payloads(fresh: Bed) -> None:
@@ -86,7 +87,7 @@ def test_what_was_written_shortly_before_any_worker_ran_keeps_its_payloads(fresh
         fresh.write_unannounced(value)
     fresh.restart(look_back_ms=600_000)
     fresh.work_until(compared(fresh))
-    assert told(fresh) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+    assert reported(fresh) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
 
 
 def test_with_a_lost_position_what_is_left_of_the_log_still_tells_payloads(fresh: Bed) -> None:
@@ -101,7 +102,7 @@ def test_with_a_lost_position_what_is_left_of_the_log_still_tells_payloads(fresh
         fresh.write_unannounced(value)
     fresh.work_until(compared(fresh))
     fresh.catch_up()
-    assert told(fresh) == [(rev, "upsert", rev) for rev in range(1, 6)]
+    assert reported(fresh) == [(rev, "upsert", rev) for rev in range(1, 6)]
 
 
 def test_behind_a_change_that_mongodb_cannot_tell_recovery_goes_on(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_behind_a_change_that_mongodb_cannot_tell_recovery_goes_on(bed: Bed, mon
     bed.work(audit=False)
     bed.write_unannounced(3)
     bed.catch_up()
-    assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+    assert reported(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
 
 
 def _too_large(*_: int, **__: bool) -> NoReturn:
@@ -137,7 +138,7 @@ def test_a_position_that_mongodb_no_longer_knows_leads_to_a_comparison(
     token = f"{data[:2]}{int(data[2:10], 16) - 1:08X}{data[10:]}" if is_token else "none"
     bed.mongo["recovery-state"].replace_one({"_id": "token"}, {"token": {"_data": token}})
     bed.restart()
-    bed.work_until(lambda: told(bed) == [(1, "upsert", 1), (2, "upsert", 2)])
+    bed.work_until(lambda: reported(bed) == [(1, "upsert", 1), (2, "upsert", 2)])
     bed.work_until(compared(bed))
     assert "cannot be read on" in caplog.text
 
@@ -151,7 +152,7 @@ def test_what_was_read_before_the_log_was_lost_is_still_judged(bed: Bed) -> None
     tail: Any = bed.recovery._tail
     tail.read = lambda *_, **__: (_ for _ in ()).throw(HistoryLost("rolled over"))
     bed.work_until(compared(bed))
-    assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2)]
+    assert reported(bed) == [(1, "upsert", 1), (2, "upsert", 2)]
 
 
 def test_changes_made_during_the_comparison_keep_their_payloads(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +169,7 @@ def test_changes_made_during_the_comparison_keep_their_payloads(bed: Bed, monkey
 
     monkeypatch.setattr(reconcile.Reconciler, "_page", write_meanwhile)
     bed.work_until(compared(bed))
-    assert told(bed) == [(1, "upsert", 0), (1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+    assert reported(bed) == [(1, "upsert", 0), (1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
 
 
 def test_events_that_the_audit_role_has_not_reached_are_not_taken_for_lost(bed: Bed) -> None:
@@ -183,7 +184,7 @@ def test_events_that_the_audit_role_has_not_reached_are_not_taken_for_lost(bed: 
         bed.work(audit=False)
     assert bed.records() == []
     bed.work_until(compared(bed))
-    assert told(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
+    assert reported(bed) == [(1, "upsert", 1), (2, "upsert", 2), (3, "upsert", 3)]
     assert len(bed.events()) == 3
 
 
@@ -229,7 +230,7 @@ def test_a_comparison_goes_on_where_another_process_left_it(bed: Bed, monkeypatc
     assert bed.recovery._reconciler.scanned_count < 11
 
 
-def test_documents_of_two_domains_that_share_an_id_are_told_apart(bed: Bed) -> None:
+def test_documents_of_two_domains_that_share_an_id_are_distinguished(bed: Bed) -> None:
     other = {"_id": "x", "signalId": "signal", "dictionaryName": "other", "payload": {"data": "other", "of": "other"}}
     bed.mongo["dictionary-items"].insert_one({**other, "rev": 1})
     bed.mongo["dictionary-items"].update_one({"_id": "x"}, {"$set": {"payload.data": "others", "rev": 2}})

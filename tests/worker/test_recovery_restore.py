@@ -26,7 +26,7 @@ def counted(bed: Bed) -> int:
     return int(found["eras"][0]["count"])
 
 
-def test_revisions_that_are_given_out_again_are_recorded_and_the_restore_is_told(bed: Bed) -> None:
+def test_revisions_that_are_given_out_again_are_recorded_and_the_restore_is_reported(bed: Bed) -> None:
     bed.write(1)
     bed.work_until(lambda: bed.data() == [1])
     files = saved(bed.mongo)
@@ -37,11 +37,11 @@ def test_revisions_that_are_given_out_again_are_recorded_and_the_restore_is_told
     set_back(bed.mongo, files)
     # These two are in the feed still, and would be taken for the revisions 2 and 3.
 
-    def is_told() -> object:
+    def is_reported() -> object:
         bed.work(audit=False)
         return bed.mongo["audit-items"].find_one({"operation": "restore"})
 
-    eventually(is_told)
+    eventually(is_reported)
     restored = bed.mongo["audit-items"].find_one({"operation": "restore"})
     assert restored is not None
     assert "was set back" in restored["reason"]

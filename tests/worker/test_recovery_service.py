@@ -127,12 +127,12 @@ def test_metrics_and_health_tell_what_recovery_did_and_how_far_it_is_behind(bed:
     bed.write_unannounced(1)
     while not bed.recovery.unjudged_count:
         bed.work(audit=False)
-    told = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
-    assert told["bkm_worker_service_behind_seconds"] > 0
+    reported = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
+    assert reported["bkm_worker_service_behind_seconds"] > 0
     assert [why.split()[0] for why in monitor.why_unhealthy()] == ["recovery"]
     bed.catch_up()
-    told = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
-    assert told["bkm_worker_recovered"] >= 1
+    reported = {metric.name: metric.samples[0].value for metric in WorkerCollector(monitor).collect() if metric.samples}
+    assert reported["bkm_worker_recovered"] >= 1
 
 
 def test_a_failure_while_a_piece_is_sighted_reads_it_again(bed: Bed) -> None:

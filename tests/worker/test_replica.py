@@ -18,8 +18,8 @@ from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.replicas import mongo as mongo_target
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.mongo import MongoTarget
@@ -44,8 +44,8 @@ def bed(shared_bed: Bed, tmp_path: Path) -> Bed:
 
 def loop(bed: Bed, *targets: Any) -> Loop:
     role = ReplicaRole(bed.deployment, targets)
-    parking, options = Parking(bed.mongo), LoopOptions(block_ms=1, claim_idle_ms=1)
-    return Loop(bed.deployment.redis, bed.deployment.streams, role, parking, "one", options)
+    dead_letters, options = DeadLetterWriter(bed.mongo), LoopOptions(block_ms=1, claim_idle_ms=1)
+    return Loop(bed.deployment.redis, bed.deployment.streams, role, dead_letters, "one", options)
 
 
 def pending(bed: Bed) -> int:
@@ -175,7 +175,7 @@ class TestCandles:
         bed.role(bed.to_mongo()).apply(bed.events())
         bed.require_equal()
 
-    def test_a_contradicting_candle_is_not_copied_and_keeps_nothing_else_from_being(self, bed: Bed) -> None:
+    def test_a_conflicting_candle_is_not_copied_and_keeps_nothing_else_from_being(self, bed: Bed) -> None:
         series = CandleInstance(bed.store, "BTC", "1m", "e")
         series.write_candles_data(candles(2))
         assert series.write_candles_data([{**row, "volume": 9.0} for row in candles(3)]).conflicts

@@ -377,8 +377,8 @@ class TestCommands:
             assert "hidden" not in result.output
 
 
-class TestLedgersAndSeries:
-    def test_ledger_rows_and_candles_are_copied_exactly(self, bed: Bed, target: Target) -> None:
+class TestListsAndSeries:
+    def test_list_rows_and_candles_are_copied_exactly(self, bed: Bed, target: Target) -> None:
         StorageInstance(bed.store, True).write_storage_data([{"id": "a", "priority": 1}, {"id": "b", "priority": 1}])
         StorageInstance(bed.store, True).write_storage_data([{"id": "a", "priority": 2}, {"id": "b", "priority": 1}])
         CandleInstance(bed.store, "BTC/USDT", "1m", "e").write_candles_data(candles(20))

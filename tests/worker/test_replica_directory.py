@@ -134,7 +134,7 @@ class TestGuard:
         (bed.directory / "state").unlink()
         assert role.apply(bed.events()) == 1
 
-    def test_a_document_that_no_file_can_hold_is_told_apart(self, bed: Bed) -> None:
+    def test_a_document_that_no_file_can_hold_is_distinguished(self, bed: Bed) -> None:
         bed.state_data(1)
         bed.mongo["state-items"].update_one({}, {"$set": {"payload.data": ObjectId()}})
         with pytest.raises(CorruptData, match="never stores"):

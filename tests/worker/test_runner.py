@@ -32,12 +32,12 @@ class Chore:
     def __init__(self, piece_count: int = 3, failures: Sequence[Exception] = ()) -> None:
         self.piece_count = piece_count
         self.failures = list(failures)
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.block = threading.Event()
         self.block.set()
 
     def open(self) -> None:
-        self.told.append("open")
+        self.reported.append("open")
 
     def run_once(self) -> int:
         self.block.wait(10)
@@ -46,11 +46,11 @@ class Chore:
         if self.piece_count == 0:
             return 0
         self.piece_count -= 1
-        self.told.append("work")
+        self.reported.append("work")
         return 1
 
     def close(self) -> None:
-        self.told.append("close")
+        self.reported.append("close")
 
 
 class Undecided(Chore):
@@ -101,13 +101,13 @@ class TestAService:
         chore, lead = Chore(), Lead(False)
         runner, end = serve(chore, lead)
         assert not runner.leads()
-        assert chore.told == []
+        assert chore.reported == []
         lead.leads = True
         eventually(lambda: chore.piece_count == 0)
         lead.leads = False
-        eventually(lambda: chore.told[-1] == "close")
+        eventually(lambda: chore.reported[-1] == "close")
         end()
-        assert chore.told == ["open", "work", "work", "work", "close"]
+        assert chore.reported == ["open", "work", "work", "work", "close"]
         assert runner.done_count == 3
 
     def test_is_opened_again_after_a_failure_and_goes_on(self) -> None:
@@ -115,7 +115,7 @@ class TestAService:
         runner, end = serve(chore, Lead())
         eventually(lambda: chore.piece_count == 0 and runner.trouble is None)
         end()
-        assert chore.told == ["open", "close", "open", "close", "open", "work", "work", "close"]
+        assert chore.reported == ["open", "close", "open", "close", "open", "work", "work", "close"]
         assert runner.failed_count == 2
 
     def test_a_close_that_fails_ends_nothing(self) -> None:
@@ -191,7 +191,7 @@ class TestTheRunner:
         chore.block.clear()
         runner = Runner(deployment, ["both"], RunnerOptions(OPTIONS.loop, stop_ms=50))
         end = start(runner)
-        eventually(lambda: chore.told == ["open"])
+        eventually(lambda: chore.reported == ["open"])
         assert end() is Exit.STUCK
         chore.block.set()
 
@@ -219,7 +219,7 @@ class TestTheRunner:
         monkeypatch.setattr(roles, "TABLE", {"both": Work(lambda _: parts[0], lambda _: chore)})
         assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.DONE
         assert chore.unjudged_count == 0
-        assert chore.told == ["open", "work", "close"]
+        assert chore.reported == ["open", "work", "close"]
 
     def test_once_ends_although_a_service_never_decides_and_says_so(
         self,

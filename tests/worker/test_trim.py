@@ -17,8 +17,8 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed import positions, trimming
 from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, look
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 from backtest_kit_worker.services.trim import TrimService
 
@@ -37,7 +37,9 @@ class Feed:
 
     def consume(self, role: Any = None, count: int = 500) -> None:
         options = LoopOptions(block_ms=1, batch_max=count)
-        Loop(self.client, [self.stream], role or AuditRole(self.mongo), Parking(self.mongo), "one", options).run_once(0)
+        Loop(
+            self.client, [self.stream], role or AuditRole(self.mongo), DeadLetterWriter(self.mongo), "one", options
+        ).run_once(0)
 
     def plan(self, retention_ms: int = 0) -> TrimPlan:
         # One past now: what was added in this very millisecond counts as old.
@@ -120,7 +122,7 @@ def test_an_acknowledged_entry_without_an_audit_record_stays_and_the_remedy_is_n
     assert feed.trim() == 2
 
 
-def test_a_parked_entry_is_held_and_one_that_parking_could_not_take_whole_is_not(feed: Feed) -> None:
+def test_a_dead_letter_is_held_and_one_that_parking_could_not_take_whole_is_not(feed: Feed) -> None:
     ids = [feed.client.xadd(feed.stream, {"e": b"\xff", "p": b"x"}).decode() for _ in range(2)]
     feed.consume()
     feed.mongo["parked-items"].update_one({"entry": ids[1]}, {"$set": {"oversize": True}})

@@ -20,15 +20,17 @@ from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.testing.examples import example
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles.audit import AuditRole
 
 pytestmark = pytest.mark.live
 
 
 def loop(client: Any, mongo: Any, stream: str, consumer: str = "one", **options: int) -> Loop:
-    return Loop(client, [stream], AuditRole(mongo), Parking(mongo), consumer, LoopOptions(**{"block_ms": 1, **options}))
+    return Loop(
+        client, [stream], AuditRole(mongo), DeadLetterWriter(mongo), consumer, LoopOptions(**{"block_ms": 1, **options})
+    )
 
 
 def state(store: Store, value: int) -> None:
@@ -73,7 +75,7 @@ def test_a_batch_of_candles_is_one_record_with_ranges(store: Store, client: Any,
     assert record["payload"] == {"ranges": [[0, 120_000, 3], [540_000, 540_000, 1]], "count": 4}
 
 
-def test_a_candle_that_contradicts_a_stored_one_is_one_record_with_both(
+def test_a_candle_that_conflicts_with_a_stored_one_is_one_record_with_both(
     store: Store, client: Any, mongo: Any, stream: str
 ) -> None:
     candle = {"timestamp": 0, "open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 0.0}
@@ -95,7 +97,7 @@ def test_a_removal_is_recorded_as_one(store: Store, client: Any, mongo: Any, str
     assert [r["operation"] for r in mongo["audit-items"].find().sort("rev", 1)] == ["upsert", "remove"]
 
 
-def test_only_changed_ledger_rows_are_events(store: Store, client: Any, mongo: Any, stream: str) -> None:
+def test_only_changed_list_rows_are_events(store: Store, client: Any, mongo: Any, stream: str) -> None:
     ledger = StorageInstance(store, True)
     ledger.write_storage_data([{"id": "a", "priority": 1}, {"id": "b", "priority": 1}])
     ledger.write_storage_data([{"id": "a", "priority": 2}, {"id": "b", "priority": 1}])

@@ -37,8 +37,8 @@ MaxLag = Annotated[
 
 @app.callback(
     invoke_without_command=True,
-    epilog="Stop it with SIGTERM: it finishes the batch at hand. After SIGKILL nothing is lost either: what was not acknowledged is delivered "
-    "again, and applying it twice changes nothing.",
+    epilog="Stop it with SIGTERM: it finishes the batch at hand. After SIGKILL nothing is lost either: what was not "
+    "acknowledged is delivered again, and applying it twice changes nothing.",
 )
 def run(
     context: typer.Context,
@@ -67,7 +67,8 @@ def run(
     max_lag_s: MaxLag = 60,
     log_format: Format = LogFormat.TEXT,
 ) -> None:
-    """Do what may happen after a write has returned: audit every change, keep replicas, recover lost events, trim the feed.
+    """Do what may happen after a write has returned: audit every change, keep replicas, recover lost events, trim the
+    feed.
 
     Any number of workers share the work. Exit status: 0 stopped as asked, 1 a server failed (only with --once), 2 wrong
     settings, 3 a bug ended a thread, 4 something did not stop in time.
@@ -84,7 +85,7 @@ def run(
 
 @app.command()
 def check(role: Roles = None, max_lag_s: MaxLag = 60, log_format: Format = LogFormat.TEXT) -> None:
-    """Look once whether the feed is worked on: servers, groups, lag, parked entries. Changes nothing.
+    """Look once whether the feed is worked on: servers, groups, lag, dead letters. Changes nothing.
 
     Exit status: 0 all is well, 2 wrong settings, 10 a server does not answer, 11 a role has never run, 12 a role is
     further behind than --max-lag-seconds, 13 entries are parked, 14 a group that nobody serves holds back trimming, 15
@@ -129,7 +130,8 @@ def serve(
     once: bool,
 ) -> Exit:
     """Run until SIGTERM or SIGINT, or with `once` until nothing is left. Order of shutdown: see `runner`."""
-    # What a batch decodes to is many objects and no cycles: looking for cycles at the usual rate takes a fifth of the time.
+    # What a batch decodes to is many objects and no cycles: looking for cycles at the usual rate takes a fifth of the
+    # time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
     stop = threading.Event()

@@ -37,7 +37,7 @@ class Deployment:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The feed's streams, one a partition."""
+        """The feed's streams, one per partition."""
         return streams(self.settings.database, self.settings.partitions)
 
     def close(self) -> None:

@@ -106,8 +106,8 @@ class ConsumerGroup:
         return [Batch(stream, whole, full=bool(more))] if whole else []
 
     def sight(self, streams: Sequence[str], handled_count: int) -> Sight:
-        """What the streams show of writers, and how much waits. `handled_count`: entries that this consumer has handled; it
-        stands for the group where Redis (6) does not count.
+        """What the streams show of writers, and how much waits. `handled_count`: entries that this consumer has
+        handled; it stands for the group where Redis (6) does not count.
         """
         ends, added, read, kept_from = [], 0, 0, []
         for stream in streams:
@@ -194,7 +194,9 @@ class ConsumerGroup:
             self._redis.xack(stream, self.name, *ids)
 
     def remove_dead(self, stream: str, idle_ms: int) -> list[str]:
-        """Remove consumers that hold nothing and have not asked for so long. One that comes back is simply made again."""
+        """Remove consumers that hold nothing and have not asked for so long. One that comes back is simply made
+        again.
+        """
         return self._remove_idle(stream, idle_ms, "")
 
     def leave(self, stream: str) -> None:

@@ -12,7 +12,7 @@ import pymongo
 import redis
 from pymongo.errors import PyMongoError
 
-from backtest_kit_mongo.feed.parked import count_open
+from backtest_kit_mongo.feed.dead_letters import count_open
 from backtest_kit_mongo.feed.positions import GroupPosition, look
 from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.size import bytes_max, stream_bytes
@@ -63,7 +63,7 @@ class GroupHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class FeedStatus:
     """What the servers say.
 
     Attributes:
@@ -111,11 +111,11 @@ class Monitor:
         self._limits = limits
         self._clock = clock
         self._lock = threading.Lock()
-        self._last = Snapshot()
+        self._last = FeedStatus()
         self._asked_s = self._sizes_due_s = float("-inf")
         self._last_sizes = (0, 0)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> FeedStatus:
         """What the servers say, not older than `fresh_ms`."""
         with self._lock:
             if self._clock() - self._asked_s > self._limits.fresh_ms / 1000:
@@ -123,7 +123,7 @@ class Monitor:
                 self._asked_s = self._clock()
             return self._last
 
-    def _ask(self) -> Snapshot:
+    def _ask(self) -> FeedStatus:
         unreachable = []
         positions, parked, unfilled_s = [], {}, {}
         found_troubles: tuple[Trouble, ...] = ()
@@ -149,7 +149,7 @@ class Monitor:
         health = {name: GroupHealth.over(each) for name, each in sorted(groups.items())}
         # The role acknowledges what all replicas have, so none is further ahead than its group.
         applied_s = health["replica"].lag_ms / 1000 if "replica" in health else 0.0
-        return Snapshot(
+        return FeedStatus(
             tuple(unreachable),
             health,
             sum(position.length for position in positions),
@@ -193,10 +193,12 @@ class Monitor:
         reasons += [
             f"{each.name} has failed for {for_s:.0f} s: {each.trouble}" for each, for_s in failing if for_s > limit_s
         ]
-        beats = [(loop.name, loop.beat) for loop in self.loops] + [(each.name, each.beat) for each in self.services]
-        for name, beat_s in beats:
-            if now_s - beat_s > self._limits.stuck_ms / 1000:
-                reasons.append(f"{name} gave no sign of life for {now_s - beat_s:.0f} s: it hangs")
+        heartbeats = [(loop.name, loop.heartbeat) for loop in self.loops] + [
+            (each.name, each.heartbeat) for each in self.services
+        ]
+        for name, heartbeat_s in heartbeats:
+            if now_s - heartbeat_s > self._limits.stuck_ms / 1000:
+                reasons.append(f"{name} gave no sign of life for {now_s - heartbeat_s:.0f} s: it hangs")
         return reasons
 
     def report(self) -> dict[str, Any]:

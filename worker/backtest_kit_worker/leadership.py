@@ -24,7 +24,7 @@ from pymongo.write_concern import WriteConcern
 COLLECTION = "worker-leases"
 LEASE_MS = 15_000
 TROUBLE_MAX = 500
-"""Characters of an error that are told with the lease."""
+"""Characters of an error that are reported with the lease."""
 _EPOCH = datetime.fromtimestamp(0, UTC)
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Leadership:
         clock: monotonic seconds.
 
     Attributes:
-        troubles: by service, the error that its attempts here end with; told with the lease, so that others see it.
+        troubles: by service, the error that its attempts here end with; reported with the lease, so that others see it.
     """
 
     def __init__(
@@ -87,7 +87,9 @@ class Leadership:
         return ours
 
     def _taking(self, trouble: str) -> list[dict[str, Any]]:
-        """Compare and set in one update. `term` counts the changes of holder; what fails has failed since it first did."""
+        """Compare and set in one update. `term` counts the changes of holder; what fails has failed since it first
+        did.
+        """
         me = {"$literal": self._holder}
         is_ours = {"$eq": ["$holder", me]}
         is_free = {"$lte": [{"$ifNull": ["$expiresAt", _EPOCH]}, "$$NOW"]}

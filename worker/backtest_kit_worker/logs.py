@@ -21,7 +21,7 @@ class LogFormat(StrEnum):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time (UTC), level, logger, thread, message, and the traceback if there is one."""
+    """One object per line: time (UTC), level, logger, thread, message, and the traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         values = {

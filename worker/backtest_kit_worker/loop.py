@@ -10,8 +10,8 @@ What fails without proof that it is the entry's fault is never parked:
 * a server is away: the batch is held, kept from the others, and applied again after a pause that grows;
 * everything fails, with the servers there: the entries stay pending, uncounted, and come again after `claim_idle_ms`.
 
-Nothing is fetched while a batch is held, so memory is bounded by `batch_max` entries and `BYTES_MAX` a stream, and a few entries
-more.
+Nothing is fetched while a batch is held, so memory is bounded by `batch_max` entries and `BYTES_MAX` a stream, and a
+few entries more.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pymongo.errors import ConnectionFailure, PyMongoError
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent, decode
 from backtest_kit_mongo.errors import EnvironmentFault
 from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.groups import START, Batch, ConsumerGroup, Entry, is_group_gone
 from backtest_kit_worker.pacing import SHARE_MIN, Pace
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.roles import Apply, Role
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Loop:
 
     Attributes:
         counts: entries by outcome (`OUTCOMES`); one may fail several times before its end.
-        beat: `time.monotonic()` of the last sign of life; an iteration that hangs stops it.
+        heartbeat: `time.monotonic()` of the last sign of life; an iteration that hangs stops it.
         trouble: the error that the last iteration ended with, None if it succeeded.
     """
 
@@ -96,7 +96,7 @@ class Loop:
         client: redis.Redis,
         streams: Sequence[str],
         role: Role,
-        parking: Parking,
+        dead_letters: DeadLetterWriter,
         consumer: str,
         options: LoopOptions = LoopOptions(),
         apply: Apply | None = None,
@@ -105,7 +105,7 @@ class Loop:
         self._streams = tuple(streams)
         self._role = role
         self._watched_apply = apply
-        self._parking = parking
+        self._dead_letters = dead_letters
         self._options = options
         self._opened = False
         self._proven = False
@@ -118,7 +118,7 @@ class Loop:
         self._pace = Pace(lambda: self._group.sight(self._streams, self._handled_count), options.share_min)
         self._rest_s = 0.0
         self.counts: Counter[str] = Counter()
-        self.beat = time.monotonic()
+        self.heartbeat = time.monotonic()
         self.trouble: str | None = None
 
     @property
@@ -135,7 +135,7 @@ class Loop:
         return self.counts["applied"]
 
     @property
-    def parked_count(self) -> int:
+    def dead_letter_count(self) -> int:
         return self.counts["parked"]
 
     def run_once(self, block_ms: int | None = None) -> int:
@@ -177,7 +177,7 @@ class Loop:
         # Redis counts by stream: of several, none need be full though all together gave more than was asked for.
         is_full = any(batch.full for batch in self._held)
         while self._held:
-            self.beat = time.monotonic()
+            self.heartbeat = time.monotonic()
             try:
                 handled += self._handle(self._held[0])
             except Exception as cause:
@@ -186,11 +186,11 @@ class Loop:
                 # The servers are there. Others may fare better, which proves whose fault it is; so go on with them.
                 failure = failure or cause
             self._held.popleft()
-        self.beat = time.monotonic()
+        self.heartbeat = time.monotonic()
         if failure is not None:
             raise failure
         self._handled_count += handled
-        self._rest_s = self._rest_after(self.beat - began_s, is_full=is_full)
+        self._rest_s = self._rest_after(self.heartbeat - began_s, is_full=is_full)
         return handled
 
     def _rest_after(self, took_s: float, *, is_full: bool) -> float:
@@ -263,7 +263,7 @@ class Loop:
             causes |= self._blamed(failures, batch.deliveries)
         for entry, fields in batch.entries:
             if entry in causes:
-                self._parking.park(batch.stream, self.name, entry, fields, causes[entry])
+                self._dead_letters.park(batch.stream, self.name, entry, fields, causes[entry])
         self.counts["parked"] += len(causes)
         self.counts["failed"] += len(failures)
         self._group.acknowledge(batch.stream, [*done, *causes])
@@ -324,7 +324,7 @@ class Loop:
                     stop.wait(self._rest_s)
             except Exception as cause:
                 failure_count, self.trouble = failure_count + 1, f"{type(cause).__name__}: {cause}"
-                self.beat = time.monotonic()
+                self.heartbeat = time.monotonic()
                 self._opened = False  # Indexes and groups may be gone as well.
                 pause_ms = backoff.pause_ms(failure_count)
                 logger.warning("%s: %s; trying again in %.0f ms", self.name, self.trouble, pause_ms)
@@ -356,7 +356,8 @@ class Loop:
 
 def _apart(stream: str, entries: Sequence[Entry], deliveries: Mapping[str, int], attempts_max: int) -> list[Batch]:
     """Entries that were delivered too often without an outcome, each in a batch of its own behind the others: if one of
-    them kills its worker, those before it are done. The first of them is given up in time, so that the rest come through.
+    them kills its worker, those before it are done. The first of them is given up in time, so that the rest come
+    through.
     """
     ordinary = [entry for entry in entries if deliveries.get(entry[0], 1) <= attempts_max]
     batches = [Batch(stream, ordinary, deliveries)] if ordinary else []

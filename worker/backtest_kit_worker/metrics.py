@@ -1,7 +1,7 @@
 """Metrics in Prometheus' format and health, over HTTP: `/metrics` and `/healthz`.
 
-Values are read when they are asked for, so counting costs the loops nothing. A service may offer `counts` (by outcome, see
-`RECOVERY`) and `oldest_s` (age of the oldest thing it has not settled). Label values are roles, services and groups
+Values are read when they are asked for, so counting costs the loops nothing. A service may offer `counts` (by outcome,
+see `RECOVERY`) and `oldest_s` (age of the oldest thing it has not settled). Label values are roles, services and groups
 (at most `GROUPS_MAX` by name), outcomes and nothing that grows with data.
 """
 
@@ -29,7 +29,7 @@ RECOVERY = {
     "restores": ("restore", "Times that the database went back: a backup was restored, or collections were replaced."),
     "contradicted": (
         "correction",
-        "Records that told something else than MongoDB's log: forged events, or altered records.",
+        "Records that reported something else than MongoDB's log: forged events, or altered records.",
     ),
 }
 """Metric -> outcome in the `counts` of a service, and what it means."""
@@ -49,7 +49,7 @@ class WorkerCollector(Collector):
         yield _gauge("stream_entries", "Entries in all streams of the feed.", snapshot.entry_count)
         yield _gauge("stream_bytes", "Memory of the feed in Redis.", snapshot.stream_bytes)
         yield _gauge("stream_bytes_max", "What it may be; 0 if no bound is known.", snapshot.stream_bytes_max)
-        parked = GaugeMetricFamily("bkm_worker_parked", "Parked entries that wait for an operator.", labels=["role"])
+        parked = GaugeMetricFamily("bkm_worker_parked", "Dead letters that wait for an operator.", labels=["role"])
         for role in sorted({loop.name for loop in self._monitor.loops} | set(snapshot.parked)):
             parked.add_metric([role], snapshot.parked.get(role, 0))
         yield parked

@@ -1,16 +1,17 @@
 """Catching up without getting in the way: while writers are at work, a loop that is behind rests between its batches.
 
-A worker at full speed takes as much of MongoDB's journal and of the CPU as it can get, and whoever writes meanwhile waits
-for both. So it works only a share of the time, as long as that suffices:
+A worker at full speed takes as much of MongoDB's journal and of the CPU as it can get, and whoever writes meanwhile
+waits for both. So it works only a share of the time, as long as that suffices:
 
 * nobody writes: full speed;
 * writers are at work and less waits than a second ago: the share shrinks, slowly, down to `share_min`; but only once as
   much was made up for as the last second in which more waited had cost;
 * writers are at work and no less waits, or nobody can tell (Redis 6 after trimming): the share doubles. A feed that is
-  busier than a resting worker can follow is followed at full speed: falling behind for ever is worse than being in the way.
+  busier than a resting worker can follow is followed at full speed: falling behind for ever is worse than being in the
+  way.
 
-Rests are multiples of the time that the batch took, not a rate: where servers are slow, rests are long. A loop that is not
-behind (its batches are not full) never rests.
+Rests are multiples of the time that the batch took, not a rate: where servers are slow, rests are long. A loop that is
+not behind (its batches are not full) never rests.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from typing import Final, NamedTuple
 SHARE_MIN: Final = 0.1
 LOOK_S: Final = 1.0
 FIRST_LOOK_S: Final = 0.1
-"""How often the feed is looked at while behind. It takes two looks to know whether anybody writes; the first two are close
-together, with a rest in between.
+"""How often the feed is looked at while behind. It takes two looks to know whether anybody writes; the first two are
+close together, with a rest in between.
 """
 REST_MAX_S: Final = 1.0
 """A batch that a restarting server held up for long says nothing about how long to rest."""
 SHRINK: Final = 0.8
-BITES: Final = 4
+DIVISOR: Final = 4
 """Into so many parts a batch is divided while the loop rests between them."""
 
 
@@ -67,11 +68,15 @@ class Pace:
         self.share = share_min
 
     def batch_max(self, most: int) -> int:
-        """How many entries to take next; `most` is the setting. Between rests fewer: who writes meanwhile waits for less."""
-        return most if self._seen is None or self.share == 1.0 else max(1, most // BITES)
+        """How many entries to take next; `most` is the setting. Between rests fewer: who writes meanwhile waits for
+        less.
+        """
+        return most if self._seen is None or self.share == 1.0 else max(1, most // DIVISOR)
 
     def rest_s(self, took_s: float, *, is_full: bool) -> float:
-        """Seconds to rest after a batch that took so long; `is_full`: there was more to take than the batch could hold."""
+        """Seconds to rest after a batch that took so long; `is_full`: there was more to take than the batch could
+        hold.
+        """
         if self._share_min >= 1:
             return 0.0
         if not is_full:

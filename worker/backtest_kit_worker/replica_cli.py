@@ -33,7 +33,7 @@ __all__ = ["Exit", "app"]
 
 
 class Exit(IntEnum):
-    """What the exit status tells a script. 0: as asked, and without differences."""
+    """What the exit status means to a script. 0: as asked, and without differences."""
 
     DIFFERENT = 1
     """`compare` found differences, or `rebuild` could not repair all of them."""
@@ -60,8 +60,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def _group() -> None:
     """Look at the replicas of a running system, fill them again, compare them with their source.
 
-    Replicas are named by [cyan]CC_REPLICA_MONGO_CONNECTION_STRING[/] and [cyan]CC_REPLICA_DIRECTORY[/], the source by the usual
-    CC_ variables. The worker's role [bold]replica[/] fills them and keeps them up to date.
+    Replicas are named by [cyan]CC_REPLICA_MONGO_CONNECTION_STRING[/] and [cyan]CC_REPLICA_DIRECTORY[/], the source by
+    the usual CC_ variables. The worker's role [bold]replica[/] fills them and keeps them up to date.
     """
 
 
@@ -69,7 +69,8 @@ def _group() -> None:
 def status(chosen: Chosen = None, as_json: AsJson = False) -> None:
     """How complete each replica is, and how far it is behind the feed.
 
-    It reads only. The lag counts changes that are published but not yet copied, and tells the age of the oldest of them.
+    It reads only. The lag counts changes that are published but not yet copied, and tells the age of the oldest of
+    them.
 
     [bold]Examples[/]
 
@@ -119,8 +120,8 @@ def _described(state: State, target: Target) -> dict[str, Any]:
 def rebuild(chosen: Chosen = None) -> None:
     """Copy everything again, then compare and repair: afterwards the replica equals its source.
 
-    The replica stays usable meanwhile, and the worker may go on. Documents that are newer in the source are copied; copies that
-    were altered are replaced, and copies without a document are [bold]removed[/].
+    The replica stays usable meanwhile, and the worker may go on. Documents that are newer in the source are copied;
+    copies that were altered are replaced, and copies without a document are [bold]removed[/].
 
     [bold]Examples[/]
 
@@ -130,7 +131,8 @@ def rebuild(chosen: Chosen = None) -> None:
 
     If it is interrupted, the worker goes on with the copy; only the repair needs the command again.
 
-    Exit status: 0 when equal, 1 when documents remain that the target cannot hold, 2 for wrong settings, 3 on a failure.
+    Exit status: 0 when equal, 1 when documents remain that the target cannot hold, 2 for wrong settings, 3 on a
+    failure.
     """
     with _session(chosen) as (deployment, targets):
         remaining = sum(_rebuild(deployment, target) for target in targets)

@@ -1,4 +1,4 @@
-"""The runner: a thread a role, a thread a service under leadership, a thread that keeps the leases.
+"""The runner: one thread per role, one per service under leadership, a thread that keeps the leases.
 
 Order of shutdown, on SIGTERM or SIGINT:
 1. the signal only sets a request;
@@ -6,10 +6,11 @@ Order of shutdown, on SIGTERM or SIGINT:
    being applied and being acknowledged;
 3. leases are released, so that other workers take over at once;
 4. metrics stop, connections close, the process exits.
-What has not ended within `stop_ms` is left: entries stay pending and leases run out, so another worker goes on with them.
+What has not ended within `stop_ms` is left: entries stay pending and leases run out, so another worker goes on with
+them.
 
-A server's restart ends nothing: roles and services try again with growing pauses. Memory is bounded: each role holds one
-batch, there are no queues.
+A server's restart ends nothing: roles and services try again with growing pauses. Memory is bounded: each role holds
+one batch, there are no queues.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from enum import IntEnum
 
 from backtest_kit_worker import roles
 from backtest_kit_worker.backoff import Backoff
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.leadership import LEASE_MS, Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.services import Service
 
 SETTLE_PAUSE_S = 0.05
@@ -74,7 +75,7 @@ class ServiceRunner:
 
     Attributes:
         done_count: what `run_once` returned, summed up.
-        beat: `time.monotonic()` of the last sign of life.
+        heartbeat: `time.monotonic()` of the last sign of life.
         trouble: the error of the last attempt, None if it succeeded.
         failing_s: `time.monotonic()` of the first of the attempts that failed since one succeeded.
     """
@@ -85,7 +86,7 @@ class ServiceRunner:
         self._backoff = backoff
         self.done_count = 0
         self.failed_count = 0
-        self.beat = time.monotonic()
+        self.heartbeat = time.monotonic()
         self.trouble: str | None = None
         self.failing_s: float | None = None
 
@@ -137,7 +138,9 @@ class ServiceRunner:
         return True
 
     def run_until_idle(self, round_max: int) -> int:
-        """Work until there is nothing to do now, at most so many pieces; returns how much was done. Errors are raised."""
+        """Work until there is nothing to do now, at most so many pieces; returns how much was done. Errors are
+        raised.
+        """
         total = 0
         for _ in range(round_max):
             if not self._leadership.attempt(self.name):
@@ -156,13 +159,13 @@ class ServiceRunner:
     def _once(self) -> int:
         work_count = self.service.run_once()
         self.done_count += work_count
-        self.beat = time.monotonic()
+        self.heartbeat = time.monotonic()
         return work_count
 
     def _pause(self, stop: threading.Event, pause_ms: float, *, while_leading: bool = False) -> None:
         end_s = time.monotonic() + pause_ms / 1000
         while (left_s := end_s - time.monotonic()) > 0 and not stop.wait(min(left_s, 0.5)):
-            self.beat = time.monotonic()
+            self.heartbeat = time.monotonic()
             if while_leading and not self.leads():
                 return
 
@@ -186,7 +189,7 @@ class Runner:
         self.deployment = deployment
         self.loops: list[Loop] = []
         services: list[Service] = []
-        parking = Parking(deployment.database)
+        dead_letters = DeadLetterWriter(deployment.database)
         for name in names:
             role, service = roles.build_role(name, deployment), roles.build_service(name, deployment)
             if role is None and service is None:
@@ -194,7 +197,7 @@ class Runner:
             if role is not None:
                 streams, consumer = deployment.streams, deployment.consumer
                 apply = _traced(role) if deployment.settings.tracing else None
-                self.loops.append(Loop(deployment.redis, streams, role, parking, consumer, options.loop, apply))
+                self.loops.append(Loop(deployment.redis, streams, role, dead_letters, consumer, options.loop, apply))
             if service is not None:
                 services.append(service)
         self.leadership = Leadership(
@@ -230,8 +233,8 @@ class Runner:
         return Exit.STUCK if left else Exit.DONE
 
     def run_until_idle(self) -> Exit:
-        """Work until nothing is left: roles, then services, and again while services make new events or have something to
-        decide (recovery gives each change a grace).
+        """Work until nothing is left: roles, then services, and again while services make new events or have something
+        to decide (recovery gives each change a grace).
         """
         try:
             self._until_idle([service for service in self.services if service.begin()])
@@ -277,8 +280,8 @@ class Runner:
         for name in left:
             logger.error("%s did not end in time and was left; another worker will go on with it", name)
         applied_count = sum(loop.applied_count for loop in self.loops)
-        parked_count = sum(loop.parked_count for loop in self.loops)
-        logger.info("stopped: %d changes applied, %d entries parked", applied_count, parked_count)
+        dead_letter_count = sum(loop.dead_letter_count for loop in self.loops)
+        logger.info("stopped: %d changes applied, %d dead letters", applied_count, dead_letter_count)
 
 
 def _traced(role: roles.Role) -> roles.Apply:

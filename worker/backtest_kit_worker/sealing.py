@@ -1,7 +1,7 @@
 """What the sealer makes of what it reads: the queue's batches, the heads, and the next links of each document's chain.
 
-Whoever may write the collections may write anything into them; what has not the worker's form is told from what has, and
-keeps nobody else from being sealed.
+Whoever may write the collections may write anything into them; what has not the worker's form is distinguished from
+what has, and keeps nobody else from being sealed.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ Foreign = dict[str, dict[tuple[int, int], bytes]]
 
 
 def take_up(record_id: Any, of_record: bytes, arrived: Arrived, foreign: Foreign) -> None:
-    """Put a record where it belongs in the chain of its document. One that has no place in any stays outside of the seals,
-    where `verify` finds it: it must not keep the others out.
+    """Put a record where it belongs in the chain of its document. One that has no place in any stays outside of the
+    seals, where `verify` finds it: it must not keep the others out.
     """
     try:
         name, first, rev, n = split_id(record_id)
@@ -85,7 +85,9 @@ def read_head(found: Mapping[str, Any]) -> Head | None:
 
 
 def following_ids(head: Head) -> Iterator[str]:
-    """What follows the document's name in the id of the record after a head: one revision, or a run that goes on from it."""
+    """What follows the document's name in the id of the record after a head: one revision, or a run that goes on from
+    it.
+    """
     yield str(head.rev + 1)
     for run in head.runs:
         first, _, last = run.partition("-")
@@ -106,7 +108,9 @@ def chained(
     revisions: Mapping[int, Arrival] | None,
     foreign: Mapping[tuple[int, int], bytes] | None,
 ) -> Links | None:
-    """The next links of a document's chain: its revisions without a hole, and foreign changes after the revision they name."""
+    """The next links of a document's chain: its revisions without a hole, and foreign changes after the revision they
+    name.
+    """
     after = head or NEW
     rev, chain = after.rev, after.chain
     ordered: list[tuple[int, int, int | str, bytes]] = []

@@ -79,7 +79,9 @@ class Broker(Protocol):
         """The order of that id; None: the broker has none."""
 
     def cancel(self, client_order_id: str, symbol: str) -> OrderState:
-        """End a working order; what is filled stays filled. An order that is not working any more is answered as it is."""
+        """End a working order; what is filled stays filled. An order that is not working any more is answered as it
+        is.
+        """
 
     def positions(self, symbol: str) -> Sequence[BrokerPosition]:
         """What the account holds of the symbol; empty: nothing, or the broker does not tell."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REFUSALS: Final = frozenset({"InsufficientFunds", "InvalidOrder", "BadSymbol", "NotSupported", "MarketClosed"})
-"""ccxt's errors after which the order was certainly not executed and would be refused again. Everything else, an unknown
-error of the exchange too, may be a lost reply: the order is looked up before anything is sent again."""
+"""ccxt's errors after which the order was certainly not executed and would be refused again. Everything else, an
+unknown error of the exchange too, may be a lost reply: the order is looked up before anything is sent again."""
 STATUSES: Final[Mapping[str, Status]] = {
     "open": "working", "closed": "done", "canceled": "cancelled", "expired": "cancelled", "rejected": "refused",
 }  # fmt: skip
@@ -125,11 +125,11 @@ def _classified(exchange: Any) -> Iterator[None]:
     except (BrokerUnavailable, OrderRefused):
         raise
     except Exception as cause:
-        told = f"{getattr(exchange, 'id', 'exchange')}: {type(cause).__name__}: {cause!s:.200}"
+        reported = f"{getattr(exchange, 'id', 'exchange')}: {type(cause).__name__}: {cause!s:.200}"
         if any(_is(cause, name) for name in REFUSALS) and not _is(cause, "OrderNotFound"):
-            raise OrderRefused(told) from cause
+            raise OrderRefused(reported) from cause
         raise BrokerUnavailable(
-            f"{told}. Whether the order was executed is not known; it is looked up before anything is sent again"
+            f"{reported}. Whether the order was executed is not known; it is looked up before anything is sent again"
         ) from cause
 
 

@@ -88,7 +88,8 @@ class OrderGate:
             if filled >= wanted * (1 - DUST):
                 return True
         raise BrokerUnavailable(
-            f"{self.symbol}: {filled:g} of {wanted:g} are closed after {PARTS_MAX} orders; the next attempt goes on with the rest"
+            f"{self.symbol}: {filled:g} of {wanted:g} are closed after {PARTS_MAX} orders; the next attempt goes on "
+            "with the rest"
         )
 
     def _part(self, order: Order, part: int, quantity: float, *, closes: bool, is_repeat: bool) -> OrderState | None:

@@ -1,4 +1,6 @@
-"""What strategies call: one registry for each domain, the instance behind it, and what another implementation must offer."""
+"""What strategies call: one registry for each domain, the instance behind it, and what another implementation must
+offer.
+"""
 
 from importlib import import_module
 from typing import Any

@@ -23,7 +23,9 @@ READ_WITH_WHEN = "Read it with `when=` to be answered as if it were not there. N
 
 
 class Bound:
-    """One context of one domain in one store, and what can be done with it. `verbs.py` gives it the domain's method names."""
+    """One context of one domain in one store, and what can be done with it. `verbs.py` gives it the domain's method
+    names.
+    """
 
     _domain: ClassVar[Domain]
 
@@ -130,8 +132,8 @@ class Bound:
         return [record.payload for record in self._list(None, limit)]
 
     def _write_rows(self, rows: Sequence[Payload]) -> None:
-        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the same
-        change again, neither validated nor encoded; the plan decides whether it is still what is stored.
+        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the
+        same change again, neither validated nor encoded; the plan decides whether it is still what is stored.
         """
         last = self._last_rows
         moment = stamp(self._context, None)

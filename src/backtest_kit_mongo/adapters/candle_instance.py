@@ -131,16 +131,17 @@ class CandleInstance(Bound):
         return self._write_offer(self._plain_offer(rows)) if rows else CandleReport(0, 0)
 
     def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport:
-        """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in epoch
-        milliseconds, `open`, `high`, `low`, `close`, `volume`), in any order of time.
+        """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in
+        epoch milliseconds, `open`, `high`, `low`, `close`, `volume`), in any order of time.
 
         Args:
             sparse: they are of this interval although the distances between them are those of a coarser one.
 
         Raises:
-            InvalidPayload: a column or a candle is wrong, or they are evidently of a coarser interval; the message names it.
-                No candle was written.
-            WriteOutcomeUnknown: the message says up to which candle they are stored for sure; writing them again is safe.
+            InvalidPayload: a column or a candle is wrong, or they are evidently of a coarser interval; the message
+                names it. No candle was written.
+            WriteOutcomeUnknown: the message says up to which candle they are stored for sure; writing them again is
+                safe.
         """
         from backtest_kit_mongo.candles.offering import of_table
 
@@ -185,7 +186,8 @@ class CandleInstance(Bound):
                 value, (int, float, str)
             ):  # Of texts the check says what is wrong.
                 raise InvalidPayload(
-                    f"{self._context}: candle {index} at {row['timestamp']!r:.40}: {name} is a {type(value).__name__}, which cannot be stored; "
+                    f"{self._context}: candle {index} at {row['timestamp']!r:.40}: {name} is a "
+                    f"{type(value).__name__}, which cannot be stored; "
                     "float() makes a number of it. No candle was written."
                 )
         try:
@@ -229,7 +231,8 @@ class CandleInstance(Bound):
 
         if not sparse and (said := other_interval(offer.timestamp, self._step_ms)) is not None:
             raise InvalidPayload(
-                f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., sparse=True)"
+                f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., "
+                "sparse=True)"
             )
         return offer
 
@@ -258,7 +261,8 @@ class CandleInstance(Bound):
     def _aligned(self, moment: int) -> int:
         if type(moment) is not int or moment % self._step_ms:
             raise InvalidKey(
-                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), a multiple of {self._step_ms}"
+                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), a "
+                f"multiple of {self._step_ms}"
             )
         return moment
 

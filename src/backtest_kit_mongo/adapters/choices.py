@@ -1,4 +1,4 @@
-"""What adapters were told to use, in a form that travels to other processes."""
+"""What adapters were set to use, in a form that travels to other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backtest_kit_mongo.errors import NotSetUp
 
 
 def of(registries: Iterable[Registry]) -> dict[str, str]:
-    """What adapters were told to use, by name; an own implementation is named by the place of its definition."""
+    """What adapters were set to use, by name; an own implementation is named by the place of its definition."""
     named = {}
     for registry in registries:
         choice = registry.choice
@@ -24,7 +24,7 @@ def of(registries: Iterable[Registry]) -> dict[str, str]:
 
 
 def choose(registries: Iterable[Registry], named: dict[str, str]) -> None:
-    """Tell adapters the same, unless they were told something in this process."""
+    """Tell adapters the same, unless they were set in this process."""
     for registry in registries:
         choice = named.get(registry.name)
         if choice is None or registry.choice is not None:
@@ -44,8 +44,8 @@ def choose(registries: Iterable[Registry], named: dict[str, str]) -> None:
 def _refusal(adapter: str, choice: str) -> Callable[..., Any]:
     def refuse(*context: str) -> Any:
         raise NotSetUp(
-            f"the process that started this one uses an implementation of its own for {adapter}, and {choice} cannot be found here. "
-            "Nothing was read or written. Choose one in this process too."
+            f"the process that started this one uses an implementation of its own for {adapter}, and {choice} cannot "
+            "be found here. Nothing was read or written. Choose one in this process too."
         )
 
     return refuse

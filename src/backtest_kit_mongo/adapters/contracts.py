@@ -44,9 +44,9 @@ CandleTable: TypeAlias = "Candles | Columns | ByColumn"
 class CandleReport:
     """What became of written candles:
 
-    `inserted` are new, `known` were stored before and kept, `unclosed` were refused (open times in ms). `conflicts` are the
-    open times of candles that were offered with other values than those stored, or twice with different values: the
-    first write wins, and what contradicts it is kept in `candle-conflicts` (files and memory only log it).
+    `inserted` are new, `known` were stored before and kept, `unclosed` were refused (open times in ms). `conflicts` are
+    the open times of candles that were offered with other values than those stored, or twice with different values: the
+    first write wins, and what conflicts with it is kept in `candle-conflicts` (files and memory only log it).
     """
 
     inserted: int

@@ -28,15 +28,15 @@ DEFAULT_PATH: Final = Path("dump/log/log.jsonl")
 
 
 class JsonlLog:
-    """A `PersistLogInstance`. Rows that this process wrote before are not written again; each line is one write, so lines of
-    several processes do not mix.
+    """A `PersistLogInstance`. Rows that this process wrote before are not written again; each line is one write, so
+    lines of several processes do not mix.
     """
 
     def __init__(self, path: Path | str = DEFAULT_PATH) -> None:
         self._path = Path(path)
         self._written: dict[Part, int] = {}
         """By id what was written, as a hash."""
-        self._told: set[tuple[Part, int]] = set()
+        self._reported: set[tuple[Part, int]] = set()
         self._lock = locks.Lock()
 
     def wait_for_init(self, initial: bool) -> None:
@@ -96,8 +96,8 @@ class JsonlLog:
         for change in changes:
             item, digest = change.key.item, hash(change.body)
             first = self._written[item] if item in self._written else hash(new.setdefault(item, change).body)
-            if digest != first and (item, digest) not in self._told:
-                self._told.add((item, digest))
+            if digest != first and (item, digest) not in self._reported:
+                self._reported.add((item, digest))
                 dropped.append(change)
         return list(new.values()), dropped
 

@@ -1,7 +1,8 @@
 """The registries of this process, one per domain: which implementation serves which context.
 
-Each has its domain's methods (`signatures.py`, `row_signatures.py`), `use_persist_<domain>_adapter(Ctor)`, `use_json()`,
-`use_memory()`, `use_dummy()` and `clear()`; Memory, State, Dictionary and Session also `wait_for_init` and `dispose`.
+Each has its domain's methods (`signatures.py`, `row_signatures.py`), `use_persist_<domain>_adapter(Ctor)`,
+`use_json()`, `use_memory()`, `use_dummy()` and `clear()`; Memory, State, Dictionary and Session also `wait_for_init`
+and `dispose`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from backtest_kit_mongo.locks import Lock
 
 Factory = Callable[..., Any]
 Choice = str | Factory
-"""What a registry was told to use: `json`, `memory`, `dummy`, or an implementation."""
+"""What a registry was set to use: `json`, `memory`, `dummy`, or an implementation."""
 
 
 class _Slot:
@@ -47,8 +47,8 @@ class _Slot:
 
 
 class Registry:
-    """One domain's registry: `class PersistStateRegistry(Registry, domain=STATE)` with a signature per method (`verbs.py`).
-    Thread-safe; contexts are tuples, so no two of them can collide.
+    """One domain's registry: `class PersistStateRegistry(Registry, domain=STATE)` with a signature per method
+    (`verbs.py`). Thread-safe; contexts are tuples, so no two of them can collide.
 
     Attributes:
         domain: its row.
@@ -80,7 +80,9 @@ class Registry:
         self._choice: Choice | None = None
 
     def __reduce__(self) -> str:
-        """The adapter's name: a copy, and what another process unpickles, is the one of that name: a strategy that holds an adapter travels."""
+        """The adapter's name: a copy, and what another process unpickles, is the one of that name: a strategy that
+        holds an adapter travels.
+        """
         return self.name
 
     @property
@@ -126,7 +128,7 @@ class Registry:
 
     @property
     def choice(self) -> Choice | None:
-        """What it was told to use; None is the default."""
+        """What it was set to use; None is the default."""
         return self._choice
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Signatures of the domains that are read and written as many rows: lists, and candles. See `signatures.py`.
 
-Reads raise `ServerUnreachable` and `ReadFailed`. Writes raise `CallerError`, `ServerUnreachable` and `WriteRefused` (nothing
-was written) and `WriteOutcomeUnknown`: see `errors.py`.
+Reads raise `ServerUnreachable` and `ReadFailed`. Writes raise `CallerError`, `ServerUnreachable` and `WriteRefused`
+(nothing was written) and `WriteOutcomeUnknown`: see `errors.py`.
 """
 
 # A signature's body is its docstring.
@@ -74,15 +74,15 @@ class PersistCandleRegistry(Registry, domain=table.CANDLE, builtin=CandleInstanc
     def write_candles(
         self, symbol: str, interval: str, exchange_name: str, candles: CandleTable, *, sparse: bool = False
     ) -> CandleReport:
-        """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp` in
-        epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
+        """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp`
+        in epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
 
         Args:
             sparse: they are of this interval although the distances between them are those of a coarser one.
 
         Raises:
-            CallerError: a column or candle is wrong or of another interval (the message names it), or the adapter in use has no columns. No
-            candle was written.
+            CallerError: a column or candle is wrong or of another interval (the message names it), or the adapter in
+            use has no columns. No candle was written.
             ServerUnreachable, WriteRefused: no candle was written.
             WriteOutcomeUnknown: some were; writing all of them again is safe.
         """
@@ -92,8 +92,9 @@ class PersistCandleRegistry(Registry, domain=table.CANDLE, builtin=CandleInstanc
         instance = self._at(*context)
         if not isinstance(instance, ColumnarCandleInstance):
             raise CallerError(
-                f"the candle adapter in use ({type(instance).__name__}) offers windows of rows only, not read_candles and "
-                "write_candles; use read_candles_data and write_candles_data, or the built-in adapter. Nothing was read or written."
+                f"the candle adapter in use ({type(instance).__name__}) offers windows of rows only, not read_candles "
+                "and write_candles; use read_candles_data and write_candles_data, or the built-in adapter. Nothing was "
+                "read or written."
             )
         return instance
 

@@ -1,11 +1,11 @@
-"""Signatures of the domains whose documents are read and written one at a time. A method is typed here and nowhere else:
-`verbs.py` makes the rest of it.
+"""Signatures of the domains whose documents are read and written one at a time. A method is typed here and nowhere
+else: `verbs.py` makes the rest of it.
 
-Names and parameter order are the original's in snake_case. A write that takes `when` may leave it out (or say None) at a
-simulation time (`look_ahead.py`); a read that takes one does not see what was written at a later simulation time.
+Names and parameter order are the original's in snake_case. A write that takes `when` may leave it out (or say None) at
+a simulation time (`look_ahead.py`); a read that takes one does not see what was written at a later simulation time.
 
-Reads raise `ServerUnreachable` and `ReadFailed`. Writes raise `CallerError`, `ServerUnreachable` and `WriteRefused` (nothing
-was written) and `WriteOutcomeUnknown`: see `errors.py`.
+Reads raise `ServerUnreachable` and `ReadFailed`. Writes raise `CallerError`, `ServerUnreachable` and `WriteRefused`
+(nothing was written) and `WriteOutcomeUnknown`: see `errors.py`.
 """
 
 # A signature's body is its docstring.

@@ -177,8 +177,8 @@ def _body(call: Call) -> str:
 
 
 def _method(declared: Any, parameters: tuple[Parameter, ...], body: str) -> Any:
-    """A function of these parameters. Compiled from text, as dataclasses are: arguments by place and by name, and no call more
-    than if it had been typed.
+    """A function of these parameters. Compiled from text, as dataclasses are: arguments by place and by name, and no
+    call more than if it had been typed.
     """
     listed = ["self"]
     for one in parameters:

@@ -8,8 +8,8 @@ A batch is a tree of its own, with a leaf for each record that the seal holds, i
 
     leaf("record" || chain value before || chain value || id)
 
-So one root vouches for every record, few hashes prove that a record is under it, and few that an older anchor is its beginning.
-A seal that is gone leaves no place free. A seal that cannot be read has an empty batch, so the
+So one root vouches for every record, few hashes prove that a record is under it, and few that an older anchor is its
+beginning. A seal that is gone leaves no place free. A seal that cannot be read has an empty batch, so the
 log can be anchored after it was tampered with too.
 
 What is hashed comes from `audit-seals` alone; that records are what was sealed is for `verify`.
@@ -207,8 +207,8 @@ def is_numbered(stored: Mapping[str, Any]) -> bool:
 
 
 def make_anchor(database: Database[Document], known: Sequence[TreeAnchor] = ()) -> tuple[TreeAnchor, list[Finding]]:
-    """The anchor of the log as it is now, and what of it does not fit the anchors known so far. All seals are read: an anchor
-    that only went on from the last one would not see what happened before it.
+    """The anchor of the log as it is now, and what of it does not fit the anchors known so far. All seals are read: an
+    anchor that only went on from the last one would not see what happened before it.
 
     Raises:
         ServerUnreachable, ReadFailed: nothing can be said.

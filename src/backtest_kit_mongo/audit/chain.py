@@ -1,27 +1,28 @@
 """The hash chain and the seals: theory of operation. Pure; the worker's `seal` service and `verify` share it.
 
-Each document has a chain: `chain(0)` is 32 zero bytes, `chain(n) = sha256(chain(n-1) || digest(record n))`. Revisions enter
-it without holes, 1, 2, 3, ...; a foreign change enters when it arrives, because it has no place in that sequence.
+Each document has a chain: `chain(0)` is 32 zero bytes, `chain(n) = sha256(chain(n-1) || digest(record n))`. Revisions
+enter it without holes, 1, 2, 3, ...; a foreign change enters when it arrives, because it has no place in that sequence.
 
-A seal is one document of `audit-seals`. Its number is its `_id`, so of two sealers only one can make it. It holds the chain
-values of a batch of records, the hash of the seal before it and its own hash: SHA-256 of its BSON bytes without `hash`. So
-the last hash vouches for every record before it, and one hash kept outside the database (`verify --anchor`) makes even a
-complete rewrite visible.
+A seal is one document of `audit-seals`. Its number is its `_id`, so of two sealers only one can make it. It holds the
+chain values of a batch of records, the hash of the seal before it and its own hash: SHA-256 of its BSON bytes without
+`hash`. So the last hash vouches for every record before it, and one hash kept outside the database (`verify --anchor`)
+makes even a complete rewrite visible.
 
 The way of a record, each step durable before the next:
-1. The audit role puts the record's id and digest into `audit-pending`, inserts the record, and confirms the pending batch. From
-   here on a change of the record is detected. A batch that is never confirmed (the worker was killed) is sealed later by what
-   the sealer finds in `audit-items`.
+1. The audit role puts the record's id and digest into `audit-pending`, inserts the record, and confirms the pending
+    batch. From
+   here on a change of the record is detected. A batch that is never confirmed (the worker was killed) is sealed later
+   by what the sealer finds in `audit-items`.
 2. The sealer inserts the seal, which names the pending batches that it used up.
 3. It moves `audit-heads` (a document's last sealed revision and chain value) forward, never back.
 4. It deletes the pending batches that the seal names.
-Whoever finds the last seal not followed by 3 and 4 does them first; doing them again changes nothing. Before it makes a seal,
-a sealer has done 3 and 4 of the one before, so only the last can be unfinished.
+Whoever finds the last seal not followed by 3 and 4 does them first; doing them again changes nothing. Before it makes a
+seal, a sealer has done 3 and 4 of the one before, so only the last can be unfinished.
 
 A gap may stand for a run of revisions; then it is one link, from the first to the last of them.
 
-A revision is in the chain if the head has come to it; foreign changes, which have no such order, are listed by their seal in
-an indexed field. So an id that is in several pending batches (an event was delivered twice) is sealed once.
+A revision is in the chain if the head has come to it; foreign changes, which have no such order, are listed by their
+seal in an indexed field. So an id that is in several pending batches (an event was delivered twice) is sealed once.
 
 Records beyond a hole are not sealed: the document's head is marked `waiting` before their pending batch is deleted, and
 when the hole is filled, they are read from `audit-items`.
@@ -57,8 +58,8 @@ class Links(NamedTuple):
     Attributes:
         document: "domain/documentId".
         after: the chain value before it.
-        revisions: what follows the document's name in the records' ids, ascending: a number, "rev~n" for a foreign change,
-            or "first-last" for a gap that stands for several revisions.
+        revisions: what follows the document's name in the records' ids, ascending: a number, "rev~n" for a foreign
+            change, or "first-last" for a gap that stands for several revisions.
         chains: their chain values, concatenated.
     """
 
@@ -131,8 +132,8 @@ def pieces(joined: bytes) -> Iterator[bytes]:
 def make_seal(
     before: Seal | None, sealed_at: datetime, pending: Sequence[ObjectId], links: Sequence[Links]
 ) -> tuple[Seal, dict[str, Any]]:
-    """The seal after `before`, and the document that is stored: columns, because a sub-document for each of thousands of
-    documents would cost the sealer more than the hashing.
+    """The seal after `before`, and the document that is stored: columns, because a sub-document for each of thousands
+    of documents would cost the sealer more than the hashing.
     """
     number = 1 if before is None else before.number + 1
     total = (0 if before is None else before.total) + sum(len(one.revisions) for one in links)

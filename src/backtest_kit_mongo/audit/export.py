@@ -29,7 +29,9 @@ class ParquetMissing(EnvironmentFault, ImportError):
 
 
 def row(record: AuditRecord) -> dict[str, Any]:
-    """A record as one flat row. `key` is the text that `parse_key` reads; None where the record does not know its key."""
+    """A record as one flat row. `key` is the text that `parse_key` reads; None where the record does not know its
+    key.
+    """
     return {
         "id": record.id,
         "domain": record.domain,
@@ -68,7 +70,7 @@ def _iso(value: Any) -> str:
 
 
 def export_jsonl(records: Iterable[AuditRecord], out: TextIO) -> int:
-    """Write one JSON object a line; returns how many."""
+    """Write one JSON object per line; returns how many."""
     count = 0
     for count, record in enumerate(records, 1):  # noqa: B007 - the count is the answer
         out.write(to_json(record) + "\n")
@@ -85,7 +87,8 @@ def export_parquet(records: Iterable[AuditRecord], path: Path) -> int:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as cause:
         raise ParquetMissing(
-            "Parquet needs pyarrow, nothing was written: pip install 'backtest-kit-mongo[parquet]'. Or use --format jsonl."
+            "Parquet needs pyarrow, nothing was written: pip install 'backtest-kit-mongo[parquet]'. Or use --format "
+            "jsonl."
         ) from cause
     schema = _schema(arrow)
     count = 0

@@ -1,8 +1,8 @@
 """Holes in revision sequences.
 
 The sealer seals without holes, so whoever looks for one need only look at the documents whose head it marked `waiting`:
-those of which a record exists beyond the last sealed revision. The index of `audit-heads` over that mark holds no others, so
-the search costs the same after a thousand records as after a billion.
+those of which a record exists beyond the last sealed revision. The index of `audit-heads` over that mark holds no
+others, so the search costs the same after a thousand records as after a billion.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Gap:
 def gaps(database: Database[Document], before: datetime | None = None) -> Iterator[Gap]:
     """Documents with missing revisions, the longest known first.
 
-    A record enters the sealer's view within a second or so; a hole may also be an event that is still on its way. Revisions
-    beyond the highest recorded one are not known here: the recovery service compares with the documents themselves.
+    A record enters the sealer's view within a second or so; a hole may also be an event that is still on its way.
+    Revisions beyond the highest recorded one are not known here: the recovery service compares with the documents
+    themselves.
 
     Args:
         before: only holes that the sealer met before this moment.
@@ -61,7 +62,8 @@ def gaps(database: Database[Document], before: datetime | None = None) -> Iterat
             if known is None:
                 continue  # Deleted by hand; `verify` says so.
             beyond = {
-                "documentId": known["documentId"], "domain": known["domain"], "rev": {"$gt": head.get("rev", 0)}, "foreign": None,
+                "documentId": known["documentId"], "domain": known["domain"], "rev": {"$gt": head.get("rev", 0)},
+                "foreign": None,
             }  # fmt: skip
             found = items.find(beyond, {"_id": 0, "rev": 1, "first": 1}).sort("rev", 1)
             runs_of = ((int(record.get("first") or record["rev"]), int(record["rev"])) for record in found)

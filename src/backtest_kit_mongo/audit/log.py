@@ -39,8 +39,8 @@ class Snapshot:
         exists: False if nothing was stored, or it was removed.
         payload: None if it does not exist.
         record: the change that made it so; None if there was none.
-        lost: revisions directly after it whose content and time are lost, a run of many as "first-last": one of them may already
-            have been in force.
+        lost: revisions directly after it whose content and time are lost, a run of many as "first-last": one of them
+            may already have been in force.
     """
 
     key: Key
@@ -97,8 +97,8 @@ class AuditLog:
         """The newest records, oldest of them first, in the order in which they were recorded.
 
         Args:
-            domain, symbol: only of this domain, only of keys with this symbol. What is rare is searched for backwards through the
-                whole log.
+            domain, symbol: only of this domain, only of keys with this symbol. What is rare is searched for backwards
+                through the whole log.
 
         Raises:
             CallerError: there is no such domain, or it has no symbol.
@@ -176,7 +176,9 @@ class AuditLog:
 
 
 def is_removal(domain: Domain, record: AuditRecord) -> bool:
-    """Whether reads see nothing after this change: a soft delete, or a foreign one after which nothing is known to exist."""
+    """Whether reads see nothing after this change: a soft delete, or a foreign one after which nothing is known to
+    exist.
+    """
     payload = record.payload
     marked = domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
     done = record.detail if record.operation == CORRECTION else record.operation
@@ -229,7 +231,9 @@ def selection(domain: str | None, symbol: str | None) -> Document:
 
 @contextmanager
 def open_log(settings: Settings | None = None) -> Iterator[AuditLog]:
-    """The audit log of the database that the settings name (default: the environment's), over a connection of its own."""
+    """The audit log of the database that the settings name (default: the environment's), over a connection of its
+    own.
+    """
     from backtest_kit_mongo.settings import load
     from backtest_kit_mongo.setup import resolve
 

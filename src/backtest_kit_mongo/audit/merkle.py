@@ -1,8 +1,8 @@
 """Merkle trees as RFC 6962 (Certificate Transparency) defines them. Pure: bytes in, bytes out.
 
-A leaf is hashed with the prefix 0, an inner node with 1, so neither can pass for the other. A tree of n leaves splits at the
-largest power of two below n, so a tree that grows keeps its full left parts, and few hashes prove that an older tree is the
-beginning of a newer one.
+A leaf is hashed with the prefix 0, an inner node with 1, so neither can pass for the other. A tree of n leaves splits
+at the largest power of two below n, so a tree that grows keeps its full left parts, and few hashes prove that an older
+tree is the beginning of a newer one.
 """
 
 from __future__ import annotations

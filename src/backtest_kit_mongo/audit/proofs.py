@@ -1,4 +1,5 @@
-"""Proofs for whoever holds anchors but must not, or need not, see the database. `docs/check_proof.py` checks them offline.
+"""Proofs for whoever holds anchors but must not, or need not, see the database. `docs/check_proof.py` checks them
+offline.
 
 A proof of one record among ten million is about 2 KB, whatever else the log holds: `docs/audit.md` has the arithmetic.
 """

@@ -8,7 +8,7 @@
 | documentId  | MongoDB's `_id` as text; of candles the series and the first new open time |
 | rev         | the revision that the change made |
 | operation   | upsert, remove, batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
-|             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` told something else |
+|             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` reported something else |
 |             | than MongoDB's own log; this one tells what the revision was), restore (the database went back: `domain` is |
 |             | "restore", `documentId` the era that it ended, `reason` what was seen; revisions after it may be given out again) |
 | foreign     | foreign changes and corrections only: n, the cluster time as an integer; the revision they came after is `rev` |
@@ -52,8 +52,8 @@ RESTORE: Final = "restore"
 IDENTITY: Final = (("documentId", 1), ("rev", 1), ("foreign", 1), ("domain", 1))
 """Unique, so no second record of a revision fits in under another `_id`; its order is a document's history."""
 KEYS: Final = (("domain", 1), ("label", 1), ("documentId", 1))
-"""Finds the documents of a key, of which there are several if one was deleted and made again. Only first revisions are in it:
-each index over all records costs the audit role about a tenth of its throughput.
+"""Finds the documents of a key, of which there are several if one was deleted and made again. Only first revisions are
+in it: each index over all records costs the audit role about a tenth of its throughput.
 """
 IN_KEYS: Final = {"rev": {"$lte": 1}}
 

@@ -31,7 +31,10 @@ def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
         if (first := record.first or record.rev) > rev + 1:
             yield f"  rev {rev + 1}{f'..{first - 1}' if first > rev + 2 else ''}  no record yet"
         rev = max(rev, record.rev)
-        yield f"  {_revision(record)}  {record.operation}  written {_written(record)}{_simulated(record)}{_writer(record)}"
+        yield (
+            f"  {_revision(record)}  {record.operation}  written "
+            f"{_written(record)}{_simulated(record)}{_writer(record)}"
+        )
         if record.reason:
             yield f"    {record.reason}"
         if record.operation == GAP or (record.operation == FOREIGN and record.payload is None and record.reason):
@@ -49,7 +52,7 @@ def _revision(record: AuditRecord) -> str:
 
 
 def _written(record: AuditRecord) -> str:
-    """Seconds would not tell neighbours apart."""
+    """Seconds would not distinguish neighbours."""
     return "at an unknown time" if record.written_at is None else _iso(record.written_at)
 
 

@@ -1,5 +1,5 @@
-"""Signatures of anchors, Ed25519, with `cryptography` (extra `sign`). Keys are PEM files, as `openssl genpkey -algorithm ed25519`
-makes them.
+"""Signatures of anchors, Ed25519, with `cryptography` (extra `sign`). Keys are PEM files, as
+`openssl genpkey -algorithm ed25519` makes them.
 """
 
 from __future__ import annotations

@@ -1,19 +1,23 @@
 """Finding the first record or seal that was tampered with.
 
-Detected: a sealed record that was altered or deleted; one that was altered after it was recorded and before it was sealed; a
-second record of a revision, under whatever id; a sealed revision that is missing in a document's chain; a seal that was
-altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals deleted from the end while a
-head still names one of them.
+Detected: a sealed record that was altered or deleted; one that was altered after it was recorded and before it was
+sealed; a second record of a revision, under whatever id; a sealed revision that is missing in a document's chain; a
+seal that was altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals deleted
+from the end while a head still names one of them.
 
 Not detected, because nothing inside a database can witness against whoever may change all of it:
-- The end cut off consistently: the last seals, their records, and the heads set back. What remains is a valid, shorter log.
+- The end cut off consistently: the last seals, their records, and the heads set back. What remains is a valid, shorter
+  log.
 - Everything rewritten: records, and every seal after them with new hashes.
-- Records deleted or invented before they were sealed (a second or so after they were recorded), with their queue entry; and
-  records altered while they wait, unsealed, behind a hole or in a batch whose worker died: those are sealed as found.
-The first two are detected with an anchor: the number and hash of a seal, as `verify` prints them, or the lines that `anchors.py`
-makes, kept where the database's users cannot change them. The last is what the stream and the documents themselves can tell.
+- Records deleted or invented before they were sealed (a second or so after they were recorded), with their queue entry;
+  and records altered while they wait, unsealed, behind a hole or in a batch whose worker died: those are sealed as
+  found.
+The first two are detected with an anchor: the number and hash of a seal, as `verify` prints them, or the lines that
+`anchors.py` makes, kept where the database's users cannot change them. The last is what the stream and the documents
+themselves can tell.
 
-Memory is bounded: seals and records are streamed; where each document's chain has come to is kept in a temporary SQLite file.
+Memory is bounded: seals and records are streamed; where each document's chain has come to is kept in a temporary SQLite
+file.
 """
 
 from __future__ import annotations
@@ -300,8 +304,9 @@ def _indexed(record_id: Any) -> str:
 
 
 def _has_form(row: Mapping[str, Any]) -> bool:
-    """Whether a record is named by types that the worker writes. MongoDB holds 1, "1" and true for different values, so a
-    second record of a revision would fit in beside the first, and neither its place nor its number would give it away.
+    """Whether a record is named by types that the worker writes. MongoDB holds 1, "1" and true for different values, so
+    a second record of a revision would fit in beside the first, and neither its place nor its number would give it
+    away.
     """
     foreign = row.get("foreign")
     return (

@@ -17,9 +17,9 @@ STALE_MIN = 256
 
 
 class BlockCache:
-    """Thread-safe. What a block holds is true as long as its range has the block's generation, which whoever takes one from
-    here compares; apart from that it can only be less than there is by now. A signal handler that comes in the middle of it
-    gets nothing and leaves nothing.
+    """Thread-safe. What a block holds is true as long as its range has the block's generation, which whoever takes one
+    from here compares; apart from that it can only be less than there is by now. A signal handler that comes in the
+    middle of it gets nothing and leaves nothing.
 
     Args:
         bytes_max: bound on the arrays of all kept blocks; 0 keeps none.

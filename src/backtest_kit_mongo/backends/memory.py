@@ -79,7 +79,7 @@ class MemoryTruth(RowsOnly):
 
     def append(self, effect: Append) -> Appended:
         from backtest_kit_mongo.candles.columns import of_rows, to_rows
-        from backtest_kit_mongo.candles.conflicts import contradictions
+        from backtest_kit_mongo.candles.conflicts import conflicts_of
 
         with self._lock:
             series = self._series.setdefault(effect.scope, {})
@@ -87,7 +87,7 @@ class MemoryTruth(RowsOnly):
             stored = of_rows([series[moment] for moment in offered if moment in series])
             new = tuple(moment for moment in offered if moment not in series)
             series.update((moment, offered[moment]) for moment in new)
-        return Appended(new, contradictions(stored, effect.rows))
+        return Appended(new, conflicts_of(stored, effect.rows))
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         with self._lock:

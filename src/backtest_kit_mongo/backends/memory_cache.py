@@ -30,7 +30,7 @@ class MemoryRedis:
 
     Attributes:
         incarnation: of the cache: raised by whatever ends the memory or the era, and so never reused.
-        era: of the database, as far as this Redis knows; a client that believes in another one is told.
+        era: of the database, as far as this Redis knows; a client that believes in another one is refused.
         numbers: counts the invalidations of each domain.
         listeners: hear them, as (number, key).
     """
@@ -113,7 +113,7 @@ class MemoryCache:
     def close(self) -> None:
         return
 
-    def _believe(self) -> None:
+    def _confirm(self) -> None:
         if self.era is not None and self.era != self._redis.era:
             raise Outdated
 
@@ -124,9 +124,11 @@ class MemoryCache:
             return False
         return redis.now_ms - redis.born[1] > self._lease_ms
 
-    def beat(self, domain: str) -> tuple[str, int]:
-        """The identity of this Redis, which FLUSHALL changes too, and the number that a domain's invalidations reached."""
-        self._believe()
+    def heartbeat(self, domain: str) -> tuple[str, int]:
+        """The identity of this Redis, which FLUSHALL changes too, and the number that a domain's invalidations
+        reached.
+        """
+        self._confirm()
         self._see_open()
         return str(self._redis.born), self._redis.numbers.get(domain, 0)
 
@@ -151,7 +153,7 @@ class MemoryCache:
         return True
 
     def lease(self, effect: Lease) -> Leased | None:
-        self._believe()
+        self._confirm()
         redis, key, token = self._redis, effect.key, next(self._tokens)
         is_open = self._see_open()
         sole = not self._leased(key)
@@ -170,7 +172,7 @@ class MemoryCache:
         self._redis.leases.get(effect.key, {}).pop(effect.token, None)
 
     def commit(self, effect: Commit) -> None:
-        self._believe()
+        self._confirm()
         alive = self._redis.leases.get(effect.key, {}).pop(effect.token, None) is not None
         if alive:
             self._install(effect.key, effect.token, effect.entry)
@@ -197,7 +199,7 @@ class MemoryCache:
         self._redis.invalidate(key)
 
     def read(self, effect: CacheRead) -> Record | Right:
-        self._believe()
+        self._confirm()
         key = effect.key
         found = self._entry(key)
         if found is not None:
@@ -213,7 +215,7 @@ class MemoryCache:
         return Right(token)
 
     def fill(self, effect: Fill) -> None:
-        self._believe()
+        self._confirm()
         self._install(effect.record.key, effect.token, effect.record)
 
 

@@ -29,10 +29,10 @@ logger = locks.logger(__name__)
 
 CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps: otherwise a laptop that wakes up would take old copies for fresh."""
-BEATS_PER_STALENESS = 4
-"""One lost or late beat must not make all copies unservable."""
+HEARTBEATS_PER_STALENESS = 4
+"""One lost or late heartbeat must not make all copies unservable."""
 DEAF_S = 5.0
-"""Without a beat for so long, and for several times the staleness bound, another connection is made: the node of a
+"""Without a heartbeat for so long, and for several times the staleness bound, another connection is made: the node of a
 cluster through which this process listens may be cut off from the others."""
 
 
@@ -74,7 +74,7 @@ class NearCache:
         self._clock_s = clock_s
         self._lock = locks.Lock()
         self._copies = Copies(options.bytes_max, options.staleness_ms / 1000)
-        self._ear = _Ear(client, link, options, identity, self._copies, self._lock, clock_s)
+        self._subscriber = _Subscriber(client, link, options, identity, self._copies, self._lock, clock_s)
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -96,7 +96,7 @@ class NearCache:
         return self._copies.get(key, self._clock_s())
 
     def begin(self, effect: NearBegin) -> Fetch:
-        self._ear.listen()
+        self._subscriber.listen()
         options, key = self._options, effect.key
         channel = names(options.database, self._identity.partitions, key.domain.name, key.parts).channel
         with self._lock:
@@ -113,11 +113,11 @@ class NearCache:
 
     def close(self) -> None:
         """Stop listening. Whoever reads later begins to listen again."""
-        self._ear.close()
+        self._subscriber.close()
 
 
-class _Ear:
-    """The thread that hears invalidations and asks for beats.
+class _Subscriber:
+    """The thread that hears invalidations and asks for heartbeats.
 
     The client library reconnects and subscribes again by itself; what was said meanwhile is noticed by its number.
     """
@@ -139,14 +139,14 @@ class _Ear:
         self._lock = lock
         self._clock_s = clock_s
         self._retry_s = options.retry_ms / 1000
-        self._beat_s = options.staleness_ms / 1000 / BEATS_PER_STALENESS
-        self._beat = Script("beat")
+        self._heartbeat_s = options.staleness_ms / 1000 / HEARTBEATS_PER_STALENESS
+        self._heartbeat = Script("heartbeat")
         self._database = options.database
         self._domains = {domain.name: domain for domain in options.domains}
         self._name = os.urandom(12).hex()
         self._channels: tuple[Channels, ...] = ()
-        self._by_beat: dict[bytes, Channels] = {}
-        self._beat_heard_s = 0.0
+        self._by_heartbeat: dict[bytes, Channels] = {}
+        self._heartbeat_heard_s = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -176,17 +176,17 @@ class _Ear:
             self._link.close()
 
     def _run(self, stop: threading.Event) -> None:
-        is_told = False
+        is_reported = False
         while not stop.is_set():
             try:
                 with self._client.pubsub() as subscription:
                     self._hear(subscription, stop)
-                is_told = False
+                is_reported = False
             except Exception as cause:
                 # Also what nobody should ever send on these channels: it must not end the thread for good.
-                if not is_told:
+                if not is_reported:
                     logger.warning("the near cache is off until Redis can be heard (reads go to Redis): %s", cause)
-                    is_told = True
+                    is_reported = True
                 stop.wait(self._retry_s)
             finally:
                 with self._lock:
@@ -195,20 +195,20 @@ class _Ear:
     def _hear(self, subscription: Any, stop: threading.Event) -> None:
         # Anew each time: another process's start may have put another number of partitions in force.
         self._channels = channels(self._database, self._identity.partitions, sorted(self._domains), self._name)
-        self._by_beat = {found.beats.encode(): found for found in self._channels}
-        wanted = [name for found in self._channels for name in (found.beats, *found.invalidations)]
+        self._by_heartbeat = {found.heartbeats.encode(): found for found in self._channels}
+        wanted = [name for found in self._channels for name in (found.heartbeats, *found.invalidations)]
         subscription.subscribe(*wanted)
         confirmed = 0
-        next_beat_s = 0.0
-        self._beat_heard_s = self._clock_s()
+        next_heartbeat_s = 0.0
+        self._heartbeat_heard_s = self._clock_s()
         while not stop.is_set():
             now_s = self._clock_s()
-            if confirmed >= len(wanted) and now_s >= next_beat_s:
+            if confirmed >= len(wanted) and now_s >= next_heartbeat_s:
                 self._ask(now_s)
-                next_beat_s = now_s + self._beat_s
-                if now_s - self._beat_heard_s > max(DEAF_S, 4 * BEATS_PER_STALENESS * self._beat_s):
-                    raise redis.ConnectionError("beats are asked for and never heard")
-            message = subscription.get_message(timeout=max(0.001, min(self._beat_s, next_beat_s - now_s)))
+                next_heartbeat_s = now_s + self._heartbeat_s
+                if now_s - self._heartbeat_heard_s > max(DEAF_S, 4 * HEARTBEATS_PER_STALENESS * self._heartbeat_s):
+                    raise redis.ConnectionError("heartbeats are asked for and never heard")
+            message = subscription.get_message(timeout=max(0.001, min(self._heartbeat_s, next_heartbeat_s - now_s)))
             if message is None:
                 continue
             if message["type"] == "message":
@@ -217,8 +217,8 @@ class _Ear:
                 confirmed += 1
 
     def _ask(self, now_s: float) -> None:
-        """Ask for beats. The question carries the time of asking, so it need not be kept here. Copies that depend on a
-        node that is away are not confirmed, and the others go on.
+        """Ask for heartbeats. The question carries the time of asking, so it need not be kept here. Copies that depend
+        on a node that is away are not confirmed, and the others go on.
         """
         heard, lost = False, dict[RedisLink, Exception]()
         for found in self._channels:
@@ -227,9 +227,9 @@ class _Ear:
                 continue
             try:
                 self._link.run(
-                    self._beat,
+                    self._heartbeat,
                     [found.born, self._identity.name(found.born), *found.numbers],
-                    [self._identity.era, found.beats, now_s.hex()],
+                    [self._identity.era, found.heartbeats, now_s.hex()],
                 )
                 heard = True
             except Outdated:
@@ -241,7 +241,7 @@ class _Ear:
             raise next(iter(lost.values()))
 
     def _take(self, channel: bytes, said: bytes) -> None:
-        found: Channels | None = self._by_beat.get(channel)
+        found: Channels | None = self._by_heartbeat.get(channel)
         if found is None:
             number, name = said.decode().split(" ", 1)
             key = parse_entry_name(name, self._database, self._domains)
@@ -251,7 +251,7 @@ class _Ear:
                 self._copies.heard(channel.decode(), int(number), key)
             return
         asked, incarnation, *numbers = said.decode().split(" ")
-        self._beat_heard_s = self._clock_s()
+        self._heartbeat_heard_s = self._clock_s()
         with self._lock:
             for heard, number in zip(found.invalidations, numbers, strict=True):
                 self._copies.confirmed(heard, float.fromhex(asked), incarnation, int(number))

@@ -1,4 +1,4 @@
-"""What truths that keep rows, and no blocks, share: the columnar port, and what becomes of contradictions."""
+"""What truths that keep rows, and no blocks, share: the columnar port, and what becomes of conflicts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
-from backtest_kit_mongo.coherence.effects import Conflict, Quarantine
+from backtest_kit_mongo.coherence.effects import Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.record import Key
 
 if TYPE_CHECKING:
@@ -54,6 +54,6 @@ class RowsOnly:
     def series(self) -> RowSeries:
         return RowSeries(self.window)
 
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        """Keeps nothing: contradictions are reported and logged, here that is all."""
+    def keep_conflicts(self, effect: KeepConflicts) -> tuple[Conflict, ...]:
+        """Keeps nothing: conflicts are reported and logged, here that is all."""
         return ()

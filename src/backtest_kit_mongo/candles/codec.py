@@ -9,8 +9,9 @@ A block holds those candles of one aligned range that its maker saw; `BLOCK_ROWS
 
 The checksum is the CRC-32 of codec, start, step, count and integers (little-endian int64 each), then of the bytes.
 
-Why the values are not compressed. Measured on real candles (seven pairs of 5 minutes, one of 1 minute, EURUSD of 1 hour),
-scaled to a year of one-minute candles, 525,600 * 40 bytes = 21 MB, which takes some 30 ms to fetch from a mongod beside:
+Why the values are not compressed. Measured on real candles (seven pairs of 5 minutes, one of 1 minute, EURUSD of 1
+hour), scaled to a year of one-minute candles, 525,600 * 40 bytes = 21 MB, which takes some 30 ms to fetch from a mongod
+beside:
 
 |                         | ratio: mean (worst to best) | compress | decompress |
 |-------------------------|-----------------------------|----------|------------|
@@ -21,13 +22,14 @@ scaled to a year of one-minute candles, 525,600 * 40 bytes = 21 MB, which takes 
 | zstd 1, bytes shuffled  | 1.31 (1.26 to 1.58)         | 23 ms    | 18 ms      |
 | lz4                     | 1.30 (1.13 to 1.79)         | 30 ms    | 5 ms       |
 
-What the standard library has costs more than the fetch. zstd would save 14 of the 30 ms and cost 23, and is a dependency;
-over a slow network it pays, and there `compressors=zstd` in the connection string does the same for documents and blocks.
-On disk MongoDB compresses with snappy. Decimal prices as float64 have few bytes that repeat, so shuffling makes it worse.
+What the standard library has costs more than the fetch. zstd would save 14 of the 30 ms and cost 23, and is a
+dependency; over a slow network it pays, and there `compressors=zstd` in the connection string does the same for
+documents and blocks. On disk MongoDB compresses with snappy. Decimal prices as float64 have few bytes that repeat, so
+shuffling makes it worse.
 
-Why CRC-32: it finds every burst of up to 32 wrong bits, is in the standard library of most languages, and takes 6 of the
-7 ms that decoding a year takes. Others: Adler-32 7 ms, SHA-1 13, SHA-256 14, BLAKE2b 26, MD5 32. A weighted sum of words by
-NumPy takes 2, but is our own invention, and 4 ms are not worth one.
+Why CRC-32: it finds every burst of up to 32 wrong bits, is in the standard library of most languages, and takes 6 of
+the 7 ms that decoding a year takes. Others: Adler-32 7 ms, SHA-1 13, SHA-256 14, BLAKE2b 26, MD5 32. A weighted sum of
+words by NumPy takes 2, but is our own invention, and 4 ms are not worth one.
 """
 
 from __future__ import annotations

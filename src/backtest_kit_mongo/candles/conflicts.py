@@ -1,4 +1,4 @@
-"""Candles that contradict what is stored."""
+"""Candles that conflict with what is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backtest_kit_mongo.candles.columns import FIELDS, Columns, take, to_rows
 from backtest_kit_mongo.coherence.effects import Conflict
 
 
-def contradictions(stored: Columns, offered: Columns) -> tuple[Conflict, ...]:
+def conflicts_of(stored: Columns, offered: Columns) -> tuple[Conflict, ...]:
     """Offered candles that are stored with other numbers, ascending. 1 and 1.0 are the same number."""
     times, here, there = np.intersect1d(stored.timestamp, offered.timestamp, assume_unique=True, return_indices=True)
     differs = np.zeros(len(times), np.bool_)

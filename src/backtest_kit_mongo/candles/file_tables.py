@@ -40,7 +40,9 @@ class ParquetMissing(EnvironmentFault, ImportError):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file's rows before they are checked: a float64 column for each of HEADER, and which of `FIELDS` are integers."""
+    """A file's rows before they are checked: a float64 column for each of HEADER, and which of `FIELDS` are
+    integers.
+    """
 
     arrays: Sequence[NDArray[np.float64]]
     integers: int
@@ -95,7 +97,8 @@ def _positions(path: Path, names: Sequence[str]) -> tuple[int, ...]:
     for name in HEADER:
         if names.count(name) != 1:
             raise WrongFile(
-                f"{path}: {'two columns are' if name in names else 'no column is'} named {name!r}. The first line must name "
+                f"{path}: {'two columns are' if name in names else 'no column is'} named {name!r}. The first line "
+                "must name "
                 f"the columns {', '.join(HEADER)}, in any order; it has {', '.join(names)[:200] or 'nothing'}."
             )
     return tuple(names.index(name) for name in HEADER)
@@ -131,12 +134,13 @@ def _explained(
         if len(fields) != width == len(quoted):
             thousands = next((text for text in quoted if "," in text), "")
             return WrongFile(
-                f"{path}, line {number}: {thousands!r} is not a number: write it without separators of thousands. Nothing of this "
-                "file was used."
+                f"{path}, line {number}: {thousands!r} is not a number: write it without separators of thousands. "
+                "Nothing of this file was used."
             )
         if len(fields) != width:
             return WrongFile(
-                f"{path}, line {number}: {len(fields)} fields, but the first line has {width}. Nothing of this file was used."
+                f"{path}, line {number}: {len(fields)} fields, but the first line has {width}. Nothing of this file "
+                "was used."
             )
         for name, position in zip(HEADER, positions, strict=True):
             try:
@@ -155,7 +159,9 @@ def _no_number(text: str) -> str:
 
 
 def _still_integers(integers: int, rows: NDArray[np.float64], lines: Sequence[str], positions: Sequence[int]) -> int:
-    """Which columns are written as integers (1413) and not as floats (1413.0); only whole numbers need a look at the text."""
+    """Which columns are written as integers (1413) and not as floats (1413.0); only whole numbers need a look at the
+    text.
+    """
     for bit in range(len(FIELDS)):
         if integers >> bit & 1 and len(rows):
             column = rows[:, bit + 1]
@@ -236,5 +242,6 @@ def arrow_modules() -> tuple[Any, Any]:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as cause:
         raise ParquetMissing(
-            "Parquet needs pyarrow, nothing was read or written: pip install 'backtest-kit-mongo[parquet]'. CSV needs nothing."
+            "Parquet needs pyarrow, nothing was read or written: pip install 'backtest-kit-mongo[parquet]'. CSV needs "
+            "nothing."
         ) from cause

@@ -67,8 +67,8 @@ class SeriesName(NamedTuple):
 
 
 def series_of(path: Path) -> SeriesName | None:
-    """The series that a file is named after: `SYMBOL-interval`, perhaps a month or a day, and one of `SUFFIXES` in any case;
-    None if it is not.
+    """The series that a file is named after: `SYMBOL-interval`, perhaps a month or a day, and one of `SUFFIXES` in any
+    case; None if it is not.
     """
     found = _NAME.fullmatch(path.name)
     return None if found is None else SeriesName(unquote(found["symbol"]), found["interval"])
@@ -149,8 +149,8 @@ def read_file(path: Path, step_ms: int, *, sparse: bool = False) -> Columns:
         sparse: they are of this interval although the distances between them are those of a coarser one.
 
     Raises:
-        WrongFile: the file cannot be read, a row is no candle (see `plausible.py`), they are evidently of a coarser interval,
-            or two lines have different candles of one time.
+        WrongFile: the file cannot be read, a row is no candle (see `plausible.py`), they are evidently of a coarser
+            interval, or two lines have different candles of one time.
         ParquetMissing: it is Parquet and pyarrow is not installed.
     """
     try:
@@ -178,8 +178,8 @@ def _checked(table: Table, wrong: Wrong, where: Where, step_ms: int, *, sparse: 
             "wrong",
         )
         raise wrong(bad, column, said)
-    if not sparse and (told := other_interval(timestamp, step_ms)) is not None:
-        raise wrong(0, "timestamp", f"{told}; if this market rarely trades, say --sparse")
+    if not sparse and (reported := other_interval(timestamp, step_ms)) is not None:
+        raise wrong(0, "timestamp", f"{reported}; if this market rarely trades, say --sparse")
     integers = table.integers if len(times) else 0
     for bit, column_values in enumerate(values):
         if len(column_values) and np.abs(column_values).max() > EXACT_MAX:
@@ -240,7 +240,7 @@ def _write_text(columns: Columns, raw: io.BufferedWriter, *, packed: bool) -> No
 
 
 def write_csv(columns: Columns, out: TextIO) -> None:
-    """Write a header and a line a candle."""
+    """Write a header and one line per candle."""
     out.write(",".join(HEADER) + "\n")
     for start in range(0, len(columns), ROWS_MAX):
         part = take(columns, slice(start, start + ROWS_MAX))

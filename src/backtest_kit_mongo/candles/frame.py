@@ -38,7 +38,7 @@ class Candles:
     The arrays are read-only, and parts of a series (`candles[10:20]`, `between`, `before`) share them.
 
     Attributes:
-        since, until: what was asked for (ms), for a part: what it was cut to; `gaps` are told within it.
+        since, until: what was asked for (ms), for a part: what it was cut to; `gaps` are reported within it.
         step_ms: length of the interval.
         columns: the candles.
     """
@@ -179,8 +179,8 @@ class Candles:
     def __repr__(self) -> str:
         asked = f"{iso(self.since)} to {iso(self.until)}"
         lacking = self._missing_count()
-        told = f"{lacking:,} missing" if lacking else "no gaps" if self._open_times() > 0 else "no open time in it"
-        kept = f"{len(self):,} candle{'' if len(self) == 1 else 's'}, {told}"
+        reported = f"{lacking:,} missing" if lacking else "no gaps" if self._open_times() > 0 else "no open time in it"
+        kept = f"{len(self):,} candle{'' if len(self) == 1 else 's'}, {reported}"
         return f"<{self.symbol} {self.interval} {self.exchange}, {asked}: {kept}>"
 
 

@@ -33,8 +33,8 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
     """Candles that are columns already: `Candles`, `Columns`, or anything that gives an array by a column's name.
 
     Raises:
-        InvalidPayload: a column is missing or has another length, a candle is wrong (the message names it by its place and
-            open time), or `Candles` are of another interval.
+        InvalidPayload: a column is missing or has another length, a candle is wrong (the message names it by its place
+            and open time), or `Candles` are of another interval.
     """
     if isinstance(table, Candles) and table.step_ms != step_ms:
         raise InvalidPayload(
@@ -72,7 +72,8 @@ def _array(series: object, table: Any, name: str, kinds: str) -> NDArray[Any]:
     if array.ndim != 1 or (array.dtype.kind not in kinds and len(array)):
         wanted = "epoch milliseconds as integers" if name == "timestamp" else "numbers"
         raise InvalidPayload(
-            f"{series}: {name} must be a one-dimensional array of {wanted}, not {array.dtype} of shape {array.shape}. {NOTHING_WRITTEN}"
+            f"{series}: {name} must be a one-dimensional array of {wanted}, not {array.dtype} of shape {array.shape}. "
+            f"{NOTHING_WRITTEN}"
         )
     return array
 
@@ -103,8 +104,8 @@ def _require_exact(name: str, given: Sequence[Any] | NDArray[Any], column: NDArr
     for place, (number, stored) in enumerate(zip(given, column.tolist(), strict=True)):
         if np.isfinite(stored) and number != stored:
             raise OverflowError(
-                f"candle {place}, {name}: {number!s:.60} would be stored as {stored:.17g}, because it is no 64-bit float; convert it with "
-                "float() if that is what you mean"
+                f"candle {place}, {name}: {number!s:.60} would be stored as {stored:.17g}, because it is no 64-bit "
+                "float; convert it with float() if that is what you mean"
             )
 
 
@@ -135,7 +136,7 @@ def find_fault(offer: Offer, step_ms: int) -> str | None:
 def rounds(offer: Offer) -> Iterator[Columns]:
     """The first candle of each open time; then, if there are any, the next ones that are not equal to it; and so on.
 
-    Stored one round after the other, the first wins, and what contradicts it meets it there like any other conflict.
+    Stored one round after the other, the first wins, and what conflicts with it meets it there like any other conflict.
     """
     while len(offer.timestamp):
         times, first, of_first = np.unique(offer.timestamp, return_index=True, return_inverse=True)

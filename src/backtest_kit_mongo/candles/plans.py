@@ -3,8 +3,8 @@
 Why a read is right whatever else happens meanwhile: a candle's document is inserted once and never changed, so a block,
 made of documents that no failover can take back, stays true however old it is. And a read looks into documents after
 blocks: a candle that was stored before the read began is in a block that it was given, or in a document at an open time
-that none of them covers, which it then asks for. Only an operator removes candles (`operate/removal.py`), and that gives
-the range of a block a new generation, which no block has that was made of documents from before.
+that none of them covers, which it then asks for. Only an operator removes candles (`operate/removal.py`), and that
+gives the range of a block a new generation, which no block has that was made of documents from before.
 
 NumPy is imported by the plans, not by this module: drivers name the effects, and they are part of
 `import backtest_kit_mongo`.
@@ -61,7 +61,8 @@ class FindRows(Effect["Columns"]):
     Attributes:
         ranges: at most `RANGES_MAX`, ascending, apart from one another.
         times: at most `TIMES_MAX`, ascending, outside the ranges.
-        durable: only what is majority-committed. Blocks are made of that: what a failover takes back would stay in them.
+        durable: only what is majority-committed. Blocks are made of that: what a failover takes back would stay in
+            them.
     """
 
     scope: Key

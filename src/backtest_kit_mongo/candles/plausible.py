@@ -1,8 +1,9 @@
 """What is a candle, and what is a series of an interval: the one place that says so, for every way in.
 
-A stored candle stays, so what cannot be one is refused before it is stored. A candle opens at a multiple of its interval,
-has five finite numbers, open and close within low and high, and a volume that is not negative. Prices may be negative, as
-crude oil's were in April 2020. A series of five-minute candles is no series of one-minute candles that has gaps.
+A stored candle stays, so what cannot be one is refused before it is stored. A candle opens at a multiple of its
+interval, has five finite numbers, open and close within low and high, and a volume that is not negative. Prices may be
+negative, as crude oil's were in April 2020. A series of five-minute candles is no series of one-minute candles that has
+gaps.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from backtest_kit_mongo.candles.intervals import INTERVAL_MS
 from backtest_kit_mongo.coherence.moments import COUNTERS_END, FROM_MS, UNTIL_MS, implausible, iso
 
 ALIKE_MIN: Final = 5
-"""So many equal distances, and at least half of all, make a series one of a coarser interval. That every second trade of
-a market that rarely trades comes after the same time happens to fewer than one in a thousand such series of six candles,
-and practically never to longer ones.
+"""So many equal distances, and at least half of all, make a series one of a coarser interval. That every second trade
+of a market that rarely trades comes after the same time happens to fewer than one in a thousand such series of six
+candles, and practically never to longer ones.
 """
 
 
@@ -62,8 +63,8 @@ def coarser_ms(timestamp: Times, step_ms: int) -> int | None:
     distances = np.diff(np.unique(timestamp))
     if len(distances) < ALIKE_MIN:
         return None
-    # The commonest distance, not the largest common divisor: one true candle among them must not hide the others. Candles
-    # without trade that are left out make many distances, and the step is still the commonest.
+    # The commonest distance, not the largest common divisor: one true candle among them must not hide the others.
+    # Candles without trade that are left out make many distances, and the step is still the commonest.
     lengths, counts = np.unique(distances, return_counts=True)
     commonest = int(counts.argmax())
     found, alike = int(lengths[commonest]), int(counts[commonest])
@@ -75,8 +76,8 @@ def other_interval(timestamp: Times, step_ms: int) -> str | None:
     if (found := coarser_ms(timestamp, step_ms)) is None:
         return None
     return (
-        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: most distances between {len(timestamp):,} open times "
-        f"are {found:,} ms, and what is stored stays"
+        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: most distances between "
+        f"{len(timestamp):,} open times are {found:,} ms, and what is stored stays"
     )
 
 

@@ -75,8 +75,9 @@ def verify_command(
 ) -> None:
     """Find the records and seals that were altered, deleted or doubled, the first of them first.
 
-    Every sealed record is compared with its seal, every seal with the one before it. Records wait about a second to be sealed.
-    With anchors, kept outside the database, even a log that was rewritten or shortened as a whole is found out: `bkm audit anchor`.
+    Every sealed record is compared with its seal, every seal with the one before it. Records wait about a second to be
+    sealed. With anchors, kept outside the database, even a log that was rewritten or shortened as a whole is found out:
+    `bkm audit anchor`.
 
     [bold]Examples[/]
 
@@ -188,8 +189,8 @@ def asof(
 ) -> None:
     """Show what a key held at some moment. Dates without a zone are UTC.
 
-    With --when it never looks ahead: it is the newest revision whose simulation time is not later. With --at it is the newest
-    one written by then, by the writers' clocks. A removed document reads as absent.
+    With --when it never looks ahead: it is the newest revision whose simulation time is not later. With --at it is the
+    newest one written by then, by the writers' clocks. A removed document reads as absent.
 
     [bold]Examples[/]
 
@@ -260,8 +261,8 @@ def _print_snapshot(found: Snapshot, console: Console, *, is_known: bool, as_jso
         echo(json.dumps({"exists": found.exists, "record": of_record, "lost": found.lost}, indent=2))
     elif record is None:
         # A key that exists may have no record: no worker ran, or none that keeps an audit log.
-        told = "no revision is that old" if is_known else "the audit log has no record of this key"
-        echo(f"absent: {told}")
+        reported = "no revision is that old" if is_known else "the audit log has no record of this key"
+        echo(f"absent: {reported}")
     else:
         echo(line(record))
         echo(json.dumps(json.loads(to_json(record))["payload"], indent=2) if found.exists else "absent: removed")

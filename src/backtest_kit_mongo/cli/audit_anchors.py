@@ -52,8 +52,8 @@ def anchor(
 ) -> None:
     """Say in one line what the whole log is now, to be kept where the database's users cannot change it.
 
-    The line is printed, and appended or handed over. It is made even if earlier anchors in FILE do not fit the log: then they
-    are told, and the exit status is 4. One file for one database. What it protects from: docs/audit.md.
+    The line is printed, and appended or handed over. It is made even if earlier anchors in FILE do not fit the log:
+    then they are reported, and the exit status is 4. One file for one database. What it protects from: docs/audit.md.
 
     [bold]Examples[/]
 

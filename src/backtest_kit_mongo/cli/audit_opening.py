@@ -15,7 +15,7 @@ from .opening import opened
 
 
 class ExitCode(IntEnum):
-    """What the exit status of these commands tells a script."""
+    """What the exit status of these commands means to a script."""
 
     #: A server could not be reached or could not answer; nothing can be said.
     FAILED = 1
@@ -29,8 +29,8 @@ KeyText = Annotated[
     str,
     typer.Argument(
         metavar="KEY",
-        help="domain/part/part, as `tail` prints it. A slash inside a part is written %2F: signal/BTC%2FUSDT/trend/binance. "
-        "`bkm domains` lists the domains and their parts.",
+        help="domain/part/part, as `tail` prints it. A slash inside a part is written %2F: "
+        "signal/BTC%2FUSDT/trend/binance. `bkm domains` lists the domains and their parts.",
     ),
 ]
 

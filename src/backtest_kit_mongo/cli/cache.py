@@ -41,9 +41,9 @@ def check(
 ) -> None:
     """Compare cached entries with MongoDB and count violations of "an entry equals MongoDB".
 
-    It reads only. Servers come from the CC_ variables. Each violation is looked at again after 1 s, and with --follow after
-    1 min and 5 min. `nines` is -log10 of the share of violations. Exit status: 0 without violations, 1 with (or when a server
-    cannot be asked), 2 for wrong settings.
+    It reads only. Servers come from the CC_ variables. Each violation is looked at again after 1 s, and with --follow
+    after 1 min and 5 min. `nines` is -log10 of the share of violations. Exit status: 0 without violations, 1 with (or
+    when a server cannot be asked), 2 for wrong settings.
     """
     console = Console(stderr=True)
     report = Report()
@@ -69,10 +69,11 @@ def renew(
         typer.Option("--restored", help="Documents were set back: let a worker record it and compare all of them."),
     ] = False,
 ) -> None:
-    """Make everything worthless that Redis holds of this database's documents; nothing is deleted, and strategies go on.
+    """Make everything worthless that Redis holds of this database's documents; nothing is deleted, and strategies go
+    on.
 
-    For after documents were changed past this package in a way that it cannot notice: restored into collections that stayed, say.
-    Entries are not served from the moment that this ends, and cached again after one CC_LEASE_MS.
+    For after documents were changed past this package in a way that it cannot notice: restored into collections that
+    stayed, say. Entries are not served from the moment that this ends, and cached again after one CC_LEASE_MS.
     """
     with opened(_identity) as identity:
         identity.end(REPLACED if restored else "asked")

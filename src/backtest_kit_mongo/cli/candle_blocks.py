@@ -52,9 +52,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 def _group() -> None:
     """The blocks that make reading candles fast: list, rebuild, verify.
 
-    A block holds some thousand candles of a series column by column. It is derived: reads take what blocks have and ask the
-    documents for the rest, so a missing or old block makes reading slower, never wrong. The worker's role [bold]blocks[/]
-    makes blocks of new candles by itself.
+    A block holds some thousand candles of a series column by column. It is derived: reads take what blocks have and ask
+    the documents for the rest, so a missing or old block makes reading slower, never wrong. The worker's role
+    [bold]blocks[/] makes blocks of new candles by itself.
     """
 
 
@@ -95,9 +95,10 @@ def list_(exchange: Exchange = None, symbol: Symbol = None, interval: Interval =
 def rebuild(exchange: Exchange = None, symbol: Symbol = None, interval: Interval = None) -> None:
     """Make blocks of all candles, and remove those that differ from their documents.
 
-    Needed for candles that the worker was not told of: those that other programs wrote, and those that are older than the
-    worker's role [bold]blocks[/]. It may be interrupted and run again: blocks that are right and whole are left alone. It may
-    run beside writers and workers. Programs that had read a block which is removed keep their copy until they are restarted.
+    Needed for candles that the worker did not see: those that other programs wrote, and those that are older than the
+    worker's role [bold]blocks[/]. It may be interrupted and run again: blocks that are right and whole are left alone.
+    It may run beside writers and workers. Programs that had read a block which is removed keep their copy until they
+    are restarted.
 
     [bold]Examples[/]
 

@@ -29,14 +29,15 @@ def remove(
 ) -> None:
     """Remove stored candles of one series, with their conflicts and blocks. Says first what it would remove.
 
-    For candles that should never have been stored. Every process follows before this returns. The feed tells of no removal,
-    and replicas keep what they have until they are copied anew.
+    For candles that should never have been stored. Every process follows before this returns. The feed reports no
+    removal, and replicas keep what they have until they are copied anew.
 
     [bold]Examples[/]
 
     [cyan]bkm candles remove --exchange binance --symbol BTCUSDT --interval 1m[/]
 
-    [cyan]bkm candles remove --exchange binance --symbol BTCUSDT --interval 1m --since 2024-01-01 --until 2024-01-02 --yes[/]
+    [cyan]bkm candles remove --exchange binance --symbol BTCUSDT --interval 1m --since 2024-01-01 --until 2024-01-02
+    --yes[/]
 
     Exit status: 0; 1 when MongoDB failed (run it again), 2 when an argument is wrong.
     """
@@ -49,11 +50,11 @@ def remove(
             require_range(first, end, interval)
         removal = store.removal(store.instance(exchange, symbol, interval))
         found = removal.remove(first, end) if yes else removal.look(first, end)
-    told = f"{exchange} {symbol} {interval}: {_told(found)}"
-    echo(f"{told} removed" if yes else f"{told} would be removed; nothing was, add --yes")
+    reported = f"{exchange} {symbol} {interval}: {_reported(found)}"
+    echo(f"{reported} removed" if yes else f"{reported} would be removed; nothing was, add --yes")
 
 
-def _told(found: Removed) -> str:
+def _reported(found: Removed) -> str:
     from .candle_store import moment_text
 
     if found.first is None or found.last is None:

@@ -80,7 +80,8 @@ class Checked:
 
 
 def check(store: CandleStore, chosen: Chosen, calendar: str, since: str | None, until: str | None) -> Iterator[Checked]:
-    """Check each series, from its first candle to its last unless limits are given; not those wholly outside the limits.
+    """Check each series, from its first candle to its last unless limits are given; not those wholly outside the
+    limits.
 
     Raises:
         NotFound: there is nothing to check.

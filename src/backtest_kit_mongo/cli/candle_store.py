@@ -1,4 +1,6 @@
-"""The stored candles as the commands of `bkm candles` use them. Imports NumPy, so commands import this when they run."""
+"""The stored candles as the commands of `bkm candles` use them. Imports NumPy, so commands import this when they
+run.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ class Chosen(NamedTuple):
 
 
 class CandleStore:
-    """Candles in MongoDB. Connects on first use, so that wrong arguments need no server to be told.
+    """Candles in MongoDB. Connects on first use, so that wrong arguments need no server to be refused.
 
     Every method raises EnvironmentFault if MongoDB fails.
     """
@@ -134,14 +136,16 @@ def require_range(first: int, end: int, interval: str) -> None:
         InvalidKey: `end` is not after `first`.
     """
     if end <= first:
-        told = f"lies before {moment_text(first)}" if end < first else "is the same"
+        reported = f"lies before {moment_text(first)}" if end < first else "is the same"
         raise InvalidKey(
-            f"--until ({moment_text(end)}) {told}: there is no {interval} candle between --since and --until"
+            f"--until ({moment_text(end)}) {reported}: there is no {interval} candle between --since and --until"
         )
 
 
 def moment_text(moment: int) -> str:
-    """An open time for people, to the minute: no interval is shorter. Foreign documents may hold what no calendar has."""
+    """An open time for people, to the minute: no interval is shorter. Foreign documents may hold what no calendar
+    has.
+    """
     try:
         return f"{datetime.fromtimestamp(moment / 1000, UTC):%Y-%m-%d %H:%M}"
     except (OverflowError, ValueError, OSError):

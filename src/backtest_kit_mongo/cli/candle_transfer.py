@@ -76,8 +76,10 @@ class Imported:
         new: stored now.
         known: stored before, with the same values or, `conflicts` of them, with others; what was stored is kept.
         unclosed: not closed yet, so refused.
-        replaced: stored before with other values, and replaced, or in a dry run to be replaced; None if nobody asked for it.
-        error: why the file could not be used; nothing of it is stored. One that was left out has no symbol and interval.
+        replaced: stored before with other values, and replaced, or in a dry run to be replaced; None if nobody asked
+            for it.
+        error: why the file could not be used; nothing of it is stored. One that was left out has no symbol and
+            interval.
     """
 
     file: str
@@ -98,24 +100,24 @@ class Imported:
         self.unclosed += len(report.unclosed)
 
     def __str__(self) -> str:
-        told = [
+        reported = [
             f"{self.candles:,} candles of {self.symbol} {self.interval}",
             f"{self.new:,} new",
             f"{self.known:,} known",
         ]
         if self.replaced is not None:
-            told.append(f"{self.replaced:,} replaced")
+            reported.append(f"{self.replaced:,} replaced")
         more = ((self.conflicts, "conflicts, see `bkm candles conflicts`"), (self.unclosed, "refused: not closed yet"))
-        return f"{self.file}: {', '.join((*told, *(f'{count:,} {what}' for count, what in more if count)))}"
+        return f"{self.file}: {', '.join((*reported, *(f'{count:,} {what}' for count, what in more if count)))}"
 
 
 def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None) -> tuple[list[Named], list[Imported]]:
-    """The files to import and their series: what is given, else what a file's name says; and what of a directory is left
-    out.
+    """The files to import and their series: what is given, else what a file's name says; and what of a directory is
+    left out.
 
     Raises:
-        CallerError: there is no such file, its name does not say what it holds, the interval is unknown, or files that are
-            named after different series would be stored as one.
+        CallerError: there is no such file, its name does not say what it holds, the interval is unknown, or files that
+            are named after different series would be stored as one.
     """
     if interval is not None:
         interval_ms(interval)
@@ -134,8 +136,8 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
         found.append(Named(path, of, every))
         if said is not None and said != names.setdefault((of, every), said):
             raise CallerError(
-                f"{path} and the files of {' '.join(names[of, every])} would all become {of} {every}, and what is stored stays: "
-                "import each series for itself."
+                f"{path} and the files of {' '.join(names[of, every])} would all become {of} {every}, and what is "
+                "stored stays: import each series for itself."
             )
     return found, [Imported(str(path), error=f"{path}: left out: {why}") for path, why in inside.left_out.items()]
 
@@ -150,7 +152,7 @@ def import_files(
     *,
     as_json: bool,
 ) -> bool:
-    """Import one file after the other; returns whether all could be used. One that cannot is told and left out.
+    """Import one file after the other; returns whether all could be used. One that cannot is reported and left out.
 
     Raises:
         ImportStopped: the store failed; the message says how far the file had come.
@@ -210,7 +212,8 @@ def _store(
             except BacktestKitError as error:
                 raise ImportStopped(
                     f"{one.path}: stopped at candle {start + 1:,} of {len(columns):,}, which opens at "
-                    f"{moment_text(int(chunk.timestamp[0]))}: {error} All candles before it are stored, perhaps some of the next "
+                    f"{moment_text(int(chunk.timestamp[0]))}: {error} All candles before it are stored, perhaps some "
+                    "of the next "
                     f"{len(chunk):,}. The same command goes on: what is stored is recognised."
                 ) from error
             progress.advance(task, len(chunk))
@@ -278,10 +281,10 @@ def fetch_candles(
         (len(fetched.conflicts), "conflicts, see `bkm candles conflicts`"),
         *((count, f"rows left out, {column}: {why}") for column, (count, why) in fetched.reasons.items()),
     )
-    told = [f"{fetched.inserted:,} new", f"{fetched.missing:,} still missing"]
-    told += [f"{count:,} {what}" for count, what in more if count]
+    reported = [f"{fetched.inserted:,} new", f"{fetched.missing:,} still missing"]
+    reported += [f"{count:,} {what}" for count, what in more if count]
     end = f"up to {moment_text(fetched.until)}"
-    echo(f"{exchange} {symbol} {source.interval} {end}: {', '.join(told)} ({fetched.requests:,} requests)")
+    echo(f"{exchange} {symbol} {source.interval} {end}: {', '.join(reported)} ({fetched.requests:,} requests)")
     return fetched
 
 

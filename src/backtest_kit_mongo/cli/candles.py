@@ -1,7 +1,7 @@
 """`bkm candles`: candles in and out of the store, and what is there.
 
-What a program may want goes to standard output, everything said to the user to standard error. Commands import what needs
-NumPy when they run: it takes longer than the rest of the program.
+What a program may want goes to standard output, everything said to the user to standard error. Commands import what
+needs NumPy when they run: it takes longer than the rest of the program.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ __all__ = ["CandlesExit", "candles"]
 
 
 class CandlesExit(IntEnum):
-    """What the exit status tells beside those of all commands."""
+    """What the exit status means beside those of all commands."""
 
     #: `check` only: candles are missing.
     GAPS = 4
@@ -67,8 +67,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 def _group() -> None:
     """Candles in and out of the store, and what is there. Servers come from the CC_ variables.
 
-    The first candle that is stored for an open time stays: importing or fetching again is harmless, and a candle with other
-    values is kept aside ([bold]conflicts[/]). The way back is [bold]remove[/], and [bold]import --replace[/].
+    The first candle that is stored for an open time stays: importing or fetching again is harmless, and a candle with
+    other values is kept aside ([bold]conflicts[/]). The way back is [bold]remove[/], and [bold]import --replace[/].
     """
 
 
@@ -97,10 +97,11 @@ def import_(
     yes: Annotated[bool, typer.Option("--yes", help="With --replace: do it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/] or BTCUSDT-1m-2024-02.csv.
+    """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/] or
+    BTCUSDT-1m-2024-02.csv.
 
-    The columns timestamp (epoch milliseconds), open, high, low, close and volume are found by name, others are ignored. A
-    file with a fault is left out as a whole; line and column are named. Interrupted? Run it again: what is stored is
+    The columns timestamp (epoch milliseconds), open, high, low, close and volume are found by name, others are ignored.
+    A file with a fault is left out as a whole; line and column are named. Interrupted? Run it again: what is stored is
     recognised. A candle that is not closed yet is refused. BTCUSDT-1m.csv holds BTCUSDT and BTC%2FUSDT-1m.csv BTC/USDT,
     unless --symbol says otherwise.
 
@@ -138,7 +139,8 @@ def export(
         Literal["csv.gz", "csv", "parquet"], typer.Option("--format", help="parquet needs the extra `parquet`.")
     ] = "csv.gz",
 ) -> None:
-    """Write candles to files that [bold]import[/] reads: one a series, complete when it appears, replaced if it is there.
+    """Write candles to files that [bold]import[/] reads: one a series, complete when it appears, replaced if it is
+    there.
 
     [bold]Examples[/]
 
@@ -260,15 +262,15 @@ def fetch(
 ) -> None:
     """Fetch missing candles from an exchange through ccxt, within its rate limit. Needs the extra `ccxt`.
 
-    Only gaps are asked for, and each page is stored before the next one is asked for: run it again to go on, or from time to
-    time to stay up to date. The last candle is left out until it is closed, by the slower of both clocks.
+    Only gaps are asked for, and each page is stored before the next one is asked for: run it again to go on, or from
+    time to time to stay up to date. The last candle is left out until it is closed, by the slower of both clocks.
 
     [bold]Examples[/]
 
     [cyan]bkm candles fetch BTC/USDT --from binance --interval 1m --since 2024-01-01 --as BTCUSDT[/]
 
-    Exit status: 0 when the exchange answered, even if it lacks candles; 1 when it or the store failed, or when rows were left
-    out, which are named with the reason.
+    Exit status: 0 when the exchange answered, even if it lacks candles; 1 when it or the store failed, or when rows
+    were left out, which are named with the reason.
     """
     with _store() as store:
         from backtest_kit_mongo.operate.fetching import open_source

@@ -20,7 +20,7 @@ __all__ = ["DoctorExit", "doctor"]
 
 
 class DoctorExit(IntEnum):
-    """What the exit status tells a script."""
+    """What the exit status means to a script."""
 
     WELL = 0
     ERRORS = 1
@@ -54,7 +54,8 @@ def doctor(
 
     [cyan]bkm doctor --json | jq '.findings[] | select(.level == "error")'[/]
 
-    Exit status: 0 all is well (notes and warnings allowed), 1 errors were found, 2 wrong settings, 3 warnings with --strict.
+    Exit status: 0 all is well (notes and warnings allowed), 1 errors were found, 2 wrong settings, 3 warnings with
+    --strict.
     """
     console = Console()
     with connected() as servers, Console(stderr=True).status("Looking ..."):

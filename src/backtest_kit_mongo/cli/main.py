@@ -4,7 +4,7 @@ import typer
 
 from backtest_kit_mongo.terminal import run
 
-from . import audit, cache, candles, doctor, domains, park, repair, servers, stream, top
+from . import audit, cache, candles, dead_letters, doctor, domains, embedded, repair, stream, top
 from .plugged import PluggedCommands
 
 __all__ = ["app", "main"]
@@ -18,9 +18,9 @@ app = typer.Typer(
     # Values of local variables in a traceback could be connection strings with passwords.
     pretty_exceptions_show_locals=False,
 )
-app.command()(servers.up)
-app.command()(servers.down)
-app.command()(servers.status)
+app.command()(embedded.up)
+app.command()(embedded.down)
+app.command()(embedded.status)
 app.command()(doctor.doctor)
 app.command()(top.top)
 app.command()(domains.domains)
@@ -28,7 +28,7 @@ app.command()(repair.repair)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)
-app.add_typer(park.park)
+app.add_typer(dead_letters.park)
 app.add_typer(stream.stream)
 
 

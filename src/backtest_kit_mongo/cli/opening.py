@@ -1,4 +1,6 @@
-"""The one way from the CC_ variables to what a command works with; whatever goes wrong is a message and an exit status."""
+"""The one way from the CC_ variables to what a command works with; whatever goes wrong is a message and an exit
+status.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +13,7 @@ from pymongo.errors import PyMongoError
 from rich.console import Console
 
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, NotFound
-from backtest_kit_mongo.feed.servers import FeedServers, open_servers
+from backtest_kit_mongo.feed.opened import FeedServers, open_servers
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import resolve
 from backtest_kit_mongo.terminal import escape
@@ -22,7 +24,7 @@ T = TypeVar("T")
 
 
 class ExitCode(IntEnum):
-    """What the exit status of a command tells a script."""
+    """What the exit status of a command means to a script."""
 
     #: A server could not be reached or refused, or what was named does not exist.
     FAILED = 1

@@ -22,11 +22,11 @@ def repair(
 ) -> None:
     """Find keys that have several documents, and with --apply keep one document of each.
 
-    Only a collection that was without its unique index can have such keys: `setup()` then raises LegacyIndex. The document
-    that was written last stays (of candles and log rows the first, because there the first write wins). All versions are
-    kept in the collection `repaired-items`, then the others are deleted, the cache forgets the key, and the index is built.
-    Without --apply nothing is changed. Exit status: 0 if nothing is left to repair, 1 if there is (or a server failed), 2 for
-    wrong settings.
+    Only a collection that was without its unique index can have such keys: `setup()` then raises LegacyIndex. The
+    document that was written last stays (of candles and log rows the first, because there the first write wins). All
+    versions are kept in the collection `repaired-items`, then the others are deleted, the cache forgets the key, and
+    the index is built. Without --apply nothing is changed. Exit status: 0 if nothing is left to repair, 1 if there is
+    (or a server failed), 2 for wrong settings.
     """
     unknown = sorted(set(domain or ()) - set(BY_NAME))
     if unknown:

@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.table import Table
 
 from backtest_kit_mongo.errors import NotFound
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
-from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.size import bytes_max
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim
 from backtest_kit_mongo.feed.trimming import trim as carry_out
 from backtest_kit_mongo.terminal import echo, escape
 
+from .embedded import ExitCode
 from .opening import connected
-from .servers import ExitCode
 
 __all__ = ["stream"]
 
@@ -43,8 +43,8 @@ def _group() -> None:
 def status(as_json: AsJson = False) -> None:
     """Show each stream's consumer groups. Changes nothing.
 
-    A group that owes something and that nobody has served for ten minutes is [red]abandoned[/]: the feed grows until its
-    consumer comes back or [bold]bkm stream drop-group[/] gives it up.
+    A group that owes something and that nobody has served for ten minutes is [red]abandoned[/]: the feed grows until
+    its consumer comes back or [bold]bkm stream drop-group[/] gives it up.
 
     [bold]Examples[/]
 
@@ -66,7 +66,8 @@ def status(as_json: AsJson = False) -> None:
         for group in position.groups:
             if group.is_abandoned:
                 console.print(
-                    f"[red]{escape(group.name)} is abandoned[/]: nobody serves it. Start its consumer, or [cyan]bkm stream drop-group "
+                    f"[red]{escape(group.name)} is abandoned[/]: nobody serves it. Start its consumer, or [cyan]bkm "
+                    "stream drop-group "
                     f"{escape(group.name)}[/]",
                     soft_wrap=True,
                 )
@@ -81,8 +82,8 @@ def trim(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what every group has acknowledged, the audit holds and is older than CC_STREAM_RETENTION_MS; while the feed has
-    more bytes than it may (CC_STREAM_MAX_BYTES), whatever its age.
+    """Remove what every group has acknowledged, the audit holds and is older than CC_STREAM_RETENTION_MS; while the
+    feed has more bytes than it may (CC_STREAM_MAX_BYTES), whatever its age.
 
     A worker with role [bold]trim[/] does this all the time. With [bold]--explain[/] nothing is removed.
 
@@ -147,7 +148,8 @@ def drop_group(
     """Give up a consumer group of which the consumers are gone for ever, in all streams.
 
     What it has not acknowledged is forgotten for this group only; the audit is not touched. A consumer that comes back
-    under this name makes the group again and begins at the oldest entry that is kept. Name the group as `bkm stream status`
+    under this name makes the group again and begins at the oldest entry that is kept. Name the group as
+    `bkm stream status`
     does: those of `consume` begin with `feed:`.
 
     [bold]Example[/]

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.top import Sample, draw, take
 
 from .opening import ExitCode, connected
@@ -19,7 +19,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
     interval_s: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="Between frames.")] = 2.0,
 ) -> None:
-    """Watch rates of writes, the hit ratio, groups and their lag, parked entries, hosts and workers. Ctrl-C ends it.
+    """Watch rates of writes, the hit ratio, groups and their lag, dead letters, hosts and workers. Ctrl-C ends it.
 
     Rates are of the last ten seconds of the feed. It reads only, at most some thousand headers of entries a frame.
 

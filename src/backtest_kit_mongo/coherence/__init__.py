@@ -9,9 +9,11 @@ returned see that write or a newer one, on any host, with no timing assumption e
 after its lease has ended.
 
     write   LEASE    delete the entry, register (token, deadline); take the *install right* if this writer is alone
-            TRUTH    one find_one_and_update with a deadline before the lease's, by MongoDB's own clock: it may arrive at any time,
+            TRUTH    one find_one_and_update with a deadline before the lease's, by MongoDB's own clock: it may arrive
+            at any time,
                      and what arrives later is refused
-            COMMIT   one script: release the lease; install the entry if the install right is still ours; append the event
+            COMMIT   one script: release the lease; install the entry if the install right is still ours; append the
+            event
                      (of many events only the last page; the others are appended before it: `plans._announce` says why)
     read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right
             FIND     MongoDB primary
@@ -24,12 +26,12 @@ has no such hole.
 *Incarnation:* an identity of Redis' memory that changes whenever operations may have been lost (restart, failover), and
 the *era* of the database (`eras.py`), which changes whenever MongoDB is not what it was (a restore, another database, a
 time in which nobody kept the cache). Both are read inside the script that uses them, and a client that believes in
-another era is told. Entries and rights of another incarnation do not exist. A new incarnation is
+another era is refused. Entries and rights of another incarnation do not exist. A new incarnation is
 *open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
 flight.
 
 Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (everything a plan may ask for),
 `plans.py` (the steps), `keys.py` (Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the named
-invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads a
-clock or draws a random number: a test greps for it.
+invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads
+a clock or draws a random number: a test greps for it.
 """

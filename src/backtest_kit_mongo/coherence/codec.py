@@ -75,7 +75,9 @@ def is_masked(value: Any) -> bool:
 _PLAIN = (str, bool, int, float, bytes)
 _BASES = (str, int, float, bytes, tuple, list, dict)
 _MEANS_MORE = {str: "scope", bytes: "subtype", tuple: "_fields"}
-"""By which attribute an instance of a subclass is more than its base: BSON's code and marked bytes, tuples with names."""
+"""By which attribute an instance of a subclass is more than its base: BSON's code and marked bytes, tuples with
+names.
+"""
 
 
 def _base(value: Any) -> Any:
@@ -132,8 +134,8 @@ _SCALARS = (str, bool, int, float, bytes, datetime)
 
 
 def detached(value: Any) -> Any:
-    """A copy that later changes of the caller's containers do not reach. It shares the scalars, so comparing it with its
-    unchanged original mostly compares identities.
+    """A copy that later changes of the caller's containers do not reach. It shares the scalars, so comparing it with
+    its unchanged original mostly compares identities.
     """
     if isinstance(value, dict):
         return {name: detached(member) for name, member in value.items()}

@@ -63,7 +63,7 @@ class Right(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A change to be told to the feed: the record it made, what was done, and the packed payload."""
+    """A change to be reported to the feed: the record it made, what was done, and the packed payload."""
 
     record: Record
     operation: Operation
@@ -219,7 +219,7 @@ class Rows(Effect[Mapping[Part, Record]]):
 
 @dataclass(frozen=True, slots=True)
 class Merge(Effect["tuple[Published, ...]"]):
-    """Write many rows of one ledger in bulk.
+    """Write many rows of one list in bulk.
 
     The answer has the rows that were written, each with the revision that this write made.
     """
@@ -244,8 +244,8 @@ class Append(Effect[Appended]):
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantine(Effect["tuple[Conflict, ...]"]):
-    """Keep both versions of rows that contradict what is stored. The answer has those that were not kept before."""
+class KeepConflicts(Effect["tuple[Conflict, ...]"]):
+    """Keep both versions of rows that conflict with what is stored. The answer has those that were not kept before."""
 
     scope: Key
     conflicts: tuple[Conflict, ...]

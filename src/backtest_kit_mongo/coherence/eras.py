@@ -1,17 +1,19 @@
 """To whom everything in Redis belongs: the era of a database.
 
-An *era* is a span of time in which one Redis saw every write of one database. MongoDB holds the eras in force, each with
-a count that openings and beats raise; Redis holds (O) the era that it is in and the highest count that it was told.
+An *era* is a span of time in which one Redis saw every write of one database. MongoDB holds the eras in force, each
+with a count that openings and heartbeats raise; Redis holds (O) the era that it is in and the highest count that it was
+given.
 
     look    what does Redis remember?                     era a, count c
     note    raise a's count in MongoDB, majority          n, or: a is not in force
     n > c   the database goes on where Redis remembers it; CLAIM tells Redis n
-    n <= c  the database went back (a restore): Redis was told c only after MongoDB had it. Another era begins
-    absent  the era was ended on purpose (other settings, collections that were replaced), or it went with what was restored
+    n <= c  the database went back (a restore): Redis was informed c only after MongoDB had it. Another era begins
+    absent  the era was ended on purpose (other settings, collections that were replaced), or it went with what was
+    restored
 
-Redis is looked at before MongoDB counts, so one round decides, whoever else beats meanwhile. CLAIM is done only if Redis
-still remembers what was looked at; whoever comes too late looks again. Entries and rights carry the era beside the
-identity of Redis' memory, both are compared inside the scripts, and together they are the protocol's incarnation.
+Redis is looked at before MongoDB counts, so one round decides, whoever else counts meanwhile. CLAIM is done only if
+Redis still remembers what was looked at; whoever comes too late looks again. Entries and rights carry the era beside
+the identity of Redis' memory, both are compared inside the scripts, and together they are the protocol's incarnation.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ ERA_CHARS = 16
 
 
 class Held(NamedTuple):
-    """What one partition remembers: an empty era if nothing, and the highest count that it was told."""
+    """What one partition remembers: an empty era if nothing, and the highest count that it was given."""
 
     era: str
-    told: int
+    noted_count: int
 
 
 def parse_held(raw: bytes | None) -> Held:
@@ -36,8 +38,8 @@ def parse_held(raw: bytes | None) -> Held:
 
 
 BEHIND, REPLACED = "behind", "collections"
-"""Why an era is over whose database may hold older revisions than its Redis: MongoDB has not counted as far as Redis was
-told; or collections were dropped or replaced.
+"""Why an era is over whose database may hold older revisions than its Redis: MongoDB has not counted as far as Redis
+was given; or collections were dropped or replaced.
 """
 
 
@@ -68,9 +70,9 @@ class Noted(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """An era that the database went back behind: what its Redis was told, and BEHIND or REPLACED."""
+    """An era that the database went back behind: what its Redis was given, and BEHIND or REPLACED."""
 
-    told: int
+    noted_count: int
     why: str
 
 
@@ -90,16 +92,16 @@ class Verdict(NamedTuple):
 
 def judge(held: Mapping[int, Held], noted: Noted) -> Verdict:
     """Decide from what partitions remembered before MongoDB counted, and what it said then."""
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
     for era, count in held.values():
         if era:
-            told[era] = max(count, told.get(era, 0))
-    good = [era for era in told if noted.counts.get(era, 0) > told[era]]
+            reported[era] = max(count, reported.get(era, 0))
+    good = [era for era in reported if noted.counts.get(era, 0) > reported[era]]
     restored = {}
-    for era in told.keys() - set(good):
+    for era in reported.keys() - set(good):
         end = noted.ended.get(era)
-        if end is None or end.counted < told[era]:
-            restored[era] = Restored(told[era], BEHIND)
+        if end is None or end.counted < reported[era]:
+            restored[era] = Restored(reported[era], BEHIND)
         elif end.why == REPLACED:
-            restored[era] = Restored(told[era], REPLACED)
-    return Verdict(good[0] if good else "", frozenset(told) - set(good), restored)
+            restored[era] = Restored(reported[era], REPLACED)
+    return Verdict(good[0] if good else "", frozenset(reported) - set(good), restored)

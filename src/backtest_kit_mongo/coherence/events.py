@@ -28,7 +28,7 @@ _WALL_MS: Final = range(253_402_300_800_000)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who writes: told once per process."""
+    """Who writes: reported once per process."""
 
     host: str
     process: int
@@ -37,7 +37,7 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Event:
     """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` is no change: a row was
-    offered that contradicts the stored one.
+    offered that conflicts with the stored one.
 
     Attributes:
         document: MongoDB `_id`; for `batch`, the series' key and the first new timestamp; for `conflict`, the row's key
@@ -101,13 +101,14 @@ class Event:
 
 
 class UnknownEvent(ValueError):
-    """A stream entry that this version cannot read or apply, whatever the servers do: its own bytes are to blame. It must
-    be kept for a version that can.
+    """A stream entry that this version cannot read or apply, whatever the servers do: its own bytes are to blame. It
+    must be kept for a version that can.
     """
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Event:
-    """Read a stream entry. Whoever may append to the stream may append anything, so every field is checked for its type and
+    """Read a stream entry. Whoever may append to the stream may append anything, so every field is checked for its type
+    and
     range: what comes out of here can be stored, compared, and shown.
 
     Raises:

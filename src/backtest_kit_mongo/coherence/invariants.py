@@ -1,8 +1,8 @@
 """The named invariants. Tests and run-time checks use these names; the proof shows that every step preserves them.
 
 V(E): an entry of the current incarnation. V(F): a right of the current incarnation. In flight: sent to MongoDB, neither
-committed nor refused, and its deadline has not passed by MongoDB's clock. A command that has arrived nowhere yet is on its
-way for ever; only its deadline keeps it from being in flight for as long.
+committed nor refused, and its deadline has not passed by MongoDB's clock. A command that has arrived nowhere yet is on
+its way for ever; only its deadline keeps it from being in flight for as long.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 | {bk:p}:db:l:domain:parts   | zset   | LEASE                 | COMMIT, ABORT, any purge   | never     | L, leases: token -> deadline in Redis' own ms. No TTL, so no `volatile-*` policy takes it |
 | {bk:p}:db:n:domain         | string | LEASE, COMMIT, RELAY  | nobody                     | never     | how many invalidations the channel of the domain has carried |
 | {bk:p}:db:i:domain         | channel| LEASE, COMMIT, RELAY  |                            |           | invalidations for near caches: number, space, name of the entry |
-| {bk:p}:db:h:process        | channel| BEAT                  |                            |           | answers to one process's beats: when asked, B, numbers |
-| {bk:p}:db:b                | string | LEASE, MISS, BEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
+| {bk:p}:db:h:process        | channel| HEARTBEAT                  |                            |           | answers to one process's heartbeats: when asked, B, numbers |
+| {bk:p}:db:b                | string | LEASE, MISS, HEARTBEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:o:deployment     | string | CLAIM                 | FLUSH                      | never     | O, the era of the database that this Redis is in, and how far MongoDB had counted in it |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
@@ -60,7 +60,7 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
 
 
 def escaped(parts: tuple[Part, ...]) -> str:
-    """Key parts as one text, from which they could be told apart again."""
+    """Key parts as one text, from which they could be distinguished again."""
     return ":".join(quote(text(part), safe="") for part in parts)
 
 
@@ -70,9 +70,9 @@ def partition(label: str, partitions: int) -> int:
 
 
 class Channels(NamedTuple):
-    """What a process listens to in one partition: its own beats' answers and, in step with `numbers`, invalidations."""
+    """What a process listens to in one partition: its own heartbeats' answers and, in step with `numbers`, invalidations."""
 
-    beats: str
+    heartbeats: str
     born: str
     numbers: tuple[str, ...]
     invalidations: tuple[str, ...]
@@ -105,7 +105,7 @@ def partition_names(database: str, partition: int) -> tuple[str, str]:
 
 
 def streams(database: str, partitions: int) -> tuple[str, ...]:
-    """The change feed's streams, one a partition."""
+    """The change feed's streams, one per partition."""
     return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
 
 

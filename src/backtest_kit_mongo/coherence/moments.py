@@ -1,9 +1,9 @@
 """Every moment that enters the package: its unit, its zone, and whether it can have been meant.
 
-A number is epoch milliseconds. Seconds, microseconds, nanoseconds and dates written as eight digits are told apart by
-their size, because no two of their ranges overlap between 1973 and 2200; what is not milliseconds is refused with the
-milliseconds that it would be. Nothing is guessed: a wrong unit would only be found out when a strategy has seen its own
-future.
+A number is epoch milliseconds. Seconds, microseconds, nanoseconds and dates written as eight digits are distinguished
+by their size, because no two of their ranges overlap between 1973 and 2200; what is not milliseconds is refused with
+the milliseconds that it would be. Nothing is guessed: a wrong unit would only be found out when a strategy has seen its
+own future.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FROM_MS: Final = 10**11
 UNTIL_MS: Final = 7_289_654_400_000
 """2201-01-01."""
 COUNTERS_END: Final = 10**7
-"""Below this a number is the clock of a simulation that counts from zero: as a moment it would lie within three hours of
-1970-01-01, it is less than any date in digits, and less than the seconds of any day after 1970-04-26.
+"""Below this a number is the clock of a simulation that counts from zero: as a moment it would lie within three hours
+of 1970-01-01, it is less than any date in digits, and less than the seconds of any day after 1970-04-26.
 """
 _FINE: Final = "microseconds or nanoseconds"
 _UNITS: Final = (("seconds", 1_000, 1), (_FINE, 1, 1_000), (_FINE, 1, 1_000_000))
@@ -55,12 +55,12 @@ def moment_ms(value: Any, name: str, *, is_counter_too: bool = True) -> int:
     if FROM_MS <= found < UNTIL_MS or (is_counter_too and 0 <= found < COUNTERS_END):
         return found
     has_unit = isinstance(value, datetime) or is_datetime64(value)
-    raise InvalidKey(f"{name}: {_told(found, has_unit=has_unit)}")
+    raise InvalidKey(f"{name}: {_reported(found, has_unit=has_unit)}")
 
 
 def implausible(found: int) -> str | None:
     """Why a number cannot have been meant as epoch milliseconds; None if it can."""
-    return None if FROM_MS <= found < UNTIL_MS or 0 <= found < COUNTERS_END else _told(found)
+    return None if FROM_MS <= found < UNTIL_MS or 0 <= found < COUNTERS_END else _reported(found)
 
 
 def written_ms(text: str, name: str, *, is_counter_too: bool = True) -> int:
@@ -129,8 +129,8 @@ def _converted(value: Any, name: str) -> int:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidKey(
-                f"{name}: {value.isoformat()} has no zone, so which moment it is would depend on the machine. Give it one, for "
-                "example .replace(tzinfo=UTC)"
+                f"{name}: {value.isoformat()} has no zone, so which moment it is would depend on the machine. Give it "
+                "one, for example .replace(tzinfo=UTC)"
             )
         return millis(value)
     if is_datetime64(value):
@@ -157,7 +157,7 @@ def _hint(value: Any) -> str:
     return _meant(value) if isinstance(value, float) else ""
 
 
-def _told(found: int, *, has_unit: bool = False) -> str:
+def _reported(found: int, *, has_unit: bool = False) -> str:
     day = None if has_unit else _date_of_digits(found)
     if day is not None:
         return f"{found} looks like the date {day:%Y-%m-%d}, which is {millis(day)} in milliseconds"

@@ -11,9 +11,9 @@ Not linearizable across processes: another one's write of the last D may be miss
 Redis (bypass) counts as returned when it was relayed, here as for the shared entry.
 
 How. LEASE, which precedes every write, tells a *channel* the name of the entry; messages of a channel are numbered
-without a gap (`Lane`). A *beat* asks Redis, through the same channel, for the number that it has reached: when the
-answer comes, everything that was said before the question was asked has been heard, or the numbers differ and
-everything is forgotten. So copies are served for D after the *asking* of the last answered beat, and not after its
+without a gap (`ChannelState`). A *heartbeat* asks Redis, through the same channel, for the number that it has reached:
+when the answer comes, everything that was said before the question was asked has been heard, or the numbers differ and
+everything is forgotten. So copies are served for D after the *asking* of the last answered heartbeat, and not after its
 receipt. A read under way (`Fetch`) when its key is invalidated is not kept: that is the placeholder of the classic
 race. Only what came from an entry is kept: a plain read of MongoDB beside a lease is followed by no invalidation.
 
@@ -39,12 +39,12 @@ COPY_OVERHEAD_BYTES = 800
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
-    """One channel, as far as this process has heard it without a gap. A gap makes a new lane, and leaves the copies of
+class ChannelState:
+    """One channel, as far as this process has heard it without a gap. A gap makes a new state, and leaves the copies of
     the old one unservable at once.
 
     Attributes:
-        incarnation: Redis' identity, and when it was first seen, when the lane was last confirmed; empty before that.
+        incarnation: Redis' identity, and when it was first seen, when the state was last confirmed; empty before that.
         number: of the last message heard.
         fresh_until_s: until when its copies may be served.
     """
@@ -63,7 +63,7 @@ class Copy:
         was_served: since it was last passed over for removal.
     """
 
-    lane: Lane
+    state: ChannelState
     rev: int
     when: int | None
     id: str
@@ -92,7 +92,7 @@ class Fetch:
 
     channel: str
     key: Key
-    lane: Lane
+    state: ChannelState
     floor: int = 0
     may_keep: bool = True
 
@@ -113,7 +113,7 @@ class Copies:
         # For people; several threads at once may lose a count.
         self.hit_count = 0
         self._fetches: dict[Key, list[Fetch]] = {}
-        self._lanes: dict[str, Lane] = {}
+        self._states: dict[str, ChannelState] = {}
         self._staleness_s = staleness_s
 
     def __len__(self) -> int:
@@ -122,9 +122,11 @@ class Copies:
     # -- reading
 
     def get(self, key: Key, now_s: float) -> Record | None:
-        """The copy, if it may be served now; the record is the caller's. Safe without a lock: it changes only a hint."""
+        """The copy, if it may be served now; the record is the caller's. Safe without a lock: it changes only a
+        hint.
+        """
         copy = self._copies.get(key)
-        if copy is None or now_s > copy.lane.fresh_until_s:
+        if copy is None or now_s > copy.state.fresh_until_s:
             return None
         copy.was_served = True
         self.hit_count += 1
@@ -133,7 +135,7 @@ class Copies:
 
     def begin(self, channel: str, key: Key) -> Fetch:
         """A read of the entry begins. `end` it, whatever happens."""
-        fetch = Fetch(channel, key, self._lane(channel))
+        fetch = Fetch(channel, key, self._state(channel))
         self._fetches.setdefault(key, []).append(fetch)
         return fetch
 
@@ -152,7 +154,7 @@ class Copies:
         if copy is not None and copy.rev < record.rev:
             self._remove(key)
         is_newest = record.rev >= fetch.floor and (copy is None or copy.rev <= record.rev)
-        if is_entry and is_newest and fetch.may_keep and fetch.lane is self._lanes.get(fetch.channel):
+        if is_entry and is_newest and fetch.may_keep and fetch.state is self._states.get(fetch.channel):
             self._keep(fetch, record)
 
     def _keep(self, fetch: Fetch, record: Record) -> None:
@@ -164,14 +166,14 @@ class Copies:
         self._remove(fetch.key)
         if weight <= self._bytes_max:
             self._make_room(weight)
-            self._copies[fetch.key] = Copy(fetch.lane, record.rev, record.when, record.id, maker(private), weight)
+            self._copies[fetch.key] = Copy(fetch.state, record.rev, record.when, record.id, maker(private), weight)
             self.bytes += weight
 
     def _make_room(self, weight: int) -> None:
         while self.bytes + weight > self._bytes_max:
             key, copy = next(iter(self._copies.items()))
             self._remove(key)
-            if copy.was_served and copy.lane.fresh_until_s > -inf:
+            if copy.was_served and copy.state.fresh_until_s > -inf:
                 copy.was_served = False
                 self._copies[key] = copy
                 self.bytes += copy.bytes
@@ -191,33 +193,33 @@ class Copies:
 
     def heard(self, channel: str, number: int, key: Key) -> None:
         """A message of a channel: invalidation `number` is of this entry."""
-        lane = self._lane(channel)
-        if number == lane.number + 1:
-            lane.number = number
+        state = self._state(channel)
+        if number == state.number + 1:
+            state.number = number
         else:
             self._forget(channel).number = number
         self.drop(key)
 
     def confirmed(self, channel: str, asked_s: float, incarnation: str, number: int) -> None:
-        """The answer to a beat that was asked for at `asked_s`, in its place among the channel's messages."""
-        lane = self._lane(channel)
-        if lane.incarnation != incarnation or lane.number != number:
-            lane = self._forget(channel)
-            lane.incarnation, lane.number = incarnation, number
-        lane.fresh_until_s = asked_s + self._staleness_s
+        """The answer to a heartbeat that was asked for at `asked_s`, in its place among the channel's messages."""
+        state = self._state(channel)
+        if state.incarnation != incarnation or state.number != number:
+            state = self._forget(channel)
+            state.incarnation, state.number = incarnation, number
+        state.fresh_until_s = asked_s + self._staleness_s
 
     def lost(self) -> None:
         """The connection to all channels is gone, and with it everything that was said meanwhile."""
-        for channel in list(self._lanes):
+        for channel in list(self._states):
             self._forget(channel)
 
-    def _lane(self, channel: str) -> Lane:
-        lane = self._lanes.get(channel)
-        return lane if lane is not None else self._forget(channel)
+    def _state(self, channel: str) -> ChannelState:
+        state = self._states.get(channel)
+        return state if state is not None else self._forget(channel)
 
-    def _forget(self, channel: str) -> Lane:
-        before = self._lanes.get(channel)
+    def _forget(self, channel: str) -> ChannelState:
+        before = self._states.get(channel)
         if before is not None:
             before.fresh_until_s = -inf
-        lane = self._lanes[channel] = Lane()
-        return lane
+        state = self._states[channel] = ChannelState()
+        return state

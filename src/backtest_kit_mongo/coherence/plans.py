@@ -24,6 +24,7 @@ from backtest_kit_mongo.coherence.effects import (
     Expected,
     Fill,
     Find,
+    KeepConflicts,
     Lease,
     Leased,
     Merge,
@@ -32,7 +33,6 @@ from backtest_kit_mongo.coherence.effects import (
     Plan,
     Publish,
     Published,
-    Quarantine,
     Right,
     Rows,
     SoftRemove,
@@ -150,24 +150,24 @@ def _announce(
 ) -> Plan[None]:
     """Tell cache and feed of a write that MongoDB has acknowledged. Cannot fail: the write has happened.
 
-    A script blocks Redis for all, so COMMIT takes one page of events, and the pages before it are appended without one. That
-    is safe whatever comes in between: the events are of revisions that MongoDB has, consumers go by revision and not by
-    order, and the lease is still held, so nobody caches meanwhile (I2). If it runs out, COMMIT installs nothing. Who dies
-    between pages leaves what a writer leaves that dies before COMMIT: the rest comes by recovery.
+    A script blocks Redis for all, so COMMIT takes one page of events, and the pages before it are appended without one.
+    That is safe whatever comes in between: the events are of revisions that MongoDB has, consumers go by revision and
+    not by order, and the lease is still held, so nobody caches meanwhile (I2). If it runs out, COMMIT installs nothing.
+    Who dies between pages leaves what a writer leaves that dies before COMMIT: the rest comes by recovery.
     """
     if leased is None:
         yield from ask(Defer((key,), published))
         return
-    told = 0
+    reported = 0
     try:
         for page in _pages(published, events_max):
-            if told + len(page) == len(published):
+            if reported + len(page) == len(published):
                 yield from ask(Commit(key, leased.token, entry, body, page))
             else:
                 yield from ask(Publish(key, page))
-            told += len(page)
+            reported += len(page)
     except CacheDown:
-        yield from ask(Defer((key,), published[told:]))
+        yield from ask(Defer((key,), published[reported:]))
 
 
 def _pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[Published, ...]]:
@@ -182,7 +182,7 @@ def _pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[
 
 
 class Seen(NamedTuple):
-    """A ledger row as this process last saw it."""
+    """A list row as this process last saw it."""
 
     rev: int
     id: str
@@ -190,8 +190,8 @@ class Seen(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What this process knows of a ledger, true as long as the scope's entry in the cache still carries `stamp`."""
+class KnownRows:
+    """What this process knows of a list, true as long as the scope's entry in the cache still carries `stamp`."""
 
     stamp: str
     rows: Mapping[Part, Seen]
@@ -207,18 +207,18 @@ class Merged:
         dropped: rows that were not, because another row is stored under their id and the domain keeps the first.
     """
 
-    snapshot: Snapshot | None
+    snapshot: KnownRows | None
     written: int
     dropped: tuple[Change, ...] = ()
 
 
 def merge(
-    scope: Key, changes: Sequence[Change], snapshot: Snapshot | None, *, events_max: int = EVENTS_MAX
+    scope: Key, changes: Sequence[Change], snapshot: KnownRows | None, *, events_max: int = EVENTS_MAX
 ) -> Plan[Merged]:
     """Write the rows that differ from what is stored, in bulk.
 
     The scope has one lease and one entry for all its rows; the entry holds no rows, only the stamp of the last writer.
-    If the entry that LEASE deleted carries our stamp, nobody has written the ledger since (I1, I2), and our snapshot
+    If the entry that LEASE deleted carries our stamp, nobody has written the list since (I1, I2), and our snapshot
     says what is stored without asking MongoDB. Rows that do not differ are thereby confirmed as of LEASE, which lies
     inside this call.
     """
@@ -252,7 +252,7 @@ def merge(
     if len(now) > len(changes):
         # Rows that the caller no longer writes need no place in memory.
         now = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
-    return Merged(Snapshot(leased.token, now), len(written), dropped)
+    return Merged(KnownRows(leased.token, now), len(written), dropped)
 
 
 def _dropped(
@@ -307,34 +307,35 @@ def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator
 
 
 def append(scope: Key, rows: Any, step_ms: int) -> Plan[Appended]:
-    """Insert rows into a series and tell the feed once, as ranges; keep and tell what contradicts stored rows.
+    """Insert rows into a series and tell the feed once, as ranges; keep and tell what conflicts with stored rows.
 
-    Rows are never replaced, so no lease is needed: nothing can become stale. A crash after a contradiction was kept may lose
-    its event, not the contradiction.
+    Rows are never replaced, so no lease is needed: nothing can become stale. A crash after a conflict was kept may lose
+    its event, not the conflict.
     """
     appended = yield from ask(Append(scope, rows, step_ms))
-    told = [_batch(scope, appended.new, step_ms)] if appended.new else []
+    reported = [_batch(scope, appended.new, step_ms)] if appended.new else []
     if appended.conflicts:
         try:
-            kept = yield from ask(Quarantine(scope, appended.conflicts))
+            kept = yield from ask(KeepConflicts(scope, appended.conflicts))
         except EnvironmentFault as cause:
-            yield from _tell(scope, told)
+            yield from _report(scope, reported)
             raise WriteOutcomeUnknown(
-                f"{scope}: the rows are stored, but {len(appended.conflicts)} that contradict stored ones could not be kept for "
+                f"{scope}: the rows are stored, but {len(appended.conflicts)} that conflict with stored ones could "
+                "not be kept for "
                 f"inspection; repeat the write: {cause}"
             ) from cause
-        told += [_contradiction(scope, conflict) for conflict in kept]
-    yield from _tell(scope, told)
+        reported += [_conflict(scope, conflict) for conflict in kept]
+    yield from _report(scope, reported)
     return appended
 
 
-def _tell(scope: Key, told: Sequence[Published]) -> Plan[None]:
-    if not told:
+def _report(scope: Key, reported: Sequence[Published]) -> Plan[None]:
+    if not reported:
         return
     try:
-        yield from ask(Publish(scope, tuple(told)))
+        yield from ask(Publish(scope, tuple(reported)))
     except CacheDown:
-        yield from ask(Defer((), tuple(told)))
+        yield from ask(Defer((), tuple(reported)))
 
 
 def _batch(scope: Key, new: Sequence[int], step_ms: int) -> Published:
@@ -344,7 +345,7 @@ def _batch(scope: Key, new: Sequence[int], step_ms: int) -> Published:
     return Published(Record(scope, rev=1, payload=payload, id=document), "batch", pack(payload))
 
 
-def _contradiction(scope: Key, conflict: Conflict) -> Published:
+def _conflict(scope: Key, conflict: Conflict) -> Published:
     payload = {"timestamp": conflict.timestamp, "stored": conflict.stored, "offered": conflict.offered}
     # The same offer again is the same event. A batch's name ends in its time, so it is never that of a conflict.
     document = f"{escaped((*scope.parts, conflict.timestamp))}~{conflict.digest}"

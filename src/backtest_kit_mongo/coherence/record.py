@@ -28,7 +28,7 @@ class Shape(Enum):
     """One document per context."""
     KEYED = "keyed"
     """Many documents per context, read one at a time, some listed."""
-    LEDGER = "ledger"
+    LIST = "ledger"
     """Many rows per context, written and read as a list."""
     SERIES = "series"
     """Many rows per context, ordered by time, read as a window, first write wins."""
@@ -86,7 +86,7 @@ class Domain:
         memo: a key's value is computed once and only ever removed, so a copy that is a moment old does no harm.
         id_cache: the npm package's Redis key, as a format string over key columns.
         path: directories of the original's dump; `file` names the file.
-        row_id: LEDGER only, the payload field that is the last key column.
+        row_id: LIST only, the payload field that is the last key column.
         indexes: what is needed besides the unique index.
         legacy_unique: unique indexes of older releases that forbid valid documents.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
@@ -157,7 +157,8 @@ class Key(NamedTuple):
 class Record(NamedTuple):
     """One stored document, or the fact that there is none (`exists` is false).
 
-    A named tuple, as `Key` is: each read makes one, and a frozen dataclass takes three times as long to make and to hash.
+    A named tuple, as `Key` is: each read makes one, and a frozen dataclass takes three times as long to make and to
+    hash.
 
     Attributes:
         rev: how often the document was written; 0 if a foreign writer made it and nobody wrote it since.

@@ -13,7 +13,9 @@ _ACTED_ON: Final = (
     *range(0x7F, 0xA0),
     *(0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF),
 )
-"""C0 and C1 controls, and what changes the direction or the line of text. A surrogate is left to the encoding's escapes."""
+"""C0 and C1 controls, and what changes the direction or the line of text. A surrogate is left to the encoding's
+escapes.
+"""
 _VISIBLE: Final = {code: f"\\u{code:04x}" for code in _ACTED_ON}
 _ONE_LINE: Final = {**_VISIBLE, **{ord(char): f"\\u{ord(char):04x}" for char in "\n\t"}}
 

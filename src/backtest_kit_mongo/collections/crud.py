@@ -40,11 +40,11 @@ class BaseCRUD:
         collection: the collection's name in the configured database.
         model: pydantic model that documents must fit; None accepts any fields.
 
-    Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may write, or
-    MongoDB has no such names.
+    Raises (the constructor): InvalidSetting: the collection is one of this package's own, which only its adapters may
+    write, or MongoDB has no such names.
 
-    Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed, CorruptData
-    as `errors.py` says.
+    Raises (all methods): NotSetUp before `setup()`; ServerUnreachable, WriteRefused, WriteOutcomeUnknown, ReadFailed,
+    CorruptData as `errors.py` says.
     """
 
     def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
@@ -52,8 +52,8 @@ class BaseCRUD:
             raise InvalidSetting(f"{collection!r:.80} cannot name a collection: {fault}. Nothing was written.")
         if collection in own_collections():
             raise InvalidSetting(
-                f"{collection!r} is a collection of this package: written past its adapters, caches and audit log would not know. "
-                "Choose another name. Nothing was written."
+                f"{collection!r} is a collection of this package: written past its adapters, caches and audit log "
+                "would not know. Choose another name. Nothing was written."
             )
         self.name = collection
         self._model = model
@@ -73,8 +73,8 @@ class BaseCRUD:
         return get_config().mongo_bound_ms / 1000
 
     def _bounded(self) -> AbstractContextManager[None]:
-        """Every operation has a bound of its own, as the adapters' have: an interrupt may have left half a one behind in the
-        driver's context of this thread.
+        """Every operation has a bound of its own, as the adapters' have: an interrupt may have left half a one behind
+        in the driver's context of this thread.
         """
         return pymongo.timeout(self._bound_s())
 
@@ -90,7 +90,7 @@ class BaseCRUD:
         if operators := [name for name in document if name.startswith("$")]:
             raise InvalidPayload(f"{self.name}: names of fields begin with $: {operators}. Nothing was written.")
         collection = self._collection
-        # What `insert_one` does, which cannot be told when it is too late (`backends/mongo/deadline.py`).
+        # What `insert_one` does, which does not know when it is too late (`backends/mongo/deadline.py`).
         self._write(lambda let: collection.replace_one({"_id": document["_id"]}, document, upsert=True, let=let))
         return {**document, "id": str(document["_id"])}
 
@@ -128,8 +128,8 @@ class BaseCRUD:
         return None if document is None else self._row(document)
 
     def find_all(self, query: Mapping[str, Any] | None = None, *, limit: int | None = None) -> list[Row]:
-        """All documents that match, newest `updatedDate` first; never cut unless `limit` says so. What holds something that
-        Python has no value for is left out, and named in the log.
+        """All documents that match, newest `updatedDate` first; never cut unless `limit` says so. What holds something
+        that Python has no value for is left out, and named in the log.
         """
         return [] if limit == 0 else list(self._each(query, NEWEST_FIRST, limit or 0))
 
@@ -161,7 +161,9 @@ class BaseCRUD:
         return {"rows": list(self._rows(answer["rows"])), "total": total}
 
     def _checked(self, dto: Mapping[str, Any] | BaseModel) -> Row:
-        """The fields as the model has them: what was checked is what is stored. Those that it does not know stay as given."""
+        """The fields as the model has them: what was checked is what is stored. Those that it does not know stay as
+        given.
+        """
         fields = _fields(dto)
         if self._model is None:
             return fields
@@ -198,7 +200,8 @@ class BaseCRUD:
             document = decoded(stored.raw)
         except (ValueError, OverflowError, BSONError) as cause:
             raise CorruptData(
-                f"{self.name}: the document {stored.get('_id')!r:.60} holds what cannot be read here: {cause}. It was left as it is."
+                f"{self.name}: the document {stored.get('_id')!r:.60} holds what cannot be read here: {cause}. It was "
+                "left as it is."
             ) from cause
         return {**document, "id": str(document["_id"])}
 
@@ -230,7 +233,7 @@ def _now() -> datetime:
 
 
 def _name_fault(name: Any) -> str | None:
-    """Why MongoDB would take it for no name of a user's collection. Told when it is given, not at the first use."""
+    """Why MongoDB would take it for no name of a user's collection. Reported when it is given, not at the first use."""
     if not isinstance(name, str) or not name:
         return "it must be a text that is not empty"
     if len(name.encode(errors="replace")) > NAME_MAX_BYTES:

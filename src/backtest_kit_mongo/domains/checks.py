@@ -40,8 +40,8 @@ def make_key(domain: Domain, parts: tuple[Part, ...]) -> Key:
 
 @lru_cache(maxsize=65_536, typed=True)
 def make_child(scope: Key, item: Part) -> Key:
-    """A checked key below a checked scope. Cached: a read that finds a copy in this process takes a microsecond or two, and
-    would spend a third of them here.
+    """A checked key below a checked scope. Cached: a read that finds a copy in this process takes a microsecond or two,
+    and would spend a third of them here.
 
     Raises:
         InvalidKey: as `make_key`.
@@ -122,7 +122,9 @@ def check(key: Key, plain: Any) -> None:
 
 
 def _require_fits(key: Key, plain: Any) -> None:
-    """Refuse what no MongoDB document can hold, on every backend alike: a run on files must not fail only in production."""
+    """Refuse what no MongoDB document can hold, on every backend alike: a run on files must not fail only in
+    production.
+    """
     if _too_deep(plain):
         raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
     try:
@@ -161,13 +163,13 @@ def _unstorable(value: Any, path: str, level: int) -> Iterator[str]:
         value = dump(value)
     if isinstance(value, dict):
         for name, member in value.items():
-            told = shown(repr(name))
+            reported = shown(repr(name))
             if not isinstance(name, str):
-                yield f"{path or 'value'} has the key {told}; keys must be text"
+                yield f"{path or 'value'} has the key {reported}; keys must be text"
             elif "\0" in name:
-                yield f"{path or 'value'} has the key {told}; keys must not hold a zero byte"
+                yield f"{path or 'value'} has the key {reported}; keys must not hold a zero byte"
             elif not _is_unicode(name):
-                yield f"{path or 'value'} has the key {told}; keys must be valid Unicode text"
+                yield f"{path or 'value'} has the key {reported}; keys must be valid Unicode text"
             yield from _unstorable(member, f"{path}.{shown(str(name))}" if path else shown(str(name)), level + 1)
     elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         for index, member in enumerate(value):
@@ -190,7 +192,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def row_item(domain: Domain, payload: Any) -> Part:
-    """The row's own id, which is the last key column of a ledger.
+    """The row's own id, which is the last key column of a list.
 
     Raises:
         InvalidPayload: the row has none, or it is not a non-empty text.

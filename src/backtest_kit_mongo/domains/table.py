@@ -23,7 +23,8 @@ _OTHER_COLLECTIONS: Final = frozenset({
 
 
 class Table(Sequence[Domain]):
-    """Rows in their order. A program may add rows of its own (`add`), so nobody keeps a copy of what is derived from them.
+    """Rows in their order. A program may add rows of its own (`add`), so nobody keeps a copy of what is derived from
+    them.
 
     Attributes:
         by_name, by_collection: the same rows.
@@ -135,20 +136,20 @@ CANDLE = Domain(
     legacy_unique=(("symbol", "interval", "timestamp"),),
 )  # fmt: skip
 STORAGE = Domain(
-    name="storage", collection="storage-items", shape=Shape.LEDGER, key=_columns("backtest signalId"), empty=list,
+    name="storage", collection="storage-items", shape=Shape.LIST, key=_columns("backtest signalId"), empty=list,
     model=payloads.StorageSignalRow, row_id="id", dated_by=(*_SIGNAL_TIMES, "updatedAt", "closeTimestamp"),
     id_cache="storage_cache:{backtest}:{signalId}",
     path=_path("data/storage", "backtest"), file=_joined("signalId"),
 )  # fmt: skip
 NOTIFICATION = Domain(
-    name="notification", collection="notification-items", shape=Shape.LEDGER, key=_columns("backtest notificationId"),
+    name="notification", collection="notification-items", shape=Shape.LIST, key=_columns("backtest notificationId"),
     empty=list, model=payloads.NotificationModel, row_id="id", dated_by=("timestamp", "createdAt"),
     id_cache="notification_cache:{backtest}:{notificationId}",
     path=_path("data/notification", "backtest"), file=_joined("notificationId"),
     indexes=(Index((("backtest", 1), ("createDate", -1))),),
 )  # fmt: skip
 LOG = Domain(
-    name="log", collection="log-items", shape=Shape.LEDGER, key=_columns("entryId"), empty=list,
+    name="log", collection="log-items", shape=Shape.LIST, key=_columns("entryId"), empty=list,
     model=payloads.LogEntry, row_id="id", dated_by=("timestamp",), on_conflict=OnConflict.KEEP,
     id_cache="log_cache:{entryId}",
     path=_path("data/log/log"), file=_joined("entryId"),
@@ -205,7 +206,8 @@ SESSION = Domain(
 )  # fmt: skip
 
 DOMAINS: Final = Table(
-    CANDLE, SIGNAL, SCHEDULE, STRATEGY, RISK, PARTIAL, BREAKEVEN, STORAGE, NOTIFICATION, LOG, MEASURE, INTERVAL, MEMORY, RECENT, STATE,
+    CANDLE, SIGNAL, SCHEDULE, STRATEGY, RISK, PARTIAL, BREAKEVEN, STORAGE, NOTIFICATION, LOG, MEASURE, INTERVAL,
+    MEMORY, RECENT, STATE,
     DICTIONARY, SESSION,
 )  # fmt: skip
 """All domains, in the order of the original's registration."""

@@ -19,8 +19,8 @@ READS: Final = ("hit", "near", "miss", "bypass", "list", "error")
 the cache is away; at MongoDB, because lists and windows are never cached; not at all.
 """
 WRITES: Final = ("written", "bypass", "unknown", "refused", "error")
-"""How a write ended: stored and published; stored, but the cache missed it and will be told; perhaps stored; certainly
-not stored, because the server or the call is at fault; not stored, because something else failed.
+"""How a write ended: stored and published; stored, but the cache missed it and will be informed; perhaps stored;
+certainly not stored, because the server or the call is at fault; not stored, because something else failed.
 """
 HIT, NEAR, MISS, PASSED_BY, LIST, FAILED_READ = range(len(READS))
 WRITTEN, DEFERRED, UNKNOWN, REFUSED, FAILED_WRITE = range(len(WRITES))

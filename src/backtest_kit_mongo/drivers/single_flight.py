@@ -6,7 +6,7 @@ who wait share it. However many threads read a key, MongoDB serves one of them a
 find under way and the next one, each of which the truth bounds in time.
 
 A signal handler may read in the middle of this, and Ctrl-C may end any line of it. So a thread that is in here already
-finds for itself, a flight is announced inside the `try` that lands it, and who has waited for long finds for itself too.
+finds for itself, a call is announced inside the `try` that ends it, and who has waited for long finds for itself too.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ WAIT_S: Final = 10.0
 """Who has waited so long for a find of another thread finds for itself."""
 
 
-class _Flight:
-    """One find. `passengers` join before it departs."""
+class _Call:
+    """One find. `waiters` join before it starts."""
 
-    __slots__ = ("error", "is_abandoned", "landed", "passengers", "record")
+    __slots__ = ("ended", "error", "is_abandoned", "record", "waiters")
 
     def __init__(self) -> None:
-        self.landed = threading.Event()
-        self.passengers = 0
+        self.ended = threading.Event()
+        self.waiters = 0
         self.record: Record | None = None
         self.error: Exception | None = None
         self.is_abandoned = False
 
     def answer(self) -> Record:
-        """What was found; every passenger gets a payload of its own.
+        """What was found; every waiter gets a payload of its own.
 
         Raises:
             Exception: of the same type as the find raised.
@@ -47,10 +47,10 @@ class _Flight:
             # Not the same object: two threads that raise it would write into one traceback.
             raise type(self.error)(*self.error.args) from self.error
         assert self.record is not None
-        return self.record._replace(payload=maker(self.record.payload)()) if self.passengers else self.record
+        return self.record._replace(payload=maker(self.record.payload)()) if self.waiters else self.record
 
 
-class Flights:
+class SingleFlight:
     """Thread-safe."""
 
     def __init__(self, find: Callable[[Find], Record], *, wait_s: float = WAIT_S) -> None:
@@ -61,8 +61,8 @@ class Flights:
 
     def _forget(self) -> None:
         self._process = os.getpid()
-        self._boarding: dict[Key, _Flight] = {}
-        self._flying: dict[Key, _Flight] = {}
+        self._next: dict[Key, _Call] = {}
+        self._running: dict[Key, _Call] = {}
         self._inside: set[int] = set()
 
     def find(self, effect: Find) -> Record:
@@ -78,16 +78,16 @@ class Flights:
             self._inside.discard(me)
 
     def _shared(self, effect: Find) -> Record:
-        mine = _Flight()
+        mine = _Call()
         try:
-            flight, before = self._board(effect.key, mine)
-            if flight is not mine:
-                if not flight.landed.wait(self._wait_s):
+            call, before = self._join(effect.key, mine)
+            if call is not mine:
+                if not call.ended.wait(self._wait_s):
                     return self._find(effect)
-                return self._shared(effect) if flight.is_abandoned else flight.answer()
+                return self._shared(effect) if call.is_abandoned else call.answer()
             if before is not None:
-                before.landed.wait(self._wait_s)
-                self._depart(effect.key, mine)
+                before.ended.wait(self._wait_s)
+                self._start(effect.key, mine)
             mine.record = self._find(effect)
         except Exception as error:
             mine.error = error
@@ -98,32 +98,32 @@ class Flights:
             raise
         finally:
             try:
-                self._land(effect.key, mine)
+                self._end(effect.key, mine)
             except BaseException:
-                self._land(effect.key, mine)  # Ctrl-C in the landing: those who wait must not pay for it.
+                self._end(effect.key, mine)  # Ctrl-C while it ends: those who wait must not pay for it.
                 raise
         return mine.answer()
 
-    def _board(self, key: Key, mine: _Flight) -> tuple[_Flight, _Flight | None]:
-        """The flight to take, and the one that it has to wait for."""
+    def _join(self, key: Key, mine: _Call) -> tuple[_Call, _Call | None]:
+        """The call to wait for, and the one that it has to wait for."""
         with self._lock:
-            before = self._flying.get(key)
-            flight = self._boarding.get(key)
-            if flight is not None:
-                flight.passengers += 1
-                return flight, before
-            (self._flying if before is None else self._boarding)[key] = mine
+            before = self._running.get(key)
+            call = self._next.get(key)
+            if call is not None:
+                call.waiters += 1
+                return call, before
+            (self._running if before is None else self._next)[key] = mine
             return mine, before
 
-    def _depart(self, key: Key, flight: _Flight) -> None:
+    def _start(self, key: Key, call: _Call) -> None:
         with self._lock:
-            if self._boarding.get(key) is flight:
-                del self._boarding[key]
-            self._flying[key] = flight
+            if self._next.get(key) is call:
+                del self._next[key]
+            self._running[key] = call
 
-    def _land(self, key: Key, flight: _Flight) -> None:
+    def _end(self, key: Key, call: _Call) -> None:
         with self._lock:
-            for flights in (self._boarding, self._flying):
-                if flights.get(key) is flight:
-                    del flights[key]
-        flight.landed.set()
+            for calls in (self._next, self._running):
+                if calls.get(key) is call:
+                    del calls[key]
+        call.ended.set()

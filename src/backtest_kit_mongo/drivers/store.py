@@ -25,7 +25,7 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     failed_write,
 )
-from backtest_kit_mongo.drivers.single_flight import Flights
+from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.errors import ServerUnreachable
 from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import Cache, Near, Truth
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = locks.logger(__name__)
 
-TOLD_MAX = 10_000
+REPORTED_MAX = 10_000
 """Dropped rows that a store remembers having named."""
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
@@ -82,16 +82,16 @@ class Store:
         self.near = near
         self.counts = Counts()
         # By thread, how the operation that it is in will end where that is not the usual way, which so costs nothing.
-        self._detours: dict[int, int] = {}
+        self._outcomes: dict[int, int] = {}
         self._near_domains = frozenset() if near is None else near.domains
         self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
-            fx.Find: Flights(truth.find).find,
+            fx.Find: SingleFlight(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
             fx.Rows: truth.rows,
             fx.Merge: truth.merge,
             fx.Append: truth.append,
-            fx.Quarantine: truth.quarantine,
+            fx.KeepConflicts: truth.keep_conflicts,
             # Late: the columnar way needs NumPy, which only those who read candles should wait for.
             series_plans.FindBlocks: lambda effect: truth.series.find_blocks(effect),
             series_plans.FindRows: lambda effect: truth.series.find_rows(effect),
@@ -109,8 +109,8 @@ class Store:
                 self._handlers[kind] = _dropping(near, self._handlers[kind])
         self._opened = False
         self._open_lock = Lock()
-        self._snapshots: dict[Key, plans.Snapshot | None] = {}
-        self._told: set[tuple[Key, bytes]] = set()
+        self._snapshots: dict[Key, plans.KnownRows | None] = {}
+        self._reported: set[tuple[Key, bytes]] = set()
 
     def __repr__(self) -> str:
         return f"<store {self.name}>"
@@ -125,8 +125,8 @@ class Store:
             return
         if self._open_lock.is_mine:
             raise ServerUnreachable(
-                f"{self.name}: this thread is opening or closing the store at this moment, and a handler or listener that it runs asked "
-                "for more. Nothing was read or written; try again later."
+                f"{self.name}: this thread is opening or closing the store at this moment, and a handler or listener "
+                "that it runs asked for more. Nothing was read or written; try again later."
             )
         with self._open_lock.quietly():
             if not self._opened:
@@ -152,11 +152,11 @@ class Store:
     def _perform(self, effect: fx.Effect[Any]) -> Any:
         answer = self._handlers[type(effect)](effect)
         if type(answer) is fx.Right:
-            self._detours[get_ident()] = PASSED_BY if answer.is_bypass else MISS
+            self._outcomes[get_ident()] = PASSED_BY if answer.is_bypass else MISS
         return answer
 
     def _defer(self, effect: fx.Defer) -> None:
-        self._detours[get_ident()] = DEFERRED
+        self._outcomes[get_ident()] = DEFERRED
         self.cache.defer(effect)
 
     def read(self, key: Key) -> Record:
@@ -176,10 +176,10 @@ class Store:
             self.open()
             return drive(plan, self._perform)
         except BaseException:
-            self._detours[get_ident()] = FAILED_READ
+            self._outcomes[get_ident()] = FAILED_READ
             raise
         finally:
-            outcome = self._detours.pop(get_ident(), HIT) if self._detours else HIT
+            outcome = self._outcomes.pop(get_ident(), HIT) if self._outcomes else HIT
             # Few calls: this is the warm read, which counting must not slow down noticeably.
             tally = self.counts.reads.get(domain) or self.counts.reads_of(domain)
             tally.add(outcome, perf_counter() - since_s)
@@ -201,10 +201,10 @@ class Store:
             self.open()
             return drive(plan, self._perform)
         except BaseException as error:
-            self._detours[get_ident()] = failed_write(error)
+            self._outcomes[get_ident()] = failed_write(error)
             raise
         finally:
-            outcome = self._detours.pop(get_ident(), WRITTEN)
+            outcome = self._outcomes.pop(get_ident(), WRITTEN)
             self.counts.writes_of(domain).add(outcome, perf_counter() - since_s)
 
     def write(self, change: Change) -> Record:
@@ -218,20 +218,20 @@ class Store:
         merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
         self._snapshots[scope] = merged.snapshot
         for change in merged.dropped:
-            self._tell_dropped(change)
+            self._report_dropped(change)
         return merged.written
 
-    def _tell_dropped(self, change: Change) -> None:
+    def _report_dropped(self, change: Change) -> None:
         """Once for each: callers write their whole list again and again."""
-        told = (change.key, change.body)
-        if told in self._told:
+        reported = (change.key, change.body)
+        if reported in self._reported:
             return
-        if len(self._told) >= TOLD_MAX:
-            self._told.clear()
-        self._told.add(told)
+        if len(self._reported) >= REPORTED_MAX:
+            self._reported.clear()
+        self._reported.add(reported)
         logger.warning(
-            "%s: another row is stored under this id, and the first stays: NOT stored is %s. Two writers that count from the same "
-            "number? Give each its own prefix",
+            "%s: another row is stored under this id, and the first stays: NOT stored is %s. Two writers that count "
+            "from the same number? Give each its own prefix",
             change.key, shown(repr(change.payload)),
         )  # fmt: skip
 

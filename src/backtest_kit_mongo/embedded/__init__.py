@@ -6,7 +6,7 @@ down()
 """
 
 from .errors import DirectoryBusyError, EmbeddedError, NotInstalledError, ServerFailedError
-from .servers import (
+from .pair import (
     Endpoints,
     ServerStatus,
     Status,

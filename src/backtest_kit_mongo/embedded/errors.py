@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded servers, told apart by what the caller can do about it."""
+"""What can go wrong with the embedded servers, distinguished by what the caller can do about it."""
 
 from backtest_kit_mongo.errors import EnvironmentFault
 
@@ -14,7 +14,7 @@ class NotInstalledError(EmbeddedError):
 
 
 class ServerFailedError(EmbeddedError):
-    """A server did not start or stop as told, in the given time. The text quotes the end of the server's own log."""
+    """A server did not start or stop as asked, in the given time. The text quotes the end of the server's own log."""
 
 
 class DirectoryBusyError(EmbeddedError):

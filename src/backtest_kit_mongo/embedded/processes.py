@@ -258,7 +258,7 @@ class Server:
         while (process := self.process()) is not None:
             if not deadline.remaining_s:
                 raise ServerFailedError(
-                    f"The {self} (pid {process.pid}) was told to stop but still runs. Nothing is lost: it may be"
+                    f"The {self} (pid {process.pid}) was asked to stop but still runs. Nothing is lost: it may be"
                     f" flushing. Wait, or kill -9 it: it recovers at the next start.\n{self.log_tail()}"
                 )
             time.sleep(POLL_S)
@@ -274,8 +274,8 @@ class Server:
     def log_tail(self) -> str:
         """What the server said last, and where, for an error message."""
         lines = self._log_text().splitlines()
-        told = [line[:LOG_LINE_CHARACTERS] for line in (self.program.errors(lines) or lines)[-LOG_TAIL_LINES:]]
-        return "\n".join([f"The end of its log, {self.log}:", *(told or ["(empty)"])])
+        reported = [line[:LOG_LINE_CHARACTERS] for line in (self.program.errors(lines) or lines)[-LOG_TAIL_LINES:]]
+        return "\n".join([f"The end of its log, {self.log}:", *(reported or ["(empty)"])])
 
     def _log_text(self) -> str:
         try:

@@ -1,6 +1,6 @@
-"""What is asked of streams by scripts: entries by the bytes that they hold, not by their number, and what a stream holds
-without the payloads, of which one may have 15 MB. Each script asks for a few entries at a time, so it goes over its bound by
-those few at most.
+"""What is asked of streams by scripts: entries by the bytes that they hold, not by their number, and what a stream
+holds without the payloads, of which one may have 15 MB. Each script asks for a few entries at a time, so it goes over
+its bound by those few at most.
 """
 
 from __future__ import annotations

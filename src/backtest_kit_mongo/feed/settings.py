@@ -16,12 +16,18 @@ class FeedSettings(BaseSettings):
     retention_ms: int = Field(
         default=3_600_000,
         ge=0,
-        description="Entries younger than this stay in the stream even if nobody needs them any more, while it is not too large.",
+        description=(
+            "Entries younger than this stay in the stream even if nobody needs them any more, while it is not "
+            "too large."
+        ),
     )
     max_bytes: int = Field(
         default=0,
         ge=0,
-        description="Memory of all streams together from which on the oldest entries go whatever their age. 0: half of Redis' maxmemory.",
+        description=(
+            "Memory of all streams together from which on the oldest entries go whatever their age. 0: half "
+            "of Redis' maxmemory."
+        ),
     )
 
 

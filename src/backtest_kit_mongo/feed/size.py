@@ -9,8 +9,8 @@ import redis
 from backtest_kit_mongo.backends.redis.cluster import servers_of
 
 SHARE: Final = 0.5
-"""Of maxmemory, what the streams of one server may have together unless CC_STREAM_MAX_BYTES says otherwise. The rest is for
-leases, entries and what is written while a trim is on its way.
+"""Of maxmemory, what the streams of one server may have together unless CC_STREAM_MAX_BYTES says otherwise. The rest is
+for leases, entries and what is written while a trim is on its way.
 """
 LEFT: Final = 0.9
 """Of what a stream may have, what a trim leaves, so that the next is not due at once."""

@@ -3,9 +3,9 @@
 A plan says for each of these limits how far it reaches; the lowest one counts. Whoever holds the trim back can so be
 named. Nothing else ever deletes from the feed.
 
-A stream that has come to more bytes than it may have is trimmed of its oldest entries whatever their age, and without regard
-to consumers' own groups (`feed:`): what they have not read they read from the audit log. The worker's roles and the audit
-hold entries even then.
+A stream that has come to more bytes than it may have is trimmed of its oldest entries whatever their age, and without
+regard to consumers' own groups (`feed:`): what they have not read they read from the audit log. The worker's roles and
+the audit hold entries even then.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.feed import size
 from backtest_kit_mongo.feed.consume.groups import PREFIX
 from backtest_kit_mongo.feed.consume.handing_over import hand_over
-from backtest_kit_mongo.feed.parked import COLLECTION as PARKED_COLLECTION
-from backtest_kit_mongo.feed.parked import parked_id, whole
+from backtest_kit_mongo.feed.dead_letters import COLLECTION as DEAD_LETTERS
+from backtest_kit_mongo.feed.dead_letters import letter_id, whole
 from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look, text
 from backtest_kit_mongo.feed.scripts import HEADS
 
@@ -155,8 +155,10 @@ def _examine(
         if missing is not None:
             count += sum(entry < missing for entry, _ in page)
             why = (
-                f"entry {missing} is acknowledged but has no audit record (was audit-items restored from a backup?). Let the audit read "
-                f"it again: redis-cli XGROUP SETID '{stream}' {AUDIT_GROUP} 0. Records that exist are not changed by that"
+                f"entry {missing} is acknowledged but has no audit record (was audit-items restored from a backup?). "
+                "Let the audit read "
+                f"it again: redis-cli XGROUP SETID '{stream}' {AUDIT_GROUP} 0. Records that exist are not changed by "
+                "that"
             )
             return count, Limit("audit", "audit-items", missing, why, True), False
         count += len(page)
@@ -193,9 +195,9 @@ def _first_missing(database: Database[dict[str, Any]], stream: str, page: _Page)
     records = {entry: _record_id(head) for entry, head in page}
     recorded = _present(database, AUDIT_COLLECTION, [name for name in records.values() if name is not None], {})
     rest = {
-        entry: parked_id(stream, AUDIT_GROUP, str(entry)) for entry, name in records.items() if name not in recorded
+        entry: letter_id(stream, AUDIT_GROUP, str(entry)) for entry, name in records.items() if name not in recorded
     }
-    parked = _present(database, PARKED_COLLECTION, list(rest.values()), whole()) if rest else set()
+    parked = _present(database, DEAD_LETTERS, list(rest.values()), whole()) if rest else set()
     return min((entry for entry, name in rest.items() if name not in parked), default=None)
 
 

@@ -1,5 +1,5 @@
-"""Work that stands still or went wrong, as both servers show it: one look for `bkm doctor`, for the worker's own `check`, and
-for whoever asks. Each question is bounded, so that a health check may ask it every few seconds.
+"""Work that stands still or went wrong, as both servers show it: one look for `bkm doctor`, for the worker's own
+`check`, and for whoever asks. Each question is bounded, so that a health check may ask it every few seconds.
 
 What only a running worker sees (altered audit records, forged events, revisions that are no numbers) it notes in
 `worker-troubles`, one document a kind.
@@ -28,18 +28,23 @@ RENEWED_MS: Final = 60_000
 UNLED_MS: Final = 30_000
 FAILING_MS: Final = 60_000
 FRESH_MS: Final = 24 * 3_600_000
-"""For so long a thing that happened once is told as a trouble."""
+"""For so long a thing that happened once is reported as a trouble."""
 EXAMPLES_MAX: Final = 5
 
 ALTERED: Final = "audit-altered"
-CONTRADICTED: Final = "audit-contradicted"
+MISMATCHED: Final = "audit-contradicted"
 ODD_REVISION: Final = "odd-revision"
 FOREIGN_WRITES: Final = "foreign-writes"
 """No trouble by itself; the doctor tells who does not see them."""
 ADVICE: Final[Mapping[str, str]] = {
-    ALTERED: "keep everything as it is, run `bkm audit verify --findings 100`, and tell the owner of the audit log",
-    CONTRADICTED: "`bkm audit show KEY` has both records; find out who may append to the feed or change the audit log (ops/redis.acl)",
-    ODD_REVISION: "set `rev` of that document to the whole number that its newest audit record has, in mongosh, as NumberLong",
+    ALTERED: "keep everything as it is, run `bkm audit verify --findings 100`, and inform the owner of the audit log",
+    MISMATCHED: (
+        "`bkm audit show KEY` has both records; find out who may append to the feed or change the audit log "
+        "(ops/redis.acl)"
+    ),
+    ODD_REVISION: (
+        "set `rev` of that document to the whole number that its newest audit record has, in mongosh, as NumberLong"
+    ),
 }
 """What to do about what a worker noted."""
 
@@ -120,7 +125,8 @@ def _services(database: Database[dict[str, Any]], now: datetime) -> Iterator[Tro
             )  # fmt: skip
         elif lease.renewed_ms_ago > RENEWED_MS:
             yield Trouble(
-                name, f"{lease.holder} holds {lease.service} and has not renewed it for {_seconds(lease.renewed_ms_ago)}",
+                name, (f"{lease.holder} holds {lease.service} and has not renewed it for "
+                    f"{_seconds(lease.renewed_ms_ago)}"),
                 f"it is dead, or a clock jumped; in mongosh: {forget}",
             )  # fmt: skip
         elif lease.trouble and lease.failing_ms > FAILING_MS:
@@ -135,7 +141,8 @@ def _recovery(database: Database[dict[str, Any]], now: datetime) -> Iterator[Tro
     age_ms = _ms(now, token and token.get("savedAt"))
     if age_ms > STILL_MS:
         yield Trouble(
-            "recovery.stuck", f"its place in MongoDB's log was saved {_seconds(age_ms)} ago: recovery does not run, or is stuck",
+            "recovery.stuck", (f"its place in MongoDB's log was saved {_seconds(age_ms)} ago: recovery does not run, "
+                "or is stuck"),
             "start a worker with the role recovery, or look at the log of the one that leads it",
         )  # fmt: skip
 
@@ -172,8 +179,10 @@ def _indexes(database: Database[dict[str, Any]], now: datetime) -> Iterator[Trou
     lacking = [name for name, fields in (("unique", IDENTITY), ("of keys", KEYS)) if tuple(fields) not in have]
     if lacking or not have.get(tuple(IDENTITY), True):
         yield Trouble(
-            "audit.indexes", f"{ITEMS} lacks the index {' and the one '.join(lacking) or 'that is unique'}: a revision may get two records",
-            "restart a worker with the role audit, which builds it; if it cannot, `bkm audit verify` names the doubled records",
+            "audit.indexes", (f"{ITEMS} lacks the index {' and the one '.join(lacking) or 'that is unique'}: a "
+                "revision may get two records"),
+            ("restart a worker with the role audit, which builds it; if it cannot, `bkm audit verify` names the "
+                "doubled records"),
         )  # fmt: skip
 
 

@@ -84,12 +84,12 @@ def service_leases(database: Database[dict[str, Any]]) -> list[ServiceLease]:
         PyMongoError: MongoDB cannot be asked.
     """
     # Subtracted by MongoDB, whose clock the leases' times are of.
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "left": {"$subtract": ["$expiresAt", "$$NOW"]},
         "renewed": {"$subtract": ["$$NOW", {"$ifNull": ["$renewedAt", "$$NOW"]}]},
         "failing": {"$subtract": ["$$NOW", {"$ifNull": ["$failingSince", "$$NOW"]}]},
     }
-    stages: list[dict[str, Any]] = [{"$project": {"holder": 1, "trouble": 1, **told}}, {"$sort": {"_id": 1}}]
+    stages: list[dict[str, Any]] = [{"$project": {"holder": 1, "trouble": 1, **reported}}, {"$sort": {"_id": 1}}]
     return [
         ServiceLease(
             str(row["_id"]), str(row["holder"]), int(row["left"]), int(row["renewed"]), str(row.get("trouble") or ""),

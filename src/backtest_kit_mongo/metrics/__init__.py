@@ -1,18 +1,18 @@
-"""Metrics of this process in Prometheus' format, named `bkm_store_*`. They describe the store that `setup()` made; before it
-there are none.
+"""Metrics of this process in Prometheus' format, named `bkm_store_*`. They describe the store that `setup()` made;
+before it there are none.
 
 Two ways, which may be combined:
 
     bk.metrics.register()      # among the metrics that the program serves anyway
-    CC_METRICS_PORT=9470       # served by this process, at /metrics of CC_METRICS_HOST (127.0.0.1 unless told otherwise)
+    CC_METRICS_PORT=9470       # served by this process, at /metrics of CC_METRICS_HOST (127.0.0.1 unless set otherwise)
 
 Nothing is added up until somebody scrapes. Labels are domains and outcomes, never keys.
 
 Several processes on a host. Each has counters of its own, so each serves its own port: with CC_METRICS_PORT_COUNT=16 a
-process takes the first free one of sixteen, and Prometheus is given all sixteen as targets (those that nobody serves are
-down, and mean nothing). A process that is forked does not keep its parent's port: it takes the next one when it first
-uses the store. `PROMETHEUS_MULTIPROC_DIR` does not concern these metrics, because the client library ignores collectors
-in that mode: use ports.
+process takes the first free one of sixteen, and Prometheus is given all sixteen as targets (those that nobody serves
+are down, and mean nothing). A process that is forked does not keep its parent's port: it takes the next one when it
+first uses the store. `PROMETHEUS_MULTIPROC_DIR` does not concern these metrics, because the client library ignores
+collectors in that mode: use ports.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The coherence auditor: are cached entries what MongoDB holds? A check of a running system, from outside the protocol.
 
-One look at one key is: entry, MongoDB, entry again. If the entry is the same before and after, then by I1 it must equal the document that was
-read in between; an entry that changed meanwhile proves nothing and is looked at again. A violation is looked at again after 1 s, 1 min and
-5 min, because how long a stale entry lives matters as much as that there was one.
+One look at one key is: entry, MongoDB, entry again. If the entry is the same before and after, then by I1 it must equal
+the document that was read in between; an entry that changed meanwhile proves nothing and is looked at again. A
+violation is looked at again after 1 s, 1 min and 5 min, because how long a stale entry lives matters as much as that
+there was one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TRACE_MAX = 5
 
 
 @dataclass(slots=True)
-class Violation:
+class StaleEntry:
     """An entry that differs from MongoDB.
 
     Attributes:
@@ -63,7 +64,7 @@ class Report:
     checked: int = 0
     busy: int = 0
     foreign: int = 0
-    violations: list[Violation] = field(default_factory=list)
+    violations: list[StaleEntry] = field(default_factory=list)
 
     @property
     def nines(self) -> float:
@@ -97,7 +98,7 @@ class Auditor:
         for count, name in enumerate(self._entry_names(), start=1):
             key = parse_entry_name(name, self._settings.database, BY_NAME)
             if key is None or not key.domain.cached:
-                continue  # A ledger's entry is a stamp: there is no document to compare it with.
+                continue  # A list's entry is a stamp: there is no document to compare it with.
             if len(chosen) < sample:
                 chosen.append(key)
             elif (place := rng.randrange(count)) < sample:
@@ -142,7 +143,7 @@ class Auditor:
             report.checked += 1
             cached = _parsed(key, entry)
             if _differs(cached, stored):
-                violation = Violation(
+                violation = StaleEntry(
                     key,
                     -1 if cached is None else cached.rev,
                     stored.rev,

@@ -156,7 +156,7 @@ def summarize(database: Database[Document], scope: Key) -> Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class When:
+class Thresholds:
     """When a range is worth compacting. Times are milliseconds.
 
     Attributes:
@@ -194,7 +194,7 @@ class ToDo:
     | oldestAt, changedAt            | when the first and the last of them were noted, by the workers' clocks |
     """
 
-    def __init__(self, database: Database[Document], when: When = When()) -> None:
+    def __init__(self, database: Database[Document], when: Thresholds = Thresholds()) -> None:
         self._rows = database.get_collection(RANGES, write_concern=DURABLE)
         self._when = when
 
@@ -256,7 +256,8 @@ class Checked(NamedTuple):
     Attributes:
         in_block: candles that can be read from the block, None if there is none.
         in_documents: valid candles in documents.
-        fault: what is wrong with the block, empty if nothing is. That it lacks candles is no fault: it was made earlier.
+        fault: what is wrong with the block, empty if nothing is. That it lacks candles is no fault: it was made
+            earlier.
     """
 
     range: BlockRange
@@ -271,7 +272,9 @@ class Checked(NamedTuple):
 
 
 class Rebuilt(NamedTuple):
-    """What became of a range's block: one with a fault (see `Checked`) was removed, a new one made; or it was left alone."""
+    """What became of a range's block: one with a fault (see `Checked`) was removed, a new one made; or it was left
+    alone.
+    """
 
     fault: str
     is_made: bool
@@ -302,8 +305,8 @@ class Compactor:
         return self._compared(each, self._blocks.find_one(each.query()))
 
     def rebuild(self, each: BlockRange) -> Rebuilt:
-        """Make a range's block equal to its documents. A block that differs is removed first, so that reads no longer get it.
-        One that is right and whole is left alone, so doing it again costs little.
+        """Make a range's block equal to its documents. A block that differs is removed first, so that reads no longer
+        get it. One that is right and whole is left alone, so doing it again costs little.
         """
         stored = self._blocks.find_one(each.query())
         if stored is None:

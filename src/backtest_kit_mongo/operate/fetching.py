@@ -1,7 +1,7 @@
 """Candles from an exchange: only what is missing is asked for, page by page, and never a candle that is not closed.
 
-Each page is stored before the next is asked for, so a fetch that was interrupted is continued by starting it again. What
-an exchange does not have stays a gap and is asked for again by the next fetch.
+Each page is stored before the next is asked for, so a fetch that was interrupted is continued by starting it again.
+What an exchange does not have stays a gap and is asked for again by the next fetch.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Source:
         """The first open time whose candle is not closed, by the slower of this clock and the exchange's.
 
         Raises:
-            FetchFailed: the exchange was asked for its time in vain, or told none.
+            FetchFailed: the exchange was asked for its time in vain, or has none.
         """
         now_ms = self.clock_ms()
         if self.exchange.has.get("fetchTime") is True:
@@ -159,7 +159,9 @@ def open_source(exchange: str, symbol: str, interval: str, page: int | None = No
 
 
 def _page_of(client: Any) -> int:
-    """How many candles a request gives. A page that is larger than that would jump over candles after an empty answer."""
+    """How many candles a request gives. A page that is larger than that would jump over candles after an empty
+    answer.
+    """
     features = (client.features or {}).get("spot") or {}
     return int((features.get("fetchOHLCV") or {}).get("limit") or PAGE)
 
@@ -212,7 +214,7 @@ class Fetched:
 Read = Callable[[int, int], Candles]
 Write = Callable[[CandleTable], CandleReport]
 Progress = Callable[[int, int], None]
-"""Is told how many of how many open times have been asked for."""
+"""Called with how many of how many open times have been asked for."""
 
 
 def fetch(
@@ -269,7 +271,7 @@ def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -
         for wrong in wrongs:
             fetched.leave_out(*wrong)
     if chosen := [row for row in valid if wanted.since <= row[0] < wanted.until]:
-        # All of them: of two that contradict each other, the store keeps one and tells of the other.
+        # All of them: of two that conflict with each other, the store keeps one and reports the other.
         fetched.add(write(dict(zip(COLUMNS, map(list, zip(*chosen, strict=True)), strict=True))))
     newest = max((row[0] for row in valid), default=wanted.since - 1)
     if newest < wanted.since:

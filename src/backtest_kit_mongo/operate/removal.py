@@ -1,7 +1,8 @@
 """Removing stored candles: the way back where the wrong ones were stored, or an exchange corrected its history.
 
-Everywhere else the first write of a candle wins. Removing is for operators: it tells the feed nothing (the worker's
-recovery records each removed document as a foreign change), and replicas keep what they have until they are copied anew.
+Everywhere else the first write of a candle wins. Removing is for operators: it reports nothing to the feed (the
+worker's recovery records each removed document as a foreign change), and replicas keep what they have until they are
+copied anew.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import FOLLOW_S, Generations, begin, end
 from backtest_kit_mongo.candles.codec import block_start, span_ms
 from backtest_kit_mongo.candles.columns import Columns, take
-from backtest_kit_mongo.candles.conflicts import contradictions
+from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
@@ -46,7 +47,7 @@ class Removed:
 
     Attributes:
         candles: documents.
-        conflicts: candles kept aside that contradicted removed ones.
+        conflicts: candles kept aside that conflicted with removed ones.
         blocks: blocks that held some of them.
         first, last: their open times, ms; None if there are none.
     """
@@ -84,7 +85,8 @@ def remove_candles(
 def replace_candles(
     symbol: str, interval: str, exchange: str, candles: CandleTable, *, sparse: bool = False, dry_run: bool = True
 ) -> Removed:
-    """Store candles in the place of those that are stored for their open times with other values; and those that are new.
+    """Store candles in the place of those that are stored for their open times with other values; and those that are
+    new.
 
     Args:
         candles, sparse: as of `write_candles`.
@@ -107,7 +109,7 @@ def replace(instance: CandleInstance, removal: Removal, columns: Columns, *, dry
     if not len(columns):
         return Removed()
     stored = instance.between(int(columns.timestamp[0]), int(columns.timestamp[-1]) + 1).columns
-    times = [conflict.timestamp for conflict in contradictions(stored, columns)]
+    times = [conflict.timestamp for conflict in conflicts_of(stored, columns)]
     found = Removed(len(times), first=min(times, default=None), last=max(times, default=None))
     if times and not dry_run:
         chosen = take(columns, np.isin(columns.timestamp, times))
@@ -132,7 +134,7 @@ def _of(instance: CandleInstance) -> Removal:
 
 
 class Removal:
-    """Removes candles of one series, their contradictions and the blocks that held them.
+    """Removes candles of one series, their conflicts and the blocks that held them.
 
     Args:
         series: of this process, which forgets what it keeps of them.
@@ -161,8 +163,8 @@ class Removal:
     def remove(self, since: int | None = None, until: int | None = None) -> Removed:
         """Remove the candles that open at `since` (ms) or later and before `until`; without a limit, all.
 
-        When it returns no process reads them any more. Interrupted, some may be gone; run it again, which also ends what a
-        remover that died has left begun.
+        When it returns no process reads them any more. Interrupted, some may be gone; run it again, which also ends
+        what a remover that died has left begun.
         """
         ranges = self._ranges(since, until)
         removed = self.look(since, until)

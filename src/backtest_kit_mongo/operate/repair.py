@@ -1,8 +1,8 @@
-"""Keys with several documents, which only a collection without its unique index can have: the npm package writes before its
-indexes are built, and a restore may leave them out.
+"""Keys with several documents, which only a collection without its unique index can have: the npm package writes before
+its indexes are built, and a restore may leave them out.
 
-Of each key one document stays: the one written last, or the first where the first write wins. All versions, that one too,
-are kept aside in `repaired-items` before anything is deleted:
+Of each key one document stays: the one written last, or the first where the first write wins. All versions, that one
+too, are kept aside in `repaired-items` before anything is deleted:
 
 | field      | meaning |
 |------------|---------|
@@ -146,7 +146,7 @@ class Repairer:
 
 
 def _cached(key: Key) -> Key | None:
-    if key.domain.shape is Shape.LEDGER:
+    if key.domain.shape is Shape.LIST:
         return key.scope
     return key if key.domain.cached else None
 

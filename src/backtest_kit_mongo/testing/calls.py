@@ -31,7 +31,7 @@ class Calls:
         if self.domain.shape is Shape.SERIES:
             moment: Any = parts[3]
             return registry.read_candles_data(parts[1], parts[2], parts[0], 1, moment, moment + 1)
-        if self.domain.shape is not Shape.LEDGER:
+        if self.domain.shape is not Shape.LIST:
             return self._call(registry, "read", parts, when=when)
         rows = self._call(registry, "read_rows", parts)
         return next((row for row in rows if row[self.domain.row_id] == parts[-1]), None)
@@ -39,7 +39,7 @@ class Calls:
     def write(self, registry: Any, payload: Any, parts: Parts, when: Any) -> None:
         if self.domain.shape is Shape.SERIES:
             registry.write_candles_data([payload], parts[1], parts[2], parts[0])
-        elif self.domain.shape is Shape.LEDGER:
+        elif self.domain.shape is Shape.LIST:
             self._call(registry, "write_rows", parts, payload=[payload])
         else:
             self._call(registry, "write", parts, payload=payload, when=when)

@@ -14,7 +14,8 @@ Among other tests, a module binds it with one line and one fixture:
 
 Two more fixtures may be overridden:
 
-    twin          where data outlive a store: a second, independent store of the same data, as another process would have. Round trips are then
+    twin          where data outlive a store: a second, independent store of the same data, as another process would
+    have. Round trips are then
                   also read back through it.
     empty_store   where stores are costly and `store` is shared by the whole module: one that nobody has written to.
 
@@ -36,9 +37,9 @@ from backtest_kit_mongo.testing.suites.fixtures import empty_store, store, tag, 
 from backtest_kit_mongo.testing.suites.keys import TestCollisions, TestHostileKeys, TestSeriesKeys
 from backtest_kit_mongo.testing.suites.lists import (
     TestAnEmptyList,
-    TestLedgers,
     TestListMethods,
     TestLists,
+    TestListWrites,
     TestRowsThatOthersWrote,
     TestTheLog,
 )
@@ -60,7 +61,7 @@ __all__ = [
     "TestFirstWriteWins",
     "TestFreeFormValues",
     "TestHostileKeys",
-    "TestLedgers",
+    "TestListWrites",
     "TestLifetimes",
     "TestListMethods",
     "TestLists",

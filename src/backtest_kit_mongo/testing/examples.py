@@ -138,7 +138,7 @@ _EXAMPLES: Final[dict[str, Any]] = {
 
 
 def example(domain: Domain, item: Part = "") -> Any:
-    """A fresh example payload; that of a ledger carries `item`, its key's last part, as its own id.
+    """A fresh example payload; that of a list carries `item`, its key's last part, as its own id.
 
     A domain that is not the original's brings its own: the first of the `examples` in its model's `json_schema_extra`.
     """
@@ -148,7 +148,7 @@ def example(domain: Domain, item: Part = "") -> Any:
         else domain.model.model_config["json_schema_extra"]["examples"][0]
     )
     payload = _copy(known)
-    if domain.shape is Shape.LEDGER:
+    if domain.shape is Shape.LIST:
         payload[domain.row_id] = item
     return payload
 
@@ -161,7 +161,9 @@ def _copy(value: Any) -> Any:
 
 
 def free_object(domain: Domain, payload: Any) -> dict[str, Any]:
-    """The object in an example that takes fields which no model knows: the payload itself, or the first object in it."""
+    """The object in an example that takes fields which no model knows: the payload itself, or the first object in
+    it.
+    """
     found: Any = payload
     if domain.name == "risk":
         found = payload[0][1]
@@ -181,6 +183,7 @@ def extended(domain: Domain, item: Part = "", **extra: Any) -> Any:
 def candles(count: int, since_ms: int = BASE_MS, step_ms: int = MINUTE_MS) -> list[dict[str, Any]]:
     """Neighbouring candles with a different price each."""
     return [
-        {"timestamp": since_ms + i * step_ms, "open": 100.0 + i, "high": 102.0 + i, "low": 99.5 + i, "close": 101.0 + i, "volume": 0.5 * i}
+        {"timestamp": since_ms + i * step_ms, "open": 100.0 + i, "high": 102.0 + i, "low": 99.5 + i,
+            "close": 101.0 + i, "volume": 0.5 * i}
         for i in range(count)
     ]  # fmt: skip

@@ -106,7 +106,7 @@ def container_servers() -> Iterator[Servers]:
 
 def _host(container: Any) -> str:
     host = str(container.get_container_host_ip())
-    # The name may mean ::1 first, where Docker publishes nothing if it was told to use IPv4.
+    # The name may mean ::1 first, where Docker publishes nothing if it was set to use IPv4.
     return "127.0.0.1" if host == "localhost" else host
 
 

@@ -19,9 +19,9 @@ from backtest_kit_verify.bots.child import DONE, LOST, Task, start
 from backtest_kit_verify.bots.desk import Desk
 from backtest_kit_verify.bots.plan import START_MS
 from backtest_kit_verify.bots.verdict import Verdict, crashes, judge
-from backtest_kit_verify.chaos.servers import DATABASE
+from backtest_kit_verify.chaos.faulty_servers import DATABASE
 
-Told = Callable[[str], None]
+OnLine = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Outcome:
     verdict: Verdict | None = None
 
 
-def run_campaign(task: Task, kills: int, takeovers: int, told: Told) -> Outcome:
+def run_campaign(task: Task, kills: int, takeovers: int, on_line: OnLine) -> Outcome:
     """Until the last minute is lived."""
     draw, outcome = random.Random(task.seed), Outcome()
     steps = ["kill"] * kills + ["stop"] * takeovers
@@ -45,7 +45,7 @@ def run_campaign(task: Task, kills: int, takeovers: int, told: Told) -> Outcome:
     for number, step in enumerate(steps):
         is_over = _kill(task, draw, outcome) if step == "kill" else _stop(task, draw, outcome)
         if number % 10 == 9:
-            told(f"{outcome.kills} kills, {outcome.takeovers} takeovers")
+            on_line(f"{outcome.kills} kills, {outcome.takeovers} takeovers")
         if is_over:
             outcome.problems.append("the last minute was lived before all kills: give it more minutes")
             break

@@ -1,4 +1,4 @@
-"""A bot's process: forked, told everything, and killed whenever the campaign likes."""
+"""A bot's process: forked, given everything, and killed whenever the campaign likes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _run(task: Task) -> int:
             with bk.in_mode("live", task.directory / "runs"):
                 bot.run(
                     job("live", strategy(task.seed, task.minutes, desk.note_asked), exchange, task.minutes),
-                    told=_teller(said.write),
+                    on_line=_reporter(said.write),
                     clock=desk,
                     until_ms=START_MS + task.minutes * MINUTE_MS,
                 )
@@ -77,8 +77,8 @@ def _run(task: Task) -> int:
     return DONE
 
 
-def _teller(write: Callable[[str], object]) -> Callable[[str], None]:
-    def told(line: str) -> None:
+def _reporter(write: Callable[[str], object]) -> Callable[[str], None]:
+    def on_line(line: str) -> None:
         write(f"{os.getpid()} {line}\n")
 
-    return told
+    return on_line

@@ -129,7 +129,7 @@ def _start(fleet: Fleet, number: int) -> int:
         os._exit(code)
 
 
-def run_fleet(fleet: Fleet, kills: int, told: Callable[[str], None]) -> FleetOutcome:
+def run_fleet(fleet: Fleet, kills: int, on_line: Callable[[str], None]) -> FleetOutcome:
     """Until the last minute is over."""
     draw, clock = random.Random(fleet.seed), ScaledClock(fleet)
     _book(fleet.directory).close()
@@ -145,7 +145,7 @@ def run_fleet(fleet: Fleet, kills: int, told: Callable[[str], None]) -> FleetOut
         os.waitpid(running[number], 0)
         running[number] = _start(fleet, number)
         if count % 5 == 4:
-            told(f"{count + 1} kills, minute {(clock.now_ms() - START_MS) // MINUTE_MS}")
+            on_line(f"{count + 1} kills, minute {(clock.now_ms() - START_MS) // MINUTE_MS}")
     for pid in running.values():
         os.waitpid(pid, 0)
     return _judged(fleet, kills)

@@ -41,7 +41,7 @@ def strategy(
 ) -> Strategy:
     """Args:
     minutes: how long the run is.
-    note: told each minute that it is asked for.
+    note: called with each minute that it is asked for.
     only: minutes (ms) in which it may propose; None: any.
     """
 

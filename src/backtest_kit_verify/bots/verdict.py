@@ -52,8 +52,8 @@ def judge(task: Task, desk: Desk) -> Verdict:
 
 def _undisturbed(task: Task, desk: Desk, scheduled: set[int]) -> list[Event]:
     exchange = Exchange(EXCHANGE, get_candles=CandlesAtDesk(desk, walk(task.seed, task.minutes)))
-    told = job("backtest", strategy(task.seed, task.minutes, only=scheduled), exchange, task.minutes)
-    result = run_backtest(told)
+    reported = job("backtest", strategy(task.seed, task.minutes, only=scheduled), exchange, task.minutes)
+    result = run_backtest(reported)
     return [event for event in result.events if event.action in ("closed", "cancelled")]
 
 

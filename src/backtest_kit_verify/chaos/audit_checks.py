@@ -1,4 +1,6 @@
-"""What a run with workers must end with: a record for every revision, a log that verifies, and replicas like their source."""
+"""What a run with workers must end with: a record for every revision, a log that verifies, and replicas like their
+source.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,7 +68,8 @@ class AuditState:
         done = min((sum(part["done"] for part in copy.get("domains", {}).values()) for copy in copies), default=0)
         if done < len(DOMAINS):
             return f"{len(DOMAINS) - done} domains to copy"
-        # A batch whose worker died before it confirmed it is sealed after a minute's grace; `verify` covers it as it is.
+        # A batch whose worker died before it confirmed it is sealed after a minute's grace; `verify` covers it as it
+        # is.
         unsealed = self.database["audit-pending"].count_documents({"confirmed": True})
         return f"{unsealed:,} batches to seal" if unsealed else ""
 
@@ -86,7 +89,7 @@ def check_audit(database: Database[Document], differing_replicas: str) -> AuditV
                     "a revision without exactly one record", name, f"{rev} revisions are stored; records: {found}"
                 )
             )
-        elif not _is_told(database, domain, document, rev):
+        elif not _is_reported(database, domain, document, rev):
             text = f"the record of revision {rev} is not what is stored"
             violations.append(Violation("a record of another value", name, text))
     for (domain_name, identity), found in audited.items():
@@ -126,7 +129,7 @@ def _audited(database: Database[Document]) -> dict[tuple[str, str], _Audited]:
     }
 
 
-def _is_told(database: Database[Document], domain: Domain, document: Document, rev: int) -> bool:
+def _is_reported(database: Database[Document], domain: Domain, document: Document, rev: int) -> bool:
     """Whether the newest record carries the mark of what is stored. A gap has no payload to compare."""
     record = database["audit-items"].find_one({"_id": f"{domain.name}/{document['_id']}/{rev}"})
     if record is None or record["operation"] == "gap":

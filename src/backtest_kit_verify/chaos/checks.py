@@ -12,8 +12,8 @@ from functools import cached_property
 from itertools import accumulate
 
 from backtest_kit_verify.chaos.excuses import Excuses
-from backtest_kit_verify.chaos.history import Change, History, Operation, Value
-from backtest_kit_verify.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.history import History, Operation, Revision, Value
+from backtest_kit_verify.chaos.journal import CallKind, Outcome
 
 __all__ = ["Evidence", "Excused", "Story", "Violation", "check_history", "stories"]
 
@@ -28,13 +28,13 @@ class Evidence:
     Attributes:
         stored: MongoDB's documents, as observations; more than one of a key is a violation.
         cached: entries of the current incarnation, as reads that began after MongoDB was asked.
-        events: how often each change was in the stream; `told` is the value that it told of.
+        events: how often each change was in the stream; `reported` is the value that it reported.
     """
 
     stored: Sequence[Operation]
     cached: Sequence[Operation]
-    events: Mapping[Change, int]
-    told: Mapping[Change, Value]
+    events: Mapping[Revision, int]
+    reported: Mapping[Revision, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Story:
     key: str
     excuses: Excuses
     operations: list[Operation] = field(default_factory=list)
-    told: Mapping[int, Value] = field(default_factory=dict)
+    reported: Mapping[int, Value] = field(default_factory=dict)
 
     @cached_property
     def observations(self) -> list[Operation]:
-        """Whatever was told a revision, by the time of being told."""
+        """Whatever got a revision, by the time of getting it."""
         return sorted((op for op in self.operations if op.is_observation), key=_ended_ns)
 
     @cached_property
@@ -85,24 +85,24 @@ class Story:
         return list(accumulate((_rev(op) for op in self.observations), max))
 
     def newest_rev(self, at_ns: int) -> int:
-        """The highest revision that somebody had been told by then."""
+        """The highest revision that somebody had got by then."""
         index = bisect_left(self._ends, at_ns) - 1
         return self._newest[index] if index >= 0 else 0
 
     def last_above(self, rev: int, at_ns: int) -> Operation:
-        """The last that had been told a higher revision by then. Precondition: there is one."""
+        """The last that had got a higher revision by then. Precondition: there is one."""
         index = bisect_left(self._ends, at_ns) - 1
         while _rev(self.observations[index]) <= rev:
             index -= 1
         return self.observations[index]
 
     def first_above(self, rev: int) -> Operation:
-        """The first that was told a higher revision. Precondition: there is one."""
+        """The first that got a higher revision. Precondition: there is one."""
         return self.observations[bisect_right(self._newest, rev)]
 
     @cached_property
     def stored(self) -> list[Operation]:
-        return [op for op in self.operations if op.kind is Kind.STORED]
+        return [op for op in self.operations if op.kind is CallKind.STORED]
 
     @cached_property
     def silent_bypasses(self) -> list[Operation]:
@@ -110,18 +110,18 @@ class Story:
 
     @cached_property
     def values(self) -> dict[int, dict[Value, Operation | None]]:
-        """What each revision was seen to hold, and who saw it first (None: an event told of it)."""
+        """What each revision was seen to hold, and who saw it first (None: an event reported it)."""
         found: dict[int, dict[Value, Operation | None]] = defaultdict(dict)
         for op in self.observations:
             if op.value is not None:
                 found[_rev(op)].setdefault(op.value, op)
-        for rev, value in self.told.items():
+        for rev, value in self.reported.items():
             found[rev].setdefault(value, None)
         return found
 
     @cached_property
     def writers(self) -> dict[int, Operation]:
-        """Who made a revision, where that is known: it was told so, or only it can have written the value."""
+        """Who made a revision, where that is known: it got that answer, or only it can have written the value."""
         found = {_rev(op): op for op in self.operations if op.has_written}
         silent: dict[str, list[Operation]] = defaultdict(list)
         for op in self.operations:
@@ -153,20 +153,20 @@ def stories(history: History, evidence: Evidence) -> list[Story]:
         if operation.key not in by_key:
             by_key[operation.key] = Story(operation.key, excuses)
         by_key[operation.key].operations.append(operation)
-    told: dict[str, dict[int, Value]] = defaultdict(dict)
-    for change, value in evidence.told.items():
-        told[change.key][change.rev] = value
+    reported: dict[str, dict[int, Value]] = defaultdict(dict)
+    for change, value in evidence.reported.items():
+        reported[change.key][change.rev] = value
     for key, story in by_key.items():
         story.operations.sort(key=lambda op: op.began_ns)
-        story.told = told.get(key, {})
+        story.reported = reported.get(key, {})
     return [by_key[key] for key in sorted(by_key)]
 
 
-def check_history(told: Iterable[Story]) -> tuple[list[Violation], list[Excused]]:
+def check_history(reported: Iterable[Story]) -> tuple[list[Violation], list[Excused]]:
     """All violations but those of the feed, and the reads outside the promise."""
     violations: list[Violation] = []
     excused: list[Excused] = []
-    for story in told:
+    for story in reported:
         for found in _reads(story):
             if isinstance(found, Excused):
                 excused.append(found)
@@ -178,7 +178,7 @@ def check_history(told: Iterable[Story]) -> tuple[list[Violation], list[Excused]
 
 
 def _reads(story: Story) -> Iterator[Violation | Excused]:
-    """No read that began after a revision was told gives an older one."""
+    """No read that began after a revision was reported gives an older one."""
     for read in story.operations:
         if not (read.is_read and read.is_observation):
             continue
@@ -191,8 +191,8 @@ def _reads(story: Story) -> Iterator[Violation | Excused]:
             continue
         better = story.last_above(rev, read.began_ns)
         behind_ms = (read.began_ns - _ended_ns(better)) / 1e6
-        text = f"{read.process} saw revision {rev}, {behind_ms:.1f} ms after {better.process} was told {better.rev}"
-        kind = "a stale cache entry" if read.kind is Kind.CACHED else "a stale read"
+        text = f"{read.process} saw revision {rev}, {behind_ms:.1f} ms after {better.process} got {better.rev}"
+        kind = "a stale cache entry" if read.kind is CallKind.CACHED else "a stale read"
         yield Violation(kind, story.key, text, _excerpt(story, read, better))
 
 
@@ -224,24 +224,29 @@ def _writes(story: Story) -> Iterator[Violation]:
         rev = _rev(op)
         if rev <= story.newest_rev(op.began_ns):
             better = story.last_above(rev - 1, op.began_ns)
-            text = f"{op.process} wrote revision {rev} after {better.process} was told {better.rev}"
+            text = f"{op.process} wrote revision {rev} after {better.process} got {better.rev}"
             yield Violation("a revision went back", story.key, text, (better, op))
         if rev in made:
-            text = f"{made[rev].process} and {op.process} were both told that they wrote revision {rev}"
+            text = f"{made[rev].process} and {op.process} both got the answer that they wrote revision {rev}"
             yield Violation("one revision, two writes", story.key, text, (made[rev], op))
         made[rev] = op
 
 
 def _late(story: Story) -> Iterator[Violation]:
-    """A write whose caller was told that its outcome is unknown is not committed after one that began when it was settled."""
-    told = [op for op in story.operations if op.has_written]
+    """A write whose caller was informed that its outcome is unknown is not committed after one that began when it was
+    settled.
+    """
+    reported = [op for op in story.operations if op.has_written]
     for rev, op in story.writers.items():
         if not op.is_open or op.ended_ns is None:
             continue
         settled_ns = story.excuses.settled_ns(op.ended_ns)
-        newer = next((other for other in told if other.began_ns > settled_ns and _rev(other) < rev), None)
+        newer = next((other for other in reported if other.began_ns > settled_ns and _rev(other) < rev), None)
         if newer is not None:
-            text = f"{op.process} was told that its write may have happened; revision {rev} is by it, and {newer.process} wrote {newer.rev}"
+            text = (
+                f"{op.process} got the answer that its write may have happened; revision {rev} is by it, and "
+                f"{newer.process} wrote {newer.rev}"
+            )
             yield Violation("a write that came late", story.key, text, (op, newer))
 
 
@@ -260,7 +265,7 @@ def _values(story: Story) -> Iterator[Violation]:
 
 
 def _authors(story: Story) -> Iterator[Violation]:
-    """A value is at no more revisions than calls can have put it there: none after a refusal, one a call."""
+    """A value is at no more revisions than calls can have put it there: none after a refusal, one per call."""
     authors: dict[str, list[Operation]] = defaultdict(list)
     for op in story.operations:
         if op.wanted is not None:
@@ -285,7 +290,7 @@ def _stored(story: Story) -> Iterator[Violation]:
     final = max(map(_rev, story.stored), default=0)
     newest = max(story.observations, key=_rev, default=None)
     if newest is not None and _rev(newest) > final:
-        text = f"{newest.process} was told revision {newest.rev}; MongoDB has {final}"
+        text = f"{newest.process} got revision {newest.rev}; MongoDB has {final}"
         yield Violation("an acknowledged write lost", story.key, text, (newest,))
     returned = len({_rev(op) for op in story.operations if op.has_written})
     possible = sum(op.is_open for op in story.operations)

@@ -1,7 +1,7 @@
 """One client as a process: `python -m backtest_kit_verify.chaos.client`, its task as JSON on standard input.
 
-SIGTERM: finish the call at hand, deliver what is kept for Redis, exit with 0. SIGUSR1 cuts the link to Redis, SIGUSR2 mends
-it. SIGINT is ignored: Ctrl-C reaches the whole process group, and the parent decides.
+SIGTERM: finish the call at hand, deliver what is kept for Redis, exit with 0. SIGUSR1 cuts the link to Redis, SIGUSR2
+mends it. SIGINT is ignored: Ctrl-C reaches the whole process group, and the parent decides.
 """
 
 import ctypes
@@ -23,9 +23,9 @@ from backtest_kit_mongo.errors import EnvironmentFault, ReadFailed, UnsafeServer
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS
-from backtest_kit_verify.chaos.journal import Journal, Kind, Outcome
+from backtest_kit_verify.chaos.journal import CallKind, Journal, Outcome
 from backtest_kit_verify.chaos.observed import ObservedStore, observe
-from backtest_kit_verify.chaos.workload import LEDGER, Workload, mark_of, payload_of, row_of
+from backtest_kit_verify.chaos.workload import LIST, Workload, mark_of, payload_of, row_of
 
 __all__ = ["READY", "Task", "main"]
 
@@ -81,15 +81,15 @@ class Client:
     def __init__(self, task: Task) -> None:
         workload = Workload(task.document_count, task.writer_count)
         self._task = task
-        self._documents, self._ledgers = workload.documents, workload.ledgers
+        self._documents, self._lists = workload.documents, workload.ledgers
         self._rng = random.Random(f"{task.seed}/{task.name}")
         self._journal = Journal(Path(task.journal))
         self._store, self._link = observe(load(**task.settings), self._journal)
         self._registries = {
-            domain: calls(domain).over(self._store) for domain in (*{key.domain for key in self._documents}, LEDGER)
+            domain: calls(domain).over(self._store) for domain in (*{key.domain for key in self._documents}, LIST)
         }
         self._weights = [(1 + rank) ** -SKEW for rank in range(len(self._documents))]
-        self._rows = {scope: {item: self._mark() for item in workload.items(task.slot)} for scope in self._ledgers}
+        self._rows = {scope: {item: self._mark() for item in workload.items(task.slot)} for scope in self._lists}
         self._counts = {"reads": 0, "writes": 0, "failures": 0}
         self._reported_s = 0.0
         self.is_stopping = False
@@ -108,10 +108,12 @@ class Client:
 
     # -- one call
 
-    def _call(self, kind: Kind, key: Key, wanted: Any, call: Callable[[], Any], result: Callable[[Any], Any]) -> None:
+    def _call(
+        self, kind: CallKind, key: Key, wanted: Any, call: Callable[[], Any], result: Callable[[Any], Any]
+    ) -> None:
         number = self._journal.begin(kind, str(key), wanted)
         self._store.begin(number)
-        is_read = kind in (Kind.READ, Kind.SCAN)
+        is_read = kind in (CallKind.READ, CallKind.SCAN)
         try:
             answer = call()
         except Exception as error:
@@ -132,12 +134,12 @@ class Client:
             return record.rev, mark_of(key.domain, value), int(record.removed), int(self._store.is_hit)
 
         registry = self._registries[key.domain]
-        self._call(Kind.READ, key, None, lambda: calls(key.domain).read(registry, key.parts, None), result)
+        self._call(CallKind.READ, key, None, lambda: calls(key.domain).read(registry, key.parts, None), result)
 
     def scan(self, scope: Key) -> None:
         registry = self._registries[scope.domain]
         self._call(
-            Kind.SCAN, scope, None, lambda: registry.read_storage_data(*scope.parts), lambda _: self._store.scanned
+            CallKind.SCAN, scope, None, lambda: registry.read_storage_data(*scope.parts), lambda _: self._store.scanned
         )
 
     def write(self, key: Key) -> None:
@@ -145,11 +147,11 @@ class Client:
         payload = payload_of(key, mark)
         registry = self._registries[key.domain]
         write = calls(key.domain).write
-        self._call(Kind.WRITE, key, mark, lambda: write(registry, payload, key.parts, BASE_MS), self._revision)
+        self._call(CallKind.WRITE, key, mark, lambda: write(registry, payload, key.parts, BASE_MS), self._revision)
 
     def remove(self, key: Key) -> None:
         remove = getattr(self._registries[key.domain], f"remove_{key.domain.name}_data")
-        self._call(Kind.REMOVE, key, None, lambda: remove(*key.parts), self._revision)
+        self._call(CallKind.REMOVE, key, None, lambda: remove(*key.parts), self._revision)
 
     def _revision(self, _: Any) -> Sequence[Any]:
         record = self._store.record
@@ -162,14 +164,14 @@ class Client:
         given = [row_of(item, mark) for item, mark in rows.items()]
         registry = self._registries[scope.domain]
         self._call(
-            Kind.MERGE, scope, dict(rows), lambda: registry.write_storage_data(given, *scope.parts),
+            CallKind.MERGE, scope, dict(rows), lambda: registry.write_storage_data(given, *scope.parts),
             lambda _: self._store.merged,
         )  # fmt: skip
 
     # -- many calls
 
     def run(self) -> None:
-        """Go on until told to stop."""
+        """Go on until asked to stop."""
         step = self._writer_step if self._task.role == "writer" else self._reader_step
         parent = os.getppid()
         while not self.is_stopping and os.getppid() == parent:
@@ -183,7 +185,7 @@ class Client:
         for _ in range(2):
             for key in self._documents:
                 self.read(key)
-        for scope in self._ledgers:
+        for scope in self._lists:
             self.scan(scope)
 
     def _document(self) -> Key:
@@ -192,7 +194,7 @@ class Client:
     def _writer_step(self) -> None:
         draw = self._rng.random()
         if draw < 0.15:
-            return self.merge(self._rng.choice(self._ledgers))
+            return self.merge(self._rng.choice(self._lists))
         key = self._document()
         if draw < 0.3:
             return self.read(key)
@@ -202,7 +204,7 @@ class Client:
 
     def _reader_step(self) -> None:
         if self._rng.random() < 0.1:
-            return self.scan(self._rng.choice(self._ledgers))
+            return self.scan(self._rng.choice(self._lists))
         return self.read(self._document())
 
     def _report(self) -> None:

@@ -1,10 +1,12 @@
 """Where the promise ends: the time in which others may see an older revision because of a write that went past Redis.
 
-The README says: until the writer reaches Redis again; if it dies before that, until the key's next write. Nothing else is
+The README says: until the writer reaches Redis again; if it dies before that, until the key's next write. Nothing else
+is
 excused: no other key, no other time, not the writer itself, and no list, because lists are read from MongoDB.
 
-A ledger's entry holds no rows, only the stamp of its last writer, who takes what it remembers for what is stored as long as
-the stamp is its own. Its own next write renews the stamp, so for that process only *another's* next write ends the time.
+A list's entry holds no rows, only the stamp of its last writer, who takes what it remembers for what is stored as long
+as the stamp is its own. Its own next write renews the stamp, so for that process only *another's* next write ends the
+time.
 """
 
 from bisect import bisect_left
@@ -14,7 +16,7 @@ from itertools import accumulate
 from math import inf
 
 from backtest_kit_verify.chaos.history import History, Operation
-from backtest_kit_verify.chaos.journal import Kind
+from backtest_kit_verify.chaos.journal import CallKind
 
 __all__ = ["Excuses"]
 
@@ -63,12 +65,12 @@ class Excuses:
         """Whether a read may miss this write. Precondition: the write went past Redis and may be in MongoDB."""
         assert write.decided_ns is not None
         assert read.ended_ns is not None
-        if read.process == write.process or read.kind is Kind.SCAN or read.ended_ns < write.decided_ns:
+        if read.process == write.process or read.kind is CallKind.SCAN or read.ended_ns < write.decided_ns:
             return False
         return read.began_ns <= self._until_ns(write, read.process)
 
     def _until_ns(self, write: Operation, reader: str) -> float:
-        """When the process could last be told something older than the write."""
+        """When the process could last get something older than the write."""
         committed_ns = self._committed_by_ns(write)
         is_row = write.key != write.guard
         leases = (

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_verify.chaos.feed import Feed
+from backtest_kit_verify.chaos.faulty_servers import LEASE_MS, REDIS_ERRORS, Servers
+from backtest_kit_verify.chaos.feed_evidence import Feed
 from backtest_kit_verify.chaos.fleet import Fleet, Member
 from backtest_kit_verify.chaos.history import Flush, RedisKill
-from backtest_kit_verify.chaos.servers import LEASE_MS, REDIS_ERRORS, Servers
 from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import Workers
 

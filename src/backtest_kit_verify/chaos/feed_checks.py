@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from backtest_kit_verify.chaos.checks import Evidence, Story, Violation
-from backtest_kit_verify.chaos.history import Change, History, Operation
+from backtest_kit_verify.chaos.history import History, Operation, Revision
 from backtest_kit_verify.chaos.journal import Outcome
 
 __all__ = ["Cause", "FeedVerdict", "check_feed"]
@@ -21,7 +21,7 @@ class Cause(StrEnum):
     """Why an event is missing until a recovery role republishes it from MongoDB."""
 
     WRITER_KILLED = "its writer was killed between MongoDB and Redis"
-    OUTCOME_UNKNOWN = "its writer was told that the outcome is unknown"
+    OUTCOME_UNKNOWN = "its writer got the answer that the outcome is unknown"
     KEPT_AND_KILLED = "its writer was killed while it kept the event for Redis"
     SUFFIX_LOST = "Redis was killed and lost it"
     FLUSHED = "FLUSHALL took it"
@@ -34,7 +34,8 @@ class FeedVerdict:
     Attributes:
         expected: changes that MongoDB has.
         missing: events awaiting recovery, by cause.
-        repeated: events told more than once because a reply of Redis was lost; consumers drop these by their identity.
+        repeated: events reported more than once because a reply of Redis was lost; consumers drop these by their
+            identity.
     """
 
     expected: int
@@ -53,12 +54,12 @@ class _Delivered(NamedTuple):
 @dataclass
 class _Feed:
     history: History
-    flushed: frozenset[Change]
-    delivered_ns: Mapping[tuple[str, Change], int]
+    flushed: frozenset[Revision]
+    delivered_ns: Mapping[tuple[str, Revision], int]
     missing: Counter[Cause] = field(default_factory=Counter)
 
 
-def check_feed(history: History, evidence: Evidence, told: Iterable[Story]) -> FeedVerdict:
+def check_feed(history: History, evidence: Evidence, reported: Iterable[Story]) -> FeedVerdict:
     """Look for the event of each change that MongoDB has."""
     feed = _Feed(
         history,
@@ -66,11 +67,11 @@ def check_feed(history: History, evidence: Evidence, told: Iterable[Story]) -> F
         {(one.process, change): one.at_ns for one in history.reunions for change in one.changes},
     )
     violations: list[Violation] = []
-    expected: set[Change] = set()
+    expected: set[Revision] = set()
     repeated = 0
-    for story in told:
+    for story in reported:
         final = max((op.rev or 0 for op in story.stored), default=0)
-        for change in (Change(story.key, rev) for rev in range(1, final + 1)):
+        for change in (Revision(story.key, rev) for rev in range(1, final + 1)):
             expected.add(change)
             count = evidence.events.get(change, 0)
             writer = story.writers.get(change.rev)
@@ -85,7 +86,7 @@ def check_feed(history: History, evidence: Evidence, told: Iterable[Story]) -> F
     return FeedVerdict(len(expected), dict(feed.missing), repeated, tuple(violations))
 
 
-def _missing(feed: _Feed, story: Story, change: Change, writer: Operation | None) -> Iterator[Violation]:
+def _missing(feed: _Feed, story: Story, change: Revision, writer: Operation | None) -> Iterator[Violation]:
     cause = _cause(feed, story, change, writer)
     if cause is not None:
         feed.missing[cause] += 1
@@ -94,7 +95,7 @@ def _missing(feed: _Feed, story: Story, change: Change, writer: Operation | None
     yield Violation("a missing event", change.key, text, (writer,) if writer is not None else ())
 
 
-def _cause(feed: _Feed, story: Story, change: Change, writer: Operation | None) -> Cause | None:
+def _cause(feed: _Feed, story: Story, change: Revision, writer: Operation | None) -> Cause | None:
     if change in feed.flushed:
         return Cause.FLUSHED
     if writer is None or writer.is_open:
@@ -121,7 +122,7 @@ def _cause_of_silence(candidates: list[Operation]) -> Cause | None:
     return Cause.OUTCOME_UNKNOWN if outcomes else None
 
 
-def _repeated(history: History, change: Change, writer: Operation | None, count: int) -> Iterator[Violation]:
+def _repeated(history: History, change: Revision, writer: Operation | None, count: int) -> Iterator[Violation]:
     """An event is sent again only after a failure, since its first sending may have been executed."""
     if writer is not None:
         failures = history.failures.get(writer.process, [])

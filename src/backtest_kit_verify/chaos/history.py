@@ -1,6 +1,6 @@
-"""The histories of all processes, read back: who called what and when, and what they were told.
+"""The histories of all processes, read back: who called what and when, and what they got.
 
-A call on a ledger becomes one operation a row, because a row is the document that has a revision.
+A call on a list becomes one operation per row, because a row is the document that has a revision.
 """
 
 import json
@@ -10,9 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backtest_kit_verify.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.journal import CallKind, Outcome
 
-__all__ = ["Change", "Flush", "History", "Operation", "RedisKill", "Reunion", "Value", "load_history", "parse_journal"]
+__all__ = [
+    "Revision",
+    "Flush",
+    "History",
+    "Operation",
+    "RedisKill",
+    "Reunion",
+    "Value",
+    "load_history",
+    "parse_journal",
+]
 
 
 class Value(NamedTuple):
@@ -28,7 +38,7 @@ class Value(NamedTuple):
         return "nothing" if self.mark is None else f"{self.mark}{' (removed)' if self.is_removed else ''}"
 
 
-class Change(NamedTuple):
+class Revision(NamedTuple):
     """One revision of one document."""
 
     key: str
@@ -41,7 +51,7 @@ class Operation:
 
     Attributes:
         process: `w0.3` is the fourth process of slot w0.
-        guard: the key whose cache entry and leases protect the document: its own, or its ledger's.
+        guard: the key whose cache entry and leases protect the document: its own, or its list's.
         ended_ns: when it returned or raised; None if its process ended before.
         wanted: the mark that a write wants to store; None for removals and reads.
         rev: revision read or made; None if the call did not return, or found nothing to remove.
@@ -54,7 +64,7 @@ class Operation:
 
     process: str
     number: int
-    kind: Kind
+    kind: CallKind
     key: str
     guard: str
     began_ns: int
@@ -73,15 +83,15 @@ class Operation:
     @property
     def is_read(self) -> bool:
         """Whether it was promised the newest revision, and made none."""
-        return self.kind in (Kind.READ, Kind.SCAN, Kind.CACHED) or self.is_check
+        return self.kind in (CallKind.READ, CallKind.SCAN, CallKind.CACHED) or self.is_check
 
     @property
     def is_write(self) -> bool:
-        return self.kind in (Kind.WRITE, Kind.REMOVE, Kind.MERGE) and not self.is_check
+        return self.kind in (CallKind.WRITE, CallKind.REMOVE, CallKind.MERGE) and not self.is_check
 
     @property
     def is_observation(self) -> bool:
-        """Whether somebody was told a revision."""
+        """Whether somebody was informed a revision."""
         return self.outcome is Outcome.DONE and self.rev is not None
 
     @property
@@ -94,8 +104,8 @@ class Operation:
 
         Before it was decided whether it holds a lease, MongoDB was not asked.
         """
-        told_nothing = self.outcome in (Outcome.PENDING, Outcome.UNKNOWN, Outcome.UNDOCUMENTED)
-        return self.is_write and told_nothing and self.decided_ns is not None
+        knows_nothing = self.outcome in (Outcome.PENDING, Outcome.UNKNOWN, Outcome.UNDOCUMENTED)
+        return self.is_write and knows_nothing and self.decided_ns is not None
 
     @property
     def may_have_written(self) -> bool:
@@ -107,7 +117,7 @@ class Reunion(NamedTuple):
 
     process: str
     at_ns: int
-    changes: frozenset[Change]
+    changes: frozenset[Revision]
 
 
 class RedisKill(NamedTuple):
@@ -122,7 +132,7 @@ class Flush(NamedTuple):
 
     began_ns: int
     ended_ns: int
-    changes: frozenset[Change]
+    changes: frozenset[Revision]
 
 
 @dataclass(slots=True)
@@ -132,7 +142,8 @@ class History:
     Attributes:
         failures: times of failed commands to Redis, by process.
         killed_ns: when a killed process was gone, by process.
-        mongo_bound_ms: longest time that a write of a dead process, or one of unknown outcome, may still take to commit.
+        mongo_bound_ms: longest time that a write of a dead process, or one of unknown outcome, may still take to
+            commit.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -145,7 +156,7 @@ class History:
 
 
 def load_history(directory: Path, rows: Mapping[str, Sequence[str]]) -> History:
-    """Read all journals of a directory. `rows`: the keys of a ledger's rows, by the ledger's key."""
+    """Read all journals of a directory. `rows`: the keys of a list's rows, by the list's key."""
     history = History()
     for path in sorted(directory.glob("*.jsonl")):
         with path.open("rb") as lines:
@@ -162,13 +173,13 @@ def parse_journal(history: History, process: str, lines: Iterable[bytes], rows: 
         tag, *fields = json.loads(line)
         if tag == "+":
             number, at_ns, kind, key, wanted = fields
-            calls[number] = list(_begun(process, number, at_ns, Kind(kind), sys.intern(key), wanted, rows))
+            calls[number] = list(_begun(process, number, at_ns, CallKind(kind), sys.intern(key), wanted, rows))
             history.operations += calls[number]
         elif tag == "f":
             history.failures.setdefault(process, []).append(fields[0])
         elif tag == "r":
             at_ns, changes = fields
-            history.reunions.append(Reunion(process, at_ns, frozenset(Change(key, rev) for key, rev in changes)))
+            history.reunions.append(Reunion(process, at_ns, frozenset(Revision(key, rev) for key, rev in changes)))
         else:
             number, at_ns, *rest = fields
             for operation in calls[number]:
@@ -176,12 +187,12 @@ def parse_journal(history: History, process: str, lines: Iterable[bytes], rows: 
 
 
 def _begun(
-    process: str, number: int, at_ns: int, kind: Kind, key: str, wanted: Any, rows: Mapping[str, Sequence[str]]
+    process: str, number: int, at_ns: int, kind: CallKind, key: str, wanted: Any, rows: Mapping[str, Sequence[str]]
 ) -> Iterator[Operation]:
-    if kind is Kind.SCAN:
+    if kind is CallKind.SCAN:
         for row in rows[key]:
             yield Operation(process, number, kind, row, key, at_ns)
-    elif kind is Kind.MERGE:
+    elif kind is CallKind.MERGE:
         for item, mark in wanted.items():
             yield Operation(process, number, kind, sys.intern(f"{key}/{item}"), key, at_ns, wanted=mark)
     else:
@@ -199,18 +210,18 @@ def _continue(operation: Operation, tag: str, at_ns: int, rest: Sequence[Any]) -
     result, is_deferred = rest
     operation.outcome, operation.is_deferred = Outcome.DONE, bool(is_deferred)
     item = operation.key.removeprefix(f"{operation.guard}/")
-    if operation.kind is Kind.READ:
+    if operation.kind is CallKind.READ:
         operation.rev, operation.value = result[0], Value(result[1], bool(result[2]))
         operation.is_hit = bool(result[3])
-    elif operation.kind is Kind.SCAN:
+    elif operation.kind is CallKind.SCAN:
         # A row that a list does not have was read as well: as revision 0.
         operation.rev, mark = result.get(item, (0, None))
         operation.value = Value(mark)
-    elif operation.kind is Kind.MERGE:
+    elif operation.kind is CallKind.MERGE:
         _merged(operation, result.get(item))
     elif result:
         operation.rev = result[0]
-        operation.value = Value(operation.wanted) if operation.kind is Kind.WRITE else None
+        operation.value = Value(operation.wanted) if operation.kind is CallKind.WRITE else None
 
 
 def _merged(operation: Operation, answer: Sequence[int] | None) -> None:

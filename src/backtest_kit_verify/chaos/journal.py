@@ -2,15 +2,15 @@
 
 | line                                     | meaning |
 |------------------------------------------|---------|
-| `["+", n, t, kind, key, wanted]`         | call n begins; written before the call. `wanted`: the mark, or {item: mark} for a ledger |
+| `["+", n, t, kind, key, wanted]`         | call n begins; written before the call. `wanted`: the mark, or {item: mark} for a list |
 | `["l", n, t]`, `["b", n, t]`             | its write holds a lease; or goes past Redis. Written before MongoDB is asked |
 | `["=", n, t, result, deferred]`          | it returned; `deferred`: its event is kept until Redis is back |
 | `["!", n, t, outcome, text]`             | it raised; `outcome` as in `Outcome` |
 | `["f", t, text]`                         | a command to Redis failed; it may or may not have been executed |
 | `["r", t, [[key, rev], ...]]`            | Redis is reached again; these events had been kept, and were appended |
 
-t is CLOCK_MONOTONIC in ns. Results: a read `[rev, mark, removed, from the cache]`, a write `[rev]`, a removal `[rev]` or `[]`, a ledger write
-{item: [rev, written]}, a scan {item: [rev, mark]}.
+t is CLOCK_MONOTONIC in ns. Results: a read `[rev, mark, removed, from the cache]`, a write `[rev]`, a removal `[rev]`
+or `[]`, a list write {item: [rev, written]}, a scan {item: [rev, mark]}.
 """
 
 import json
@@ -21,10 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["Journal", "Kind", "Outcome"]
+__all__ = ["Journal", "CallKind", "Outcome"]
 
 
-class Kind(StrEnum):
+class CallKind(StrEnum):
     """What a call does."""
 
     READ = "read"
@@ -64,7 +64,7 @@ class Journal:
     def _put(self, *fields: Any) -> None:
         os.write(self._file, json.dumps(fields, separators=(",", ":")).encode() + b"\n")
 
-    def begin(self, kind: Kind, key: str, wanted: Any = None) -> int:
+    def begin(self, kind: CallKind, key: str, wanted: Any = None) -> int:
         """Record a call that is about to be made; its number."""
         self.count += 1
         self._put("+", self.count, time.monotonic_ns(), kind, key, wanted)

@@ -1,4 +1,6 @@
-"""What a run shows: tables of operations, faults and the verdict, and an excerpt for each kind of violation; or the same as JSON."""
+"""What a run shows: tables of operations, faults and the verdict, and an excerpt for each kind of violation; or the
+same as JSON.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,22 +15,25 @@ from backtest_kit_verify.chaos.checks import Violation
 from backtest_kit_verify.chaos.faults import KILL_WORKER
 from backtest_kit_verify.chaos.feed_checks import Cause
 from backtest_kit_verify.chaos.history import History, Operation
-from backtest_kit_verify.chaos.journal import Kind, Outcome
+from backtest_kit_verify.chaos.journal import CallKind, Outcome
 from backtest_kit_verify.chaos.run import Outcome as RunOutcome
 
 __all__ = ["as_json", "show"]
 
-CALLS = (Kind.READ, Kind.SCAN, Kind.WRITE, Kind.REMOVE, Kind.MERGE)
+CALLS = (CallKind.READ, CallKind.SCAN, CallKind.WRITE, CallKind.REMOVE, CallKind.MERGE)
 NAMES = {
-    Kind.READ: "read a document",
-    Kind.SCAN: "read a ledger",
-    Kind.WRITE: "write a document",
-    Kind.REMOVE: "remove a document",
-    Kind.MERGE: "write a ledger",
+    CallKind.READ: "read a document",
+    CallKind.SCAN: "read a list",
+    CallKind.WRITE: "write a document",
+    CallKind.REMOVE: "remove a document",
+    CallKind.MERGE: "write a list",
 }
 PROMISES = (
-    "a stale read", "a stale cache entry", "an acknowledged write lost", "a revision went back", "a write that came late",
-    "one revision, two writes", "one revision, two values", "a value that nobody wrote", "a refused write happened", "a write applied twice",
+    "a stale read", ("a stale cache "
+        "entry"), "an acknowledged write lost", "a revision went back", "a write that came late",
+    ("one revision, "
+        "two writes"), ("one revision, "
+            "two values"), "a value that nobody wrote", "a refused write happened", "a write applied twice",
     "a document twice", "a missing event", "an event repeated", "an event of nothing", "an undocumented error",
     "a client crashed", "a revision without exactly one record", "a record of another value", "a record of nothing",
     "the log does not verify", "a replica differs", "a worker crashed",
@@ -68,8 +73,8 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "cache_hits": sum(op.is_hit for op in history.operations),
         "cached_entries_compared": outcome.cached_count,
         "longest_unavailable_ms": {
-            "reads": _longest_wait_ms(outcome, (Kind.READ, Kind.SCAN)),
-            "writes": _longest_wait_ms(outcome, (Kind.WRITE, Kind.REMOVE, Kind.MERGE)),
+            "reads": _longest_wait_ms(outcome, (CallKind.READ, CallKind.SCAN)),
+            "writes": _longest_wait_ms(outcome, (CallKind.WRITE, CallKind.REMOVE, CallKind.MERGE)),
         },
         "journals": str(outcome.kept) if outcome.kept is not None else None,
     }
@@ -86,18 +91,18 @@ def _audit(audit: AuditVerdict) -> dict[str, int]:
 
 
 def _calls(operations: Sequence[Operation], wanted: Callable[[Operation], bool]) -> int:
-    """How many calls: one on a ledger is several operations."""
+    """How many calls: one on a list is several operations."""
     return len({(op.process, op.number) for op in operations if wanted(op)})
 
 
-def _operations(operations: Sequence[Operation], kind: Kind) -> dict[str, int]:
+def _operations(operations: Sequence[Operation], kind: CallKind) -> dict[str, int]:
     outcomes = Counter({(op.process, op.number): op.outcome for op in operations if op.kind is kind}.values())
     return {outcome.value: outcomes[outcome] for outcome in Outcome}
 
 
-def _longest_wait_ms(outcome: RunOutcome, kinds: Sequence[Kind]) -> float:
-    """The longest time for which a running client could not get a call through: from the begin of the first that failed, or
-    was slow, to the end of the next that did not. Clients that were stopped meanwhile do not count.
+def _longest_wait_ms(outcome: RunOutcome, kinds: Sequence[CallKind]) -> float:
+    """The longest time for which a running client could not get a call through: from the begin of the first that
+    failed, or was slow, to the end of the next that did not. Clients that were stopped meanwhile do not count.
     """
     since_ns: dict[str, int] = {}
     longest_ns = 0
@@ -148,9 +153,11 @@ def _span(since_ns: int, until_ns: int | None, origin_ns: int) -> str:
 def _line(op: Operation, origin_ns: int) -> str:
     """One operation: when, who, what, how."""
     how = ", past Redis" if op.is_bypass else ", leased" if op.decided_ns is not None else ""
-    told = f"revision {op.rev} {op.value or ''}" if op.is_observation else f"{op.outcome.value} {op.text}"
+    reported = f"revision {op.rev} {op.value or ''}" if op.is_observation else f"{op.outcome.value} {op.text}"
     wants = f" {op.wanted}" if op.wanted is not None else ""
-    return f"{_span(op.began_ns, op.ended_ns, origin_ns)}  {op.process:<7} {op.kind.value}{wants}{how}: {told}".rstrip()
+    return (
+        f"{_span(op.began_ns, op.ended_ns, origin_ns)}  {op.process:<7} {op.kind.value}{wants}{how}: {reported}"
+    ).rstrip()
 
 
 def show(console: Console, report: dict[str, Any]) -> None:
@@ -197,7 +204,7 @@ def _verdict(report: dict[str, Any]) -> Table:
         table.add_row(f"{mark} {kind}", f"{count:,}")
     table.add_section()
     table.add_row("reads outside the promise (of writes past Redis)", f"{outside['reads']:,}")
-    table.add_row("  rows of a ledger that their writer took for stored", f"{outside['of_ledger_rows']:,}")
+    table.add_row("  rows of a list that their writer took for stored", f"{outside['of_ledger_rows']:,}")
     table.add_row("  the longest of them after, ms", f"{outside['longest_ms']:,.0f}")
     table.add_row("  writes past Redis", f"{outside['bypass_writes']:,}")
     table.add_section()
@@ -207,7 +214,7 @@ def _verdict(report: dict[str, Any]) -> Table:
         table.add_row("changes in MongoDB, each with an event but for these", f"{events['changes']:,}")
         for cause, count in events["awaiting_recovery"].items():
             table.add_row(f"  events awaiting recovery: {cause}", f"{count:,}")
-        table.add_row("events told again after a lost reply", f"{events['repeated']:,}")
+        table.add_row("events reported again after a lost reply", f"{events['repeated']:,}")
     table.add_section()
     table.add_row("reads that the cache answered", f"{report['cache_hits']:,}")
     table.add_row("cache entries compared with MongoDB at the end", f"{report['cached_entries_compared']:,}")

@@ -23,11 +23,11 @@ from backtest_kit_verify.chaos.client import Task
 from backtest_kit_verify.chaos.errors import ChaosError
 from backtest_kit_verify.chaos.evidence import gather
 from backtest_kit_verify.chaos.faults import OF_WORKERS, TABLE, Fault, Injector
-from backtest_kit_verify.chaos.feed import Feed
+from backtest_kit_verify.chaos.faulty_servers import DATABASE, LEASE_MS, REDIS_ERRORS, Servers, settings_of
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
+from backtest_kit_verify.chaos.feed_evidence import Feed
 from backtest_kit_verify.chaos.fleet import CLIENT, Fleet
 from backtest_kit_verify.chaos.history import History, load_history
-from backtest_kit_verify.chaos.servers import DATABASE, LEASE_MS, REDIS_ERRORS, Servers, settings_of
 from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import WORKER, Workers, owed_by_group
 from backtest_kit_verify.chaos.workload import Workload
@@ -47,8 +47,8 @@ class Options:
     Attributes:
         client: the command that runs one client.
         faults: what happens.
-        workers: how many worker processes consume the feed and are killed too. With any, the audit log and a replica are
-            checked at the end instead of the feed.
+        workers: how many worker processes consume the feed and are killed too. With any, the audit log and a replica
+            are checked at the end instead of the feed.
         worker: the command that runs one worker.
         settle_s: how long the workers may take to catch up at the end.
     """
@@ -92,7 +92,7 @@ class Outcome:
 
 
 def run_chaos(options: Options, console: Console) -> Outcome:
-    """Run it; `console` is told how it goes.
+    """Run it; `console` gets the progress.
 
     Raises:
         ChaosError: a server does not come back, a process hangs, or nothing was done.
@@ -172,10 +172,10 @@ def _audit(options: Options, servers: Servers, workers: Workers, drive: "_Drive"
 
 
 def _judge(options: Options, history: History, record: _Record) -> Outcome:
-    told = stories(history, record.evidence)
-    violations, excused = check_history(told)
+    reported = stories(history, record.evidence)
+    violations, excused = check_history(reported)
     # Workers trim the feed and recovery repeats its events, so there the log is what is complete.
-    feed = check_feed(history, record.evidence, told) if record.audit is None else FeedVerdict(0, {}, 0)
+    feed = check_feed(history, record.evidence, reported) if record.audit is None else FeedVerdict(0, {}, 0)
     crashes = [Violation("a client crashed", "", text) for text in record.fleet.crashes]
     crashes += [Violation("a worker crashed", "", text) for text in record.worker_crashes]
     audit = record.audit.violations if record.audit is not None else ()

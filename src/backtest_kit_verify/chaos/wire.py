@@ -114,7 +114,8 @@ class Wire:
                 writer.write(data)
                 await writer.drain()
             except OSError:
-                # The receiver is gone. A sender that still waits must learn it, one that is gone must be read to its end.
+                # The receiver is gone. A sender that still waits must learn it, one that is gone must be read to its
+                # end.
                 writer.close()
                 if not data:
                     return

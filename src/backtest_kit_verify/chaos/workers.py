@@ -1,5 +1,5 @@
-"""The workers of a run as processes: started, killed at any moment, started again, and at the end left alone until the audit
-log has caught up.
+"""The workers of a run as processes: started, killed at any moment, started again, and at the end left alone until the
+audit log has caught up.
 
 They are a command to this package: the worker imports the package, never the other way round.
 """
@@ -16,7 +16,7 @@ import redis
 from backtest_kit_mongo.feed.positions import look
 from backtest_kit_verify.chaos.audit_checks import AuditState
 from backtest_kit_verify.chaos.errors import ChaosError
-from backtest_kit_verify.chaos.servers import DATABASE, Servers
+from backtest_kit_verify.chaos.faulty_servers import DATABASE, Servers
 from backtest_kit_verify.demo.fleet import Process
 
 __all__ = ["WORKER", "Workers", "owed_by_group"]

@@ -6,7 +6,7 @@ from typing import Any
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.testing.examples import extended, free_object
-from backtest_kit_mongo.testing.spots import parts
+from backtest_kit_mongo.testing.handles import parts
 
 __all__ = ["DOMAINS", "Workload", "mark_of", "payload_of", "row_of"]
 
@@ -15,7 +15,7 @@ DOMAINS = (
 )  # fmt: skip
 """Slots and keyed documents, some removed softly, some with a simulation time, one whose payload is a list."""
 
-LEDGER = table.STORAGE
+LIST = table.STORAGE
 OWN_ROWS = 2
 SHARED_ROWS = 2
 MARK = "chaosMark"
@@ -26,8 +26,8 @@ class Workload:
     """What exists in a run.
 
     Attributes:
-        document_count: documents, spread over `DOMAINS`; there are two ledgers besides.
-        writer_count: each writer has rows of its own in a ledger, and shares some with all others.
+        document_count: documents, spread over `DOMAINS`; there are two lists besides.
+        writer_count: each writer has rows of its own in a list, and shares some with all others.
     """
 
     document_count: int
@@ -40,7 +40,7 @@ class Workload:
 
     @property
     def ledgers(self) -> tuple[Key, ...]:
-        return tuple(Key(LEDGER, (backtest,)) for backtest in (True, False))
+        return tuple(Key(LIST, (backtest,)) for backtest in (True, False))
 
     @property
     def rows(self) -> tuple[Key, ...]:
@@ -61,14 +61,14 @@ def payload_of(key: Key, mark: str) -> Any:
 
 
 def row_of(item: Part, mark: str) -> dict[str, Any]:
-    """A ledger row that carries the mark."""
-    return {LEDGER.row_id: item, MARK: mark}
+    """A list row that carries the mark."""
+    return {LIST.row_id: item, MARK: mark}
 
 
 def mark_of(domain: Domain, payload: Any) -> str | None:
     """The mark that a value carries; None if it has none, which no client ever writes."""
     if not payload:
         return None
-    holder = payload if domain.shape is Shape.LEDGER else free_object(domain, payload)
+    holder = payload if domain.shape is Shape.LIST else free_object(domain, payload)
     mark = holder.get(MARK)
     return mark if isinstance(mark, str) else None

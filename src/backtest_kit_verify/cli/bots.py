@@ -10,13 +10,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.testing.servers import UnavailableError, private_servers
 from backtest_kit_verify.bots.campaign import Outcome, run_campaign
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
-from backtest_kit_verify.chaos.servers import settings_of
+from backtest_kit_verify.chaos.faulty_servers import settings_of
 
 __all__ = ["bots"]
 
@@ -41,8 +41,8 @@ def bots(
 ) -> None:
     """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
 
-    Afterwards each position must have one row, closed as an undisturbed replay closes it, each order must have been sent once,
-    and a process that was only asleep must have written nothing after another took over.
+    Afterwards each position must have one row, closed as an undisturbed replay closes it, each order must have been
+    sent once, and a process that was only asleep must have written nothing after another took over.
 
     Exit status: 0 when all of it holds, 1 when not.
     """
@@ -72,8 +72,8 @@ def bots(
 
 def _show_fleet(console: Console, outcome: FleetOutcome) -> bool:
     console.print(
-        f"{outcome.requests} requests for {outcome.candles} candles: {outcome.ratio:.3f} per candle and series; {outcome.missing} missing; "
-        f"{outcome.ticks} minutes lived by all bots together; {outcome.kills} SIGKILLs",
+        f"{outcome.requests} requests for {outcome.candles} candles: {outcome.ratio:.3f} per candle and series; "
+        f"{outcome.missing} missing; {outcome.ticks} minutes lived by all bots together; {outcome.kills} SIGKILLs",
         soft_wrap=True,
     )
     if outcome.crashes:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos import ChaosError
@@ -47,13 +47,14 @@ def chaos(
     """Use the store from many processes while they, MongoDB and Redis are killed. Then check every promise.
 
     It starts a private mongod and redis-server and takes them away again; no other server is touched. What each process
-    was told is recorded and compared with what the others were told and with what is stored.
+    got is recorded and compared with what the others got and with what is stored.
 
     [bold]Examples[/]
 
     [cyan]bkm chaos[/]                   one minute
 
-    [cyan]bkm chaos --workers 2[/]       with workers: every revision must have one audit record, every replica equal its source
+    [cyan]bkm chaos --workers 2[/]       with workers: every revision must have one audit record, every replica equal
+    its source
 
     [cyan]bkm chaos --minutes 30[/]      about 600 SIGKILLs, 60 restarts of Redis, 20 of MongoDB
 

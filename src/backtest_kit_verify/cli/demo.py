@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_mongo.terminal import escape
@@ -56,8 +56,8 @@ def demo(
 ) -> None:
     """Replay a small strategy over real candles: several processes, one database, one worker. Then check everything.
 
-    It uses the servers that CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST, CC_REDIS_PORT and CC_REDIS_SENTINEL name; if none is set it starts
-    private ones and stops them at the end. A second run finds its candles in the store.
+    It uses the servers that CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST, CC_REDIS_PORT and CC_REDIS_SENTINEL name; if
+    none is set it starts private ones and stops them at the end. A second run finds its candles in the store.
 
     [bold]Examples[/]
 

@@ -1,4 +1,4 @@
-"""`bkm simulate`: try the coherence protocol in every order, or in every order that a seed can think of."""
+"""`bkm simulate`: try the coherence protocol in every order, or in every order that a seed can produce."""
 
 import gc
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulate_near import NearSimulation
 from backtest_kit_verify.cli.simulating import given, run_campaign
@@ -18,7 +18,7 @@ from backtest_kit_verify.simulation.near_every import Limits as NearLimits
 from backtest_kit_verify.simulation.near_planted import NEAR_PLANTED
 from backtest_kit_verify.simulation.planted import PLANTED, Planted
 from backtest_kit_verify.simulation.report import as_table, narrate
-from backtest_kit_verify.simulation.schedules import Schedule, Violation, parse_schedule
+from backtest_kit_verify.simulation.schedules import Counterexample, Schedule, parse_schedule
 from backtest_kit_verify.simulation.shrink import shrink
 from backtest_kit_verify.simulation.workload import KINDS, SHIPPED, Rig, Workload, parse_workload
 
@@ -102,7 +102,7 @@ def _rig(workload: Workload, bug: Planted | None) -> Rig:
     return Rig(KINDS[workload[0].kind], bug.variant if bug else SHIPPED)
 
 
-def _campaign(schedules: int, seed: int, bug: Planted | None, out: Console, messages: Console) -> Violation | None:
+def _campaign(schedules: int, seed: int, bug: Planted | None, out: Console, messages: Console) -> Counterexample | None:
     key, faults = (bug.key, bug.faults) if bug else (None, True)
     campaign = Campaign(seed, bug.variant if bug else SHIPPED, key=key, faults=faults)
     with _without_garbage_collection():
@@ -125,7 +125,7 @@ def _without_garbage_collection() -> Iterator[None]:
 
 def _explore(
     workload: Workload, limits: Limits, bug: Planted | None, out: Console, messages: Console
-) -> Violation | None:
+) -> Counterexample | None:
     with messages.status("exploring"):
         try:
             explored = explore(_rig(workload, bug), workload, limits)
@@ -140,7 +140,7 @@ def _explore(
     return explored.violation
 
 
-def _print_shortest(found: Violation, bug: Planted | None, option: str) -> None:
+def _print_shortest(found: Counterexample, bug: Planted | None, option: str) -> None:
     console = Console()
     shortest = shrink(_rig(found.schedule.workload, bug), found)
     _replay(shortest.schedule, bug, console)
@@ -148,7 +148,7 @@ def _print_shortest(found: Violation, bug: Planted | None, option: str) -> None:
     console.print(f"\nAgain: {command}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _replay(schedule: Schedule, bug: Planted | None, out: Console) -> Violation | None:
+def _replay(schedule: Schedule, bug: Planted | None, out: Console) -> Counterexample | None:
     """Print what happens."""
     lines = list(narrate(_rig(schedule.workload, bug), schedule))
     out.print(as_table(lines))
@@ -157,4 +157,4 @@ def _replay(schedule: Schedule, bug: Planted | None, out: Console) -> Violation 
         out.print("\nNothing is broken.")
         return None
     out.print(f"\n[red bold]Broken:[/] {escape(broken)}", soft_wrap=True, highlight=False)
-    return Violation(broken.split(" ", 1)[0], broken, schedule)
+    return Counterexample(broken.split(" ", 1)[0], broken, schedule)

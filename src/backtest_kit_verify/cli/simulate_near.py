@@ -5,15 +5,15 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.servers import ExitCode
+from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulating import given, run_campaign
 from backtest_kit_verify.simulation.exhaustive import TooMany
 from backtest_kit_verify.simulation.near_campaign import (
     FAULTS,
     Campaign,
+    Counterexample,
     Schedule,
-    Violation,
     parse_schedule,
     parse_workload,
 )
@@ -62,25 +62,26 @@ class NearSimulation:
         if explored.violation is not None:
             return self._print_shortest(explored.violation)
         self._out.print(
-            f"every schedule with at most {limits.faults} faults, {limits.ticks} ticks and {limits.beats} beats: "
+            f"every schedule with at most {limits.faults} faults, {limits.ticks} ticks and {limits.heartbeats} "
+            "heartbeats: "
             f"nothing is broken ({explored.situations:,} situations)"
         )
         return False
 
     def replay(self, text: str) -> bool:
-        """One schedule, told."""
-        return _tell(given(parse_schedule, text, "--replay"), self._variant, self._out)
+        """One schedule, reported."""
+        return _report(given(parse_schedule, text, "--replay"), self._variant, self._out)
 
-    def _print_shortest(self, found: Violation) -> bool:
+    def _print_shortest(self, found: Counterexample) -> bool:
         console = Console()
         shortest = shrink(found, self._variant)
-        _tell(shortest.schedule, self._variant, console)
+        _report(shortest.schedule, self._variant, console)
         command = f"bkm simulate --near {self._option}--replay '{shortest.schedule}'"
         console.print(f"\nAgain: {command}", soft_wrap=True, highlight=False, markup=False)
         return True
 
 
-def _tell(schedule: Schedule, variant: Variant, out: Console) -> bool:
+def _report(schedule: Schedule, variant: Variant, out: Console) -> bool:
     lines = list(narrate(schedule, variant))
     out.print(as_table(lines))
     broken = next((line.broken for line in lines if line.broken), "")

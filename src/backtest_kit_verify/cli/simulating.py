@@ -37,7 +37,9 @@ def given(parse: Callable[[str], T], text: str, option: str) -> T:
 def run_campaign(
     campaign: Blocks[FoundT_co], schedules: int, seed: int, out: Console, messages: Console
 ) -> FoundT_co | None:
-    """Play so many schedules, or up to the first violation, which is returned. Says how fast it was if there is none."""
+    """Play so many schedules, or up to the first violation, which is returned. Says how fast it was if there is
+    none.
+    """
     began_s = time.perf_counter()
     found = _watched(campaign, schedules, messages)
     if found is None:

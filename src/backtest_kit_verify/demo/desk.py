@@ -62,7 +62,7 @@ class AdapterDesk:
         body = pack(write.payload)
         adapter_write(write)
         self.writes += 1
-        # Ledgers are read as lists, and only at the end.
+        # Rows of lists are read together, and only at the end.
         if write.key.domain.cached:
             self._last[write.key] = body
 
@@ -73,7 +73,7 @@ def same(found: Any, body: bytes) -> bool:
 
 
 def adapter_read(key: Key, when_ms: int) -> Any:
-    """Read one document, or the whole ledger that it stands in, through its public adapter."""
+    """Read one document, or the whole list that it stands in, through its public adapter."""
     method, takes_when = _method("read", key.domain)
     return method(**_arguments(key), **({"when": when_ms} if takes_when else {}))
 
@@ -81,7 +81,7 @@ def adapter_read(key: Key, when_ms: int) -> Any:
 def adapter_write(write: Write) -> None:
     """Write one document through its public adapter."""
     method, takes_when = _method("write", write.key.domain)
-    payload = [write.payload] if write.key.domain.shape is Shape.LEDGER else write.payload
+    payload = [write.payload] if write.key.domain.shape is Shape.LIST else write.payload
     method(payload, **_arguments(write.key), **({"when": write.when_ms} if takes_when else {}))
 
 
@@ -95,7 +95,7 @@ def _method(verb: str, domain: Domain) -> tuple[Callable[..., Any], bool]:
 
 @lru_cache(maxsize=4096)
 def _arguments(key: Key) -> dict[str, Any]:
-    addressed = key.scope if key.domain.shape is Shape.LEDGER else key
+    addressed = key.scope if key.domain.shape is Shape.LIST else key
     return {_parameter(column): part for column, part in addressed.query().items()}
 
 

@@ -10,7 +10,7 @@ from backtest_kit_mongo import stores
 from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record, Shape
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
-from backtest_kit_verify.demo import feed
+from backtest_kit_verify.demo import audited
 from backtest_kit_verify.demo.book import Book, Host
 from backtest_kit_verify.demo.candles import Series
 from backtest_kit_verify.demo.desk import MemoryDesk, adapter_read
@@ -89,7 +89,7 @@ def _by_scope(keys: Sequence[Key]) -> Iterator[tuple[Key, list[Part]]]:
 def read_back(keys: Sequence[Key], on_read: Callable[[int], None]) -> dict[Key, Any]:
     """What the public adapters return for the keys. `on_read` gets the number of documents after each read."""
     found: dict[Key, Any] = {}
-    ledgers = [key for key in keys if key.domain.shape is Shape.LEDGER]
+    ledgers = [key for key in keys if key.domain.shape is Shape.LIST]
     for scope, items in _by_scope(ledgers):
         rows = {row[scope.domain.row_id]: row for row in adapter_read(scope.child(items[0]), END_OF_TIME_MS)}
         found |= {scope.child(item): rows.get(item) for item in items}
@@ -104,7 +104,7 @@ def read_back(keys: Sequence[Key], on_read: Callable[[int], None]) -> dict[Key, 
 def count_documents(run: str) -> dict[Domain, int]:
     """How many documents of the run each collection has."""
     database = bk.get_mongo()[bk.get_config().database]
-    mine = feed.run_filter(run)
+    mine = audited.run_filter(run)
     return {
         domain: database[domain.collection].count_documents(
             {"$or": [{column.name: mine} for column in domain.key if column.type is str]}

@@ -77,7 +77,7 @@ def _record(desk: Desk, slots: Slots, host: Host, event: Event) -> None:
 
 
 def _watch(desk: Desk, slots: Slots, row: Row, candle: Row) -> None:
-    """What is looked at and told on every bar of an open position."""
+    """What is looked at and reported on every bar of an open position."""
     signal_id, price, time_ms = row["id"], candle["close"], candle["timestamp"]
     desk.read(slots.breakeven(signal_id), time_ms)
     desk.read(slots.recent, time_ms)

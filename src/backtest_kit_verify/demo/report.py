@@ -34,7 +34,7 @@ def _host_row(run: HostRun) -> dict[str, Any]:
 
 def _domain_row(evidence: Evidence, domain: Domain) -> dict[str, Any]:
     if domain is CANDLE:
-        # Candles belong to no run, and one event tells of a whole batch.
+        # Candles belong to no run, and one event reports a whole batch.
         batches = sum(audited["batches"] for audited in evidence.candle_audits)
         return {
             "domain": domain.name,

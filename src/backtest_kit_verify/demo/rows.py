@@ -155,9 +155,9 @@ def _history(slots: Slots, host: Host, event: Event) -> Iterator[Write]:
     stored |= {"createdAt": row["scheduledAt"], "updatedAt": time_ms, "priority": time_ms}
     if kind == "closed":
         stored |= {"closeReason": reason, "closeTimestamp": time_ms}
-    yield _ledger(table.STORAGE, (BACKTEST,), stored, time_ms)
-    yield _ledger(table.NOTIFICATION, (BACKTEST,), _notice(event), time_ms)
-    yield _ledger(table.LOG, (), _log_line(host, event), time_ms)
+    yield _list_row(table.STORAGE, (BACKTEST,), stored, time_ms)
+    yield _list_row(table.NOTIFICATION, (BACKTEST,), _notice(event), time_ms)
+    yield _list_row(table.LOG, (), _log_line(host, event), time_ms)
     note = {"kind": kind, "price": price, "reason": reason}
     memory = {"priority": time_ms, "data": note, "removed": False, "index": f"{kind} {reason}".strip(), "when": time_ms}
     yield Write(slots.memory(row["id"], kind), memory, time_ms)
@@ -165,7 +165,7 @@ def _history(slots: Slots, host: Host, event: Event) -> Iterator[Write]:
     yield Write(key, {"id": "_".join(map(str, key.parts)), "data": _prices(event), "when": time_ms}, time_ms)
 
 
-def _ledger(domain: Any, scope: tuple[bool, ...], row: Row, time_ms: int) -> Write:
+def _list_row(domain: Any, scope: tuple[bool, ...], row: Row, time_ms: int) -> Write:
     return Write(make_key(domain, (*scope, row["id"])), row, time_ms)
 
 

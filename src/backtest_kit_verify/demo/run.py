@@ -15,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_verify.demo import feed
+from backtest_kit_verify.demo import audited
 from backtest_kit_verify.demo.book import Host
 from backtest_kit_verify.demo.candles import Cached, Series, cache_windows, load_series
 from backtest_kit_verify.demo.checks import Outcome
+from backtest_kit_verify.demo.connection import Connection, connected
 from backtest_kit_verify.demo.errors import DemoError
 from backtest_kit_verify.demo.evidence import Evidence, count_documents, expect, read_back, stored_records
 from backtest_kit_verify.demo.fleet import WORKER, Fleet, HostRun, Process
-from backtest_kit_verify.demo.servers import Connection, connected
 from backtest_kit_verify.demo.strategy import VARIANTS
 from backtest_kit_verify.demo.trader import Task
 
@@ -62,7 +62,7 @@ def new_run_id() -> str:
 
 
 def run_demo(options: Options, console: Console) -> Outcome:
-    """Run it; `console` is told how it goes.
+    """Run it; `console` gets the progress.
 
     Raises:
         DemoError: the input is unusable or a process hangs.
@@ -110,7 +110,7 @@ def _on_servers(
             fleet = Fleet(runs, environment, KILL_AT if options.kill else None, options.restarts)
             _replay(fleet, runs, progress)
             evidence = _gather(run_id, pairs, series, progress)
-        consumed = feed.is_consumed()
+        consumed = audited.is_consumed()
     finally:
         worker_exit = 0 if worker is None else worker.end(signal.SIGTERM, STOP_S)
     fetched, stored = (sum(numbers) for numbers in zip(*cached, strict=True))
@@ -152,7 +152,7 @@ def _gather(
     records = stored_records(keys)
     events = sum(record.rev for record in records.values())
     bar = progress.add_task("audit", total=events)
-    feed.await_audit(run_id, events, AUDIT_STALLED_S, lambda count: progress.update(bar, completed=count))
+    audited.await_audit(run_id, events, AUDIT_STALLED_S, lambda count: progress.update(bar, completed=count))
     bar = progress.add_task("reading back", total=len(keys))
     read = read_back(keys, lambda count: progress.advance(bar, count))
     collection = bk.get_mongo()[bk.get_config().database][CANDLE.collection]
@@ -162,9 +162,9 @@ def _gather(
         records=records,
         read=read,
         documents=count_documents(run_id),
-        revisions=feed.revisions(run_id),
+        revisions=audited.revisions(run_id),
         candles=[_stored_candles(one) for one in series],
-        candle_audits=[feed.candle_batches(one) for one in series],
+        candle_audits=[audited.candle_batches(one) for one in series],
         candle_documents=[collection.count_documents(context) for context in contexts],
     )
 

@@ -1,8 +1,8 @@
 """The strategy: trade with the trend after two moving averages crossed, entering at a limit price. Pure functions.
 
-A crossing schedules a limit entry a little better than the close; the entry is cancelled when it is not reached in time.
-A position takes half its profit half-way, moves its stop to the entry price on the way there (breakeven), and ends at its
-take profit, its stop, after `HOLD_BARS`, or when the averages cross back.
+A crossing schedules a limit entry a little better than the close; the entry is cancelled when it is not reached in
+time. A position takes half its profit half-way, moves its stop to the entry price on the way there (breakeven), and
+ends at its take profit, its stop, after `HOLD_BARS`, or when the averages cross back.
 """
 
 from collections.abc import Iterator, Sequence
@@ -138,7 +138,9 @@ def _hold(book: Book, row: Row, candle: Row, crossed: int) -> tuple[Book, tuple[
 
 
 def _exit(book: Book, row: Row, candle: Row, crossed: int) -> tuple[float, str] | None:
-    """Price and reason if the position ends on this bar. Which of two prices came first is unknown: the stop is assumed."""
+    """Price and reason if the position ends on this bar. Which of two prices came first is unknown: the stop is
+    assumed.
+    """
     long = _direction(row) > 0
     stop: float = row["_trailingPriceStopLoss"] if "_trailingPriceStopLoss" in row else row["priceStopLoss"]
     if (candle["low"] <= stop) if long else (candle["high"] >= stop):

@@ -64,7 +64,8 @@ def _stops(vectors: Sequence[Row], every: int, last: int | None) -> int:
                 typer.echo(violation, err=True)
             return 1
     typer.echo(
-        f"{tally.vectors} vectors, {tally.points} stops, {tally.restarts} restarts ({tally.lost} lost an answer that was "
+        f"{tally.vectors} vectors, {tally.points} stops, {tally.restarts} restarts ({tally.lost} lost an answer that "
+        "was "
         f"not stored): no violation of L1 to L8 in {perf_counter() - began:.0f} s"
     )
     return 0

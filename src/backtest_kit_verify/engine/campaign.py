@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from backtest_kit.effects import Next
 from backtest_kit.rules import Rules
 from backtest_kit_verify.engine.process import Process
-from backtest_kit_verify.engine.world import Executed, Market, Row, Told, World
+from backtest_kit_verify.engine.world import Executed, Market, Reported, Row, World
 
 DELAYS: Final = (1, 2, 1, 12, 1, 2, 1, 45)
 """Minutes that a late restart comes late, in turn."""
@@ -23,9 +23,9 @@ class Moment:
 
     state: Row
     rows: Row
-    ledger: Row
+    kept_rows: Row
     risk: Sequence[Any]
-    told_count: int
+    reported_count: int
 
 
 @dataclass(slots=True)
@@ -38,14 +38,14 @@ class Reference:
     """
 
     moments: dict[int, Moment] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
+    reported: dict[str, Reported] = field(default_factory=dict)
     orders: dict[str, Executed] = field(default_factory=dict)
     proposed: dict[str, int] = field(default_factory=dict)
 
 
 class Stop(NamedTuple):
     """Attributes:
-    minute: that was told last.
+    minute: that was reported last.
     delay: minutes from there to the restart.
     again: the restarted process is stopped as well, after so many effects, and started once more; 0: it is not.
     """
@@ -90,10 +90,10 @@ def undisturbed(market: Market, rules: Rules, process_class: type[Process]) -> R
         effect = process.step()
         if isinstance(effect, Next) and process.lived >= market.start:
             reference.moments[process.lived] = Moment(
-                essence(process), readers_rows(world), dict(world.ledger), world.risk, len(world.told)
+                essence(process), readers_rows(world), dict(world.kept_rows), world.risk, len(world.reported)
             )
-    reference.told, reference.orders = world.told, world.orders
-    reference.proposed = {id_: market.index(row["scheduledAt"]) for id_, row in world.ledger.items()}
+    reference.reported, reference.orders = world.reported, world.orders
+    reference.proposed = {id_: market.index(row["scheduledAt"]) for id_, row in world.kept_rows.items()}
     return reference
 
 
@@ -164,7 +164,7 @@ class Trial:
         process.live(until)
         yield from process.world.violations
         yield from _alone(process)
-        known = {*process.world.ledger, *(told.signal for told in process.world.told.values())}
+        known = {*process.world.kept_rows, *(reported.signal for reported in process.world.reported.values())}
         proposed = self.reference.proposed.items()
         lost = {id_ for id_, minute in proposed if stopped_at <= minute < until and id_ not in known}
         if lost:
@@ -181,7 +181,7 @@ def _alone(process: Process) -> Iterator[str]:
     if (state.signal and state.schedule) or (signal and schedule):
         yield "L1: a signal is open and one is scheduled"
     held = state.held.id if state.held else None
-    for id_, row in world.ledger.items():
+    for id_, row in world.kept_rows.items():
         if row["status"] in ("opened", "scheduled") and id_ != held:
             yield f"L3: the history says that {id_} is {row['status']}, and it is not held"
     places = [row["openTimestamp"] for _, row in world.risk]
@@ -192,8 +192,8 @@ def _alone(process: Process) -> Iterator[str]:
 def _equal(process: Process, moment: Moment, reference: Reference, until: int) -> Iterator[str]:
     """What an undisturbed run has at the end of the same minute."""
     world = process.world
-    if world.ledger != moment.ledger:
-        yield f"L3: the history differs: {_differing(world.ledger, moment.ledger)}"
+    if world.kept_rows != moment.kept_rows:
+        yield f"L3: the history differs: {_differing(world.kept_rows, moment.kept_rows)}"
     if essence(process) != moment.state:
         yield f"L4: the state differs: {_differing(essence(process), moment.state)}"
     if readers_rows(world) != moment.rows:
@@ -203,9 +203,9 @@ def _equal(process: Process, moment: Moment, reference: Reference, until: int) -
     executed = [order for order in reference.orders.values() if order.at <= until]
     if sorted(world.orders.values()) != sorted(executed):
         yield f"L2: the broker's orders differ: {set(world.orders.values()) ^ set(executed) or 'one was sent twice'}"
-    if len(world.told) != moment.told_count or not world.told.items() <= reference.told.items():
-        expected = {id_: told for id_, told in reference.told.items() if told.at <= until}
-        yield f"L5: events differ: {_differing(world.told, expected)}"
+    if len(world.reported) != moment.reported_count or not world.reported.items() <= reference.reported.items():
+        expected = {id_: reported for id_, reported in reference.reported.items() if reported.at <= until}
+        yield f"L5: events differ: {_differing(world.reported, expected)}"
 
 
 def _without_trace(process: Process, lost: set[str]) -> Iterator[str]:
@@ -213,8 +213,8 @@ def _without_trace(process: Process, lost: set[str]) -> Iterator[str]:
     world = process.world
     for law, signals in (
         ("L2: an order", [order.signal for order in world.orders.values()]),
-        ("L5: an event", [told.signal for told in world.told.values()]),
-        ("L3: a row", world.ledger),
+        ("L5: an event", [reported.signal for reported in world.reported.values()]),
+        ("L3: a row", world.kept_rows),
     ):
         if traces := lost.intersection(signals):
             yield f"{law} of a signal that was never stored: {traces}"

@@ -113,17 +113,17 @@ class _StoredTooEarly(Process):
         super().store(domain, key, row)
 
 
-@_planted("the close is stored before it is told")
+@_planted("the close is stored before it is reported")
 class ClosedTooEarly(_StoredTooEarly):
     status = "closed"
 
 
-@_planted("the opening is stored before it is told")
+@_planted("the opening is stored before it is reported")
 class OpenedTooEarly(_StoredTooEarly):
     status = "opened"
 
 
-@_planted("a cancellation is stored before it is told")
+@_planted("a cancellation is stored before it is reported")
 class CancelledTooEarly(_StoredTooEarly):
     status = "cancelled"
 
@@ -175,7 +175,7 @@ class _Forgets(Process):
         raise NotImplementedError
 
 
-@_planted("levels that were told are forgotten")
+@_planted("levels that were reported are forgotten")
 class ForgetsLevels(_Forgets):
     def forget(self, state: State) -> None:
         if state.signal:

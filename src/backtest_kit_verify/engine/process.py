@@ -59,7 +59,7 @@ class Process:
                 return self._next()
             case Emit(event, operations):
                 if event.action not in EACH_MINUTE and event.signal is not None:
-                    self.world.tell(event)
+                    self.world.keep_event(event)
                 self.market.act(event, operations)
             case Save(domain, key, row):
                 self.store(domain, key, row)
@@ -88,7 +88,7 @@ class Process:
 
     def store(self, domain: str, key: str, row: Any) -> None:
         if domain == "storage":
-            self.world.ledger[key] = row
+            self.world.kept_rows[key] = row
         else:
             self.world.rows[domain, key] = row
 

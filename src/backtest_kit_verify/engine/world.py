@@ -1,4 +1,4 @@
-"""What survives a process: stored rows, the broker's book, what listeners were told; and the market."""
+"""What survives a process: stored rows, the broker's book, what listeners got; and the market."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RISK = "risk"
 Row = Mapping[str, Any]
 
 
-class Told(NamedTuple):
+class Reported(NamedTuple):
     """What an event said, as far as it must be the same after a restart."""
 
     at: int
@@ -47,18 +47,18 @@ class Executed(NamedTuple):
 class World:
     """Attributes:
     rows: by domain and key; each is replaced as a whole.
-    ledger: rows of the history by signal id.
+    kept_rows: rows of the history by signal id.
     orders: by client order id.
-    told: events by id, each minute's pings left out.
+    reported: events by id, each minute's pings left out.
     asked_slot: the newest slot in which the strategy was asked.
     violations: what was seen to go wrong while it happened.
     version: grows with every change.
     """
 
     rows: dict[tuple[str, str], Row | None] = field(default_factory=dict)
-    ledger: dict[str, Row] = field(default_factory=dict)
+    kept_rows: dict[str, Row] = field(default_factory=dict)
     orders: dict[str, Executed] = field(default_factory=dict)
-    told: dict[str, Told] = field(default_factory=dict)
+    reported: dict[str, Reported] = field(default_factory=dict)
     risk: list[list[Any]] = field(default_factory=list)
     asked_slot: int = -1
     violations: list[str] = field(default_factory=list)
@@ -68,9 +68,9 @@ class World:
         return replace(
             self,
             rows=dict(self.rows),
-            ledger=dict(self.ledger),
+            kept_rows=dict(self.kept_rows),
             orders=dict(self.orders),
-            told=dict(self.told),
+            reported=dict(self.reported),
             violations=list(self.violations),
         )
 
@@ -81,9 +81,9 @@ class World:
     def execute(self, client_order_id: str, order: Order) -> None:
         self.orders[client_order_id] = Executed(order.at, order.action, order.signal.id, order.price, order.cost)
 
-    def tell(self, event: Event) -> None:
+    def keep_event(self, event: Event) -> None:
         signal = event.signal.id if event.signal else ""
-        self.told[event.event_id] = Told(event.at, event.action, signal, event.price, event.reason)
+        self.reported[event.event_id] = Reported(event.at, event.action, signal, event.price, event.reason)
 
 
 def client_order_id(order: Order) -> str:

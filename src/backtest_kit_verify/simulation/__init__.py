@@ -13,14 +13,14 @@ remembered (`driver.py`, `states.py`). A situation is then a handful of small in
 (`situation.py`), which random schedules walk through by look-up, and exhaustive search can copy and recognise.
 
 *What is modelled and not executed:* how a client notices that Redis is away and comes back (`RedisCache` has its own
-tests on a real server), and the network. A write may arrive at MongoDB at any time after it was sent. Deadlines are taken to
-lie before their lease's end, leases never to be evicted, and clocks not to jump: outside of that the protocol promises
-nothing.
+tests on a real server), and the network. A write may arrive at MongoDB at any time after it was sent. Deadlines are
+taken to lie before their lease's end, leases never to be evicted, and clocks not to jump: outside of that the protocol
+promises nothing.
 
 Files, in the order of their use: `actions.py` (what can happen), `states.py` (Redis and MongoDB as tables),
 `workload.py` (who does what), `situation.py` and `world.py` (everything at one moment, and what happens next),
 `checker.py` (what must hold), `schedules.py` (random ones, and their text), `campaign.py` (many of those),
-`exhaustive.py` (all of them), `shrink.py` and `report.py` (a failure, short and told), `planted.py` (failures on
+`exhaustive.py` (all of them), `shrink.py` and `report.py` (a failure, short and explained), `planted.py` (failures on
 purpose).
 
 The near cache has a simulator of its own, which plays worlds instead of looking them up, because copies are objects:

@@ -17,7 +17,9 @@ MEANING = {
     "retry": "the step was sent to Redis on a connection that broke, and will be sent again",
     "unknown": "the write was sent to MongoDB, but no answer came; it may arrive at any later time, or never",
     "refuse": "MongoDB refuses the write",
-    "land": "a write whose sender no longer waits arrives at MongoDB, which commits it, or after its deadline refuses it",
+    "land": (
+        "a write whose sender no longer waits arrives at MongoDB, which commits it, or after its deadline refuses it"
+    ),
     # Of a client.
     "crash": "the client dies",
     "cut": "the client loses Redis, which others keep",

@@ -7,17 +7,23 @@ from typing import NamedTuple
 
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import InvariantViolation
-from backtest_kit_verify.simulation.schedules import Violation, random_run, random_verbs, random_workload, violation
-from backtest_kit_verify.simulation.workload import DOCUMENT, LEDGER, SHIPPED, Rig, Variant
+from backtest_kit_verify.simulation.schedules import (
+    Counterexample,
+    random_run,
+    random_verbs,
+    random_workload,
+    violation,
+)
+from backtest_kit_verify.simulation.workload import DOCUMENT, LIST, SHIPPED, Rig, Variant
 from backtest_kit_verify.simulation.world import World
 
 BLOCK = 64
 """Schedules that are drawn from one random generator: making one costs a tenth of a schedule."""
 SAME_WORKLOAD = 8
 """Schedules that are drawn for one workload."""
-LEDGER_EVERY = 8
-"""One block in so many is about a ledger; ledgers use the same steps."""
-OPS_MAX = {DOCUMENT: 6, LEDGER: 4}
+LIST_EVERY = 8
+"""One block in so many is about a list; lists use the same steps."""
+OPS_MAX = {DOCUMENT: 6, LIST: 4}
 STATES_MAX = 500_000
 """Remembered states after which a campaign starts with an empty memory again: some hundred megabytes."""
 
@@ -26,7 +32,7 @@ class Found(NamedTuple):
     """A violation, and which schedule of the campaign it was, counted from 1."""
 
     number: int
-    violation: Violation
+    violation: Counterexample
 
 
 class Campaign:
@@ -51,11 +57,11 @@ class Campaign:
         number = self._blocks
         self._blocks += 1
         random = Random(self._seed << 40 | number)
-        key = self._key or (LEDGER if number % LEDGER_EVERY == LEDGER_EVERY - 1 else DOCUMENT)
+        key = self._key or (LIST if number % LIST_EVERY == LIST_EVERY - 1 else DOCUMENT)
         world = self._world(key)
         for index in range(min(at_most, BLOCK)):
             if index % SAME_WORKLOAD == 0:
-                workload = random_workload(random, key is LEDGER, OPS_MAX[key])
+                workload = random_workload(random, key is LIST, OPS_MAX[key])
                 verbs = random_verbs(random, self._faults, self._variant.extra_faults)
             self.done += 1
             world.reset(workload)
@@ -79,5 +85,5 @@ class Campaign:
         world = self._worlds.get(key)
         if world is None or world.rig.size > STATES_MAX:
             rig = Rig(key, self._variant)
-            world = self._worlds[key] = World(rig, random_workload(Random(0), key is LEDGER))
+            world = self._worlds[key] = World(rig, random_workload(Random(0), key is LIST))
         return world

@@ -101,8 +101,8 @@ def check_end(world: Situation, number: int, step: Step) -> None:
     """
     client = world.client[number]
     if world.past >> number & 1:
-        return  # It began before MongoDB was set back, and may tell of either.
-    if world.rig.is_ledger:
+        return  # It began before MongoDB was set back, and may report either state.
+    if world.rig.is_list:
         _check_merge(world, number)
         world.merged[client] = step
         return
@@ -146,13 +146,15 @@ def check_quiet(world: Situation) -> None:
         missing = _missing(world, _entry_knows(world))
         if missing:
             broken("P2", f"{_where(world)}; the entry misses rev {_tokens(missing)}")
-    if not world.rig.is_ledger and (redis, world.truth) not in world.rig.quiet:
+    if not world.rig.is_list and (redis, world.truth) not in world.rig.quiet:
         _check_cacheable(world, redis)
         world.rig.quiet.add((redis, world.truth))
 
 
 def _check_cacheable(world: Situation, redis: int) -> None:
-    """After one lease time a read installs, and the next one hits. An incarnation that nobody saw must be seen first."""
+    """After one lease time a read installs, and the next one hits. An incarnation that nobody saw must be seen
+    first.
+    """
     for _ in range(2 if world.views[redis].is_born else 3):
         for _ in range(LEASE_TICKS + 1):
             redis = world.redis_states.suffer("tick", redis)

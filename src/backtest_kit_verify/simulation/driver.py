@@ -1,4 +1,4 @@
-"""The driver of the simulator: it performs one step of one plan at a time, in whatever order it is told.
+"""The driver of the simulator: it performs one step of one plan at a time, in the order that it is given.
 
 Plans are pure: what a plan asks for next depends on nothing but the answers that it was given. So a plan is a tree, one
 branch for each answer, and every node of it is computed once, by running the shipped generator with that history of

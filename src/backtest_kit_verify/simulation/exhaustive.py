@@ -38,7 +38,7 @@ from backtest_kit_verify.simulation.actions import (
     UNKNOWN,
 )
 from backtest_kit_verify.simulation.checker import check_quiet
-from backtest_kit_verify.simulation.schedules import Violation, violation
+from backtest_kit_verify.simulation.schedules import Counterexample, violation
 from backtest_kit_verify.simulation.situation import Frozen
 from backtest_kit_verify.simulation.workload import Rig, Workload
 from backtest_kit_verify.simulation.world import World
@@ -78,7 +78,7 @@ class TooMany(Exception):
 class Explored(NamedTuple):
     situations: int
     actions: int
-    violation: Violation | None
+    violation: Counterexample | None
 
 
 def explore(rig: Rig, workload: Workload, limits: Limits = Limits()) -> Explored:
@@ -167,7 +167,9 @@ def _simplify(world: World, budget: Budget) -> None:
 
 
 def _alike(workload: Workload) -> tuple[int, ...]:
-    """For each operation an earlier one that it could change places with, or -1: the earlier one may as well begin first."""
+    """For each operation an earlier one that it could change places with, or -1: the earlier one may as well begin
+    first.
+    """
     clients = [op.client for op in workload]
     alone = [clients.count(op.client) == 1 for op in workload]
     found = []

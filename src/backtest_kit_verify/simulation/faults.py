@@ -1,4 +1,5 @@
-"""What goes wrong around the operations: clients that lose Redis and find it again, Redis, MongoDB, and the worker's relay.
+"""What goes wrong around the operations: clients that lose Redis and find it again, Redis, MongoDB, and the worker's
+relay.
 
 Each method is one action (`actions.py`); it says whether it could happen.
 """
@@ -44,7 +45,7 @@ class Faults(Situation):
                 if self.rig.variant.timer:
                     self.come_back(client)
                 elif self.missed >> client & 1:
-                    broken("P6", f"client {client} could reach Redis for two ticks and has not told it what it wrote")
+                    broken("P6", f"client {client} could reach Redis for two ticks and has not given it what it wrote")
         self.waited = self.down & ~self.lost
 
     # -- the world
@@ -82,7 +83,7 @@ class Faults(Situation):
         return True
 
     def restore(self, _: int) -> bool:
-        """MongoDB is set back. What is under way may still tell of before; whatever begins now must not."""
+        """MongoDB is set back. What is under way may still report what was before; whatever begins now must not."""
         if self.kept == self.truth:
             return False
         self.truth = self.kept

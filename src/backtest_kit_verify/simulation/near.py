@@ -8,10 +8,12 @@ below are checked at each answer of a read and at the end.
 *What is modelled and not executed:* the thread of `backends/near_cache.py`. Steps that Redis executes late are left to
 the simulator of the protocol, which shows that entries stay right.
 
-*Bypass.* Others may miss what a process without Redis wrote until D after it is *told*: an invalidation of that key is
-published, by that process when it is back, by the recovery worker or by any writer. The process itself never misses it.
+*Bypass.* Others may miss what a process without Redis wrote until D after it is *reported*: an invalidation of that key
+is published, by that process when it is back, by the recovery worker or by any writer. The process itself never misses
+it.
 
-A world starts warm: each document is stored once and is an entry, each process has just heard a beat and has no copy.
+A world starts warm: each document is stored once and is an entry, each process has just heard a heartbeat and has no
+copy.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from backtest_kit_verify.simulation.near_process import (
     PROCESSES,
     SHIPPED,
     TO_REDIS,
-    Beat,
+    Heartbeat,
     Invalidation,
     Past,
     Process,
@@ -53,7 +55,7 @@ PROMISES = {
     "N1": "a read misses no write that had returned D before it began",
     "N2": "no read of a process returns an older revision than one that ended before it began",
     "N3": "a read of a process that begins after a write of it returned sees that or a newer one",
-    "N4": "when all is quiet and a beat was heard, no copy differs from MongoDB",
+    "N4": "when all is quiet and a heartbeat was heard, no copy differs from MongoDB",
 }
 
 STORING = (fx.Upsert, fx.SoftRemove)
@@ -109,8 +111,8 @@ class World:
             if process.is_alive:
                 process.queue.append(message)
         for stored in self.truth.history[key]:
-            if stored.told == inf:
-                stored.told = self.redis.now_ms
+            if stored.reported == inf:
+                stored.reported = self.redis.now_ms
 
     # -- operations
 
@@ -172,10 +174,10 @@ class World:
         process, history = run.process, self.truth.history[run.key]
         old = self.redis.now_ms - STALENESS_TICKS
         rev = len(history) - 1
-        while history[rev].returned >= old or history[rev].told >= old:
+        while history[rev].returned >= old or history[rev].reported >= old:
             rev -= 1
         seen = process.seen.get(run.key, 0)
-        while history[seen].told >= old:
+        while history[seen].reported >= old:
             seen -= 1
         return (("N3", process.written.get(run.key, 0)), ("N2", seen), ("N1", rev))
 
@@ -261,12 +263,14 @@ class World:
     # -- what processes hear
 
     def ask(self, number: int) -> bool:
-        """A beat: asked for, and executed at once. How long it takes does not matter; when the answer is heard does."""
+        """A heartbeat: asked for, and executed at once. How long it takes does not matter; when the answer is heard
+        does.
+        """
         process = self.processes[number]
         if not process.is_alive or process.link.is_down:
             return False
-        beat = Beat(self.redis.now_ms, *process.link.cache.beat(STATE.name))
-        process.queue.insert(0 if self.variant.beats_overtake else len(process.queue), beat)
+        heartbeat = Heartbeat(self.redis.now_ms, *process.link.cache.heartbeat(STATE.name))
+        process.queue.insert(0 if self.variant.heartbeats_overtake else len(process.queue), heartbeat)
         return True
 
     def hear(self, number: int) -> bool:
@@ -274,7 +278,7 @@ class World:
         if not process.queue:
             return False
         message = process.queue.pop(0)
-        if self.variant.counts_from_receipt and isinstance(message, Beat):
+        if self.variant.counts_from_receipt and isinstance(message, Heartbeat):
             message = message._replace(asked=self.redis.now_ms)
         process.hear(message)
         return True
@@ -342,13 +346,13 @@ class World:
         return True
 
     def relay(self, _: int) -> bool:
-        """The recovery worker tells of what was written past Redis."""
-        cache, told = self._make_cache(), False
+        """The recovery worker reports what was written past Redis."""
+        cache, reported = self._make_cache(), False
         for key, history in self.truth.history.items():
-            if any(stored.told == inf for stored in history):
+            if any(stored.reported == inf for stored in history):
                 cache.relay(key, len(history) - 1)
-                told = True
-        return told
+                reported = True
+        return reported
 
     def save(self, _: int) -> bool:
         self.saved = copied(self.redis)

@@ -27,7 +27,7 @@ MEANING = {
     "unknown": "sent to MongoDB, but no answer comes",
     "refuse": "refused by MongoDB",
     # Of a process.
-    "ask": "a beat is asked for",
+    "ask": "a heartbeat is asked for",
     "hear": "the process hears what was said next",
     "lose": "it is lost without a word",
     "break": "everything that was said and not heard is lost without a word",
@@ -37,7 +37,9 @@ MEANING = {
     "heal": "the process reaches Redis again and delivers what it missed",
     "crash": "the process dies",
     # Of the world.
-    "tick": f"time passes: D is {STALENESS_TICKS} tick, a lease lasts {LEASE_TICKS}, its write may land for {WRITE_TICKS}",
+    "tick": (
+        f"time passes: D is {STALENESS_TICKS} tick, a lease lasts {LEASE_TICKS}, its write may land for {WRITE_TICKS}"
+    ),
     "land": "MongoDB commits a write whose sender no longer waits",
     "relay": "the recovery worker has seen all changes",
     "save": "what Redis holds now is what a restart will bring back",
@@ -59,7 +61,7 @@ class Schedule(NamedTuple):
         return f"{' '.join(map(str, self.workload))} | {' '.join(map(action_text, self.actions))}"
 
 
-class Violation(NamedTuple):
+class Counterexample(NamedTuple):
     """A broken promise, and the schedule that breaks it with its last action, or when all is quiet after it."""
 
     name: str
@@ -71,7 +73,7 @@ class Found(NamedTuple):
     """A violation, and which schedule of the campaign it was, counted from 1."""
 
     number: int
-    violation: Violation
+    violation: Counterexample
 
 
 def action_text(action: Action) -> str:
@@ -132,7 +134,7 @@ def parse_action(word: str, count: int) -> Action:
     raise ValueError(f"{word!r} is nothing that can happen; write for example 0, timeout:0, hear:a or tick")
 
 
-def play(schedule: Schedule, variant: Variant = SHIPPED) -> Violation | None:
+def play(schedule: Schedule, variant: Variant = SHIPPED) -> Counterexample | None:
     """Perform a schedule, leaving out what cannot happen at its place, and let the world come to rest at its end if all
     operations have ended.
     """
@@ -150,8 +152,8 @@ def play(schedule: Schedule, variant: Variant = SHIPPED) -> Violation | None:
     return None
 
 
-def violation(error: InvariantViolation, workload: Workload, actions: Sequence[Action]) -> Violation:
-    return Violation(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+def violation(error: InvariantViolation, workload: Workload, actions: Sequence[Action]) -> Counterexample:
+    return Counterexample(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
 
 
 # -- random schedules
@@ -174,7 +176,7 @@ FAULTS = (
 FAULTS_AT_ONCE = (1, 1, 2, 3)
 """How many of them a schedule draws from."""
 EARS = ((1, 1), (1, 2), (3, 1), (6, 2))
-"""How often messages are heard and beats asked for: from far behind to at once."""
+"""How often messages are heard and heartbeats asked for: from far behind to at once."""
 TICKS = (1, 2, 3)
 FAULT_SHARES, EAR_SHARES = (0.0, 0.1, 0.2, 0.3), (0.15, 0.3, 0.45)
 """Shares of an action's choices."""
@@ -194,7 +196,7 @@ ENDING = frozenset((*OF_OPERATIONS, "crash"))
 
 
 class Menu(NamedTuple):
-    """What disturbances a schedule draws from: what time and ears do, and faults."""
+    """What disturbances a schedule draws from: what time and subscribers do, and faults."""
 
     usual: tuple[Action, ...]
     faults: tuple[Action, ...]

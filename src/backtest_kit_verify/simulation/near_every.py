@@ -17,7 +17,7 @@ from backtest_kit_mongo.coherence.record import Record
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.exhaustive import TooMany
 from backtest_kit_verify.simulation.near import ACTS, STALENESS_TICKS, World
-from backtest_kit_verify.simulation.near_campaign import OF_OPERATIONS, OF_PROCESSES, Action, Violation, violation
+from backtest_kit_verify.simulation.near_campaign import OF_OPERATIONS, OF_PROCESSES, Action, Counterexample, violation
 from backtest_kit_verify.simulation.near_process import SHIPPED, Process, Run, Variant, Workload
 
 Content: TypeAlias = tuple[Any, ...]
@@ -36,26 +36,26 @@ class Limits:
 
     Attributes:
         faults: how many of the verbs in `kinds` may happen.
-        ticks, beats: how often time may pass, and beats may be asked for.
-        ears: numbers of the processes whose hearing is tried; others hear nothing before the end.
+        ticks, heartbeats: how often time may pass, and heartbeats may be asked for.
+        subscribers: numbers of the processes whose hearing is tried; others hear nothing before the end.
         situations: give up after so many, before the memory is full.
     """
 
     faults: int = 1
     ticks: int = 2
-    beats: int = 1
+    heartbeats: int = 1
     kinds: tuple[str, ...] = ALL_FAULTS
-    ears: tuple[int, ...] = (1,)
+    subscribers: tuple[int, ...] = (1,)
     situations: int = 1_000_000
 
 
 class Explored(NamedTuple):
     situations: int
-    violation: Violation | None
+    violation: Counterexample | None
 
 
 Budget: TypeAlias = tuple[int, int, int]
-"""Ticks, beats and faults that may still happen."""
+"""Ticks, heartbeats and faults that may still happen."""
 
 
 def explore(workload: Workload, limits: Limits, variant: Variant = SHIPPED) -> Explored:
@@ -65,7 +65,7 @@ def explore(workload: Workload, limits: Limits, variant: Variant = SHIPPED) -> E
         TooMany: there are more situations than the limits allow.
     """
     world = World(workload, variant)
-    budget = (limits.ticks, limits.beats, limits.faults)
+    budget = (limits.ticks, limits.heartbeats, limits.faults)
     seen = {(content_of(world), budget)}
     todo: list[tuple[tuple[Action, ...], Budget, Action]] = [
         ((), budget, action) for action in _possible(world, budget, limits)
@@ -103,16 +103,16 @@ def explore(workload: Workload, limits: Limits, variant: Variant = SHIPPED) -> E
 
 def _possible(world: World, budget: Budget, limits: Limits) -> Iterator[Action]:
     """Actions to try. Some of them turn out not to be possible."""
-    ticks, beats, faults = budget
+    ticks, heartbeats, faults = budget
     live = [run for run in world.runs if not run.has_ended]
     # Of operations that are alike, the first one may as well begin first.
     waiting = {run.op: run.number for run in reversed(live) if run.plan is None}
     yield from (("step", run.number) for run in live if run.plan is not None or waiting[run.op] == run.number)
-    yield from (("hear", ear) for ear in limits.ears if world.processes[ear].queue)
+    yield from (("hear", subscriber) for subscriber in limits.subscribers if world.processes[subscriber].queue)
     if ticks:
         yield ("tick", 0)
-    if beats:
-        yield from (("ask", ear) for ear in limits.ears)
+    if heartbeats:
+        yield from (("ask", subscriber) for subscriber in limits.subscribers)
     for verb in (*(limits.kinds if faults else ()), *(ENDS if limits.faults else ())):
         if verb in OF_OPERATIONS:
             yield from ((verb, run.number) for run in live if run.plan is not None)
@@ -121,9 +121,9 @@ def _possible(world: World, budget: Budget, limits: Limits) -> Iterator[Action]:
 
 
 def _spent(budget: Budget, action: Action, limits: Limits) -> Budget:
-    ticks, beats, faults = budget
+    ticks, heartbeats, faults = budget
     verb = action[0]
-    return ticks - (verb == "tick"), beats - (verb == "ask"), faults - (verb in limits.kinds)
+    return ticks - (verb == "tick"), heartbeats - (verb == "ask"), faults - (verb in limits.kinds)
 
 
 # -- situations as values: everything that the future depends on, with times relative to now
@@ -154,7 +154,7 @@ def _promised(world: World) -> Content:
     old = now - STALENESS_TICKS
     return (
         tuple(
-            (stored.bypassed, _age(stored.returned, old, now), _age(stored.told, old, now))
+            (stored.bypassed, _age(stored.returned, old, now), _age(stored.reported, old, now))
             for history in world.truth.history.values()
             for stored in history
         ),
@@ -201,16 +201,16 @@ def _said(message: Any, now: int) -> Any:
 
 
 def _copies(copies: Copies, now: int) -> Content:
-    lanes = list(copies._lanes.values())
+    states = list(copies._states.values())
 
-    def place(lane: Any) -> int:
-        return next((number for number, current in enumerate(lanes) if current is lane), -1)
+    def place(state: Any) -> int:
+        return next((number for number, current in enumerate(states) if current is state), -1)
 
     return (
-        tuple((lane.incarnation, lane.number, max(lane.fresh_until_s - now, -1)) for lane in lanes),
-        tuple((key.item, copy.rev, place(copy.lane)) for key, copy in copies._copies.items()),
+        tuple((state.incarnation, state.number, max(state.fresh_until_s - now, -1)) for state in states),
+        tuple((key.item, copy.rev, place(copy.state)) for key, copy in copies._copies.items()),
         tuple(
-            (key.item, place(fetch.lane), fetch.floor, fetch.may_keep)
+            (key.item, place(fetch.state), fetch.floor, fetch.may_keep)
             for key, fetches in copies._fetches.items()
             for fetch in fetches
         ),

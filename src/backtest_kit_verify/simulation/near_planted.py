@@ -1,12 +1,12 @@
 """Planted bugs of the near cache: one rule removed each, so that it can be seen that the simulator would notice.
 
-Two rules stand behind a third, that a beat's number is compared, so dropping one of them alone breaks nothing:
+Two rules stand behind a third, that a heartbeat's number is compared, so dropping one of them alone breaks nothing:
 
-- a beat's answer that overtakes invalidations carries their number, which does not match what has been heard;
-- `Copies.lost` forgets at once what the next beat would forget, because the numbers differ by what was missed.
+- a heartbeat's answer that overtakes invalidations carries their number, which does not match what has been heard;
+- `Copies.lost` forgets at once what the next heartbeat would forget, because the numbers differ by what was missed.
 
-They are planted together with that third rule (`beats-overtake`, `lost-ignored`), among faults that do not show the
-third one's absence by itself.
+They are planted together with that third rule (`heartbeats-overtake`, `lost-ignored`), among faults that do not show
+the third one's absence by itself.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NONE: Faults = ()
 LOSSES: Faults = (("lose", "break"),)
 KNOWN_LOSSES: Faults = (("lost",),)
 
-# -- beats
+# -- heartbeats
 
 
-class NumberOfBeatIgnored(Copies):
+class NumberOfHeartbeatIgnored(Copies):
     def confirmed(self, channel: str, asked_s: float, incarnation: str, number: int) -> None:
-        heard = self._lane(channel).number
+        heard = self._state(channel).number
         super().confirmed(channel, asked_s, incarnation, number if heard < 0 else heard)
 
 
@@ -51,11 +51,11 @@ class AgeIgnored(Copies):
         return super().get(key, -1.0)
 
 
-class BeatWithoutBirth(MemoryCache):
+class HeartbeatWithoutBirth(MemoryCache):
     """FLUSHALL, which leaves the incarnation and lets the numbers begin anew, is not seen."""
 
-    def beat(self, domain: str) -> tuple[str, int]:
-        _, number = super().beat(domain)
+    def heartbeat(self, domain: str) -> tuple[str, int]:
+        _, number = super().heartbeat(domain)
         return str(self._redis.incarnation), number
 
 
@@ -89,7 +89,7 @@ class RelayInvalidatesNothing(MemoryCache):
 
 class GapIgnored(Copies):
     def heard(self, channel: str, number: int, key: Key) -> None:
-        self._lane(channel).number = number
+        self._state(channel).number = number
         self.drop(key)
 
 
@@ -98,7 +98,7 @@ class LostIgnored(Copies):
         return
 
 
-class LostAndNumberIgnored(LostIgnored, NumberOfBeatIgnored):
+class LostAndNumberIgnored(LostIgnored, NumberOfHeartbeatIgnored):
     """Both."""
 
 
@@ -111,9 +111,9 @@ class NoPlaceholder(Copies):
         super().end(fetch, record, is_entry=is_entry)
 
 
-class LaneOfFetchIgnored(Copies):
+class StateOfFetchIgnored(Copies):
     def end(self, fetch: Fetch, record: Record | None, *, is_entry: bool) -> None:
-        fetch.lane = self._lane(fetch.channel)
+        fetch.state = self._state(fetch.channel)
         super().end(fetch, record, is_entry=is_entry)
 
 
@@ -176,34 +176,39 @@ def without(rule: str, breaks: str, *, faults: Faults = FAULTS, **variant: Any) 
 
 NEAR_PLANTED: Mapping[str, NearPlanted] = {
     "age-from-receipt": without(
-        "a beat's age counts from when it was asked for", "N1", faults=NONE, counts_from_receipt=True
+        "a heartbeat's age counts from when it was asked for", "N1", faults=NONE, counts_from_receipt=True
     ),
     "age-ignored": without(
-        "a copy is served for D after the last beat only", "N1", faults=NONE, copies_type=AgeIgnored
+        "a copy is served for D after the last heartbeat only", "N1", faults=NONE, copies_type=AgeIgnored
     ),
-    "beats-overtake": without(
-        "beats and invalidations come in one order (and the numbers, which would show it, are compared)",
+    "heartbeats-overtake": without(
+        "heartbeats and invalidations come in one order (and the numbers, which would show it, are compared)",
         "N1 N4",
         faults=NONE,
-        beats_overtake=True,
-        copies_type=NumberOfBeatIgnored,
+        heartbeats_overtake=True,
+        copies_type=NumberOfHeartbeatIgnored,
     ),
-    "number-ignored": without("a beat's number is compared", "N1 N4", faults=LOSSES, copies_type=NumberOfBeatIgnored),
+    "number-ignored": without(
+        "a heartbeat's number is compared", "N1 N4", faults=LOSSES, copies_type=NumberOfHeartbeatIgnored
+    ),
     "gap-ignored": without("a gap in the numbers empties", "N1 N4", faults=LOSSES, copies_type=GapIgnored),
     "lost-ignored": without(
-        "a lost connection empties (and so does a beat's number)",
+        "a lost connection empties (and so does a heartbeat's number)",
         "N1 N4",
         faults=KNOWN_LOSSES,
         copies_type=LostAndNumberIgnored,
     ),
     "incarnation-ignored": without(
-        "a beat's incarnation is compared",
+        "a heartbeat's incarnation is compared",
         "N1 N4",
         faults=(("save", "restart", "lose"),),
         copies_type=IncarnationIgnored,
     ),
     "flush-unseen": without(
-        "a beat says since when numbers count", "N1 N4", faults=(("flush", "lose"),), cache_type=BeatWithoutBirth
+        "a heartbeat says since when numbers count",
+        "N1 N4",
+        faults=(("flush", "lose"),),
+        cache_type=HeartbeatWithoutBirth,
     ),
     "invalidation-at-commit": without(
         "LEASE invalidates, not COMMIT",
@@ -218,11 +223,11 @@ NEAR_PLANTED: Mapping[str, NearPlanted] = {
         cache_type=RelayInvalidatesNothing,
     ),
     "no-placeholder": without("a fetch under way is not kept", "N1 N3 N4", faults=NONE, copies_type=NoPlaceholder),
-    "lane-of-fetch-ignored": without(
-        "a fetch under way when the lane changes is not kept",
+    "state-of-fetch-ignored": without(
+        "a fetch under way when the state changes is not kept",
         "N1 N4",
         faults=LOSSES,
-        copies_type=LaneOfFetchIgnored,
+        copies_type=StateOfFetchIgnored,
     ),
     "no-floor": without("floors in fetch and copy", "N2", faults=NONE, copies_type=NoFloor),
     "no-floor-in-fetch": without("a floor in the fetch", "N2", faults=NONE, copies_type=NoFloorInFetch),

@@ -30,8 +30,8 @@ class Invalidation(NamedTuple):
     key: Key
 
 
-class Beat(NamedTuple):
-    """The answer to a beat, as the script gave it."""
+class Heartbeat(NamedTuple):
+    """The answer to a heartbeat, as the script gave it."""
 
     asked: int
     incarnation: str
@@ -123,7 +123,7 @@ class Process:
         self.copies = copies
         self.link = Link(cache)
         self.is_alive = True
-        self.queue: list[Invalidation | Beat] = []
+        self.queue: list[Invalidation | Heartbeat] = []
         self.seen: dict[Key, int] = {}
         self.written: dict[Key, int] = {}
         self._now = now
@@ -149,7 +149,7 @@ class Process:
     def close(self) -> None:
         return
 
-    def hear(self, message: Invalidation | Beat) -> None:
+    def hear(self, message: Invalidation | Heartbeat) -> None:
         if isinstance(message, Invalidation):
             self.copies.heard(CHANNEL, message.number, message.key)
         else:
@@ -161,17 +161,17 @@ class Stored:
 
     Attributes:
         returned: when its write returned.
-        told: when an invalidation was published that makes others ask for it; that of a leased write precedes it.
+        reported: when an invalidation was published that makes others ask for it; that of a leased write precedes it.
     """
 
-    __slots__ = ("body", "bypassed", "removed", "returned", "told")
+    __slots__ = ("body", "bypassed", "removed", "reported", "returned")
 
     def __init__(self, record: Record, bypassed: bool, returned: float = inf) -> None:
         self.body = pack(record.payload)
         self.removed = record.removed
         self.bypassed = bypassed
         self.returned = returned
-        self.told = inf if bypassed else -inf
+        self.reported = inf if bypassed else -inf
 
 
 class Past(MemoryTruth):
@@ -227,15 +227,15 @@ class Variant:
 
     Attributes:
         drops_own: steps of writes drop the copies of their own process.
-        counts_from_receipt: a beat's age counts from when its answer was heard.
-        beats_overtake: answers to beats travel apart from invalidations, and arrive first.
+        counts_from_receipt: a heartbeat's age counts from when its answer was heard.
+        heartbeats_overtake: answers to heartbeats travel apart from invalidations, and arrive first.
     """
 
     copies_type: type[Copies] = Copies
     cache_type: type[MemoryCache] = MemoryCache
     drops_own: bool = True
     counts_from_receipt: bool = False
-    beats_overtake: bool = False
+    heartbeats_overtake: bool = False
 
 
 SHIPPED = Variant()
@@ -248,7 +248,7 @@ class Run:
         plan: None before it began, and after it ended.
         effect: what the plan asks for.
         floors: the revisions that a read must not fall below, by the promises that say so.
-        answers: what the plan was told: all that its future depends on.
+        answers: what the plan was answered: all that its future depends on.
     """
 
     __slots__ = ("answers", "effect", "floors", "has_ended", "key", "number", "op", "plan", "process")

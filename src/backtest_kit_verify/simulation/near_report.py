@@ -10,17 +10,17 @@ from backtest_kit_verify.simulation.near import ACTS, World
 from backtest_kit_verify.simulation.near_campaign import (
     MEANING,
     OF_OPERATIONS,
+    Counterexample,
     Schedule,
-    Violation,
     action_text,
     parse_action,
     play,
 )
-from backtest_kit_verify.simulation.near_process import SHIPPED, Beat, Invalidation, Variant
+from backtest_kit_verify.simulation.near_process import SHIPPED, Heartbeat, Invalidation, Variant
 from backtest_kit_verify.simulation.report import Line
 
 
-def shrink(found: Violation, variant: Variant = SHIPPED) -> Violation:
+def shrink(found: Counterexample, variant: Variant = SHIPPED) -> Counterexample:
     """Leave out stretches of actions, single actions and operations for as long as the same promise breaks."""
     best, shorter = found, True
     while shorter:
@@ -89,10 +89,10 @@ def _about(world: World, text: str) -> str:
     return MEANING[verb]
 
 
-def _message(message: Invalidation | Beat) -> str:
+def _message(message: Invalidation | Heartbeat) -> str:
     if isinstance(message, Invalidation):
         return f"invalidation {message.number} of {message.key.item}"
-    return f"beat asked at {message.asked}, numbers are at {message.number}"
+    return f"heartbeat asked at {message.asked}, numbers are at {message.number}"
 
 
 def _line(world: World, text: str, what: str, broken: str) -> Line:

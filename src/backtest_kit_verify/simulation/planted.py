@@ -16,7 +16,7 @@ from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
-from backtest_kit_verify.simulation.workload import DOCUMENT, LEDGER, Variant
+from backtest_kit_verify.simulation.workload import DOCUMENT, LIST, Variant
 
 SEED = 4
 """Of the random schedules that `Planted.within` counts."""
@@ -189,10 +189,10 @@ class FlushKeepsBirth(MemoryRedis):
 
 # -- plans
 
-Change = Callable[[fx.Effect[Any]], fx.Effect[Any] | None]
+Mutation = Callable[[fx.Effect[Any]], fx.Effect[Any] | None]
 
 
-def altered(plan: fx.Plan[Any], change: Change) -> fx.Plan[Any]:
+def altered(plan: fx.Plan[Any], change: Mutation) -> fx.Plan[Any]:
     """A plan whose effects are changed on their way; what becomes None is not asked for, and answered with None."""
     step: Callable[[Any], fx.Effect[Any]] = plan.send
     argument: Any = None
@@ -207,15 +207,15 @@ def altered(plan: fx.Plan[Any], change: Change) -> fx.Plan[Any]:
             step, argument = plan.throw, error
 
 
-def without_deadline(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+def without_deadline(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
     return altered(plan, lambda effect: replace(effect, deadline_s=None) if isinstance(effect, fx.Upsert) else effect)
 
 
-def without_defer(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+def without_defer(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
     return altered(plan, lambda effect: None if isinstance(effect, fx.Defer) else effect)
 
 
-def released_on_unknown(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan[Any]:
+def released_on_unknown(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
     step: Callable[[Any], fx.Effect[Any]] = plan.send
     argument: Any = None
     leased: fx.Leased | None = None
@@ -234,11 +234,11 @@ def released_on_unknown(plan: fx.Plan[Any], _: plans.Snapshot | None) -> fx.Plan
             step, argument = plan.throw, error
 
 
-def trusting_any_stamp(plan: fx.Plan[Any], snapshot: plans.Snapshot | None) -> fx.Plan[Any]:
-    """A merge relies on what its process remembers, whoever wrote the ledger since."""
+def trusting_any_stamp(plan: fx.Plan[Any], snapshot: plans.KnownRows | None) -> fx.Plan[Any]:
+    """A merge relies on what its process remembers, whoever wrote the list since."""
     leased = yield plan.send(None)
     if leased and snapshot:
-        leased = leased._replace(prior=Record(LEDGER, id=snapshot.stamp))
+        leased = leased._replace(prior=Record(LIST, id=snapshot.stamp))
     try:
         effect = plan.send(leased)
         while True:
@@ -340,14 +340,12 @@ PLANTED: Mapping[str, Planted] = {
         "RELAY and the catch-up delete F", "I5b I7 I1", within=HARD, cache_type=DeferKeepsRight
     ),
     "bypass-untold": without("a bypassed write is kept for the catch-up", "P1", within=HARD, wrap=without_defer),
-    "stamp-kept": without(
-        "LEASE deletes E (a ledger's stamp)", "I2", faults=False, key=LEDGER, cache_type=LeaseKeepsEntry
-    ),
+    "stamp-kept": without("LEASE deletes E (a list's stamp)", "I2", faults=False, key=LIST, cache_type=LeaseKeepsEntry),
     "stamp-trusted": without(
-        "a ledger's rows are remembered only under one's own stamp",
+        "a list's rows are remembered only under one's own stamp",
         "P5 I7",
         faults=False,
-        key=LEDGER,
+        key=LIST,
         wrap=trusting_any_stamp,
     ),
 }

@@ -59,11 +59,11 @@ def _what(world: World, action: int, before: list[Step]) -> str:
     if verb:
         meaning = MEANING[VERBS[verb]]
         changed = [number for number, step in enumerate(before) if step is not world.steps[number]]
-        return "; ".join([meaning, *(_told(world, number, before[number]) for number in changed)])
-    return _told(world, subject, before[subject])
+        return "; ".join([meaning, *(_reported(world, number, before[number]) for number in changed)])
+    return _reported(world, subject, before[subject])
 
 
-def _told(world: World, number: int, before: Step) -> str:
+def _reported(world: World, number: int, before: Step) -> str:
     step = world.steps[number]
     story = f"{world.workload[number]}: {type(before.effect).__name__}"
     if step is CRASHED:

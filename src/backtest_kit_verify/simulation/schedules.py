@@ -65,7 +65,7 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(parse_workload(workload), tuple(map(parse_action, actions.split())))
 
 
-class Violation(NamedTuple):
+class Counterexample(NamedTuple):
     """A broken invariant or promise, and the schedule that breaks it with its last action."""
 
     name: str
@@ -73,7 +73,7 @@ class Violation(NamedTuple):
     schedule: Schedule
 
 
-def play(world: World, schedule: Schedule) -> Violation | None:
+def play(world: World, schedule: Schedule) -> Counterexample | None:
     """Perform a schedule, leaving out what cannot happen at its place, and let the world come to rest at its end if all
     operations have ended.
     """
@@ -91,8 +91,8 @@ def play(world: World, schedule: Schedule) -> Violation | None:
     return None
 
 
-def violation(error: InvariantViolation, workload: Workload, actions: Sequence[int]) -> Violation:
-    return Violation(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+def violation(error: InvariantViolation, workload: Workload, actions: Sequence[int]) -> Counterexample:
+    return Counterexample(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
 
 
 TIME = (TICK, TICK)
@@ -125,7 +125,7 @@ PATIENCE = 0.08
 LATE_SHARE = 0.5
 """How likely what was sent, and nobody waits for, arrives after all operations have ended."""
 
-DOCUMENT_OPS, LEDGER_OPS = (
+DOCUMENT_OPS, LIST_OPS = (
     tuple(tuple(Op(kind, client) for client in range(len(CLIENTS))) for kind in kinds)
     for kinds in (("read", "read", "read", "write", "write", "remove"), ("merge",))
 )
@@ -143,12 +143,12 @@ def random_verbs(random: Random, faults: bool, extra: Sequence[str] = ()) -> tup
     return (*TIME, *(verb for verbs in chosen for verb in verbs), *named)
 
 
-def random_workload(random: Random, is_ledger: bool, ops_max: int = 6, clients_max: int = 4) -> Workload:
+def random_workload(random: Random, is_list: bool, ops_max: int = 6, clients_max: int = 4) -> Workload:
     """Two to `ops_max` operations of up to `clients_max` clients on one key."""
     draw = random.random
     count = 2 + int(draw() * (ops_max - 1))
     clients = 1 + int(draw() * clients_max)
-    kinds = LEDGER_OPS if is_ledger else DOCUMENT_OPS
+    kinds = LIST_OPS if is_list else DOCUMENT_OPS
     kind_count = len(kinds)
     return tuple([kinds[int(draw() * kind_count)][int(draw() * clients)] for _ in range(count)])
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backtest_kit_verify.simulation.actions import OF_OPERATIONS, SUBJECTS
-from backtest_kit_verify.simulation.schedules import Schedule, Violation, play
+from backtest_kit_verify.simulation.schedules import Counterexample, Schedule, play
 from backtest_kit_verify.simulation.workload import Rig
 from backtest_kit_verify.simulation.world import World
 
 
-def shrink(rig: Rig, found: Violation) -> Violation:
+def shrink(rig: Rig, found: Counterexample) -> Counterexample:
     """Leave out operations, stretches of actions and single actions for as long as the same invariant breaks.
 
     `play` skips what has become impossible, so any part of a schedule is a schedule.
     """
     world = World(rig, found.schedule.workload)
     best = found
-    shorter: Violation | None = found
+    shorter: Counterexample | None = found
     while shorter is not None:
         best = shorter
         shorter = next(
@@ -26,7 +26,7 @@ def shrink(rig: Rig, found: Violation) -> Violation:
     return best
 
 
-def _fails(world: World, name: str, best: Violation, schedule: Schedule) -> Violation | None:
+def _fails(world: World, name: str, best: Counterexample, schedule: Schedule) -> Counterexample | None:
     found = play(world, schedule)
     if found is None or found.name != name or _size(found.schedule) >= _size(best.schedule):
         return None

@@ -23,7 +23,8 @@ class Situation:
         sent: writes that are on their way and whose sender no longer waits, with the step that stores them.
         flying: tokens of leased writes that may still reach MongoDB; preborn: those older than the incarnation's birth.
         late: steps that Redis may still execute although nobody waits.
-        down: mask of clients that go past Redis; lost: of those that cannot reach it; missed: of those that owe it a deletion;
+        down: mask of clients that go past Redis; lost: of those that cannot reach it; missed: of those that owe it a
+            deletion;
             waited: of those that could have come back at the last tick.
         kept: MongoDB as a restore brings it back; past: operations that were under way when it did.
         returned: the newest revision that any operation returned; own: what each client wrote last.

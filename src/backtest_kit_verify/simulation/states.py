@@ -29,7 +29,7 @@ class View(NamedTuple):
 
     Attributes:
         entry: revision of the valid entry, -1 if there is none.
-        stamp: token number of the valid entry if it is a ledger's stamp, -1 otherwise.
+        stamp: token number of the valid entry if it is a list's stamp, -1 otherwise.
         right: token number of the valid install right, -1 if there is none.
         leases: tokens whose lease has not ended.
         is_born: this incarnation was seen.
@@ -77,7 +77,7 @@ class Held(NamedTuple):
 
 
 class RedisStates:
-    """One Redis, as far as it concerns one key: a document, or a ledger with stamps for entries.
+    """One Redis, as far as it concerns one key: a document, or a list with stamps for entries.
 
     Types other than the shipped ones have bugs planted in them.
     """
@@ -210,7 +210,7 @@ class RedisStates:
 class TruthStates:
     """MongoDB, as far as it concerns one key. A state is the history of what was stored.
 
-    A document's revision is its own; a ledger's counts the merges that changed it.
+    A document's revision is its own; a list's counts the merges that changed it.
     """
 
     def __init__(self, key: Key) -> None:
@@ -219,7 +219,7 @@ class TruthStates:
         self._performed: dict[tuple[int, str], tuple[int, Answer]] = {}
         self._effects: list[tuple[fx.Effect[Any], ...]] = [()]
         self.contents: list[tuple[Any, ...]] = [(self._content(MemoryTruth()),)]
-        """By state and revision: what was stored; for a ledger, a set of rows."""
+        """By state and revision: what was stored; for a list, a set of rows."""
         self.revs = [0]
         self._numbers = {self.contents[0]: 0}
 

@@ -1,8 +1,8 @@
 """What the simulated clients do: a handful of operations on one key, and the shipped plans that perform them.
 
 One key is enough: keys share nothing but the clock and the incarnation. It is a document (read, written, removed) or a
-ledger (merged). Operations of one client run in threads of one process, so they are cut off from Redis together, die
-together, and share what the process remembers of a ledger.
+list (merged). Operations of one client run in threads of one process, so they are cut off from Redis together, die
+together, and share what the process remembers of a list.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ OPS_MAX = 8
 """Operations of one schedule. A token's number is the operation's, plus this for the retry of a step."""
 
 DOCUMENT = Key(STATE, ("signal", "bucket"))
-LEDGER = Key(STORAGE, (True,))
-KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LEDGER}
+LIST = Key(STORAGE, (True,))
+KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LIST}
 
 
 class Op(NamedTuple):
@@ -66,7 +66,7 @@ def workload_text(workload: Workload) -> str:
     return " ".join(map(str, workload))
 
 
-Wrap: TypeAlias = Callable[[fx.Plan[Any], plans.Snapshot | None], fx.Plan[Any]]
+Wrap: TypeAlias = Callable[[fx.Plan[Any], plans.KnownRows | None], fx.Plan[Any]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Variant:
     """What is simulated: by default what is shipped. A planted bug replaces one part.
 
     Attributes:
-        wrap: stands between a plan and its driver; also told what the client remembers of the ledger.
+        wrap: stands between a plan and its driver; also given what the client remembers of the list.
         fresh_tokens: a retry of LEASE or READ uses a new token.
         timer: a client that went past Redis tries it again by itself.
         deadline_in_command: MongoDB refuses a write that arrives too late.
@@ -101,7 +101,7 @@ class Rig:
         self.variant = variant
         self.redis = RedisStates(key, variant.cache_type, variant.redis_type)
         self.truth = TruthStates(key)
-        self.is_ledger = not key.domain.cached
+        self.is_list = not key.domain.cached
         self.retry_offset = OPS_MAX if variant.fresh_tokens else 0
         self.quiet: set[tuple[int, int]] = set()
         """(Redis, MongoDB) from which everything was seen to settle."""
@@ -122,15 +122,15 @@ class Rig:
             found = self._prepared[workload] = (clients, steps)
         return found
 
-    def first_step(self, op: Op, number: int, snapshot: plans.Snapshot | None = None) -> Step:
-        """The beginning of an operation's plan. `snapshot` is what its client remembers of the ledger."""
+    def first_step(self, op: Op, number: int, snapshot: plans.KnownRows | None = None) -> Step:
+        """The beginning of an operation's plan. `snapshot` is what its client remembers of the list."""
         key = (op, number, _content_of_snapshot(snapshot))
         step = self._first.get(key)
         if step is None:
             step = self._first[key] = Step(lambda: self.plan(op, number, snapshot))
         return step
 
-    def plan(self, op: Op, number: int, snapshot: plans.Snapshot | None = None) -> fx.Plan[Any]:
+    def plan(self, op: Op, number: int, snapshot: plans.KnownRows | None = None) -> fx.Plan[Any]:
         """The operation itself, not yet begun."""
         plan: fx.Plan[Any]
         match op.kind:
@@ -142,7 +142,7 @@ class Rig:
             case "remove":
                 plan = plans.remove(DOCUMENT)
             case _:
-                plan = plans.merge(LEDGER, merged_rows(op), snapshot, events_max=1)  # Two new rows are two pages.
+                plan = plans.merge(LIST, merged_rows(op), snapshot, events_max=1)  # Two new rows are two pages.
         return plan if self.variant.wrap is None else self.variant.wrap(plan, snapshot)
 
 
@@ -150,10 +150,10 @@ class Rig:
 def merged_rows(op: Op) -> tuple[Change, ...]:
     """What a client merges, each time the same: one row as everybody has it, one as only this client wants it."""
     rows = {"same": {"id": "same", "value": 0}, "own": {"id": "own", "value": op.client}}
-    return tuple(Change(LEDGER.child(name), row, pack(row)) for name, row in rows.items())
+    return tuple(Change(LIST.child(name), row, pack(row)) for name, row in rows.items())
 
 
-def _content_of_snapshot(snapshot: plans.Snapshot | None) -> Content:
+def _content_of_snapshot(snapshot: plans.KnownRows | None) -> Content:
     if snapshot is None:
         return ()
     return (snapshot.stamp, *((item, row.rev, pack(row.payload)) for item, row in snapshot.rows.items()))

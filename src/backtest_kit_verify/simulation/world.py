@@ -3,9 +3,9 @@
 An action (`actions.py`) is one indivisible thing that happens: a step of an operation, or a fault. `apply` performs
 it, or says that it cannot happen now, and then checks the invariants (`checker.py`).
 
-A write that was sent may arrive at MongoDB at any later time; MongoDB refuses it once its deadline has passed. What the model
-takes for granted, as the protocol does: that deadline lies before the lease's end, leases are not evicted, Redis' clock does
-not jump.
+A write that was sent may arrive at MongoDB at any later time; MongoDB refuses it once its deadline has passed. What the
+model takes for granted, as the protocol does: that deadline lies before the lease's end, leases are not evicted, Redis'
+clock does not jump.
 
 *Bypass.* A client that is cut off from Redis writes MongoDB without a lease. Other clients may then miss that revision,
 and no other, until it is *relayed*: by the recovery worker, by that client when it reaches Redis again, or by anything
@@ -94,7 +94,7 @@ class World(Faults):
 
     def _begin(self, number: int) -> Step:
         self.begun |= 1 << number
-        if self.rig.is_ledger:
+        if self.rig.is_list:
             # A merge confirms rows as they are stored at some moment inside the call.
             seen = (2 << self.revs[self.truth]) - 1
             last = self.merged[self.client[number]]
@@ -127,7 +127,7 @@ class World(Faults):
         self.need[number] = self.again[number] = 0
         if number not in self.sent:
             self.held[number] = self.due[number] = -1
-        if not self.rig.is_ledger:
+        if not self.rig.is_list:
             self.known[number] = 0
 
     def _ask_cache(self, number: int, step: Step, kind: int) -> Step:
@@ -164,9 +164,9 @@ class World(Faults):
 
     def _emptied(self) -> None:
         """LEASE deleted the entry, and whoever installs the next one reads or writes after it."""
-        if not self.rig.is_ledger:
+        if not self.rig.is_list:
             self.unrelayed = 0
-        # The next stamp of a ledger may rest on the deleted one (`Lease.want_prior`), and misses what that one missed.
+        # The next stamp of a list may rest on the deleted one (`Lease.want_prior`), and misses what that one missed.
 
     def _unreached(self, number: int, kind: int) -> Answer:
         self.again[number] = 0
@@ -198,7 +198,7 @@ class World(Faults):
             if self.held[number] < 0:
                 self.unrelayed |= 1 << rev
             # A document's write replaces all; a merge adds its rows to what it knew.
-            self.known[number] = self.known[number] | 1 << rev if self.rig.is_ledger else (2 << rev) - 1
+            self.known[number] = self.known[number] | 1 << rev if self.rig.is_list else (2 << rev) - 1
         return following
 
     def timeout(self, number: int) -> bool:

@@ -28,13 +28,13 @@ class State:
 
     Attributes:
         rev: the revision in MongoDB.
-        incarnation, born, is_open: of the cache now, which is Redis' memory and the era of the database; whether this one was
-            seen, and whether it may cache.
+        incarnation, born, is_open: of the cache now, which is Redis' memory and the era of the database; whether this
+            one was seen, and whether it may cache.
         has_entry, entry_incarnation, entry_rev: E.
         has_right, right_incarnation, right_token: F. A token is named after the operation that took it.
         leased: in L. ended: the lease's deadline has passed.
-        writing: a writer's command is on its way to MongoDB, for however long. older: it was so when the incarnation was
-            born. expired: by MongoDB's clock the deadline in the command has passed.
+        writing: a writer's command is on its way to MongoDB, for however long. older: it was so when the incarnation
+            was born. expired: by MongoDB's clock the deadline in the command has passed.
         written, written_rev: a writer that knows its revision and has not yet sent COMMIT.
         missed: a reader with a right, before FIND. found, found_rev: the same after FIND, before FILL.
         shared, shared_incarnation: the right that a reader was given.

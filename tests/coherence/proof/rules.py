@@ -220,7 +220,7 @@ def purge(s: State) -> tuple[Any, State]:
     return s.ended(ME), replace(s, leased=put(s.leased, ME, NO))
 
 
-def quarantine_ends(s: State) -> tuple[Any, State]:
+def wait_ends(s: State) -> tuple[Any, State]:
     """One lease time after the birth: what was in flight then cannot be any more."""
     return both(s.born, every(lambda op: z3.Not(both(s.older(op), s.in_flight(op))))), replace(s, is_open=YES)
 
@@ -270,9 +270,9 @@ def restart(s: State, *, fresh: bool = True) -> tuple[Any, State]:
 
 
 def restore(s: State, *, new_era: bool = True) -> tuple[Any, State]:
-    """MongoDB is set back to whatever it was, or replaced by another. That ends the era, which is one half of the incarnation
-    (the other is Redis' memory), and Redis keeps all it holds. The rule is one step: that processes learn of it later is said
-    in the docs, with a bound, and proved by nothing.
+    """MongoDB is set back to whatever it was, or replaced by another. That ends the era, which is one half of the
+    incarnation (the other is Redis' memory), and Redis keeps all it holds. The rule is one step: that processes learn
+    of it later is said in the docs, with a bound, and proved by nothing.
     """
     old = FORGOTTEN
     ended = replace(s, rev=old.rev, incarnation=old.incarnation, born=NO, is_open=NO)
@@ -325,7 +325,7 @@ RULES: Mapping[str, Rule] = {
     "a command's deadline passes": command_expires,
     "a lease ends": lease_ends,
     "an ended lease is purged": purge,
-    "the quarantine ends": quarantine_ends,
+    "the quarantine ends": wait_ends,
     "E is evicted": evict_entry,
     "F is evicted": evict_right,
     "FLUSHALL": flush,

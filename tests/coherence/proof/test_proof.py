@@ -1,4 +1,6 @@
-"""The invariants hold for ever, for any number of operations; and each precaution is needed for the ones it should be."""
+"""The invariants hold for ever, for any number of operations; and each precaution is needed for the ones it should
+be.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def test_a_dropped_precaution_breaks_what_it_protects(name: str) -> None:
 
 
 def test_what_lease_returns_is_current_and_nobody_is_about_to_change_it() -> None:
-    """So a ledger's writer may believe what it remembers under its own stamp (`Lease.want_prior`)."""
+    """So a list's writer may believe what it remembers under its own stamp (`Lease.want_prior`)."""
     s = any_state()
-    believed = z3.And(s.entry_rev == s.rev, s.is_quiet)
-    assert decide(*invariant(s), s.entry_is_valid, z3.Not(believed)) == "unsat"
+    as_taken = z3.And(s.entry_rev == s.rev, s.is_quiet)
+    assert decide(*invariant(s), s.entry_is_valid, z3.Not(as_taken)) == "unsat"

@@ -48,8 +48,8 @@ class Caches:
             self.relayed_count += len(changes)
 
     def relay_older(self, changes: Sequence[tuple[Key, int]]) -> None:
-        """Relay those whose entry is older than the revision, and leave the others' rights to install in peace. In normal
-        operation there is nothing to relay: the writer's lease deleted the entry before MongoDB was asked.
+        """Relay those whose entry is older than the revision, and leave the others' rights to install in peace. In
+        normal operation there is nothing to relay: the writer's lease deleted the entry before MongoDB was asked.
         """
         if not changes:
             return

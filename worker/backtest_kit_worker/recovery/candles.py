@@ -15,7 +15,7 @@ from backtest_kit_mongo.coherence.effects import Appended, Publish, Published
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
-from backtest_kit_worker.recovery.changes import Change, decode, recorded_key
+from backtest_kit_worker.recovery.changes import LoggedChange, decode, recorded_key
 
 Series: TypeAlias = tuple[Domain, tuple[Part, ...]]
 Append: TypeAlias = tuple[Series, Any]
@@ -105,7 +105,7 @@ def _cut(moments: list[int], first: int, last: int) -> None:
     del moments[bisect_left(moments, first) : bisect_right(moments, last)]
 
 
-def append_of(row: Change) -> Append | None:
+def append_of(row: LoggedChange) -> Append | None:
     """The append that made a row."""
     if row.key is None:
         return None
@@ -113,7 +113,7 @@ def append_of(row: Change) -> Append | None:
     return (row.domain, row.key.parts[:-1]), created if isinstance(created, datetime) else repr(created)
 
 
-def batch(scope: Key, rows: Sequence[Change]) -> Published:
+def batch(scope: Key, rows: Sequence[LoggedChange]) -> Published:
     """The event of an append: what the writer itself would have published for these new rows."""
     times = sorted({int(row.key.item) for row in rows if row.key is not None})
     plan = plans.append(scope, None, INTERVAL_MS.get(str(scope.parts[-1]), 0))

@@ -21,8 +21,9 @@ Source = Literal["insert", "update", "replace", "delete", "scan"]
 COLLECTIONS: Final = DOMAINS.by_collection
 OVERHEAD_BYTES: Final = 600
 """Of a change in memory, beside its BSON."""
-# Whatever MongoDB holds decodes: dates outside of Python's calendar as numbers, text that is no UTF-8 with its odd bytes
-# escaped. Both are told from what this package writes, and refused, where a payload or a key is made of them.
+# Whatever MongoDB holds decodes: dates outside of Python's calendar as numbers, text that is no UTF-8 with its odd
+# bytes escaped. Both are distinguished from what this package writes, and refused, where a payload or a key is made of
+# them.
 PLAIN: Final = CodecOptions[dict[str, Any]](
     tz_aware=True, tzinfo=UTC, datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="surrogateescape",
@@ -33,7 +34,7 @@ RAW: Final = CodecOptions(
 )  # fmt: skip
 
 
-class Kind(Enum):
+class ChangeKind(Enum):
     """What must become of a change."""
 
     OWN = "own"
@@ -41,11 +42,13 @@ class Kind(Enum):
     FOREIGN = "foreign"
     """It did not: no event is due, and the audit log must say that it happened."""
     SKIPPED = "skipped"
-    """A revision that no change made, or whose change is lost, or a run of them: recorded as a gap unless a record turns up."""
+    """A revision that no change made, or whose change is lost, or a run of them: recorded as a gap unless a record
+    turns up.
+    """
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Change:
+class LoggedChange:
     """A change that recovery has seen.
 
     Attributes:
@@ -56,9 +59,9 @@ class Change:
         body: BSON of the whole document as the change made it, or of the fields that an update changed.
         whole: which of the two `body` is.
         intact: an update that only set fields, so that what was before and `body` give what was after.
-        found: BSON of the whole document, read soon after an update; emptied when a change in between is sighted.
-        doubtful: `found`, or the revision of a FOREIGN change, is of a later moment than the change, and the log is not read
-        up to there yet: what it will tell may be in `found`.
+        found: BSON of the whole document, read soon after an update; emptied when a change in between is classified.
+        doubtful: `found`, or the revision of a FOREIGN change, is of a later moment than the change, and the log is not
+        read up to there yet: what it will tell may be in `found`.
         reason: why a SKIPPED revision is missing.
         first: of a run of SKIPPED revisions up to `rev`, the first; 0 for a single one.
         publish_count: how often its event was republished.
@@ -67,7 +70,7 @@ class Change:
     domain: Domain
     document: str
     rev: int
-    kind: Kind
+    kind: ChangeKind
     source: Source
     at: int = 0
     key: Key | None = None
@@ -89,12 +92,12 @@ class Change:
     @property
     def id(self) -> str:
         """Identity of the audit record that this change must have."""
-        return f"{self.revision_id}~{self.at}" if self.kind is Kind.FOREIGN else self.revision_id
+        return f"{self.revision_id}~{self.at}" if self.kind is ChangeKind.FOREIGN else self.revision_id
 
     @property
     def is_row(self) -> bool:
         """A new row of a series: its event is a batch's."""
-        return self.kind is Kind.OWN and self.domain.shape is Shape.SERIES
+        return self.kind is ChangeKind.OWN and self.domain.shape is Shape.SERIES
 
     @property
     def size(self) -> int:
@@ -125,18 +128,22 @@ together, or one number set by hand would be as many records.
 """
 
 
-def skipped(domain: Domain, document: str, run: range, reason: str, *, at: int, key: Key | None) -> Iterator[Change]:
+def skipped(
+    domain: Domain, document: str, run: range, reason: str, *, at: int, key: Key | None
+) -> Iterator[LoggedChange]:
     """The changes that say of a run of revisions that they are missing."""
     if len(run) <= SINGLE_MAX:
         for rev in run:
-            yield Change(domain, document, rev, Kind.SKIPPED, "scan", at=at, key=key, reason=reason)
+            yield LoggedChange(domain, document, rev, ChangeKind.SKIPPED, "scan", at=at, key=key, reason=reason)
         return
     start = run.start
     if start == 1:
         # A document is found by its first revision.
-        yield Change(domain, document, 1, Kind.SKIPPED, "scan", at=at, key=key, reason=reason)
+        yield LoggedChange(domain, document, 1, ChangeKind.SKIPPED, "scan", at=at, key=key, reason=reason)
         start = 2
-    yield Change(domain, document, run.stop - 1, Kind.SKIPPED, "scan", at=at, key=key, reason=reason, first=start)
+    yield LoggedChange(
+        domain, document, run.stop - 1, ChangeKind.SKIPPED, "scan", at=at, key=key, reason=reason, first=start
+    )
 
 
 def revision(value: Any) -> int:
@@ -178,10 +185,10 @@ def recorded_key(domain: Domain, parts: Any) -> Key | None:
 
 
 def cache_key(key: Key) -> Key | None:
-    """The key under which the cache knows of this document: a ledger has one entry for all its rows, a series none."""
+    """The key under which the cache knows of this document: a list has one entry for all its rows, a series none."""
     if key.domain.shape is Shape.SERIES:
         return None
-    return key.scope if key.domain.shape is Shape.LEDGER else key
+    return key.scope if key.domain.shape is Shape.LIST else key
 
 
 @cache
@@ -197,18 +204,20 @@ def concerns(domain: Domain, paths: Iterable[str]) -> bool:
 
 
 def is_complete(domain: Domain, fields: Mapping[str, Any]) -> bool:
-    """Whether changed fields alone tell the payload and its time. MongoDB leaves out a field that was set to what it was."""
+    """Whether changed fields alone tell the payload and its time. MongoDB leaves out a field that was set to what it
+    was.
+    """
     return domain.payload in fields and (not domain.has_when or "when" in fields)
 
 
-def operation_of(change: Change) -> Operation:
+def operation_of(change: LoggedChange) -> Operation:
     """What a change was. A removal marks the document and leaves its payload's own fields as they are."""
     fields = decode(change.body)
     marked = change.domain.has_removed and fields.get("removed") is True
     return "remove" if marked and (change.source == "scan" or change.domain.payload not in fields) else "upsert"
 
 
-def written_at(change: Change) -> datetime:
+def written_at(change: LoggedChange) -> datetime:
     """The writer's wall clock as it stored it, otherwise MongoDB's; now, if neither is left."""
     stored = decode(change.body).get("updatedDate")
     if isinstance(stored, datetime) and stored.year >= 1970:

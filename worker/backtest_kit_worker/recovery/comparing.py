@@ -1,7 +1,8 @@
-"""Whether an audit record tells what MongoDB's own log tells of the same revision.
+"""Whether an audit record tells what MongoDB's own log reports the same revision.
 
-Whoever may append to the stream may append an event with the next revision of a document before its writer does; then that
-is recorded, and the writer's own event is taken for a second delivery. Only a comparison of contents tells the two apart.
+Whoever may append to the stream may append an event with the next revision of a document before its writer does; then
+that is recorded, and the writer's own event is taken for a second delivery. Only a comparison of contents distinguishes
+the two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bson.raw_bson import RawBSONDocument
 from backtest_kit_mongo.audit.records import GAP
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Domain
-from backtest_kit_worker.recovery.changes import RAW, Change, decode, operation_of
+from backtest_kit_worker.recovery.changes import RAW, LoggedChange, decode, operation_of
 from backtest_kit_worker.recovery.payloads import Unrecoverable, moment, plain
 
 FIELDS: Final = {"operation": 1, "when": 1, "payload": 1}
@@ -22,21 +23,21 @@ FIELDS: Final = {"operation": 1, "when": 1, "payload": 1}
 _ABSENT: Final = object()
 
 
-def agrees(change: Change, record: RawBSONDocument) -> bool:
+def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     """Whether a record (its `FIELDS`) can be that of the change, as far as the change tells. A gap claims nothing."""
     operation: Any = record.get("operation")
     if operation == GAP:
         return True
-    told = RawBSONDocument(change.body, RAW) if change.body else {}
+    reported = RawBSONDocument(change.body, RAW) if change.body else {}
     # Found later than the change, and no foreign change came in between.
     found = RawBSONDocument(change.found, RAW) if change.found and not change.doubtful else None
-    if operation not in ("upsert", "remove") or ("removed" in told and operation != operation_of(change)):
+    if operation not in ("upsert", "remove") or ("removed" in reported and operation != operation_of(change)):
         return False
     domain = change.domain
-    whole = told if change.whole or (change.intact and domain.payload in told) else found
+    whole = reported if change.whole or (change.intact and domain.payload in reported) else found
     if (
         domain.has_when
-        and "when" in (times := found or told)
+        and "when" in (times := found or reported)
         and not _same_moment(times.get("when"), record.get("when"))
     ):
         return False

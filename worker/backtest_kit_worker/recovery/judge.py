@@ -22,12 +22,12 @@ from typing import Final
 from bson import ObjectId
 
 from backtest_kit_worker.recovery.candles import Append, Coverage, append_of
-from backtest_kit_worker.recovery.changes import Change, Kind
+from backtest_kit_worker.recovery.changes import ChangeKind, LoggedChange
 from backtest_kit_worker.recovery.comparing import agrees
-from backtest_kit_worker.recovery.feed import NOWHERE, Feed, StreamId, has_passed
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
 from backtest_kit_worker.recovery.state import Position
+from backtest_kit_worker.recovery.streams import NOWHERE, Feed, StreamId, has_passed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ COMPLAIN_S: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
-class Cohort:
+class Batch:
     """Changes that are judged together.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cohort:
         barrier: what the audit role must have acknowledged before the next look.
     """
 
-    changes: list[Change]
+    changes: list[LoggedChange]
     due_s: float
     position: Position | None = None
     marks: frozenset[ObjectId] = frozenset()
@@ -75,7 +75,7 @@ class Judge:
         self._repair = repair
         self._grace_s = grace_s
         self._monotonic_s = monotonic_s
-        self._cohorts: deque[Cohort] = deque()
+        self._batches: deque[Batch] = deque()
         self._complained_s = -COMPLAIN_S
         self.position: Position | None = None
         self.marks: set[ObjectId] = set()
@@ -87,41 +87,41 @@ class Judge:
 
     @property
     def unjudged_count(self) -> int:
-        return sum(len(cohort.changes) for cohort in self._cohorts)
+        return sum(len(batch.changes) for batch in self._batches)
 
     @property
     def unjudged_bytes(self) -> int:
-        return sum(change.size for cohort in self._cohorts for change in cohort.changes)
+        return sum(change.size for batch in self._batches for change in batch.changes)
 
     @property
     def oldest_s(self) -> float:
         """Age of the oldest unjudged change, from first sight. Any thread may ask."""
         try:
-            return self._monotonic_s() - self._cohorts[0].due_s + self._grace_s
+            return self._monotonic_s() - self._batches[0].due_s + self._grace_s
         except IndexError:
             return 0.0
 
-    def add(self, changes: Sequence[Change], position: Position, marks: frozenset[ObjectId]) -> None:
+    def add(self, changes: Sequence[LoggedChange], position: Position, marks: frozenset[ObjectId]) -> None:
         """Judge changes of the log after the grace; `position` is where the log goes on."""
-        if not changes and not marks and not self._cohorts:
+        if not changes and not marks and not self._batches:
             self.position = position
             return
-        if not changes and not marks and self._cohorts[-1].position is not None:
-            self._cohorts[-1].position = position
+        if not changes and not marks and self._batches[-1].position is not None:
+            self._batches[-1].position = position
             return
-        self._cohorts.append(Cohort(list(changes), self._monotonic_s() + self._grace_s, position, marks))
+        self._batches.append(Batch(list(changes), self._monotonic_s() + self._grace_s, position, marks))
 
-    def add_found(self, changes: Sequence[Change]) -> Cohort:
+    def add_found(self, changes: Sequence[LoggedChange]) -> Batch:
         """Judge changes that were found by scan. The answer has no changes left when all are settled."""
-        cohort = Cohort(list(changes), self._monotonic_s())
-        self._cohorts.append(cohort)
-        return cohort
+        batch = Batch(list(changes), self._monotonic_s())
+        self._batches.append(batch)
+        return batch
 
     def forget_positions(self) -> None:
         """The log was lost: what is still to be judged no longer says where to read on."""
         self.position = None
-        for cohort in self._cohorts:
-            cohort.position = None
+        for batch in self._batches:
+            batch.position = None
 
     def work(self) -> int:
         """Judge what is due; returns how many changes were settled.
@@ -129,80 +129,80 @@ class Judge:
         Raises:
             RedisError, PyMongoError: a server failed; call again.
         """
-        settled = sum(self._first_look(cohort) for cohort in self._due())
-        waiting = [cohort for cohort in self._cohorts if cohort.barrier is not None]
+        settled = sum(self._first_look(batch) for batch in self._due())
+        waiting = [batch for batch in self._batches if batch.barrier is not None]
         if waiting:
             # Asked after the last barrier was set: what this answer calls complete was published before it.
             reached = self._feed.reached()
-            for cohort in waiting:
-                if cohort.barrier is not None and has_passed(reached, cohort.barrier):
-                    settled += self._second_look(cohort)
+            for batch in waiting:
+                if batch.barrier is not None and has_passed(reached, batch.barrier):
+                    settled += self._second_look(batch)
             self._complain(reached)
-        while self._cohorts and not self._cohorts[0].changes and self._cohorts[0].due_s <= self._monotonic_s():
-            done = self._cohorts.popleft()
+        while self._batches and not self._batches[0].changes and self._batches[0].due_s <= self._monotonic_s():
+            done = self._batches.popleft()
             self.position = done.position or self.position
             self.marks |= done.marks
         return settled
 
-    def _due(self) -> Iterator[Cohort]:
+    def _due(self) -> Iterator[Batch]:
         now_s = self._monotonic_s()
-        return (cohort for cohort in self._cohorts if cohort.barrier is None and cohort.due_s <= now_s)
+        return (batch for batch in self._batches if batch.barrier is None and batch.due_s <= now_s)
 
-    def _first_look(self, cohort: Cohort) -> int:
-        settled = self._settle(cohort, thorough=False)
-        if cohort.changes:
-            cohort.barrier = self._feed.ends()
+    def _first_look(self, batch: Batch) -> int:
+        settled = self._settle(batch, thorough=False)
+        if batch.changes:
+            batch.barrier = self._feed.ends()
         return settled
 
-    def _second_look(self, cohort: Cohort) -> int:
-        settled = self._settle(cohort, thorough=True)
-        if cohort.changes:
-            self._gather_rows(cohort)
-            before = len(cohort.changes)
-            cohort.changes = self._repair.repair(cohort.changes, self._earlier(cohort), self._pending)
-            settled += before - len(cohort.changes)
-        cohort.barrier = self._feed.ends() if cohort.changes else None
+    def _second_look(self, batch: Batch) -> int:
+        settled = self._settle(batch, thorough=True)
+        if batch.changes:
+            self._gather_rows(batch)
+            before = len(batch.changes)
+            batch.changes = self._repair.repair(batch.changes, self._earlier(batch), self._pending)
+            settled += before - len(batch.changes)
+        batch.barrier = self._feed.ends() if batch.changes else None
         return settled
 
-    def _settle(self, cohort: Cohort, *, thorough: bool) -> int:
+    def _settle(self, batch: Batch, *, thorough: bool) -> int:
         """Let go of the changes that have their record; where it tells something else, put it right."""
-        changes = cohort.changes
+        changes = batch.changes
         recorded = self._records.found([change for change in changes if not change.is_row])
-        wrong = [c for c in changes if c.kind is Kind.OWN and c.id in recorded and not agrees(c, recorded[c.id])]
+        wrong = [c for c in changes if c.kind is ChangeKind.OWN and c.id in recorded and not agrees(c, recorded[c.id])]
         if wrong:
             self._repair.correct(wrong)
         rows = [change.key for change in changes if change.is_row and change.key is not None]
         uncovered = self._coverage.uncovered(rows, thorough=thorough) if rows else set()
-        cohort.changes = [
+        batch.changes = [
             change for change in changes if (change.key in uncovered if change.is_row else change.id not in recorded)
         ]
-        return len(changes) - len(cohort.changes)
+        return len(changes) - len(batch.changes)
 
-    def _gather_rows(self, cohort: Cohort) -> None:
+    def _gather_rows(self, batch: Batch) -> None:
         """One append may have been read in several pieces; it has one event."""
-        appends = {append_of(change) for change in cohort.changes if change.is_row}
+        appends = {append_of(change) for change in batch.changes if change.is_row}
         if not appends:
             return
         behind = False
-        for other in self._cohorts:
+        for other in self._batches:
             if behind:
                 rows, others = _split(other.changes, appends)
-                cohort.changes += rows
+                batch.changes += rows
                 other.changes = others
-            behind = behind or other is cohort
+            behind = behind or other is batch
 
-    def _earlier(self, cohort: Cohort) -> frozenset[str]:
-        """Documents with unsettled changes before this cohort's."""
+    def _earlier(self, batch: Batch) -> frozenset[str]:
+        """Documents with unsettled changes before this batch's."""
         documents: set[str] = set()
-        for other in self._cohorts:
-            if other is cohort:
+        for other in self._batches:
+            if other is batch:
                 break
             documents.update(change.document for change in other.changes)
         return frozenset(documents)
 
     def _pending(self) -> set[str]:
         """Revisions that are to be recorded."""
-        return {c.revision_id for cohort in self._cohorts for c in cohort.changes if c.kind is not Kind.FOREIGN}
+        return {c.revision_id for batch in self._batches for c in batch.changes if c.kind is not ChangeKind.FOREIGN}
 
     def _complain(self, reached: Mapping[str, StreamId]) -> None:
         now_s = self._monotonic_s()
@@ -210,14 +210,17 @@ class Judge:
         if without and now_s - self._complained_s >= COMPLAIN_S:
             self._complained_s = now_s
             logger.warning(
-                "no audit group on %s: %d changes cannot be judged until a worker runs the audit role", ", ".join(without),
+                ("no audit group on %s: %d changes cannot be judged until a worker runs the audit "
+                    "role"), ", ".join(without),
                 self.unjudged_count,
             )  # fmt: skip
 
 
-def _split(changes: Sequence[Change], appends: set[Append | None]) -> tuple[list[Change], list[Change]]:
-    rows: list[Change] = []
-    others: list[Change] = []
+def _split(
+    changes: Sequence[LoggedChange], appends: set[Append | None]
+) -> tuple[list[LoggedChange], list[LoggedChange]]:
+    rows: list[LoggedChange] = []
+    others: list[LoggedChange] = []
     for change in changes:
         (rows if change.is_row and append_of(change) in appends else others).append(change)
     return rows, others

@@ -1,4 +1,4 @@
-"""What a revision held, from what is left of it. Nothing is ever made up: what cannot be told raises `Unrecoverable`."""
+"""What a revision held, from what is left of it. Nothing is ever made up: what is not known raises `Unrecoverable`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.coherence.restoring import restoration, restore
-from backtest_kit_worker.recovery.changes import Change, decode, is_complete
+from backtest_kit_worker.recovery.changes import LoggedChange, decode, is_complete
 
 
 class Unrecoverable(Exception):
@@ -23,7 +23,7 @@ class State(NamedTuple):
     when: int | None
 
 
-def rebuild(change: Change, before: State | None) -> State:
+def rebuild(change: LoggedChange, before: State | None) -> State:
     """The state that a change left.
 
     Args:
@@ -74,7 +74,8 @@ def plain(domain: Domain, payload: Any) -> Any:
     try:
         return restore(unpack(pack(payload)), restoration(domain.model, "integer"))
     except Exception as cause:
-        # Not only what packing is known to refuse: whatever a foreign writer stored costs its own record, nobody else's.
+        # Not only what packing is known to refuse: whatever a foreign writer stored costs its own record, nobody
+        # else's.
         raise Unrecoverable(f"the document holds what this package never stores: {cause!r:.300}") from cause
 
 

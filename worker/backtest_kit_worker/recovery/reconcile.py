@@ -2,7 +2,7 @@
 
 A document tells its current revision, which can be republished whole; the payloads of missing revisions before it are
 lost and become gap records. The scan runs while the log is read on. A revision that the scan misses may have been made
-meanwhile and still be told by the log, with its payload; so before anything is done about a find, a mark is written to
+meanwhile and still be in the log, with its payload; so before anything is done about a find, a mark is written to
 MongoDB and awaited in the change stream: what was committed before the mark has then been judged.
 """
 
@@ -23,15 +23,15 @@ from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_worker.recovery.changes import (
     PLAIN,
     RAW,
-    Change,
-    Kind,
+    ChangeKind,
+    LoggedChange,
     decode,
     document_name,
     key_of,
     revision,
     skipped,
 )
-from backtest_kit_worker.recovery.judge import Cohort, Judge
+from backtest_kit_worker.recovery.judge import Batch, Judge
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.state import RecoveryState
 
@@ -70,11 +70,11 @@ class Reconciler:
         """Everything before `place` is compared and settled; None: no scan is under way."""
         self._saved = place
         self._passed = place
-        self._scan: Iterator[Change | _Place] = iter(()) if place is None else self._scanned(*place)
-        self._finds: list[Change] = []
+        self._scan: Iterator[LoggedChange | _Place] = iter(()) if place is None else self._scanned(*place)
+        self._finds: list[LoggedChange] = []
         self._finds_bytes = 0
         self._mark: ObjectId | None = None
-        self._cohort: Cohort | None = None
+        self._batch: Batch | None = None
 
     @property
     def is_active(self) -> bool:
@@ -99,15 +99,15 @@ class Reconciler:
         """
         if not self.is_active:
             return 0
-        if self._cohort is not None:
-            if self._cohort.changes:
+        if self._batch is not None:
+            if self._batch.changes:
                 return 0
             self._save()
             return 1
         if self._mark is not None:
             if self._mark in self._judge.marks:
                 self._judge.marks.clear()
-                self._cohort = self._judge.add_found(self._finds)
+                self._batch = self._judge.add_found(self._finds)
             return 0
         try:
             return self._search()
@@ -140,11 +140,11 @@ class Reconciler:
         assert self._passed is not None  # A scan is under way.
         self._state.advance(*self._passed)
         self._saved = self._passed
-        self._finds, self._finds_bytes, self._mark, self._cohort = [], 0, None, None
+        self._finds, self._finds_bytes, self._mark, self._batch = [], 0, None, None
 
     # -- the scan
 
-    def _scanned(self, number: int, after: Any) -> Iterator[Change | _Place]:
+    def _scanned(self, number: int, after: Any) -> Iterator[LoggedChange | _Place]:
         """Finds, and after each page the place up to which documents were compared."""
         while number < len(DOMAINS):
             domain = DOMAINS[number]
@@ -180,7 +180,7 @@ class Reconciler:
                     break
         return page
 
-    def _missing(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[Change]:
+    def _missing(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[LoggedChange]:
         revisions = {document_name(document): revision(document.get("rev")) for document in page}
         recorded = self._records.counts(domain, [name for name, rev in revisions.items() if rev])
         for document in page:
@@ -194,14 +194,14 @@ class Reconciler:
                 before = range(hole.start, min(hole.stop, rev))
                 yield from skipped(domain, name, before, _LOST, at=0, key=key)
                 if hole.stop > rev:
-                    yield _current(Change(domain, name, rev, Kind.OWN, "scan", key=key), document)
+                    yield _current(LoggedChange(domain, name, rev, ChangeKind.OWN, "scan", key=key), document)
 
-    def _missing_rows(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[Change]:
+    def _missing_rows(self, domain: Domain, page: Sequence[RawBSONDocument]) -> Iterator[LoggedChange]:
         keys = {key_of(domain, document): document for document in page if revision(document.get("rev"))}
         known = [key for key in keys if key is not None]
         for key in sorted(self._judge.coverage.uncovered(known, thorough=True), key=lambda key: key.parts):
             document = keys[key]
-            yield _current(Change(domain, document_name(document), 1, Kind.OWN, "scan", key=key), document)
+            yield _current(LoggedChange(domain, document_name(document), 1, ChangeKind.OWN, "scan", key=key), document)
 
 
 def _place(document: RawBSONDocument) -> bytes:
@@ -212,7 +212,7 @@ def _place(document: RawBSONDocument) -> bytes:
         return b""
 
 
-def _current(change: Change, document: RawBSONDocument) -> Change:
+def _current(change: LoggedChange, document: RawBSONDocument) -> LoggedChange:
     """The change that made what the document holds now."""
     change.body, change.whole = bytes(document.raw), True
     return change

@@ -21,7 +21,7 @@ from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_worker.loop import PASSING
-from backtest_kit_worker.recovery.changes import Change, recorded_key, revision, written_at
+from backtest_kit_worker.recovery.changes import LoggedChange, recorded_key, revision, written_at
 from backtest_kit_worker.recovery.comparing import FIELDS
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, moment
 from backtest_kit_worker.roles.audit import AuditWriter, encoded
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 class AuditRecords:
-    """Reads and writes `audit-items`; a record that exists is never changed, and what one member knows alone does not count
-    as recorded.
+    """Reads and writes `audit-items`; a record that exists is never changed, and what one member knows alone does not
+    count as recorded.
     """
 
     def __init__(self, database: Database[dict[str, Any]], origin: Origin) -> None:
@@ -59,7 +59,7 @@ class AuditRecords:
             return set()
         return {record["_id"] for record in self.collection.find({"_id": {"$in": list(ids)}}, {"_id": 1})}
 
-    def found(self, changes: Sequence[Change]) -> dict[str, RawBSONDocument]:
+    def found(self, changes: Sequence[LoggedChange]) -> dict[str, RawBSONDocument]:
         """The records of changes by their id, with what is compared (see `comparing`)."""
         if not changes:
             return {}
@@ -91,7 +91,8 @@ class AuditRecords:
     def counts(self, domain: Domain, documents: Sequence[str]) -> Mapping[str, tuple[int, int]]:
         """How many revisions of each document have their record, and the highest of them."""
         of_revisions = {
-            "documentId": {"$in": list(documents)}, "rev": {"$gte": 1}, "domain": domain.name, "operation": {"$ne": FOREIGN},
+            "documentId": {"$in": list(documents)}, "rev": {"$gte": 1}, "domain": domain.name,
+            "operation": {"$ne": FOREIGN},
         }  # fmt: skip
         pipeline: list[dict[str, Any]] = [
             {"$match": of_revisions},
@@ -103,7 +104,8 @@ class AuditRecords:
     def holes(self, domain: Domain, document: str, rev: int) -> list[range]:
         """The revisions from 1 to `rev` that have no record."""
         of_revisions = {
-            "documentId": document, "rev": {"$gte": 1, "$lte": rev}, "domain": domain.name, "operation": {"$ne": FOREIGN},
+            "documentId": document, "rev": {"$gte": 1, "$lte": rev}, "domain": domain.name,
+            "operation": {"$ne": FOREIGN},
         }  # fmt: skip
         found: list[range] = []
         expected = 1
@@ -117,9 +119,9 @@ class AuditRecords:
             found.append(range(expected, rev + 1))
         return found
 
-    def already_foreign(self, changes: Sequence[Change]) -> set[tuple[str, str, int]]:
-        """(domain, document, cluster time) of those foreign changes that have a record, whatever revision it names: how high the
-        document had come may look different when a change is judged again.
+    def already_foreign(self, changes: Sequence[LoggedChange]) -> set[tuple[str, str, int]]:
+        """(domain, document, cluster time) of those foreign changes that have a record, whatever revision it names: how
+        high the document had come may look different when a change is judged again.
         """
         query = {
             "documentId": {"$in": [change.document for change in changes]},
@@ -147,18 +149,20 @@ class AuditRecords:
         except (OperationFailure, UnknownEvent) as cause:
             self._writer.write([_bare(record, f"{cause!s:.300}")])
 
-    def gap(self, change: Change, reason: str) -> dict[str, Any]:
+    def gap(self, change: LoggedChange, reason: str) -> dict[str, Any]:
         """The record of a revision whose payload is lost."""
         record = {**self._record(change, GAP, None), "reason": reason}
         return {**record, "first": Int64(change.first)} if change.first else record
 
-    def foreign(self, change: Change, state: State | None, reason: str) -> dict[str, Any]:
+    def foreign(self, change: LoggedChange, state: State | None, reason: str) -> dict[str, Any]:
         """The record of a change that raised no revision. `reason` says why the payload is not known, if it is not."""
         record = self._record(change, FOREIGN, state)
         record.update({"foreign": Int64(change.at), "detail": change.source})
         return {**record, "reason": reason} if reason else record
 
-    def correction(self, change: Change, state: State | None, reason: str, operation: Operation) -> dict[str, Any]:
+    def correction(
+        self, change: LoggedChange, state: State | None, reason: str, operation: Operation
+    ) -> dict[str, Any]:
         """The record of what a revision was, beside one that tells something else."""
         record = self._record(change, CORRECTION, state)
         return {
@@ -169,17 +173,18 @@ class AuditRecords:
             "reason": reason,
         }
 
-    def restore(self, found: Mapping[str, Any], told: str) -> dict[str, Any]:
+    def restore(self, found: Mapping[str, Any], reported: str) -> dict[str, Any]:
         """The record of a database that went back; `found` is its entry in `cache-identity`."""
         at = found["at"]
         return {
             "_id": f"{RESTORE}/{found['over']}/1", "domain": RESTORE, "key": [], "documentId": str(found["over"]),
             "rev": Int64(1), "operation": RESTORE, "when": None, "payload": {"era": found["next"], "why": found["why"]},
-            "host": self._origin.host, "process": self._origin.process, "writtenAt": at, "recordedAt": datetime.now(UTC),
-            "entry": None, "reason": told,
+            "host": self._origin.host, "process": self._origin.process, "writtenAt": at,
+            "recordedAt": datetime.now(UTC),
+            "entry": None, "reason": reported,
         }  # fmt: skip
 
-    def _record(self, change: Change, operation: str, state: State | None) -> dict[str, Any]:
+    def _record(self, change: LoggedChange, operation: str, state: State | None) -> dict[str, Any]:
         now = datetime.now(UTC)
         return {
             "_id": change.id if operation == FOREIGN else change.revision_id,
@@ -209,7 +214,9 @@ def _tells(record: Mapping[str, Any]) -> bool:
 
 
 def _storable(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record, or what is left of it without what MongoDB would refuse: one document must not keep the others from theirs."""
+    """The record, or what is left of it without what MongoDB would refuse: one document must not keep the others from
+    theirs.
+    """
     try:
         encoded(record)
     except UnknownEvent as cause:

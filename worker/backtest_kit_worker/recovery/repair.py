@@ -13,14 +13,22 @@ from backtest_kit_mongo.coherence.effects import Published
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.domains.checks import DOCUMENT_MAX_BYTES, OVERHEAD_BYTES
-from backtest_kit_mongo.feed.troubles import CONTRADICTED, FOREIGN_WRITES, Notes
+from backtest_kit_mongo.feed.troubles import FOREIGN_WRITES, MISMATCHED, Notes
 from backtest_kit_worker.loop import REFUSED
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.candles import Append, append_of, batch
-from backtest_kit_worker.recovery.changes import Change, Kind, cache_key, decode, is_complete, operation_of, written_at
-from backtest_kit_worker.recovery.feed import Feed
+from backtest_kit_worker.recovery.changes import (
+    ChangeKind,
+    LoggedChange,
+    cache_key,
+    decode,
+    is_complete,
+    operation_of,
+    written_at,
+)
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
 from backtest_kit_worker.recovery.records import AuditRecords
+from backtest_kit_worker.recovery.streams import Feed
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +50,9 @@ class _Work:
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Event]] = []
-        self.published: list[Change] = []
+        self.published: list[LoggedChange] = []
         self.records: list[dict[str, Any]] = []
-        self.recorded: set[Change] = set()
+        self.recorded: set[LoggedChange] = set()
         self.states: dict[tuple[Domain, str, int], _Found] = {}
 
 
@@ -64,8 +72,8 @@ class Repair:
         self.counts: Counter[str] = Counter()
 
     def repair(
-        self, changes: Sequence[Change], earlier: frozenset[str], pending: Callable[[], set[str]]
-    ) -> list[Change]:
+        self, changes: Sequence[LoggedChange], earlier: frozenset[str], pending: Callable[[], set[str]]
+    ) -> list[LoggedChange]:
         """Publish or record what is missing; may be repeated after a failure at any point.
 
         Args:
@@ -77,7 +85,7 @@ class Repair:
             the changes that must be looked at again.
         """
         work = _Work()
-        foreign = [change for change in changes if change.kind is Kind.FOREIGN]
+        foreign = [change for change in changes if change.kind is ChangeKind.FOREIGN]
         known = self._records.already_foreign(foreign) if foreign else set()
         waiting = set(earlier)
         for change in changes:
@@ -92,10 +100,10 @@ class Repair:
         self._deliver(work)
         return [change for change in changes if change not in work.recorded]
 
-    def _add(self, work: _Work, change: Change, known: set[tuple[str, str, int]], waiting: set[str]) -> None:
-        if change.kind is Kind.SKIPPED:
+    def _add(self, work: _Work, change: LoggedChange, known: set[tuple[str, str, int]], waiting: set[str]) -> None:
+        if change.kind is ChangeKind.SKIPPED:
             self._add_gap(work, change, change.reason)
-        elif change.kind is Kind.FOREIGN:
+        elif change.kind is ChangeKind.FOREIGN:
             if (change.domain.name, change.document, change.at) in known:
                 work.recorded.add(change)
             elif not self._must_wait(change, waiting):
@@ -103,39 +111,39 @@ class Repair:
         elif not change.is_row and not self._must_wait(change, waiting):
             self._add_event(work, change)
 
-    def _add_unreadable(self, work: _Work, change: Change, cause: Exception) -> None:
+    def _add_unreadable(self, work: _Work, change: LoggedChange, cause: Exception) -> None:
         """What nobody foresaw in a change costs that change its payload, and nothing else."""
         reason = f"what it left cannot be read: {cause!r:.300}"
-        if change.kind is Kind.FOREIGN:
+        if change.kind is ChangeKind.FOREIGN:
             logger.error("%.200s: %s", change.id, reason)
             work.records.append(self._records.foreign(change, None, reason))
             work.recorded.add(change)
         else:
             self._add_gap(work, change, reason)
 
-    def correct(self, changes: Sequence[Change]) -> None:
+    def correct(self, changes: Sequence[LoggedChange]) -> None:
         """Record what revisions were of which the record tells something else; may be repeated."""
         records = []
         for change in changes:
             state, reason = (
                 None,
-                f"the record of revision {change.rev} is not what MongoDB's log tells of it: it was made from ",
+                f"the record of revision {change.rev} is not what MongoDB's log reports it: it was made from ",
             )
             reason += "an event that no writer of this document published, or was altered"
             try:
                 state = rebuild(change, self._records.state(change.domain, change.document, change.rev - 1)[1])
             except Unrecoverable as cause:
-                reason += f"; what it was cannot be told: {cause}"
+                reason += f"; what it was is not known: {cause}"
             records.append(self._records.correction(change, state, reason, operation_of(change)))
             logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
         self._records.write(records)
-        self._notes.note(CONTRADICTED, records[-1]["_id"], len(records))
+        self._notes.note(MISMATCHED, records[-1]["_id"], len(records))
         self.counts[CORRECTION] += len(records)
 
     def _deliver(self, work: _Work) -> None:
         self._caches.relay(
             [
-                (key, change.rev if change.domain.cached else None)  # A ledger's entry carries no revision of its rows.
+                (key, change.rev if change.domain.cached else None)  # A list's entry carries no revision of its rows.
                 for change in work.published
                 if change.publish_count == 0 and change.key and (key := cache_key(change.key)) is not None
             ]
@@ -158,14 +166,14 @@ class Repair:
     # -- single documents
 
     @staticmethod
-    def _must_wait(change: Change, waiting: set[str]) -> bool:
+    def _must_wait(change: LoggedChange, waiting: set[str]) -> bool:
         """Whether it is too early for a change. `waiting`: documents with earlier changes of which that is so."""
         if change.doubtful or (change.document in waiting and _builds_on_before(change)):
             waiting.add(change.document)
             return True
         return False
 
-    def _state(self, work: _Work, change: Change) -> State:
+    def _state(self, work: _Work, change: LoggedChange) -> State:
         """What a change left; remembered for the changes after it.
 
         Raises:
@@ -179,16 +187,16 @@ class Repair:
         work.states[change.domain, change.document, change.rev] = _Found(change.at, state)
         return state
 
-    def _before(self, work: _Work, change: Change) -> State | None:
-        rev = change.rev if change.kind is Kind.FOREIGN else change.rev - 1
+    def _before(self, work: _Work, change: LoggedChange) -> State | None:
+        rev = change.rev if change.kind is ChangeKind.FOREIGN else change.rev - 1
         recorded = _Found(*self._records.state(change.domain, change.document, rev))
         built = work.states.get((change.domain, change.document, rev))
         return built.state if built is not None and built.at >= recorded.at else recorded.state
 
-    def _add_event(self, work: _Work, change: Change) -> None:
+    def _add_event(self, work: _Work, change: LoggedChange) -> None:
         if change.publish_count >= PUBLISH_MAX:
             self._add_gap(
-                work, change, "its event was published again and again but never recorded; see the parked entries"
+                work, change, "its event was published again and again but never recorded; see the dead letters"
             )
             return
         if change.key is None:
@@ -200,12 +208,12 @@ class Repair:
             self._add_gap(work, change, str(cause))
             return
         record = Record(change.key, change.rev, state.payload, state.when, id=change.document)
-        scope = change.key.scope if change.domain.shape is Shape.LEDGER else change.key
+        scope = change.key.scope if change.domain.shape is Shape.LIST else change.key
         event = self._event(Published(record, operation_of(change), pack(state.payload)), change)
         work.events.append((self._caches.names(scope).stream, event))
         work.published.append(change)
 
-    def _event(self, published: Published, change: Change) -> Event:
+    def _event(self, published: Published, change: LoggedChange) -> Event:
         record = published.record
         return Event(
             domain=record.key.domain.name,
@@ -219,14 +227,14 @@ class Repair:
             body=published.body,
         )
 
-    def _add_gap(self, work: _Work, change: Change, reason: str) -> None:
+    def _add_gap(self, work: _Work, change: LoggedChange, reason: str) -> None:
         logger.error("%s: its payload is lost, a gap is recorded: %s", change.revision_id, reason)
         work.records.append(self._records.gap(change, reason))
         work.recorded.add(change)
 
     # -- foreign changes
 
-    def _add_foreign(self, work: _Work, change: Change) -> None:
+    def _add_foreign(self, work: _Work, change: LoggedChange) -> None:
         state, reason = None, ""
         if change.source != "delete":
             try:
@@ -238,7 +246,7 @@ class Repair:
         work.records.append(self._records.foreign(change, state, reason))
         work.recorded.add(change)
 
-    def _add_unannounced(self, work: _Work, foreign: Sequence[Change], pending: Callable[[], set[str]]) -> None:
+    def _add_unannounced(self, work: _Work, foreign: Sequence[LoggedChange], pending: Callable[[], set[str]]) -> None:
         """A revision under a foreign change that nothing ever announced: the foreign writer made it too."""
         new = {change.revision_id: change for change in foreign if change.rev}
         if not new:
@@ -251,8 +259,8 @@ class Repair:
 
     # -- rows of a series
 
-    def _add_batches(self, work: _Work, rows: Sequence[Change]) -> None:
-        appends: dict[Append, list[Change]] = {}
+    def _add_batches(self, work: _Work, rows: Sequence[LoggedChange]) -> None:
+        appends: dict[Append, list[LoggedChange]] = {}
         for row in rows:
             if (append := append_of(row)) is not None:
                 appends.setdefault(append, []).append(row)
@@ -265,9 +273,9 @@ class Repair:
                     self._add_unreadable(work, row, cause)
                 continue
             if members[0].publish_count >= PUBLISH_MAX:
-                lost = Change(domain, published.record.id, 1, Kind.OWN, "scan", at=members[0].at, key=scope)
+                lost = LoggedChange(domain, published.record.id, 1, ChangeKind.OWN, "scan", at=members[0].at, key=scope)
                 self._add_gap(
-                    work, lost, "its event was published again and again but never recorded; see the parked entries"
+                    work, lost, "its event was published again and again but never recorded; see the dead letters"
                 )
                 work.recorded.update(members)
                 continue
@@ -275,7 +283,7 @@ class Repair:
             work.published += members
 
 
-def _builds_on_before(change: Change) -> bool:
+def _builds_on_before(change: LoggedChange) -> bool:
     if change.whole or change.found or not change.intact or change.source == "delete":
         return False
     return not is_complete(change.domain, decode(change.body))

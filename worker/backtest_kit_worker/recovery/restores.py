@@ -1,7 +1,7 @@
-"""A database that went back: noticed, told in the audit log, and the feed freed of what it no longer holds.
+"""A database that went back: noticed, reported in the audit log, and the feed freed of what it no longer holds.
 
 Whoever notices first, a strategy or this worker, puts it into the database's own identity (`cache-identity`), with the
-last entries of the feed's streams of that moment. What lies up to there tells of revisions that are gone, and that will
+last entries of the feed's streams of that moment. What lies up to there reports revisions that are gone, and that will
 be given out again: as records they would stand in the way of the real ones. So it is dropped from the feed, counted in
 the record, and all documents are compared with the audit log anew.
 """
@@ -17,7 +17,7 @@ import redis
 
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
 from backtest_kit_mongo.backends.redis.cluster import link_over
-from backtest_kit_mongo.backends.redis.identity import BEAT_S, SharedIdentity
+from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S, SharedIdentity
 from backtest_kit_mongo.caches import identity_document, identity_of
 from backtest_kit_mongo.errors import ServerUnreachable
 from backtest_kit_worker.deployment import Deployment
@@ -31,10 +31,10 @@ REASONS: Final = {
 
 
 class Restores:
-    """Looked for once a beat.
+    """Looked for once a heartbeat.
 
     Args:
-        monotonic_s: clock of the beats.
+        monotonic_s: clock of the heartbeats.
     """
 
     def __init__(self, deployment: Deployment, monotonic_s: Callable[[], float] = time.monotonic) -> None:
@@ -47,22 +47,22 @@ class Restores:
         self._next_s = monotonic_s()
 
     def look(self) -> list[Mapping[str, Any]]:
-        """Those that nobody has recorded; beats on the way, so that one is noticed while no strategy runs.
+        """Those that nobody has recorded; sends heartbeats on the way, so that one is noticed while no strategy runs.
 
         Raises:
             PyMongoError: MongoDB failed.
         """
         if self._monotonic_s() < self._next_s:
             return []
-        self._next_s = self._monotonic_s() + BEAT_S
+        self._next_s = self._monotonic_s() + HEARTBEAT_S
         try:
-            self._identity.beat()
+            self._identity.heartbeat()
         except (redis.RedisError, OSError, ServerUnreachable) as cause:
             logger.debug("the era could not be confirmed; tried again: %s", cause)
         return list(self._document.unrecorded())
 
     def clear_feed(self, found: Mapping[str, Any]) -> dict[str, int]:
-        """Drop what the feed tells of before; returns how many entries of each stream that were.
+        """Drop what the feed reports before; returns how many entries of each stream that were.
 
         Raises:
             RedisError, OSError: call again.
@@ -75,10 +75,10 @@ class Restores:
             )
         return dropped
 
-    def told(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> str:
+    def reported(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> str:
         """What the audit log says of it."""
         where = ", ".join(f"{count} of {stream}" for stream, count in dropped.items() if count)
-        feed = f"; entries of the feed that told of before were dropped: {where}" if where else ""
+        feed = f"; entries of the feed that informed of before were dropped: {where}" if where else ""
         return f"{REASONS.get(found['why'], found['why'])}; noticed by {found.get('by', 'an operator')}{feed}"
 
     def done(self, found: Mapping[str, Any]) -> None:

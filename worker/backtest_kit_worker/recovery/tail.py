@@ -51,7 +51,7 @@ class HistoryLost(Exception):
 
 
 def oldest(client: MongoClient[dict[str, Any]]) -> Timestamp | None:
-    """The first moment that MongoDB's log still tells of; None if this user may not know, or behind a mongos.
+    """The first moment that MongoDB's log still reports; None if this user may not know, or behind a mongos.
 
     Raises:
         PyMongoError: MongoDB failed.
@@ -87,8 +87,9 @@ class Tail:
         """The next changes, fewer than allowed if no more are there.
 
         Args:
-            rests: wait for `REST_MS`, for one change, which is answered as soon as it is there. Asking twenty times a second
-                of a log in which nothing happens costs MongoDB and this process more than all the rest of an idle worker.
+            rests: wait for `REST_MS`, for one change, which is answered as soon as it is there. Asking twenty times per
+                second of a log in which nothing happens costs MongoDB and this process more than all the rest of an
+                idle worker.
 
         Raises:
             HistoryLost: reading cannot go on from the position.
@@ -136,8 +137,8 @@ class Tail:
         if isinstance(self.position, Timestamp):
             return self.position.time << 32 | self.position.inc
         data = str(self.position.get("_data", ""))
-        # A token begins with its time, so that tokens have the order of the log. One that does not is of a server of which
-        # this is not known; there the grace has to do.
+        # A token begins with its time, so that tokens have the order of the log. One that does not is of a server of
+        # which this is not known; there the grace has to do.
         return int(data[2:18], 16) if re.match(_TIMED, data) else END_OF_TIME
 
     def keep(self) -> None:

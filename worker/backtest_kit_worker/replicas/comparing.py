@@ -59,7 +59,7 @@ class Comparer:
     Args:
         repair: bring confirmed differences to the source's state; extra copies are removed.
         wait_s: how to wait the moment, a parameter for tests.
-        progress: told how many documents more were compared.
+        progress: called with how many documents more were compared.
     """
 
     def __init__(

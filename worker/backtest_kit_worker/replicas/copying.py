@@ -108,8 +108,8 @@ class CopyService:
         return 1
 
     def follow_restore(self, target: Target) -> int:
-        """Take one domain back to where a source that was restored is: its revisions are lower than the copies', so events
-        alone would change nothing. 0 if there is nothing to follow.
+        """Take one domain back to where a source that was restored is: its revisions are lower than the copies', so
+        events alone would change nothing. 0 if there is nothing to follow.
         """
         restores = self._identity.read().get("restores") or [{}]
         newest = str(restores[-1].get("over", ""))

@@ -67,9 +67,9 @@ def _of_stream(client: Any, stream: str, now_ms: int) -> Lag:
     return Lag(pending["pending"] + unread, is_more, age_s, has_group=True)
 
 
-def _unread(client: Any, stream: str, last: str, told: int | None) -> tuple[int, bool]:
-    if told is not None:
-        return told, False
+def _unread(client: Any, stream: str, last: str, known: int | None) -> tuple[int, bool]:
+    if known is not None:
+        return known, False
     count = 0
     while entries := client.xrange(stream, f"({last}", "+", count=_PAGE):
         count += len(entries)

@@ -128,14 +128,15 @@ class MongoTarget:
         with self._bounded(f"writing {domain.name}"):
             for _ in range(ATTEMPTS_MAX):
                 newer = _forced(waiting) if force else _newer(collection, waiting)
-                # Who collides has not yet lost to a newer one: of two that insert the same document, either may be older.
+                # Who collides has not yet lost to a newer one: of two that insert the same document, either may be
+                # older.
                 waiting = self._write(domain, collection, newer) if newer else []
                 written += len(newer) - len(waiting)
                 if not waiting:
                     return written
         raise ReplicaFailed(
-            f"the MongoDB replica at {self.place}: {len(waiting)} documents of {domain.name} collide again and again with "
-            "documents of other keys or of other writers. Nothing was acknowledged; it will be tried again."
+            f"the MongoDB replica at {self.place}: {len(waiting)} documents of {domain.name} collide again and again "
+            "with documents of other keys or of other writers. Nothing was acknowledged; it will be tried again."
         )
 
     def _write(self, domain: Domain, collection: Collection[Raw], newer: list[Newer]) -> list[Raw]:

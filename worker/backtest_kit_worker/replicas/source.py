@@ -130,7 +130,9 @@ class Source:
             return self._collection(domain).estimated_document_count()
 
     def fence(self) -> None:
-        """Make sure that reads which follow see all that a majority had before: a deposed primary cannot answer this."""
+        """Make sure that reads which follow see all that a majority had before: a deposed primary cannot answer
+        this.
+        """
         state = self._database.get_collection("replica-state", read_concern=ReadConcern("linearizable"))
         with pymongo.timeout(self._timeout_s):
             state.find_one({"_id": "source"})

@@ -163,8 +163,10 @@ def enrol(state: State, target: Target, *, again: bool = False) -> Copy:
         _mark(state, target, source, copy)
     elif marker is None or marker.run != copy.run:
         raise InvalidSetting(
-            f"{target.place} is not the replica that was filled: that one is {copy.place}. All workers of the replica role must see the "
-            f"same one. To make this the replica: backtest-kit-worker replica rebuild --target {target.name}. Nothing was written."
+            f"{target.place} is not the replica that was filled: that one is {copy.place}. All workers of the replica "
+            "role must see the "
+            f"same one. To make this the replica: backtest-kit-worker replica rebuild --target {target.name}. Nothing "
+            "was written."
         )
     return copy
 
@@ -172,7 +174,8 @@ def enrol(state: State, target: Target, *, again: bool = False) -> Copy:
 def _mark(state: State, target: Target, source: str, copy: Copy) -> None:
     if copy.place != target.place:
         raise ReplicaUnreachable(
-            f"the replica {copy.place} is being set up by another worker; {target.place} waits. If that worker is gone for ever: "
+            f"the replica {copy.place} is being set up by another worker; {target.place} waits. If that worker is "
+            "gone for ever: "
             f"backtest-kit-worker replica rebuild --target {target.name}"
         )
     target.mark(Marker(source, copy.run))

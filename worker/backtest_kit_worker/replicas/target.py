@@ -50,7 +50,7 @@ class Seen(NamedTuple):
 
 
 class Version(NamedTuple):
-    """What orders the states of one document. `updated_ms` tells writes apart that do not raise `rev`."""
+    """What orders the states of one document. `updated_ms` distinguishes writes that do not raise `rev`."""
 
     rev: int
     updated_ms: int

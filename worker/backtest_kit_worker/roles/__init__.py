@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
 from backtest_kit_mongo.coherence.events import Event
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.services import Service
 

@@ -1,4 +1,6 @@
-"""The audit role: one immutable record per (document, revision) in `audit-items`, and its digest in the sealer's queue."""
+"""The audit role: one immutable record per (document, revision) in `audit-items`, and its digest in the sealer's
+queue.
+"""
 
 from __future__ import annotations
 
@@ -63,9 +65,10 @@ class AuditRole:
 class AuditWriter:
     """The only way into `audit-items`, for the audit role and for recovery.
 
-    A batch first gets its place in the sealer's queue, with the digests of the records; then the records are inserted; then the
-    place is confirmed. So nothing recorded is ever forgotten by the sealer, and of a confirmed batch it need not read the records.
-    Not a transaction: one that a killed worker leaves open blocks the same records for the next worker for a minute.
+    A batch first gets its place in the sealer's queue, with the digests of the records; then the records are inserted;
+    then the place is confirmed. So nothing recorded is ever forgotten by the sealer, and of a confirmed batch it need
+    not read the records. Not a transaction: one that a killed worker leaves open blocks the same records for the next
+    worker for a minute.
     """
 
     def __init__(self, database: Database[Document]) -> None:
@@ -97,7 +100,8 @@ class AuditWriter:
             UnknownEvent: one of them holds what MongoDB cannot; none or some were written.
             DoubledRecord, PyMongoError: each record may have been written; write them again.
         """
-        # One at a time: a whole batch of decoded payloads would cost the garbage collector more than encoding them does.
+        # One at a time: a whole batch of decoded payloads would cost the garbage collector more than encoding them
+        # does.
         packed = ((record["_id"], encoded(record)) for record in records)
         part = dict(islice(packed, PART_MAX))
         if len(part) < PART_MAX:
@@ -140,8 +144,8 @@ class AuditWriter:
     def _confirm(self, confirmation: Document, *, are_digests_new: bool) -> None:
         """Tell the sealer that all records of a place exist, with these digests."""
         # Only what changed: the digests a second time would be an eighth of what MongoDB has to do for a record.
-        told = ("confirmed", "digests") if are_digests_new else ("confirmed",)
-        update = {"$set": {name: confirmation[name] for name in told}}
+        reported = ("confirmed", "digests") if are_digests_new else ("confirmed",)
+        update = {"$set": {name: confirmation[name] for name in reported}}
         if self._confirmed.update_one({"_id": confirmation["_id"]}, update).matched_count == 0:
             # This process was held up for so long that the sealer gave the batch up, perhaps before it was inserted.
             self._pending.insert_one({**confirmation, "_id": ObjectId()})

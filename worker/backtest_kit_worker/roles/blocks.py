@@ -17,10 +17,10 @@ from backtest_kit_worker.deployment import Deployment
 
 
 class BlocksRole:
-    """Counts the new candles that `batch` events tell of, by range; ignores all other events.
+    """Counts the new candles that `batch` events report, by range; ignores all other events.
 
     A redelivery counts them again, which only makes a range due earlier: remembering events would cost more than that.
-    Candles that no event tells of (foreign writers', those from before this role's time) are compacted by `bkm candles
+    Candles that no event reports (foreign writers', those from before this role's time) are compacted by `bkm candles
     blocks rebuild`, or with the next ones of their range.
     """
 
@@ -35,7 +35,7 @@ class BlocksRole:
             self._to_do.open()
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
-        """Note the new candles; returns how many of the events told of some.
+        """Note the new candles; returns how many of the events informed of some.
 
         Raises:
             PyMongoError: nothing may be acknowledged.
@@ -44,14 +44,14 @@ class BlocksRole:
         batches = [event for _, event in events if event.domain == CANDLE.name and event.operation == "batch"]
         counts: Counter[BlockRange] = Counter()
         for event in batches:
-            for each, count in _told(event):
+            for each, count in _reported(event):
                 counts[each] += count
         with pymongo.timeout(self._bound_s):
             self._to_do.add(counts, datetime.now(UTC))
         return len(batches)
 
 
-def _told(event: Event) -> Iterator[tuple[BlockRange, int]]:
+def _reported(event: Event) -> Iterator[tuple[BlockRange, int]]:
     """New candles by range.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The invalidation role: changes of one Redis, told to others.
+"""The invalidation role: changes of one Redis, reported to others.
 
 Processes that share one Redis need no worker for this: LEASE itself tells their near caches, before the write reaches
 MongoDB. This role is for deployments in which hosts run a Redis of their own over one MongoDB: a worker on each Redis
@@ -105,8 +105,8 @@ class InvalidationRole:
         return len(newest)
 
     def _entry(self, event: Event) -> tuple[Names, int | None] | None:
-        """The entry that a change makes old, and up to which revision. A ledger has one entry, a stamp without a revision;
-        a series has none.
+        """The entry that a change makes old, and up to which revision. A list has one entry, a stamp without a
+        revision; a series has none.
         """
         domain = BY_NAME[event.domain]
         if domain.shape is Shape.SERIES:

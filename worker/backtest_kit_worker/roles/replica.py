@@ -29,7 +29,7 @@ NOTE_EVERY_S: Final = 1.0
 
 
 class ReplicaRole:
-    """Copies what events tell of, to every target that is configured.
+    """Copies what events report, to every target that is configured.
 
     Args:
         targets: where to; by default those that the CC_REPLICA_ variables name.
@@ -78,32 +78,32 @@ class ReplicaRole:
         return {name: _unfilled_s(copy, now) for name, copy in copies.items()}
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
-        """Copy the documents that events tell of, as they are now; returns how many of the events were news.
+        """Copy the documents that events report, as they are now; returns how many of the events were news.
 
         Raises:
             ReplicaFailed, PyMongoError: a server or disk failed; nothing may be acknowledged.
             ValueError, CorruptData: an event cannot be applied whatever the servers do.
         """
-        told = _told(event for _, event in events)
+        reported = _reported(event for _, event in events)
         self._fan.begin()
-        news = self._copy(told)
-        if self._late(told):
+        news = self._copy(reported)
+        if self._late(reported):
             self._source.fence()
-            news += self._copy(told)
-            for what in self._late(told):
+            news += self._copy(reported)
+            for what in self._late(reported):
                 logger.warning("replica: the source no longer has %s; what it has was copied", what)
         self._fan.finish()
         self._note(events)
         return min(news, len(events))
 
-    def _copy(self, told: _Told) -> int:
-        """Copy what is told and not yet found in the source as new as told."""
+    def _copy(self, reported: _Reported) -> int:
+        """Copy what is reported and not yet found in the source as new as asked."""
         news = 0
-        for domain, documents in told.documents.items():
+        for domain, documents in reported.documents.items():
             for chunk in self._source.by_ids(domain, documents.late()):
                 news += self._fan.put(domain, chunk)
                 documents.found.update((document["_id"], version(document).rev) for document in chunk)
-        for scope, rows in told.series.items():
+        for scope, rows in reported.series.items():
             if not rows.is_late:
                 continue
             rows.found = 0
@@ -113,9 +113,11 @@ class ReplicaRole:
         return news
 
     @staticmethod
-    def _late(told: _Told) -> list[str]:
-        documents = [f"{domain.name} {name}" for domain, those in told.documents.items() for name in those.late()]
-        series = [f"{scope}: {rows.told - rows.found} rows" for scope, rows in told.series.items() if rows.is_late]
+    def _late(reported: _Reported) -> list[str]:
+        documents = [f"{domain.name} {name}" for domain, those in reported.documents.items() for name in those.late()]
+        series = [
+            f"{scope}: {rows.reported - rows.found} rows" for scope, rows in reported.series.items() if rows.is_late
+        ]
         return documents + series
 
     def _note(self, events: Sequence[tuple[str, Event]]) -> None:
@@ -128,13 +130,13 @@ class ReplicaRole:
 
 @dataclass(slots=True)
 class _Documents:
-    """Revisions by `_id`: told by events, and found in the source."""
+    """Revisions by `_id`: reported by events, and found in the source."""
 
-    told: dict[Any, int] = field(default_factory=dict)
+    reported: dict[Any, int] = field(default_factory=dict)
     found: dict[Any, int] = field(default_factory=dict)
 
     def late(self) -> list[Any]:
-        return [name for name, rev in self.told.items() if self.found.get(name, -1) < rev]
+        return [name for name, rev in self.reported.items() if self.found.get(name, -1) < rev]
 
 
 @dataclass(slots=True)
@@ -145,27 +147,27 @@ class _Rows:
     found: int = 0
 
     @property
-    def told(self) -> int:
+    def reported(self) -> int:
         return sum(count for ranges in self.ranges.values() for _, _, count in ranges)
 
     @property
     def is_late(self) -> bool:
-        return self.found < self.told
+        return self.found < self.reported
 
 
 @dataclass(slots=True)
-class _Told:
+class _Reported:
     documents: dict[Domain, _Documents] = field(default_factory=lambda: defaultdict(_Documents))
     series: dict[Key, _Rows] = field(default_factory=lambda: defaultdict(_Rows))
 
 
-def _told(events: Iterable[Event]) -> _Told:
-    """What events tell of, each document and each batch once.
+def _reported(events: Iterable[Event]) -> _Reported:
+    """What events report, each document and each batch once.
 
     Raises:
         ValueError: an event is of a domain that this release does not know, or not of its shape.
     """
-    told = _Told()
+    reported = _Reported()
     for event in events:
         domain = BY_NAME.get(event.domain)
         if domain is None:
@@ -174,12 +176,12 @@ def _told(events: Iterable[Event]) -> _Told:
             continue  # No document was written, and replicas copy documents.
         if event.operation == "batch":
             ranges = [(int(first), int(last), int(count)) for first, last, count in event.payload["ranges"]]
-            told.series[Key(domain, event.key)].ranges[event.id] = ranges
+            reported.series[Key(domain, event.key)].ranges[event.id] = ranges
             continue
-        revisions = told.documents[domain].told
+        revisions = reported.documents[domain].reported
         name = _id(event.document)
         revisions[name] = max(revisions.get(name, 0), event.rev)
-    return told
+    return reported
 
 
 def _unfilled_s(copy: Copy | None, now: datetime) -> float:

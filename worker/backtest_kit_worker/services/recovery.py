@@ -29,21 +29,21 @@ from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 from backtest_kit_mongo.coherence.events import Origin
-from backtest_kit_mongo.feed.parked import LOG
+from backtest_kit_mongo.feed.dead_letters import LOG
 from backtest_kit_mongo.feed.troubles import ODD_REVISION, Notes
+from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.loop import REFUSED
-from backtest_kit_worker.parking import Parking
 from backtest_kit_worker.recovery.caches import Caches, Relay
 from backtest_kit_worker.recovery.changes import COLLECTIONS
-from backtest_kit_worker.recovery.feed import Feed
+from backtest_kit_worker.recovery.classifier import Classified, Classifier
 from backtest_kit_worker.recovery.judge import Judge
 from backtest_kit_worker.recovery.reconcile import Reconciler
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
 from backtest_kit_worker.recovery.restores import Restores
-from backtest_kit_worker.recovery.sighting import Sighter, Sighting
 from backtest_kit_worker.recovery.state import Position, RecoveryState
+from backtest_kit_worker.recovery.streams import Feed
 from backtest_kit_worker.recovery.tail import HistoryLost, Tail, oldest
 from backtest_kit_worker.roles.audit import AuditRole
 
@@ -60,8 +60,8 @@ class RecoveryOptions:
     """Times are milliseconds.
 
     Attributes:
-        grace_ms: how long a writer has to publish a change, and the audit role to record it, before it is looked for. Also
-        how long recovery has to read on, before it believes that a document still is what a change made of it.
+        grace_ms: how long a writer has to publish a change, and the audit role to record it, before it is looked for.
+        Also how long recovery has to read on, before it believes that a document still is what a change made of it.
         await_ms: how long one read of the change stream waits for more; a stale cache entry lives about twice as long.
         batch_max, batch_bytes_max: changes read at once.
         unjudged_max, unjudged_bytes_max: beyond these nothing more is read until some are judged.
@@ -108,7 +108,7 @@ class RecoveryService:
         self._notes = Notes(deployment.database)
         self._repair = Repair(self._records, self._feed, self._caches, origin, self._notes)
         self._state = RecoveryState(deployment.database)
-        self._parking = Parking(deployment.database)
+        self._dead_letters = DeadLetterWriter(deployment.database)
         self._restores = Restores(deployment, monotonic_s)
         self._tail: Tail | None = None
         self._busy_s = monotonic_s()
@@ -127,7 +127,7 @@ class RecoveryService:
         self.close()
         self._records.open()
         self._judge = Judge(self._records, self._feed, self._repair, self._options.grace_ms / 1000, self._monotonic_s)
-        self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+        self._classifier = Classifier(self._deployment.database, self._records, self._caches)
         self._reconciler = Reconciler(self._deployment.database, self._records, self._state, self._judge)
         self._saved_s, self._unsaved_count = self._monotonic_s(), 0
         position = self._state.position()
@@ -168,71 +168,75 @@ class RecoveryService:
         return done
 
     def _record_restore(self, found: Mapping[str, Any]) -> None:
-        """The database went back: say so for good, and begin anew, because what is remembered of documents is of before."""
-        told = self._restores.told(found, self._restores.clear_feed(found))
-        logger.error("%s (era %s, at %s)", told, found["over"], found["at"])
-        self._records.write([self._records.restore(found, told)])
+        """The database went back: say so for good, and begin anew, because what is remembered of documents is of
+        before.
+        """
+        reported = self._restores.reported(found, self._restores.clear_feed(found))
+        logger.error("%s (era %s, at %s)", reported, found["over"], found["at"])
+        self._records.write([self._records.restore(found, reported)])
         self._repair.counts["restore"] += 1
-        self._state.begin(told)
+        self._state.begin(reported)
         self._restores.done(found)
         self.open()
 
     def _read(self) -> int:
-        """Read and sight a piece of the log. If anything fails it is read again."""
+        """Read and classify a piece of the log. If anything fails it is read again."""
         options, tail = self._options, self._tail
         assert tail is not None  # Opened by run_once.
         is_full = self._judge.unjudged_count >= options.unjudged_max
         if is_full or self._judge.unjudged_bytes >= options.unjudged_bytes_max:
-            self._sighter.give_up()  # Nothing more is read until some are judged, so none of them may wait for that.
+            self._classifier.give_up()  # Nothing more is read until some are judged, so none of them may wait for that.
             return 0
         try:
             is_quiet = self._judge.unjudged_count == 0 and self._monotonic_s() - self._busy_s > REST_AFTER_S
             raws = tail.read(options.batch_max, options.batch_bytes_max, rests=is_quiet)
-            sighting = self._sight(raws)
+            piece = self._classify(raws)
             tail.keep()
-            self._sighter.believe(tail.moment)
+            self._classifier.confirm(tail.moment)
         except BaseException:
             tail.reset()
             raise
-        for odd in sighting.odd:
+        for odd in piece.odd:
             self._notes.note(ODD_REVISION, odd)
-        self._judge.add(sighting.changes, tail.position, sighting.marks)
+        self._judge.add(piece.changes, tail.position, piece.marks)
         return len(raws)
 
-    def _sight(self, raws: Sequence[RawBSONDocument]) -> Sighting:
-        """Understand a piece of the log. What in it cannot be understood is set aside, so that it costs nothing but itself."""
+    def _classify(self, raws: Sequence[RawBSONDocument]) -> Classified:
+        """Understand a piece of the log. What in it cannot be understood is set aside, so that it costs nothing but
+        itself.
+        """
         try:
-            return self._sighter.sight(raws)
+            return self._classifier.classify(raws)
         except REFUSED:
             raise
         except Exception as cause:
             logger.warning("a piece of MongoDB's log is looked at change by change: %r", cause)
         try:
-            sightings = [self._sight_one(raw) for raw in raws]
+            pieces = [self._classify_one(raw) for raw in raws]
         except REFUSED:
             # The piece will be read again, and what is remembered is of a part of it.
-            self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+            self._classifier = Classifier(self._deployment.database, self._records, self._caches)
             raise
-        changes = [change for sighting in sightings for change in sighting.changes]
-        odd = tuple(each for sighting in sightings for each in sighting.odd)
-        return Sighting(changes, frozenset().union(*(sighting.marks for sighting in sightings)), odd)
+        changes = [change for piece in pieces for change in piece.changes]
+        odd = tuple(each for piece in pieces for each in piece.odd)
+        return Classified(changes, frozenset().union(*(piece.marks for piece in pieces)), odd)
 
-    def _sight_one(self, raw: RawBSONDocument) -> Sighting:
+    def _classify_one(self, raw: RawBSONDocument) -> Classified:
         try:
-            return self._sighter.sight([raw])
+            return self._classifier.classify([raw])
         except REFUSED:
             raise
         except Exception as cause:
             entry = sha256(raw.raw).hexdigest()[:32]
             why = f"a change in MongoDB's log that recovery cannot understand: {cause!r}"
-            self._parking.park(LOG, self.name, entry, {b"change": bytes(raw.raw)}, why)
-            return Sighting([], frozenset())
+            self._dead_letters.park(LOG, self.name, entry, {b"change": bytes(raw.raw)}, why)
+            return Classified([], frozenset())
 
     def _start(self, reason: str, since: Timestamp) -> Position:
-        """Read the log from `since` on, and compare what there is already. What the log told by the time of the comparison
-        has its payloads from there.
+        """Read the log from `since` on, and compare what there is already. What the log held by the time of the
+        comparison has its payloads from there.
         """
-        # Asked before the scan: whatever is committed later is told by the log.
+        # Asked before the scan: whatever is committed later is reported by the log.
         position = self._now()
         if not self._is_new():
             position = since
@@ -255,9 +259,9 @@ class RecoveryService:
         logger.error("MongoDB's log cannot be read on from where recovery stood: %s", cause)
         left = None if cause.is_blocked else oldest(self._deployment.mongo)
         self._judge.forget_positions()
-        self._sighter.give_up()
+        self._classifier.give_up()
         # What it remembers is newer than what may be read again.
-        self._sighter = Sighter(self._deployment.database, self._records, self._caches)
+        self._classifier = Classifier(self._deployment.database, self._records, self._caches)
         self._saved = self._start("MongoDB's log lost the changes since", left or self._now())
         self._tail = Tail(self._deployment.database, self._saved, self._options.await_ms)
 

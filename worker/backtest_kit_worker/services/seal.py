@@ -1,7 +1,9 @@
-"""The seal service: chains audit records and seals them in batches. Theory of operation: `backtest_kit_mongo.audit.chain`.
+"""The seal service: chains audit records and seals them in batches. Theory of operation:
+`backtest_kit_mongo.audit.chain`.
 
-Two at once do no harm: a seal's number is its `_id`, so one of them wins and the other throws its work away; moving heads is
-guarded by the seal's number; deleting a used-up batch twice is deleting it once; a `waiting` mark too many costs one look.
+Two at once do no harm: a seal's number is its `_id`, so one of them wins and the other throws its work away; moving
+heads is guarded by the seal's number; deleting a used-up batch twice is deleting it once; a `waiting` mark too many
+costs one look.
 """
 
 from __future__ import annotations
@@ -59,8 +61,8 @@ class SealService:
 
     Args:
         records_max: a seal takes up about so many records.
-        rest_ms: pause after a seal that was not full. Sealing each small batch at once would move the same heads again and
-            again.
+        rest_ms: pause after a seal that was not full. Sealing each small batch at once would move the same heads again
+            and again.
         grace_ms: a batch that was not confirmed for so long belongs to a writer that died.
     """
 
@@ -181,7 +183,8 @@ class SealService:
         head = read_head(found)
         if head is not None:
             return head
-        # Heads only remember what the seals say, so nothing is lost with one; but only a walk over all seals finds it again.
+        # Heads only remember what the seals say, so nothing is lost with one; but only a walk over all seals finds it
+        # again.
         name = found["_id"]
         logger.error("the head of %.200s has not the form of one; it is made again from the seals", name)
         seals = self._read[SEALS].find({"documents": name, **NUMBERED}).sort("_id", -1)
@@ -193,8 +196,8 @@ class SealService:
         return Head(rev, last.last)
 
     def _look_behind_holes(self, arrived: Arrived) -> dict[str, Head]:
-        """Add the records behind holes that have been filled; returns the heads of the documents looked at. Each run looks at
-        the next few, so that many holes that nobody fills cost little.
+        """Add the records behind holes that have been filled; returns the heads of the documents looked at. Each run
+        looks at the next few, so that many holes that nobody fills cost little.
         """
         query = {"waiting.since": {"$exists": True}, "_id": {"$gt": self._looked_up_to}}
         found = list(self._read[HEADS].find(query).sort("_id", 1).limit(WAITING_MAX))
@@ -225,7 +228,7 @@ class SealService:
                 return
 
     def _mark_waiting(self, arrived: Arrived, heads: dict[str, Head], sealing: Mapping[str, int]) -> None:
-        """Remember the documents that have records beyond a hole, before the batches that tell of them are forgotten.
+        """Remember the documents that have records beyond a hole, before the batches that report them are forgotten.
         `sealing`: the last revision that the seal to come takes up, by document.
         """
         updates = []
@@ -287,8 +290,8 @@ class SealService:
         self._move(fresh, lambda: self._heads.insert_many(fresh, ordered=False))
 
     def _move(self, moves: Sequence[Document], write: Callable[[], object]) -> None:
-        """Write heads; those that exist though they did not are of this seal, of a later one, or only a mark that another
-        sealer made meanwhile.
+        """Write heads; those that exist though they did not are of this seal, of a later one, or only a mark that
+        another sealer made meanwhile.
         """
         if not moves:
             return

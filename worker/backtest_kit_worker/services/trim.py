@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from pymongo.database import Database
 
-from backtest_kit_mongo.feed.parked import ParkedItems
+from backtest_kit_mongo.feed.dead_letters import DeadLetters
 from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.size import bytes_max
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrimService:
-    """Trims each stream, and closes parked rows whose replay was handled.
+    """Trims each stream, and closes dead letters whose replay was handled.
 
     Args:
         retention_ms: entries younger than this stay.
@@ -44,8 +44,8 @@ class TrimService:
         self._streams = streams
         self._retention_ms = retention_ms
         self._max_bytes = max_bytes
-        self._parked = ParkedItems(database, client, streams)
-        self._told: dict[str, str] = {}
+        self._parked = DeadLetters(database, client, streams)
+        self._reported: dict[str, str] = {}
 
     @classmethod
     def build(cls, deployment: Deployment) -> TrimService:
@@ -53,7 +53,7 @@ class TrimService:
         return cls(deployment.database, deployment.redis, deployment.streams, settings.retention_ms, settings.max_bytes)
 
     def open(self) -> None:
-        self._told.clear()
+        self._reported.clear()
 
     def run_once(self) -> int:
         """Trim a bounded part of each stream; returns how many entries went."""
@@ -63,20 +63,20 @@ class TrimService:
             plan = plan_trim(self._redis, self._database, stream, self._retention_ms, most)
             if plan is not None:
                 removed_count += trim(self._redis, self._database, plan)
-                self._tell(plan)
+                self._report(plan)
         self._parked.settle()
         return removed_count
 
-    def _tell(self, plan: TrimPlan) -> None:
+    def _report(self, plan: TrimPlan) -> None:
         """Log, once for each, groups that nobody serves and entries that the audit lost: neither passes by itself."""
         troubles = {limit.name: limit.why for limit in plan.limits if limit.needs_operator}
         for name, why in troubles.items():
-            if (key := f"{plan.position.stream}/{name}") not in self._told:
+            if (key := f"{plan.position.stream}/{name}") not in self._reported:
                 logger.warning("%s is not trimmed beyond what %s needs: %s", plan.position.stream, name, why)
-                self._told[key] = why
+                self._reported[key] = why
         for group in plan.position.groups:
             if group.name not in troubles:
-                self._told.pop(f"{plan.position.stream}/{group.name}", None)
+                self._reported.pop(f"{plan.position.stream}/{group.name}", None)
 
     def close(self) -> None:
         """Nothing is held."""

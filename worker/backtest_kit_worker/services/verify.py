@@ -1,6 +1,6 @@
 """The verify service: goes round all seals and their records again and again, slowly, and compares what they say with
-themselves, with the documents, and a few cached entries with MongoDB. What it finds it notes (`feed/troubles.py`), so that
-`check`, `bkm doctor` and the metrics know of it. `bkm audit verify` says more, at once.
+themselves, with the documents, and a few cached entries with MongoDB. What it finds it notes (`feed/troubles.py`), so
+that `check`, `bkm doctor` and the metrics know of it. `bkm audit verify` says more, at once.
 
 Two at once do no harm: they only read, and count what they find twice.
 """
@@ -19,8 +19,8 @@ from pymongo.read_concern import ReadConcern
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
 from backtest_kit_mongo.audit.records import ITEMS, SEALS, digest, raw, readable
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.feed.servers import FeedServers
-from backtest_kit_mongo.feed.troubles import ALTERED, CONTRADICTED, Notes
+from backtest_kit_mongo.feed.opened import FeedServers
+from backtest_kit_mongo.feed.troubles import ALTERED, MISMATCHED, Notes
 from backtest_kit_mongo.operate.doctor import agreement, cache, identity
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level
 from backtest_kit_worker.recovery.changes import RAW, document_name, revision
@@ -106,7 +106,7 @@ class VerifyService:
             try:
                 found = list(area(self._servers))
             except Exception as cause:
-                # Whoever runs the doctor is told; here it must not stop the audit log from being looked at.
+                # Whoever runs the doctor is reported; here it must not stop the audit log from being looked at.
                 logger.warning("%s could not be looked at: %r", area.__name__, cause)
                 continue
             wrong = {finding.name: finding for finding in found if finding.level is Level.ERROR}
@@ -148,7 +148,9 @@ class VerifyService:
                     yield f"{record_id} was altered"
 
     def _ahead(self, seal: Seal) -> None:
-        """A record of a revision that its document never came to was made of a forged event, or the document went back."""
+        """A record of a revision that its document never came to was made of a forged event, or the document went
+        back.
+        """
         highest: dict[str, dict[Any, int]] = {}
         for links in seal.links:
             domain, _, name = links.document.partition("/")
@@ -159,6 +161,6 @@ class VerifyService:
             reached = {document_name(document): revision(document.get("rev")) for document in found}
             for name, rev in revs.items():
                 if reached.get(str(name), rev) < rev:
-                    told = f"{domain}/{name}/{rev}: the document has only come to revision {reached[str(name)]}"
-                    logger.error("a record of a revision that does not exist: %s", told)
-                    self._notes.note(CONTRADICTED, told)
+                    reported = f"{domain}/{name}/{rev}: the document has only come to revision {reached[str(name)]}"
+                    logger.error("a record of a revision that does not exist: %s", reported)
+                    self._notes.note(MISMATCHED, reported)

@@ -1,4 +1,4 @@
-"""Documents as JSON files in the original's `dump` layout, one file a document. The default backend.
+"""Documents as JSON files in the original's `dump` layout, one file per document. The default backend.
 
 Three files help: `file_names.py` (where), `file_json.py` (what), `file_disk.py` (durably).
 
@@ -11,11 +11,11 @@ deleted. A document read by key raises `CorruptData`; lists and windows go on wi
 candle that cannot be read is a missing one. A write of the same document repairs it, after the bytes got a second name
 that ends in `.corrupt`: only then the name is needed, and a file that a careless copy is still filling is left alone.
 
-**Dumps of the original** are read where they are. Where its name and ours differ by escaped `_` alone, both write the same
-file, as long as one key uses that name (`sharing.py`). Where they differ otherwise and ours does not exist, its file is
-taken, but only if it is foreign (bears no stamp); writes go to our name, and the original's file stays, unread from then
-on. Files that we write always bear a stamp, which says whose they are if their name could be another key's; so the
-original's way to join names can never lead one of our contexts to a document of another.
+**Dumps of the original** are read where they are. Where its name and ours differ by escaped `_` alone, both write the
+same file, as long as one key uses that name (`sharing.py`). Where they differ otherwise and ours does not exist, its
+file is taken, but only if it is foreign (bears no stamp); writes go to our name, and the original's file stays, unread
+from then on. Files that we write always bear a stamp, which says whose they are if their name could be another key's;
+so the original's way to join names can never lead one of our contexts to a document of another.
 """
 
 from __future__ import annotations
@@ -328,10 +328,10 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _appended(effect: Append, new: tuple[int, ...], stored: list[dict[str, Any]]) -> Appended:
     from backtest_kit_mongo.candles.columns import of_rows
-    from backtest_kit_mongo.candles.conflicts import contradictions
+    from backtest_kit_mongo.candles.conflicts import conflicts_of
 
     stored.sort(key=lambda row: row["timestamp"])
-    return Appended(new, contradictions(of_rows(stored), effect.rows))
+    return Appended(new, conflicts_of(of_rows(stored), effect.rows))
 
 
 def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: _Prior) -> disk.Output:
@@ -357,7 +357,7 @@ def _require_usable(key: Key, payload: Any) -> None:
 
     What a document read by key looks like is its reader's affair.
     """
-    if key.domain.shape is Shape.LEDGER and not isinstance(payload, dict):
+    if key.domain.shape is Shape.LIST and not isinstance(payload, dict):
         raise ValueError("a row must be an object")
     if key.domain.shape is Shape.SERIES:
         row = payload if isinstance(payload, dict) else {}

@@ -31,8 +31,8 @@ from backtest_kit_mongo.errors import InvalidPayload
 
 
 class Stamp(NamedTuple):
-    """What a file says besides its entity: how often it was written, the simulation time of the last write in ms, and whose
-    it is where several keys have one name.
+    """What a file says besides its entity: how often it was written, the simulation time of the last write in ms, and
+    whose it is where several keys have one name.
     """
 
     rev: int

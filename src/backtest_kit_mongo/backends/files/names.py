@@ -1,8 +1,8 @@
 r"""Names of files: the original's `dump` layout, made reversible and free of collisions.
 
 A domain's path and file levels become directories and a file name. The original joins key parts with `_` as they are,
-so two contexts can mean one file, a `/` leads elsewhere and `..` leads outside. Here each part is escaped first (where only `_` had
-to be, the file may stand under the original's name all the same: `sharing.py`):
+so two contexts can mean one file, a `/` leads elsewhere and `..` leads outside. Here each part is escaped first (where
+only `_` had to be, the file may stand under the original's name all the same: `sharing.py`):
 
     %XX     control characters and  % ~ / \ < > : " | ? *  and a dot in front, and a dot or a blank at the end
     %5F     `_`, where a level joins more than one column: its name then has exactly one raw `_` between two parts

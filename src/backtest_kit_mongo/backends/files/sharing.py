@@ -1,13 +1,13 @@
 """Whose a file is where the original gives several keys one name.
 
-The original joins key parts with `_` as they are: `BTC_my_strategy_okx` is the strategy `my_strategy` on `okx`, or `my` on
-`strategy_okx`. Ours would be `BTC_my%5Fstrategy_okx`, which the original never looks for. So a document stands under the
-original's name as long as one key alone uses it; the file then says whose it is (`Stamp.owner`), and the directory of our
-own name is made beside it, empty, so that this is known even after the original has rewritten the file. A second key that
-means the same name keeps apart, under its own.
+The original joins key parts with `_` as they are: `BTC_my_strategy_okx` is the strategy `my_strategy` on `okx`, or `my`
+on `strategy_okx`. Ours would be `BTC_my%5Fstrategy_okx`, which the original never looks for. So a document stands under
+the original's name as long as one key alone uses it; the file then says whose it is (`Stamp.owner`), and the directory
+of our own name is made beside it, empty, so that this is known even after the original has rewritten the file. A second
+key that means the same name keeps apart, under its own.
 
-*Rivals* of a key are the other keys that the original would put into the same file. One of them may need no escape at all:
-it has no other name, and takes the file over; what stood there moves to its owner's own name.
+*Rivals* of a key are the other keys that the original would put into the same file. One of them may need no escape at
+all: it has no other name, and takes the file over; what stood there moves to its owner's own name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ RIVALS_MAX: Final = 256
 
 @lru_cache(maxsize=65_536)
 def shared_path(key: Key) -> str | None:
-    """The original's path of a key, if ours differs from it by escaped `_` alone, or not at all but others may mean it."""
+    """The original's path of a key, if ours differs from it by escaped `_` alone, or not at all but others may mean
+    it.
+    """
     ours = names.path(key)
     plain = ours.replace("%5F", "_")
     if plain == ours:
@@ -161,8 +163,8 @@ def _move_away(root: str, key: Key, shared: str, stamp: Stamp | None) -> None:
 @lru_cache(maxsize=1_024)
 def _say(key: Key, shared: str, ours: str) -> None:
     logger.warning(
-        "%s: another key has the same name %s in the original's layout, so this one is kept apart as %s, where the original does "
-        "not look for it", key, shared, ours,
+        "%s: another key has the same name %s in the original's layout, so this one is kept apart as %s, where the "
+        "original does not look for it", key, shared, ours,
     )  # fmt: skip
 
 
@@ -172,8 +174,8 @@ def _is_marked(root: str, key: Key) -> bool:
 
 
 def _claimant(root: str, key: Key) -> Key | None:
-    """The rival that a foreign file under the shared name belongs to, as far as can be told: it was here, has no file under
-    its own name, and this key was not here.
+    """The rival that a foreign file under the shared name belongs to, as far as can be known: it was here, has no file
+    under its own name, and this key was not here.
     """
     if _is_marked(root, key):
         return None

@@ -1,4 +1,5 @@
-"""Candle documents as raw BSON, thousands at a time: decoding one into a dict takes longer than all that is done with it.
+"""Candle documents as raw BSON, thousands at a time: decoding one into a dict takes longer than all that is done with
+it.
 
 All documents that this package writes for a series have the same size, with every field in the same place, because
 numbers always take eight bytes (double, or int64 for integers). So NumPy fills and reads a whole batch as one table.
@@ -156,8 +157,8 @@ def read(batch: bytes, step_ms: int) -> Batch:
 
 
 def _read_table(batch: bytes) -> Batch | None:
-    """None: the documents are not all laid out as the first one, or that has other fields than eight-byte numbers, or a time
-    is no whole number.
+    """None: the documents are not all laid out as the first one, or that has other fields than eight-byte numbers, or a
+    time is no whole number.
     """
     size = int.from_bytes(batch[:4], "little")
     if len(batch) % size:

@@ -1,4 +1,5 @@
-"""Series in MongoDB: documents, which are complete, blocks, which make reading fast, and what contradicted a document.
+"""Series in MongoDB: documents, which are complete, blocks, which make reading fast, and what conflicted with a
+document.
 
 `candle-blocks`, one document a block:
 
@@ -60,9 +61,9 @@ from backtest_kit_mongo.candles.codec import (
     span_ms,
 )
 from backtest_kit_mongo.candles.columns import Columns, Times, empty, merge, take, to_rows
-from backtest_kit_mongo.candles.conflicts import contradictions
+from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.candles.plans import RANGES_MAX, FindBlocks, FindGeneration, FindRows, PutBlock, Range
-from backtest_kit_mongo.coherence.effects import Append, Appended, Conflict, Quarantine
+from backtest_kit_mongo.coherence.effects import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
@@ -78,8 +79,8 @@ BATCH_BLOCKS: Final = 16
 PART_ROWS: Final = 2_500
 """Rows of one insert; a large append is several."""
 KEPT_AT_ONCE: Final = 1_000
-"""Contradictions of one write, 0.1 to 0.2 s: an append of nothing else must not run into the bound on time, and again when it
-is repeated.
+"""Contradictions of one write, 0.1 to 0.2 s: an append of nothing else must not run into the bound on time, and again
+when it is repeated.
 """
 _NAMED_MAX: Final = 5
 """Rejected documents that a log line names."""
@@ -133,8 +134,8 @@ class MongoCandles:
     # -- documents
 
     def append(self, effect: Append) -> Appended:
-        """Insert the rows that are not stored yet. Asking first keeps a re-fetch from costing an error a row; what another
-        writer inserts in between meets the unique key and is told apart there.
+        """Insert the rows that are not stored yet. Asking first keeps a re-fetch from costing an error a row; what
+        another writer inserts in between meets the unique key and is distinguished there.
         """
         scope, offered = effect.scope, effect.rows
         if not len(offered):
@@ -146,7 +147,7 @@ class MongoCandles:
             met[self._insert(scope, absent)] = True
         if met.any():
             stored = merge((stored, self._stored(scope, absent.timestamp[met], effect.step_ms)))
-        return Appended(tuple(absent.timestamp[~met].tolist()), contradictions(stored, offered))
+        return Appended(tuple(absent.timestamp[~met].tolist()), conflicts_of(stored, offered))
 
     def _stored(self, scope: Key, times: Times, step_ms: int) -> Columns:
         return self._find(self._database, _lookup(scope, times, step_ms))
@@ -170,7 +171,9 @@ class MongoCandles:
         return sorted(self._write(scope, lambda let: insert(scope.domain, collection, documents, let)))
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
-        """Rows with since <= timestamp < until as dicts, ascending; a value column is integers if it is in all of them."""
+        """Rows with since <= timestamp < until as dicts, ascending; a value column is integers if it is in all of
+        them.
+        """
         return to_rows(self._find(self._database, FindRows(scope, 1, ranges=((since, until),))))
 
     def find_rows(self, effect: FindRows) -> Columns:
@@ -195,8 +198,8 @@ class MongoCandles:
         if rejected:
             named = ", ".join(map(str, rejected[:_NAMED_MAX])) + (", ..." if len(rejected) > _NAMED_MAX else "")
             logger.warning(
-                "%s: %d document(s) are no valid candles (a column is missing or no finite number, or the time is misaligned) and "
-                "were left out; their timestamps: %s", scope, len(rejected), named,
+                "%s: %d document(s) are no valid candles (a column is missing or no finite number, or the time is "
+                "misaligned) and were left out; their timestamps: %s", scope, len(rejected), named,
             )  # fmt: skip
         return candle_bson.joined(batches)
 
@@ -257,14 +260,15 @@ class MongoCandles:
         }
         which = {"_id": f"{escaped(scope.parts)}/{block.start}"}
         with writing(scope), pymongo.timeout(self._timeout_s):
-            # Each time: whoever dropped or restored the collection took the index with it. Where it is this does nothing.
+            # Each time: whoever dropped or restored the collection took the index with it. Where it is this does
+            # nothing.
             self._blocks.create_indexes([IndexModel([(name, 1) for name in (*scope.query(), "start")], unique=True)])
         self._write(scope, lambda let: self._blocks.replace_one(which, document, upsert=True, let=let))
         self._cache.drop(scope, block.start)
 
-    # -- contradictions
+    # -- conflicts
 
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
+    def keep_conflicts(self, effect: KeepConflicts) -> tuple[Conflict, ...]:
         new: list[Conflict] = []
         for start in range(0, len(effect.conflicts), KEPT_AT_ONCE):
             part = effect.conflicts[start : start + KEPT_AT_ONCE]
@@ -273,14 +277,14 @@ class MongoCandles:
             def send(let: Let, operations: list[UpdateOne] = operations) -> BulkWriteResult:
                 return self._conflicts.bulk_write(operations, ordered=False, let=let)
 
-            result = self._write(f"{effect.scope}: contradictions", send)
+            result = self._write(f"{effect.scope}: conflicts", send)
             new += (part[place] for place in sorted(result.upserted_ids or {}))
         return tuple(new)
 
 
 def _packed(scope: Key, rows: Columns) -> Iterator[Sequence[RawBSONDocument]]:
-    """Documents of all rows, in parts. While one is inserted the next is packed. (Not two inserted at once: neighbours in one
-    index, they cost MongoDB twice the time.)
+    """Documents of all rows, in parts. While one is inserted the next is packed. (Not two inserted at once: neighbours
+    in one index, they cost MongoDB twice the time.)
     """
     now = datetime.now(UTC)  # One time for all: by it recovery knows the rows of one append.
     if len(rows) <= PART_ROWS:
@@ -318,8 +322,8 @@ def _offer(scope: Key, conflict: Conflict) -> UpdateOne:
 
 
 def _lookup(scope: Key, times: Times, step_ms: int) -> FindRows:
-    """Documents of these ascending times, as ranges if those are few. A row or two years apart must not cost reading the years
-    between.
+    """Documents of these ascending times, as ranges if those are few. A row or two years apart must not cost reading
+    the years between.
     """
     ends: NDArray[np.intp] = np.flatnonzero(np.diff(times) > step_ms)
     if len(ends) >= RANGES_MAX:

@@ -24,7 +24,7 @@ def is_replicated(hello: Mapping[str, Any]) -> bool:
 
 
 def write_concern(given: Mapping[str, Any]) -> WriteConcern:
-    """Majority with journal, unless the connection string says otherwise, which is told."""
+    """Majority with journal, unless the connection string says otherwise, which is reported."""
     concern = WriteConcern(given.get("w", "majority"), given.get("wtimeout"), given.get("j", True))
     if concern.document.get("w") != "majority" or not concern.document.get("j"):
         logger.warning(
@@ -48,8 +48,8 @@ def read_concerns(
         foreign_writers: others write too, perhaps acknowledged by one member (the npm package with w:1).
     """
     if foreign_writers and is_replicated(hello):
-        # The majority's view lags such a write by the journal's and the other members' time; the primary's own does not,
-        # and a linearizable read sees what the primary has and waits until a majority has it too.
+        # The majority's view lags such a write by the journal's and the other members' time; the primary's own does
+        # not, and a linearizable read sees what the primary has and waits until a majority has it too.
         return ReadConcern("local"), ReadConcern("local" if has_one_member(hello) else "linearizable")
     # A write acknowledged by one member is not yet what a majority read sees; such writes are read locally.
     if not is_replicated(hello) or writes.document.get("w") != "majority":

@@ -1,18 +1,18 @@
 """The deadline of a write, inside its command and in the server's own time: what arrives late fails and writes nothing.
 
-A client's timeout and `maxTimeMS` do not give that. A command may lie in the buffer of a closed socket until the network
-heals, and `maxTimeMS` counts from its receipt. So every command that writes has a variable (`let`, which `update`,
-`findAndModify` and `aggregate` know) that the server must evaluate before it does anything, and cannot once its clock
-(`$$NOW`) has passed the deadline.
+A client's timeout and `maxTimeMS` do not give that. A command may lie in the buffer of a closed socket until the
+network heals, and `maxTimeMS` counts from its receipt. So every command that writes has a variable (`let`, which
+`update`, `findAndModify` and `aggregate` know) that the server must evaluate before it does anything, and cannot once
+its clock (`$$NOW`) has passed the deadline.
 
     arrives   within `arrival_s` of being sent, and before the caller gives up
     runs      until the caller gives up at the longest: `maxTimeMS`, which pymongo derives from `pymongo.timeout`
 
-So a write commits before the caller gives up plus `arrival_s`, or never. Leases last as long again (`Settings.arrival_ms`):
-that is left for what these bounds do not see, such as a server's clock that was just set back.
+So a write commits before the caller gives up plus `arrival_s`, or never. Leases last as long again
+(`Settings.arrival_ms`): that is left for what these bounds do not see, such as a server's clock that was just set back.
 
-Each attempt, the driver's own retry too, is given its deadline when it is encoded, by the clock of whoever takes writes then:
-after a failover that is another clock. Hosts' clocks are never compared, only how far a server's has advanced.
+Each attempt, the driver's own retry too, is given its deadline when it is encoded, by the clock of whoever takes writes
+then: after a failover that is another clock. Hosts' clocks are never compared, only how far a server's has advanced.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ from backtest_kit_mongo.limits import write_limit_s
 R = TypeVar("R")
 
 DRIFT: Final = 1e-3
-"""How much slower a server's clock may run than this process's. Clocks that are being corrected run off by half of that."""
+"""How much slower a server's clock may run than this process's. Clocks that are being corrected run off by half of
+that.
+"""
 
 _UNKNOWN_TO_SERVER: Final = frozenset({40_324, 40_415})
 """A stage, a field of a command."""
@@ -68,8 +70,8 @@ class _Seen(NamedTuple):
 class ServerClocks(ServerHeartbeatListener):
     """The clocks of the servers that take writes, by what each says in its heartbeats. Thread-safe.
 
-    Only a lower bound matters, so no half of a round trip has to be guessed: when an answer is received, the server's clock
-    shows at least what it says.
+    Only a lower bound matters, so no half of a round trip has to be guessed: when an answer is received, the server's
+    clock shows at least what it says.
     """
 
     def __init__(self) -> None:
@@ -95,7 +97,8 @@ class ServerClocks(ServerHeartbeatListener):
             self._seen.pop(None, None)
 
     def ask(self, client: MongoClient[dict[str, Any]]) -> None:
-        """Learn the clock at once: it was set ahead, or this process stood still, or no heartbeats tell it (load balancers).
+        """Learn the clock at once: it was set ahead, or this process stood still, or no heartbeats tell it (load
+        balancers).
 
         Of several routers any may answer; their heartbeats must do.
         """
@@ -104,7 +107,8 @@ class ServerClocks(ServerHeartbeatListener):
             self._note(next(iter(self._seen), None), hello)
 
     def least_ms(self, at_s: float) -> int:
-        """What each server's clock shows at least, milliseconds since 1970, at a moment of this process's monotonic clock.
+        """What each server's clock shows at least, milliseconds since 1970, at a moment of this process's monotonic
+        clock.
 
         Raises:
             ServerSelectionTimeoutError: no server is known that takes writes; for the driver that is what it says.
@@ -135,7 +139,8 @@ Let: TypeAlias = dict[str, Any]
 
 
 class Deadline(Mapping[str, Any]):
-    """An expression that fails once it is too late. It is computed while its command is encoded, so each attempt has its own.
+    """An expression that fails once it is too late. It is computed while its command is encoded, so each attempt has
+    its own.
 
     Attributes:
         sent_count: commands encoded so far; only what was encoded can have been sent.
@@ -180,8 +185,8 @@ class Deadlines:
         send: Callable[[Let], R],
         until_s: float | None = None,
     ) -> R:
-        """What `send` answers; it sends these variables with every command. Once more after a refusal for lateness, with
-        the clock learned anew.
+        """What `send` answers; it sends these variables with every command. Once more after a refusal for lateness,
+        with the clock learned anew.
 
         Args:
             until_s: the lease's deadline, on the monotonic clock.
@@ -239,7 +244,8 @@ def _remaining_s(what: object, end_s: float) -> float:
 
 
 def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) -> None:
-    """See for oneself that this server refuses what is late, whichever of the three commands it is; no document is changed.
+    """See for oneself that this server refuses what is late, whichever of the three commands it is; no document is
+    changed.
 
     Raises:
         UnsafeServer: it does not.
@@ -262,6 +268,6 @@ def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) ->
             if cause.code not in _UNKNOWN_TO_SERVER:
                 raise
         raise UnsafeServer(
-            "this MongoDB does not refuse a write that arrives after its deadline, so a command that was held up could overwrite newer "
-            "values. MongoDB 6.0 or newer does. Nothing was written."
+            "this MongoDB does not refuse a write that arrives after its deadline, so a command that was held up "
+            "could overwrite newer values. MongoDB 6.0 or newer does. Nothing was written."
         )

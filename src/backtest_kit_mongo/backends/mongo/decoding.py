@@ -1,8 +1,8 @@
-"""Stored documents as records. Documents of other programs may hold anything that BSON can: what this package cannot give
-back exactly makes its own document unreadable, and no other.
+"""Stored documents as records. Documents of other programs may hold anything that BSON can: what this package cannot
+give back exactly makes its own document unreadable, and no other.
 
-Documents are asked for as bytes, because the driver fails at the whole answer if one of them holds a date beyond Python's
-calendar or text that is no UTF-8, and because it makes a `DBRef` of every object with `$ref` and `$id`.
+Documents are asked for as bytes, because the driver fails at the whole answer if one of them holds a date beyond
+Python's calendar or text that is no UTF-8, and because it makes a `DBRef` of every object with `$ref` and `$id`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def record(key: Key, raw: Raw, *, keys_only: bool = False) -> Record:
     try:
         document = decoded(raw.raw)
         payload = restore(unpack(pack(document.get(domain.payload))), restoration(domain.model, "integer"))
-        if domain.shape is Shape.LEDGER and not keys_only and not isinstance(payload, dict):
+        if domain.shape is Shape.LIST and not keys_only and not isinstance(payload, dict):
             raise ValueError("a row must be an object")
         when = document.get("when")
         rev, moment = _whole("rev", document.get("rev") or 0), None if when is None else _whole("when", when)

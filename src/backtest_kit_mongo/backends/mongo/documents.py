@@ -39,9 +39,9 @@ from backtest_kit_mongo.coherence.effects import (
     Conflict,
     Expected,
     Find,
+    KeepConflicts,
     Merge,
     Published,
-    Quarantine,
     Rows,
     SoftRemove,
     Upsert,
@@ -76,7 +76,8 @@ class MongoTruth:
         timeout_ms: bound on each operation, retries included.
         arrival_ms: how long a command that writes may be on its way.
         candle_cache_max_bytes: bound on the candle blocks that are kept in this process.
-        foreign_writers: others write the same documents (cache mode `id`), and reads see that as soon as the primary does.
+        foreign_writers: others write the same documents (cache mode `id`), and reads see that as soon as the primary
+            does.
     """
 
     def __init__(
@@ -252,10 +253,11 @@ class MongoTruth:
             return record(key, document)
         except CorruptData as cause:
             raise CorruptData(
-                f"{key} was removed. No change event tells of it yet (a worker's recovery role does), because of what it held: {cause}"
+                f"{key} was removed. No change event reports it yet (a worker's recovery role does), because of what "
+                f"it held: {cause}"
             ) from cause
 
-    # -- ledgers
+    # -- lists
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         domain = effect.scope.domain
@@ -324,7 +326,9 @@ class MongoTruth:
             return False
 
     def _update(self, domain: Domain, updates: list[UpdateOne], let: Let) -> tuple[set[int], dict[int, Any]]:
-        """Write in any order; returns the positions that met an existing key, and the ids that updates had to insert."""
+        """Write in any order; returns the positions that met an existing key, and the ids that updates had to
+        insert.
+        """
         if not updates:
             return set(), {}
         try:
@@ -382,8 +386,8 @@ class MongoTruth:
     def append(self, effect: Append) -> Appended:
         return self.series.append(effect)
 
-    def quarantine(self, effect: Quarantine) -> tuple[Conflict, ...]:
-        return self.series.quarantine(effect)
+    def keep_conflicts(self, effect: KeepConflicts) -> tuple[Conflict, ...]:
+        return self.series.keep_conflicts(effect)
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
         return self.series.window(scope, since, until)

@@ -89,7 +89,8 @@ def writing(what: object, settled_in_ms: Callable[[], int] | None = None) -> Ite
     except pe.OperationFailure as cause:
         if is_late(cause):
             raise WriteTooLate(
-                f"{what}: the write reached MongoDB too late and was refused, nothing was written. Try again. If this goes on, the "
+                f"{what}: the write reached MongoDB too late and was refused, nothing was written. Try again. If this "
+                "goes on, the "
                 f"network delays commands, or the server's clock jumps: see docs/coherence.md."
             ) from cause
         if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
@@ -143,7 +144,8 @@ def own_duplicate(domain: Domain, error: Mapping[str, Any], cause: Exception) ->
     met = tuple(error.get("keyPattern", domain.columns))
     if met not in (domain.columns, ("_id",)):
         raise LegacyIndex(
-            f"{domain.name}: a unique index on {', '.join(met)} forbids valid documents; some rows may have been written. "
+            f"{domain.name}: a unique index on {', '.join(met)} forbids valid documents; some rows may have been "
+            "written. "
             f"Drop that index of {domain.collection}, then repeat the write."
         ) from cause
 
@@ -165,7 +167,10 @@ def _asked(settled_in_ms: Callable[[], int] | None) -> int | None:
 def unknown(what: object, cause: Exception, settled_in_ms: int | None) -> str:
     """The text of a `WriteOutcomeUnknown`."""
     until = "" if settled_in_ms is None else f"; what has not happened {settled_in_ms} ms from now never will"
-    return f"{what}: the write may or may not have happened{until}. Read the value to learn which, or repeat the write: {brief(cause)}"
+    return (
+        f"{what}: the write may or may not have happened{until}. Read the value to learn which, or repeat the "
+        f"write: {brief(cause)}"
+    )
 
 
 def brief(cause: BaseException) -> str:

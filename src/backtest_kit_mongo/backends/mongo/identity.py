@@ -101,7 +101,7 @@ class IdentityDocument:
     def begin(self, era: str, over: Sequence[str], restored: Mapping[str, Restored], who: str) -> None:
         """Put another era in force instead of those that are over."""
         restores = [
-            {"over": name, "next": era, "told": found.told, "why": found.why, "by": who}
+            {"over": name, "next": era, "told": found.noted_count, "why": found.why, "by": who}
             for name, found in restored.items()
         ]
         with pymongo.timeout(self._timeout_s):

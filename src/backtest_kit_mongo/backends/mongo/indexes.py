@@ -1,9 +1,9 @@
-"""Indexes before the first write, and again when they are gone. Without the unique one, two first writers could make two
-documents of one key.
+"""Indexes before the first write, and again when they are gone. Without the unique one, two first writers could make
+two documents of one key.
 
-A dropped, renamed or restored collection has lost its indexes, and running processes hear nothing of it. So every upsert
-names the unique index as its hint: where there is none MongoDB refuses the write, which costs nothing where there is.
-Inserts know no hints, and look before. Either way what is missing is built again first.
+A dropped, renamed or restored collection has lost its indexes, and running processes hear nothing of it. So every
+upsert names the unique index as its hint: where there is none MongoDB refuses the write, which costs nothing where
+there is. Inserts know no hints, and look before. Either way what is missing is built again first.
 """
 
 from __future__ import annotations
@@ -57,14 +57,18 @@ def rebuild(collection: Collection[dict[str, Any]], domain: Domain) -> None:
         LegacyIndex, WriteRefused: it cannot be built. Nothing was written.
     """
     logger.warning(
-        "%s: its unique index is gone (the collection was dropped, renamed or restored without indexes?) and is built again",
+        (
+            "%s: its unique index is gone (the collection was dropped, renamed or restored without indexes?) and is "
+            "built again"
+        ),
         collection.full_name,
     )
     try:
         ensure(collection, domain)
     except PyMongoError as cause:
         raise WriteRefused(
-            f"{collection.full_name}: its unique index is gone and is not built again yet; without it one key could get two "
+            f"{collection.full_name}: its unique index is gone and is not built again yet; without it one key could "
+            "get two "
             f"documents, so nothing was written. Try again: {brief(cause)}"
         ) from cause
 
@@ -90,12 +94,14 @@ def ensure(collection: Collection[dict[str, Any]], domain: Domain) -> None:
         columns = ", ".join(domain.columns)
         if cause.code == DUPLICATE_KEY:
             raise LegacyIndex(
-                f"{collection.full_name}: some keys have several documents, so the unique index on {columns} cannot be built. "
+                f"{collection.full_name}: some keys have several documents, so the unique index on {columns} cannot "
+                "be built. "
                 f"Nothing was written. {REPAIR}: {brief(cause)}"
             ) from cause
         if cause.code in _OTHER_OPTIONS:
             raise LegacyIndex(
-                f"{collection.full_name}: an index with other options stands in the place of one on {columns}. Nothing was written. "
+                f"{collection.full_name}: an index with other options stands in the place of one on {columns}. "
+                "Nothing was written. "
                 f"Drop it; the next start builds the right one: {brief(cause)}"
             ) from cause
         raise
@@ -118,10 +124,12 @@ def require_valid(collection: Collection[dict[str, Any]], domain: Domain, name: 
     if unique and columns in domain.legacy_unique:
         raise LegacyIndex(
             f"{collection.full_name} has the unique index {name} of an older release. It would refuse valid documents "
-            f"(its key lacks {', '.join(sorted(set(domain.columns) - set(columns)))}). Stop the old release, then drop it: {drop}"
+            f"(its key lacks {', '.join(sorted(set(domain.columns) - set(columns)))}). Stop the old release, then "
+            f"drop it: {drop}"
         )
     if columns == domain.columns and not unique:
         raise LegacyIndex(
-            f"{collection.full_name}: the index {name} on the key is not unique, so one key could get two documents. Drop it; "
+            f"{collection.full_name}: the index {name} on the key is not unique, so one key could get two documents. "
+            "Drop it; "
             f"the next start builds the right one: {drop}"
         )

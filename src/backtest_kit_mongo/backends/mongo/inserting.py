@@ -1,7 +1,7 @@
 """Inserting documents with a deadline (`deadline.py`).
 
-The `insert` command knows no condition. `aggregate` does, and hands many documents to the same insertion for a fifth more of
-the server's time, where an upsert of each costs seven times as much.
+The `insert` command knows no condition. `aggregate` does, and hands many documents to the same insertion for a fifth
+more of the server's time, where an upsert of each costs seven times as much.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from backtest_kit_mongo.errors import WriteOutcomeUnknown
 PART_BYTES: Final = 8 << 20
 """Of documents in one command, which may hold twice as much."""
 _LOSSES_MAX: Final = 1
-"""Connections that may break before the caller is told. The driver does not repeat this command."""
+"""Connections that may break before the caller has its answer. The driver does not repeat this command."""
 
 
 def insert(
@@ -69,8 +69,8 @@ def stages(collection: str, documents: Sequence[Mapping[str, Any]]) -> list[dict
 
 
 class _Insertion:
-    """The server names one document that met a key, of many that may be stored. So it is asked which are there, and what is
-    absent is sent again.
+    """The server names one document that met a key, of many that may be stored. So it is asked which are there, and
+    what is absent is sent again.
     """
 
     def __init__(

@@ -11,7 +11,8 @@ R = TypeVar("R")
 
 
 def results(calls: Iterable[Callable[[], R]], threads: int) -> Iterator[R]:
-    """What the calls return, in their order; they run ahead in threads of their own (those of a kept pool are gone after a fork).
+    """What the calls return, in their order; they run ahead in threads of their own (those of a kept pool are gone
+    after a fork).
 
     After the main thread has ended, as in `atexit`, Python starts no thread: then each runs when its result is wanted.
     """

@@ -77,7 +77,7 @@ class RedisCache:
 
     Args:
         identity: to whom Redis belongs; by default an era that never ends.
-        spot: a key on the server that this cache depends on, where keys are spread over several.
+        health_key: a key on the server that this cache depends on, where keys are spread over several.
         counts: shared by the caches of one store.
     """
 
@@ -90,11 +90,11 @@ class RedisCache:
         script: Callable[[str], Script] = Script,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         monotonic_s: Callable[[], float] = time.monotonic,
-        spot: str = "",
+        health_key: str = "",
         counts: CacheCounts | None = None,
     ) -> None:
         self._link = link
-        self._spot = spot
+        self._health_key = health_key
         self._options = options
         self._identity = identity if identity is not None else FixedIdentity(options.partitions)
         self._wall_ms = wall_ms
@@ -105,8 +105,9 @@ class RedisCache:
         )
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
         self._reach = Reach(
-            link, self._identity, self._relay, self._names, self.counts, retry_s=options.retry_ms / 1000, spot=spot,
-            shares=options.partitions if spot else 1, monotonic_s=monotonic_s,
+            link, self._identity, self._relay, self._names, self.counts, retry_s=options.retry_ms / 1000,
+            health_key=health_key,
+            shares=options.partitions if health_key else 1, monotonic_s=monotonic_s,
         )  # fmt: skip
         self.reaches = (self._reach,)
         self._keeper = Keeper(self._identity, options.retry_ms / 1000)
@@ -114,8 +115,8 @@ class RedisCache:
     # -- availability
 
     def open(self) -> None:
-        """Check that Redis answers and may be trusted with leases, put this process's settings in force, and learn which
-        era of the database Redis is in.
+        """Check that Redis answers and may be trusted with leases, put this process's settings in force, and learn
+        which era of the database Redis is in.
 
         Raises:
             UnsafeServer: its eviction policy may drop leases.
@@ -128,7 +129,7 @@ class RedisCache:
     def connect(self, then: Callable[[], None] = lambda: None) -> None:
         """The part of `open` that asks Redis."""
         try:
-            if reason := unsafe_reason(self._link.at(self._spot).execute("INFO", "MEMORY")):
+            if reason := unsafe_reason(self._link.at(self._health_key).execute("INFO", "MEMORY")):
                 raise UnsafeServer(reason)
             then()
         except redis.AuthenticationError as cause:
@@ -145,7 +146,7 @@ class RedisCache:
             self._reach.went_down(cause)
 
     def confirm(self) -> None:
-        """Look again whether the database is the one that Redis belongs to; what cannot be told now is told later."""
+        """Look again whether the database is the one that Redis belongs to; what cannot be done now is done later."""
         with suppress(CacheDown):
             self._reach.guarded(self._identity.renew)
 
@@ -197,7 +198,8 @@ class RedisCache:
             if isinstance(cause.__cause__, BacktestKitError):
                 raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
             raise WriteRefused(
-                f"{effect.key}: Redis answered the request for a lease with an error, and may serve others the old value; nothing was "
+                f"{effect.key}: Redis answered the request for a lease with an error, and may serve others the old "
+                "value; nothing was "
                 f"written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
             ) from cause
         except CacheDown as cause:
@@ -272,7 +274,7 @@ class RedisCache:
 
     def defer(self, effect: Defer) -> None:
         events = [
-            # The stream that COMMIT would have used: a ledger's rows belong to the partition of their scope.
+            # The stream that COMMIT would have used: a list's rows belong to the partition of their scope.
             (self._names(effect.keys[0] if effect.keys else change.record.key).stream, self._event(change))
             for change in effect.published
         ]
@@ -330,8 +332,8 @@ class RedisCache:
 class RedisIdCache(RedisCache):
     """The npm package's own cache keys, written for its sake, and the feed.
 
-    Writes take leases and delete entries as in mode `document`, so both may run beside each other while hosts are switched
-    from one to the other; nothing is installed and nothing read.
+    Writes take leases and delete entries as in mode `document`, so both may run beside each other while hosts are
+    switched from one to the other; nothing is installed and nothing read.
     """
 
     def commit(self, effect: Commit) -> None:

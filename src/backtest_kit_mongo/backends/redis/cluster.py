@@ -1,7 +1,9 @@
-"""A Redis Cluster as what it stands for elsewhere: a `Link` for the protocol's scripts, and a client for plain commands.
+"""A Redis Cluster as what it stands for elsewhere: a `Link` for the protocol's scripts, and a client for plain
+commands.
 
-The client library has a cluster client of its own. It connects when it is made, repeats on its own account what a broken
-connection may have executed, and fails with errors that are no `RedisError`; so its clients of single nodes are used here.
+The client library has a cluster client of its own. It connects when it is made, repeats on its own account what a
+broken connection may have executed, and fails with errors that are no `RedisError`; so its clients of single nodes are
+used here.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, Link, 
 from backtest_kit_mongo.backends.redis.nodes import REDIRECTED, Address, ClusterNodes, key_of, slot_of
 
 SHUT_S: Final = 0.2
-"""How long nothing is sent to a node that was silent for the whole time bound: each of its partitions would wait anew."""
+"""How long nothing is sent to a node that was silent for the whole time bound: each of its partitions would wait
+anew.
+"""
 
 
 class ClusterLink:

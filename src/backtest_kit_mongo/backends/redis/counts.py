@@ -14,8 +14,8 @@ class CacheCounts:
         monotonic_s: clock of the time without Redis.
 
     Attributes:
-        lease_conflicts: writes after which nothing was cached: another write of the key was under way, the lease had run
-            out, or this Redis is new.
+        lease_conflicts: writes after which nothing was cached: another write of the key was under way, the lease had
+            run out, or this Redis is new.
         fills_refused: reads that found a document but might not cache it, because the key was written meanwhile.
         incarnation_changes: how often another Redis memory was met than before: a restart or a failover. Noticed by the
             first entry that is read from it.

@@ -1,6 +1,7 @@
 """The bytes of a cache entry, and the tokens of leases and rights.
 
-    incarnation (40) | rev (16 hex) | when (16 hex of its 64 bits, or dashes) | removed (1) | bytes of _id (4 hex) | _id | payload
+    incarnation (40) | rev (16 hex) | when (16 hex of its 64 bits, or dashes) | removed (1) | bytes of _id (4 hex) | _id
+    | payload
 
 Scripts look at the incarnation only; the rest is fixed so that a hit costs a few slices and one decode.
 """

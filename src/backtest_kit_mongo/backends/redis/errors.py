@@ -36,7 +36,8 @@ from backtest_kit_mongo.errors import BacktestKitError
 
 OUTDATED: Final = "BKOUTDATED"
 _NOBODY: Final = (
-    redis.ConnectionError, redis.TimeoutError, OSError, redis.InvalidResponse, ClusterDownError, AskError, TryAgainError,
+    redis.ConnectionError, redis.TimeoutError, OSError, redis.InvalidResponse, ClusterDownError, AskError,
+    TryAgainError,
 )  # fmt: skip
 _CREDENTIALS: Final = (AuthenticationError, AuthorizationError)
 

@@ -1,8 +1,8 @@
 """To whom a client's Redis belongs: it keeps MongoDB's document and Redis' memory of it (O) in step.
 
 `renew` is asked for where a store is opened and where a script said that this client believes in another era than its
-Redis; `beat` every second besides, so that a database that is set back under running processes is noticed. The rules are
-in `coherence/eras.py`.
+Redis; `heartbeat` every second besides, so that a database that is set back under running processes is noticed. The
+rules are in `coherence/eras.py`.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from backtest_kit_mongo.errors import ServerUnreachable
 
 logger = locks.logger(__name__)
 
-BEAT_S: Final = 1.0
+HEARTBEAT_S: Final = 1.0
 """A process notices within two of these, and the time of the commands, that its database was set back."""
 ROUNDS_MAX: Final = 20
 NO_ERA: Final = "-" * ERA_CHARS
-"""Of a client that has not been told: no Redis is in it."""
+"""Of a client that knows no era: no Redis is in it."""
 
 
 class Identity(Protocol):
-    """What scripts are told, and how it is learned. Thread-safe."""
+    """What scripts are given, and how it is learned. Thread-safe."""
 
     era: str
     partitions: int
@@ -54,12 +54,12 @@ class Identity(Protocol):
             ServerUnreachable: MongoDB cannot be asked.
         """
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Learn whether the era goes on; errors as `renew`."""
 
 
 class FixedIdentity:
-    """Of a cache that asks no MongoDB: the era is whatever it is told."""
+    """Of a cache that asks no MongoDB: the era is whatever it is given."""
 
     def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
         self.era, self.partitions, self.mode = era, partitions, "document"
@@ -74,7 +74,7 @@ class FixedIdentity:
     def renew(self) -> None:
         return
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         return
 
 
@@ -131,13 +131,13 @@ class SharedIdentity:
             try:
                 self._document.end_all(why)
             except PyMongoError as cause:
-                raise ServerUnreachable(f"MongoDB could not be told: {cause}") from cause
+                raise ServerUnreachable(f"MongoDB could not be reached: {cause}") from cause
             self._renew()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         with self._held():
             held = self._look()
-            counts = {partition: found.told for partition, found in held.items()}
+            counts = {partition: found.noted_count for partition, found in held.items()}
             before, self._counts = self._counts, counts
             same = all(found.era == self.era for found in held.values())
             if not (same and before and any(count > before.get(p, count) for p, count in counts.items())):
@@ -152,7 +152,8 @@ class SharedIdentity:
             noted = self._note(*{found.era for found in held.values() if found.era})
             self._adopt(noted)
             if looked_at != (self._deployment, self._widest):
-                continue  # The database was dropped and made anew, or is used with more partitions: there is more to look at.
+                # The database was dropped and made anew, or is used with more partitions: there is more to look at.
+                continue
             verdict = judge(held, noted)
             era = verdict.era or self._begin(verdict)
             if self._claimed(held, era, noted.counts.get(era, 1), verdict):
@@ -172,13 +173,13 @@ class SharedIdentity:
             ("CC_PARTITIONS", self._settings.partitions, noted.partitions),
             ("CC_CACHE_MODE", self._settings.mode, noted.mode),
         ):
-            told = f"{name} {theirs}"
-            if mine != theirs and told not in self._said:
+            reported = f"{name} {theirs}"
+            if mine != theirs and reported not in self._said:
                 logger.error(
-                    "%s is %s here, and %s is what was started last on this database: that is in force. Give all processes the "
-                    "same, and start this one again.", name, mine, theirs,
+                    "%s is %s here, and %s is what was started last on this database: that is in force. Give all "
+                    "processes the same, and start this one again.", name, mine, theirs,
                 )  # fmt: skip
-                self._said.add(told)
+                self._said.add(reported)
         self._deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
         self.partitions, self.mode = noted.partitions, noted.mode
 
@@ -213,13 +214,14 @@ class SharedIdentity:
         try:
             self._document.begin(era, sorted(verdict.over), verdict.restored, who)
         except PyMongoError as cause:
-            raise ServerUnreachable(f"MongoDB could not be told of another era of its cache: {cause}") from cause
+            raise ServerUnreachable(f"MongoDB could not be given another era of its cache: {cause}") from cause
         for over, found in verdict.restored.items():
             logger.error(
-                "the database went back: %s (era %s, Redis was told %d). Nothing that was cached is served any more; a worker "
-                "records it. If nobody restored a backup, find out who did.",
-                "it has not counted as far as its Redis remembers" if found.why == BEHIND else "collections were dropped or replaced",
-                over, found.told,
+                "the database went back: %s (era %s, Redis was given %d). Nothing that was cached is served any more; "
+                "a worker records it. If nobody restored a backup, find out who did.",
+                ("it has not counted as far as its "
+                    "Redis remembers") if found.why == BEHIND else "collections were dropped or replaced",
+                over, found.noted_count,
             )  # fmt: skip
         return era
 
@@ -239,7 +241,7 @@ class SharedIdentity:
             if found.era in verdict.restored and last:
                 lasts[stream] = _text(last)
         if lasts:
-            with suppress(PyMongoError):  # Then the worker is not told where to begin, and says so.
+            with suppress(PyMongoError):  # Then the worker does not know where to begin, and says so.
                 self._document.place(sorted(verdict.restored), lasts)
         return True
 

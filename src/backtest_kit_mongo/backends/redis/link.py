@@ -178,7 +178,9 @@ class RedisLink:
         return connection, idle
 
     def drop_idle(self) -> None:
-        """Close idle connections, and those in use once they come back: after a failure they are most likely dead too."""
+        """Close idle connections, and those in use once they come back: after a failure they are most likely dead
+        too.
+        """
         dropped, self._idle = self._idle, deque()
         while True:
             try:

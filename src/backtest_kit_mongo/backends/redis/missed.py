@@ -1,4 +1,6 @@
-"""What a Redis that is away misses, kept in order until it can be delivered. Not thread-safe: its owner has the lock."""
+"""What a Redis that is away misses, kept in order until it can be delivered. Not thread-safe: its owner has the
+lock.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ class Missed:
             logger.error("Redis has been away too long: the oldest %d kept change events are dropped", dropped)
 
     def deliver(self, link: Link, relay: Script, names_of: Callable[[Key], Names]) -> None:
-        """Delete the entries and rights, then append the events. What was delivered is forgotten at once, so a failure in
-        between repeats one packet at most, which consumers tell apart by its revisions.
+        """Delete the entries and rights, then append the events. What was delivered is forgotten at once, so a failure
+        in between repeats one packet at most, which consumers distinguish by its revisions.
         """
         while self.keys:
             keys = list(self.keys)[:RELAY_MAX]

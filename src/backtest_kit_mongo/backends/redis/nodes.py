@@ -37,7 +37,9 @@ def slot_of(key: str | bytes) -> int:
 
 
 def key_of(command: Sequence[Argument]) -> str | bytes:
-    """The key by which a command is sent to a node. Where this guesses wrong, the node says so and the right one is asked."""
+    """The key by which a command is sent to a node. Where this guesses wrong, the node says so and the right one is
+    asked.
+    """
     if command[0] in ("EVAL", "EVALSHA"):
         found = command[3] if len(command) > 3 else ""
     elif command[0] in ("XREADGROUP", "XREAD"):
@@ -148,7 +150,7 @@ class ClusterNodes:
     def _learn(self) -> None:
         candidates = [*{address for address in self._owners if address is not None}, *self._seeds]
         random.shuffle(candidates)
-        candidates.sort(key=lambda address: address == self._suspect)  # It would tell what it told before, if anything.
+        candidates.sort(key=lambda address: address == self._suspect)  # It would say what it said before, if anything.
         failure: Exception | None = None
         for address in dict.fromkeys(candidates):
             try:

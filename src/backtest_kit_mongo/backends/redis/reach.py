@@ -1,8 +1,9 @@
 """Whether a Redis can be used, and what it has missed while it could not.
 
-Two things are kept apart. *Down*: nobody answers, so reads and writes go past Redis (bypass). *Owing*: keys were written
-past it, or what was to be told could not be told; their entries are not read by this client before they are deleted. Both
-end by themselves: the keeper's thread tries, so a process that does nothing more delivers all the same.
+Two things are kept apart. *Down*: nobody answers, so reads and writes go past Redis (bypass). *Owing*: keys were
+written past it, or what was to be announced could not be announced; their entries are not read by this client before
+they are deleted. Both end by themselves: the keeper's thread tries, so a process that does nothing more delivers all
+the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import redis
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.errors import Outdated, Refused, is_unreachable
-from backtest_kit_mongo.backends.redis.identity import BEAT_S, Identity
+from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S, Identity
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.backends.redis.missed import Missed
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
@@ -37,7 +38,7 @@ _PAUSE_S: Final = 0.05
 
 
 class Reach:
-    """Of one Redis, or of the part of a cluster that has `spot`. Thread-safe.
+    """Of one Redis, or of the part of a cluster that has `health_key`. Thread-safe.
 
     Args:
         relay: the script that deletes what may be old.
@@ -54,7 +55,7 @@ class Reach:
         counts: CacheCounts,
         *,
         retry_s: float,
-        spot: str = "",
+        health_key: str = "",
         shares: int = 1,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,7 +65,7 @@ class Reach:
         self._names_of = names_of
         self._counts = counts
         self._retry_s = retry_s
-        self._spot = spot
+        self._health_key = health_key
         self._monotonic_s = monotonic_s
         self._lock = locks.Lock()
         self._retry_at_s = 0.0
@@ -122,7 +123,7 @@ class Reach:
         try:
             self._catch_up()
         except FAULTS as cause:
-            logger.debug("Redis cannot be told yet what it has missed: %s", cause)
+            logger.debug("Redis cannot be given yet what it has missed: %s", cause)
             self._retry_at_s = self._monotonic_s() + self._retry_s
             if is_unreachable(cause):
                 self._mark(is_down=True)
@@ -155,12 +156,12 @@ class Reach:
         if self.is_down:
             self._identity.renew()
         self.missed.deliver(self._link, self._relay, self._names_of)
-        if self.is_down and (reason := unsafe_reason(self._link.at(self._spot).execute("INFO", "MEMORY"))):
+        if self.is_down and (reason := unsafe_reason(self._link.at(self._health_key).execute("INFO", "MEMORY"))):
             raise Unsafe(reason)
 
     def keep(self, keys: Iterable[Key], events: Iterable[tuple[str, Event]]) -> None:
-        """Keep what could not be told, and tell it now if Redis came back or failed only this once: the entry must be gone
-        before this write returns.
+        """Keep what could not be announced, and announce it now if Redis came back or failed only this once: the entry
+        must be gone before this write returns.
         """
         is_delivering = self._lock.is_mine  # This is a signal handler; what was interrupted goes on delivering.
         with self._lock.quietly():
@@ -190,8 +191,8 @@ class Reach:
                 return
             if time.monotonic() >= end_s:
                 logger.error(
-                    "closing while Redis cannot be told: %d changes were not announced; they are in MongoDB, and other hosts may serve "
-                    "older entries of %d documents until those are written again or recovered",
+                    "closing while Redis cannot be informed: %d changes were not announced; they are in MongoDB, and "
+                    "other hosts may serve older entries of %d documents until those are written again or recovered",
                     len(self.missed.events), len(self.missed.keys),
                 )  # fmt: skip
                 return
@@ -203,15 +204,16 @@ class Unsafe(redis.ResponseError):
 
 
 class Keeper:
-    """The thread that comes back and beats for a cache, so that neither waits for the next use. It ends with its cache.
+    """The thread that comes back and sends heartbeats for a cache, so that neither waits for the next use. It ends with
+    its cache.
 
     Args:
-        pause_s: between two rounds while something is wrong; otherwise a round is a beat.
+        pause_s: between two rounds while something is wrong; otherwise a round is a heartbeat.
     """
 
     def __init__(self, identity: Identity, pause_s: float) -> None:
         self._identity = identity
-        self._pause_s = max(_PAUSE_S, min(pause_s, BEAT_S))
+        self._pause_s = max(_PAUSE_S, min(pause_s, HEARTBEAT_S))
         self._stop = threading.Event()
         self._lock = locks.Lock()
         self._thread: threading.Thread | None = None
@@ -238,9 +240,9 @@ class Keeper:
 
 
 def _keep(stop: threading.Event, cache: Any, identity: Identity, pause_s: float) -> None:
-    next_beat_s = time.monotonic() + BEAT_S
+    next_heartbeat_s = time.monotonic() + HEARTBEAT_S
     troubled = False
-    while not stop.wait(pause_s if troubled else max(_PAUSE_S, next_beat_s - time.monotonic())):
+    while not stop.wait(pause_s if troubled else max(_PAUSE_S, next_heartbeat_s - time.monotonic())):
         tended = cache()
         if tended is None:
             return
@@ -248,10 +250,10 @@ def _keep(stop: threading.Event, cache: Any, identity: Identity, pause_s: float)
             for reach in tended.reaches:
                 reach.tend()
             troubled = any(reach.is_troubled for reach in tended.reaches)
-            if time.monotonic() >= next_beat_s:
-                next_beat_s = time.monotonic() + BEAT_S
+            if time.monotonic() >= next_heartbeat_s:
+                next_heartbeat_s = time.monotonic() + HEARTBEAT_S
                 if not all(reach.is_down for reach in tended.reaches):
-                    identity.beat()
+                    identity.heartbeat()
         except FAULTS as cause:
             logger.debug("the cache's era could not be confirmed; tried again: %s", cause)
         except Exception:

@@ -10,6 +10,6 @@ def unsafe_reason(memory_info: bytes) -> str:
     if not policy.startswith("allkeys") or fields.get("maxmemory") == "0":
         return ""
     return (
-        f"Redis has maxmemory-policy {policy}: it may evict leases and change events, which must never happen. Set it to "
-        "noeviction or a volatile-* policy (CONFIG SET maxmemory-policy volatile-lru); entries carry a TTL for that."
+        f"Redis has maxmemory-policy {policy}: it may evict leases and change events, which must never happen. Set it "
+        "to noeviction or a volatile-* policy (CONFIG SET maxmemory-policy volatile-lru); entries carry a TTL for that."
     )

@@ -67,7 +67,7 @@ class NotificationModel(Payload):
     """
 
     id: str
-    type: str = ""  # may be absent as any other field, but a null type is a contradiction
+    type: str = ""  # may be absent as any other field, but a null type makes no sense
     timestamp: Millis | None = None
     backtest: bool | None = None
     symbol: str | None = None

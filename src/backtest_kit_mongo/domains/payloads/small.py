@@ -47,8 +47,10 @@ class CandleData(Payload):
             )
         for name, price in (("open", self.open), ("close", self.close)):
             if not self.low <= price <= self.high:
-                told = {"name": name, "price": price, "low": self.low, "high": self.high}
-                raise PydanticCustomError("candle_range", "{name} {price} lies outside low {low} to high {high}", told)
+                reported = {"name": name, "price": price, "low": self.low, "high": self.high}
+                raise PydanticCustomError(
+                    "candle_range", "{name} {price} lies outside low {low} to high {high}", reported
+                )
         return self
 
 

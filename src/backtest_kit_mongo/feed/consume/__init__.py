@@ -10,9 +10,9 @@
 See `consume` for what is promised.
 """
 
+from backtest_kit_mongo.feed.consume.change_feed import ChangeFeed
 from backtest_kit_mongo.feed.consume.errors import FeedClosed, TooManyUnacknowledged
 from backtest_kit_mongo.feed.consume.event import ChangeEvent
-from backtest_kit_mongo.feed.consume.feed import ChangeFeed
 from backtest_kit_mongo.feed.consume.opening import consume, forget
 
 __all__ = ["ChangeEvent", "ChangeFeed", "FeedClosed", "TooManyUnacknowledged", "consume", "forget"]

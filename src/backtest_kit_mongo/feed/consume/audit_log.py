@@ -88,7 +88,7 @@ class AuditLog:
         """The stream that held the record's event."""
         parts: tuple[Part, ...] = tuple(record["key"])
         domain = BY_NAME.get(record["domain"])
-        if domain is not None and domain.shape is Shape.LEDGER:
+        if domain is not None and domain.shape is Shape.LIST:
             parts = parts[:-1]  # Rows are published where their scope is.
         return names(self.database.name, self.partitions, record["domain"], parts).stream
 

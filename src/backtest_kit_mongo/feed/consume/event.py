@@ -35,7 +35,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` tells of a row that was
+    """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` reports a row that was
     offered although it is stored with other values; nothing was changed.
 
     Attributes:
@@ -71,8 +71,8 @@ class ChangeEvent:
 
     @property
     def payload(self) -> Any:
-        """What was written, decoded anew by each access; for `batch`, {"ranges": [[first, last, count], ...], "count": n};
-        for `conflict`, {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
+        """What was written, decoded anew by each access; for `batch`, {"ranges": [[first, last, count], ...], "count":
+        n}; for `conflict`, {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
 
         Raises:
             CorruptData: the bytes cannot be decoded. Acknowledge the event to go on without it.
@@ -85,8 +85,8 @@ class ChangeEvent:
     def ack(self) -> None:
         """Say that the event has been dealt with, so that its group never gets it again. May be repeated, in any order.
 
-        If Redis cannot be reached just now, it is told as soon as it can; if this process ends before that, the event
-        comes again.
+        If Redis cannot be reached just now, it is informed as soon as it can; if this process ends before that, the
+        event comes again.
 
         Raises:
             FeedClosed: its feed is closed; the event will be delivered again.

@@ -15,7 +15,9 @@ from backtest_kit_mongo.feed import scripts
 from backtest_kit_mongo.feed.positions import EntryId, text
 
 PREFIX = "feed:"
-"""Before a group's name in Redis, so that no consumer can name itself like a role of the worker and take its entries."""
+"""Before a group's name in Redis, so that no consumer can name itself like a role of the worker and take its
+entries.
+"""
 HANDED_BACK = "handed-back"
 """The consumer that holds what a closed feed left unacknowledged, for whoever asks next."""
 PAGE = 1_000
@@ -118,8 +120,9 @@ class Group:
         return count
 
     def holes(self) -> Iterator[Span]:
-        """Streams from which entries that the group has not read may have been trimmed. Redis cannot say for certain: an entry
-        that the group read last and that is gone, too, looks the same. (Redis 7's `max-deleted-entry-id` knows of XDEL only.)
+        """Streams from which entries that the group has not read may have been trimmed. Redis cannot say for certain:
+        an entry that the group read last and that is gone, too, looks the same. (Redis 7's `max-deleted-entry-id` knows
+        of XDEL only.)
         """
         for stream in self.streams:
             info, group = self._stream_info(stream), self._info(stream)
@@ -151,7 +154,9 @@ class Group:
     # -- entries
 
     def read(self, count: int, block_ms: int | None) -> list[Entry]:
-        """New entries, `count` and `BYTES_MAX` for each stream; waits up to `block_ms` (None: not at all) for the first."""
+        """New entries, `count` and `BYTES_MAX` for each stream; waits up to `block_ms` (None: not at all) for the
+        first.
+        """
         found = self._take(dict.fromkeys(self.streams, ">"), count)
         if found or block_ms is None:
             return found
@@ -179,13 +184,17 @@ class Group:
         return list(_entries(self._redis.xreadgroup(self._name, self.consumer, wanted, count=woken, block=block_ms)))
 
     def own(self, count: int) -> list[Entry]:
-        """The next of what this consumer's name holds already, left by an earlier process of the same name; none at the end."""
+        """The next of what this consumer's name holds already, left by an earlier process of the same name; none at the
+        end.
+        """
         found = self._take(self._own_after, count)
         self._own_after |= {entry.stream: entry.id for entry in found}
         return found
 
     def remove_dead(self, idle_ms: int) -> None:
-        """Remove the consumers that hold nothing and have not asked for so long. One that comes back is simply made again."""
+        """Remove the consumers that hold nothing and have not asked for so long. One that comes back is simply made
+        again.
+        """
         packet = self._redis.pipeline(transaction=False)
         for stream in self.streams:
             packet.eval(scripts.REMOVE_IDLE, 1, stream, self._name, idle_ms, "")

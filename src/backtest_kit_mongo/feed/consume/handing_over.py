@@ -1,4 +1,6 @@
-"""What a consumers' group has not read and is about to be trimmed: it is noted for a replay from the audit log first."""
+"""What a consumers' group has not read and is about to be trimmed: it is noted for a replay from the audit log
+first.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ logger = locks.logger(__name__)
 
 
 def hand_over(client: redis.Redis, database: Database[dict[str, Any]], group: GroupPosition, until: EntryId) -> None:
-    """Let a group (`feed:...`) have what it has not read of the entries before `until` from the audit log; its consumers notice
-    within seconds. May be repeated: what comes twice they recognise.
+    """Let a group (`feed:...`) have what it has not read of the entries before `until` from the audit log; its
+    consumers notice within seconds. May be repeated: what comes twice they recognise.
 
     Raises:
         RedisError, EnvironmentFault: nothing may be trimmed.

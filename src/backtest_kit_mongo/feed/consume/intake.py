@@ -128,8 +128,8 @@ class Intake:
                     continue
                 if self._closed:
                     raise FeedClosed(
-                        f"the feed of group {self._membership.name!r} is closed: {receipt.event_id} was not acknowledged "
-                        "and will be delivered again. Acknowledge before closing."
+                        f"the feed of group {self._membership.name!r} is closed: {receipt.event_id} was not "
+                        "acknowledged and will be delivered again. Acknowledge before closing."
                     )
                 receipt.acknowledged = True
                 self._open_count -= 1

@@ -36,7 +36,7 @@ class Membership:
     start: Start
     domains: frozenset[str] | None
     _since_ms: int | None = field(default=None, init=False)
-    _told: bool = field(default=False, init=False)
+    _reported: bool = field(default=False, init=False)
 
     def wants(self, domain: str, written_ms: int) -> bool:
         chosen = self.domains is None or domain in self.domains
@@ -49,9 +49,9 @@ class Membership:
         state = self.progress.load()
         if state is None:
             state = self.progress.begin(self._fresh())
-        elif self.start != "new" and not self._told:
+        elif self.start != "new" and not self._reported:
             logger.info("group %s exists and goes on where it was; start=%s is for new groups", self.name, self.start)
-        self._told = True
+        self._reported = True
         self._since_ms = None if state.since is None else millis(state.since)
         if state.created:
             self._find_again(state)
@@ -85,8 +85,8 @@ class Membership:
 
     def _lost(self, state: State, missing: list[str]) -> Iterator[Span]:
         if missing:
-            logger.warning("group %s is gone from %d of %d streams: Redis was flushed, or lost its last writes. It is made again; what the "
-                           "audit log has since then is read from there, some of it for the second time",
+            logger.warning("group %s is gone from %d of %d streams: Redis was flushed, or lost its last writes. It is "
+            "made again; what the audit log has since then is read from there, some of it for the second time",
                            self.name, len(missing), len(self.group.streams))  # fmt: skip
         for stream in missing:
             yield Span(stream, f"{max(0, state.reached_ms - CLOCKS_MS)}-0", ORIGIN)

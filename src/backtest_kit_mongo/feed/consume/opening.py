@@ -19,7 +19,7 @@ from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.errors import InvalidSetting, ReadFailed, ServerUnreachable
 from backtest_kit_mongo.feed.consume.audit_log import AuditLog
-from backtest_kit_mongo.feed.consume.feed import ChangeFeed, FeedOptions
+from backtest_kit_mongo.feed.consume.change_feed import ChangeFeed, FeedOptions
 from backtest_kit_mongo.feed.consume.groups import Group
 from backtest_kit_mongo.feed.consume.membership import Membership, Start
 from backtest_kit_mongo.feed.consume.progress import Progress
@@ -87,7 +87,8 @@ def consume(
         0 < len(group) <= NAME_MAX and group.isprintable(), f"group must have 1 to {NAME_MAX} printable characters"
     )
     numbers = {
-        "claim_idle_ms": claim_idle_ms, "batch_max": batch_max, "block_ms": block_ms, "unacknowledged_max": unacknowledged_max,
+        "claim_idle_ms": claim_idle_ms, "batch_max": batch_max, "block_ms": block_ms,
+        "unacknowledged_max": unacknowledged_max,
     }  # fmt: skip
     for name, number in numbers.items():
         _require(number >= 1, f"{name} must be at least 1, not {number}")
@@ -182,7 +183,8 @@ def _domains(chosen: str | Iterable[str] | None) -> frozenset[str] | None:
     for name in sorted(found - set(BY_NAME)):
         close = difflib.get_close_matches(name, BY_NAME, n=1)
         raise InvalidSetting(
-            f"unknown domain {name!r}{f'; did you mean {close[0]}?' if close else ''}; known: {', '.join(sorted(BY_NAME))}"
+            f"unknown domain {name!r}{f'; did you mean {close[0]}?' if close else ''}; known: "
+            f"{', '.join(sorted(BY_NAME))}"
         )
     return found
 

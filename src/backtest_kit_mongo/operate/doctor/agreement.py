@@ -11,7 +11,7 @@ from backtest_kit_mongo.coherence.keys import lease_pattern, names, streams
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.newest import newest
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, warning
 
 PARTITIONS_MAX: Final = 4_096
@@ -72,8 +72,8 @@ def _is_own(servers: FeedServers, stream: str, event: Event) -> bool:
     domain = BY_NAME.get(event.domain)
     if domain is None:
         return True  # Of a newer release; its shape is not known here.
-    # The rows of a ledger are written under one lease, so they go where their scope belongs.
-    parts = event.key[:-1] if domain.shape is Shape.LEDGER else event.key
+    # The rows of a list are written under one lease, so they go where their scope belongs.
+    parts = event.key[:-1] if domain.shape is Shape.LIST else event.key
     return names(servers.settings.database, servers.settings.partitions, domain.name, parts).stream == stream
 
 
@@ -84,7 +84,7 @@ def _now_ms(servers: FeedServers) -> int:
 
 
 def leases(servers: FeedServers) -> Iterator[Finding]:
-    """Whether a lease that is held now lasts longer than this host's would. (A shorter one cannot be told.)"""
+    """Whether a lease that is held now lasts longer than this host's would. (A shorter one cannot be seen.)"""
     own_ms = servers.settings.lease_ms
     asked: Any = servers.redis
     now_ms, left_ms = _now_ms(servers), []

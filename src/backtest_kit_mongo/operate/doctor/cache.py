@@ -10,7 +10,7 @@ from backtest_kit_mongo.backends.redis.cluster import servers_of
 from backtest_kit_mongo.coherence.keys import entry_pattern, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.cache_check import Report, open_auditor
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok
 
@@ -34,7 +34,8 @@ def entries(servers: FeedServers) -> Iterator[Finding]:
     if wrong:
         yield error(
             name, f"{len(wrong)} of {report.checked} entries are not what MongoDB holds: {', '.join(wrong[:3])}",
-            "`bkm cache check` compares more; find out who else writes Redis or MongoDB, and delete the keys of these entries",
+            ("`bkm cache check` compares more; find out who else writes Redis or MongoDB, and delete the keys of these "
+                "entries"),
         )  # fmt: skip
     else:
         yield ok(name, f"{report.checked} compared, all as MongoDB has them")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from backtest_kit_mongo.feed.consume.membership import CLOCKS_MS
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level, duration
 from backtest_kit_mongo.operate.doctor.timing import Skew, skew
 

@@ -7,12 +7,12 @@ from typing import Final
 
 import redis
 
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor import (
     agreement,
     cache,
     clocks,
-    feed,
+    feed_state,
     hops,
     identity,
     indexes,
@@ -27,11 +27,12 @@ Area = Callable[[FeedServers], Iterator[Finding]]
 SETTINGS: Final[tuple[Area, ...]] = (agreement.near_cache,)
 MONGO: Final[tuple[Area, ...]] = (
     mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, indexes.indexes, oplog.recovery,
-    feed.parked, feed.workers, feed.foreign,
+    feed_state.parked, feed_state.workers, feed_state.foreign,
     clocks.mongo_clock, hops.pings,
 )  # fmt: skip
 REDIS: Final[tuple[Area, ...]] = (
-    redis_server.memory, redis_server.persistence, redis_server.replication, rights.rights, feed.streams, feed.consuming,
+    redis_server.memory, redis_server.persistence, redis_server.replication, rights.rights, feed_state.streams,
+    feed_state.consuming,
     identity.era, agreement.partitions, agreement.leases, clocks.redis_clock, hops.redis_pings, hops.warm_read,
 )  # fmt: skip
 """Each needs its server only, so what is wrong with one does not hide what is wrong with the other."""
@@ -39,8 +40,8 @@ BOTH: Final[tuple[Area, ...]] = (cache.entries,)
 
 
 def examine(servers: FeedServers, *, write: bool) -> Iterator[Finding]:
-    """Look at everything, one area after the other. Reads only, except that with `write` a scratch collection is written
-    and dropped.
+    """Look at everything, one area after the other. Reads only, except that with `write` a scratch collection is
+    written and dropped.
     """
     for area in SETTINGS:
         yield from area(servers)
@@ -63,7 +64,8 @@ def examine(servers: FeedServers, *, write: bool) -> Iterator[Finding]:
 def _looked(area: Area, servers: FeedServers) -> Iterator[Finding]:
     """An area's findings. One that fails is a finding itself, and the others are looked at all the same.
 
-    It may fail with any error: a server that is failing answers with what no area expects (a status without its fields).
+    It may fail with any error: a server that is failing answers with what no area expects (a status without its
+    fields).
     """
     what = f"{area.__module__.rpartition('.')[2]}.{area.__name__}".replace("_", "-")
     try:

@@ -10,7 +10,7 @@ from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
 from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
-from backtest_kit_mongo.backends.near_cache import BEATS_PER_STALENESS
+from backtest_kit_mongo.backends.near_cache import HEARTBEATS_PER_STALENESS
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
 from backtest_kit_mongo.caches import make_cache
@@ -20,7 +20,7 @@ from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.newest import newest
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, is_unauthorized, note, ok, said, warning
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
 
@@ -43,16 +43,17 @@ def redis_pings(servers: FeedServers) -> Iterator[Finding]:
     """A ping of Redis."""
     found = latency(servers.redis.ping, PINGS_COUNT)
     yield judge("latency.redis-ping", found, servers.settings.redis_timeout_ms, "CC_REDIS_TIMEOUT_MS")
-    yield from near_beats(servers, found)
+    yield from near_heartbeats(servers, found)
 
 
-def near_beats(servers: FeedServers, ping: Latency) -> Iterator[Finding]:
+def near_heartbeats(servers: FeedServers, ping: Latency) -> Iterator[Finding]:
     """Whether Redis answers fast enough to keep the copies of a near cache fresh."""
     settings = servers.settings
-    beat_ms = settings.near_cache_max_staleness_ms / BEATS_PER_STALENESS
-    if settings.near_cache and settings.cache_mode == "document" and ping.p99_ms > beat_ms:
+    heartbeat_ms = settings.near_cache_max_staleness_ms / HEARTBEATS_PER_STALENESS
+    if settings.near_cache and settings.cache_mode == "document" and ping.p99_ms > heartbeat_ms:
         yield warning(
-            "near-cache.beat", f"Redis takes {ping.p99_ms:.0f} ms, a beat is due each {beat_ms:.0f} ms: copies are often not served",
+            "near-cache.beat", (f"Redis takes {ping.p99_ms:.0f} ms, a heartbeat is due each {heartbeat_ms:.0f} ms: "
+                "copies are often not served"),
             "raise CC_NEAR_CACHE_MAX_STALENESS_MS, or set CC_NEAR_CACHE= (empty)",
         )  # fmt: skip
 
@@ -102,8 +103,8 @@ def _cached_key(servers: FeedServers) -> Key | None:
             domain = None if event is None else BY_NAME.get(event.domain)
             if event is None or domain is None or not domain.cached:
                 continue
-            spot = names(servers.settings.database, servers.settings.partitions, domain.name, event.key)
-            if servers.redis.exists(spot.entry):
+            probe = names(servers.settings.database, servers.settings.partitions, domain.name, event.key)
+            if servers.redis.exists(probe.entry):
                 return Key(domain, event.key)
     return None
 

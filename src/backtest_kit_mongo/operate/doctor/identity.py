@@ -11,7 +11,7 @@ from backtest_kit_mongo.backends.mongo.concerns import has_one_member, is_replic
 from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, partition_names
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok, warning
 
 _RESTORED: Final = "read RUNBOOK.md, `Restoring a backup`; a worker records it in the audit log"
@@ -27,8 +27,8 @@ def foreign_reads(servers: FeedServers) -> Iterator[Finding]:
         return
     yield note(
         name,
-        "cache mode `id`, several members: single documents are read linearizably; lists and candles as the primary has them, so in "
-        "the seconds of a failover they may be old, and what others write with w:1 may be rolled back",
+        "cache mode `id`, several members: single documents are read linearizably; lists and candles as the primary "
+        "has them, so in the seconds of a failover they may be old, and what others write with w:1 may be rolled back",
         "let other writers use w:majority, too",
     )  # fmt: skip
 
@@ -48,14 +48,16 @@ def settings(servers: FeedServers) -> Iterator[Finding]:
     if differing:
         yield error(
             "identity.settings", "; ".join(differing),
-            "whoever is started last decides, and the others follow without their cache's full use: give every host the same",
+            ("whoever is started last decides, and the others follow without their cache's full use: give every host "
+                "the same"),
         )  # fmt: skip
     else:
         yield ok("identity.settings", ", ".join(f"{name} {value}" for name, value in mine.items()))
     for restored in found.get("restores", ()):
         if not restored.get("recorded"):
             yield warning(
-                "identity.restore", f"the database went back on {restored['at']:%Y-%m-%d %H:%M:%S} UTC ({restored['why']}); no worker "
+                "identity.restore", f"the database went back on {restored['at']:%Y-%m-%d %H:%M:%S} UTC "
+                f"({restored['why']}); no worker "
                 "has recorded it", _RESTORED,
             )  # fmt: skip
 
@@ -72,11 +74,13 @@ def era(servers: FeedServers) -> Iterator[Finding]:
     for partition in range(servers.settings.partitions):
         born, _ = partition_names(servers.settings.database, partition)
         held = parse_held(asked.get(era_name(born, str(found.get("deployment", "")))))
-        behind += bool(held.era) and counts.get(held.era, 0) < held.told
+        behind += bool(held.era) and counts.get(held.era, 0) < held.noted_count
     if behind:
         yield error(
-            "identity.era", f"MongoDB is behind what {behind} partitions of Redis remember: it was set back, or what is cached is of "
-            "another database", f"start any strategy or worker: it begins another era, and nothing old is served; then {_RESTORED}",
+            "identity.era", f"MongoDB is behind what {behind} partitions of Redis remember: it was set back, or what "
+            "is cached is of "
+            "another database", ("start any strategy or worker: it begins another era, and nothing old is served; "
+                f"then {_RESTORED}"),
         )  # fmt: skip
     else:
         yield ok("identity.era", f"MongoDB is where Redis remembers it ({len(counts)} in force)")

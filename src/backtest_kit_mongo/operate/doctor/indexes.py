@@ -12,7 +12,7 @@ from backtest_kit_mongo.backends.mongo.indexes import index_fields, require_vali
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import LegacyIndex
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, ok, warning
 
 SHOWN_MAX: Final = 3
@@ -51,7 +51,8 @@ def _of_collection(collection: Collection[dict[str, Any]], domain: Domain) -> It
         named = "; ".join(", ".join(name for name, _ in index.fields) for index in missing)
         yield warning(
             "mongo.indexes", f"{collection.full_name} lacks {len(missing)}: {named}",
-            "nothing if no client was started on it yet; otherwise somebody dropped it: restart a client, which builds it",
+            ("nothing if no client was started on it yet; otherwise somebody dropped it: restart a client, which "
+                "builds it"),
         )  # fmt: skip
 
 
@@ -68,7 +69,8 @@ def _duplicates(collection: Collection[dict[str, Any]], domain: Domain) -> Itera
         if not cause.timeout:
             raise
         yield warning(
-            "mongo.duplicates", f"{collection.full_name}: whether keys have several documents was not found out in time",
+            "mongo.duplicates", (f"{collection.full_name}: whether keys have several documents was not found out in "
+                "time"),
             "raise CC_LEASE_MS for this one look: CC_MONGO_TIMEOUT_MS, two thirds of it, bounds the question",
         )  # fmt: skip
         return

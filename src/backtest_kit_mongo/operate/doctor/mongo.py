@@ -9,7 +9,7 @@ import pymongo
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, said, version, warning
 
 VERSION_MIN: Final = (4, 2)
@@ -49,7 +49,8 @@ _CREDENTIALS: Final = (
     "check user, password and authSource in CC_MONGO_CONNECTION_STRING; the user needs readWrite on the database"
 )
 _START: Final = (
-    "start it (`bkm up` for a laptop, `docker compose up -d --wait` for the stack) or correct CC_MONGO_CONNECTION_STRING; a name that does not "
+    "start it (`bkm up` for a laptop, `docker compose up -d --wait` for the stack) or correct "
+    "CC_MONGO_CONNECTION_STRING; a name that does not "
     "resolve and TLS on one side only look like this too"
 )
 

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, said, warning
 
 RECOVERY_STATE: Final = "recovery-state"
 """The recovery service's collection; its document `token` is where it stands."""
 WINDOW_MIN_MS: Final = 24 * 3_600_000
-"""For so long recovery may be stopped before what was written meanwhile can no longer be told; a day is a person's time to react."""
+"""For so long recovery may be stopped before what was written meanwhile can no longer be reconstructed; a day is a
+person's time to react.
+"""
 SILENT_MS: Final = 5 * 60_000
 """Recovery saves its place every ten seconds while nothing happens."""
 FULL: Final = 0.9
@@ -82,8 +84,10 @@ def judge(oplog: Oplog | None, place_age_ms: float | None, *, is_used: bool) -> 
             )  # fmt: skip
     elif oplog is not None and place_age_ms > oplog.reaches_ms:
         yield error(
-            "recovery.place", f"saved {duration(place_age_ms)} ago; MongoDB's log reaches back {duration(oplog.reaches_ms)} only",
-            "start a worker with the role recovery: it compares every document with the audit log, and records as gaps what is lost",
+            "recovery.place", (f"saved {duration(place_age_ms)} ago; MongoDB's log reaches back "
+                f"{duration(oplog.reaches_ms)} only"),
+            ("start a worker with the role recovery: it compares every document with the audit log, and records as "
+                "gaps what is lost"),
         )  # fmt: skip
     elif place_age_ms > SILENT_MS:
         yield warning(

@@ -1,4 +1,6 @@
-"""Redis as a server: reachable, new enough, the master, never evicting what must stay, keeping the feed over a restart."""
+"""Redis as a server: reachable, new enough, the master, never evicting what must stay, keeping the feed over a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ from typing import Any, Final
 import redis
 
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok, said, version, warning
 
 VERSION_MIN: Final = (6, 2)
-"""XAUTOCLAIM, and what INFO tells of replication."""
+"""XAUTOCLAIM, and what INFO says about replication."""
 TESTED: Final = ("6.2", "7.0")
 """Releases that this package's own tests run on."""
 FULL: Final = 0.9
@@ -93,7 +95,8 @@ def replication(servers: FeedServers) -> Iterator[Finding]:
     info = info_of(servers, "replication")
     if info["role"] != "master":
         yield error(
-            "redis.role", f"a replica of {info.get('master_host')}:{info.get('master_port')}: it is refused, as its entries may be old",
+            "redis.role", (f"a replica of {info.get('master_host')}:{info.get('master_port')}: it is refused, as its "
+                "entries may be old"),
             "point CC_REDIS_HOST and CC_REDIS_PORT at the master, or name Sentinels (CC_REDIS_SENTINEL) that know it",
         )  # fmt: skip
         return
@@ -102,7 +105,8 @@ def replication(servers: FeedServers) -> Iterator[Finding]:
     wanted = _config(servers, "min-replicas-to-write").get("min-replicas-to-write")
     if replicas_count and wanted == "0":
         yield warning(
-            "redis.min-replicas", "it has replicas, but goes on alone when it is cut off from them, beside a new master",
+            "redis.min-replicas", ("it has replicas, but goes on alone when it is cut off from them, beside a new "
+                "master"),
             "redis-cli CONFIG SET min-replicas-to-write 1, and the same in redis.conf",
         )  # fmt: skip
 
@@ -114,7 +118,8 @@ def persistence(servers: FeedServers) -> Iterator[Finding]:
         yield warning("redis.persistence", "it is still loading its data", "wait; clients bypass it until it is done")
     if not info["aof_enabled"]:
         yield warning(
-            "redis.persistence", "appendonly no: a restart loses the feed, and what its consumers had not read comes by recovery only",
+            "redis.persistence", ("appendonly no: a restart loses the feed, and what its consumers had not read comes "
+                "by recovery only"),
             "redis-cli CONFIG SET appendonly yes, and appendonly yes with appendfsync everysec in redis.conf",
         )  # fmt: skip
         return

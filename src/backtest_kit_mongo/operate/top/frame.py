@@ -42,7 +42,8 @@ def _servers(sample: Sample, before: Sample | None) -> Table:
         found = sample.redis
         last = None if before is None else before.redis
         table.add_row("Redis", f"ping {found.ping.p50_ms:.2f} ms", f"keyspace hits {hit_ratio(found, last)}",
-                      f"{found.key_count:,} keys", f"{found.used_bytes / 2**20:.1f} MiB", f"{found.length:,} entries in the feed")  # fmt: skip
+                      f"{found.key_count:,} keys", f"{found.used_bytes / 2**20:.1f} MiB",
+                      f"{found.length:,} entries in the feed")  # fmt: skip
     if sample.mongo is not None:
         parked = sum(sample.mongo.parked.values())
         colour = "red" if parked else "green"

@@ -48,7 +48,9 @@ class Rates:
 
 
 def recent(entries: Sequence[tuple[int, Event | None]], *, now_ms: int, window_ms: int, count_max: int) -> Recent:
-    """The window that entries (their time in ms and event, newest first) cover if at most `count_max` were asked for."""
+    """The window that entries (their time in ms and event, newest first) cover if at most `count_max` were asked
+    for.
+    """
     ages = tuple((max(0, now_ms - at_ms), event) for at_ms, event in entries)
     within = tuple((age_ms, event) for age_ms, event in ages if age_ms <= window_ms)
     if len(within) < count_max:

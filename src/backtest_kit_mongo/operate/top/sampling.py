@@ -10,10 +10,10 @@ import pymongo
 import redis
 from pymongo.errors import PyMongoError
 
+from backtest_kit_mongo.feed.dead_letters import count_open
 from backtest_kit_mongo.feed.newest import newest
-from backtest_kit_mongo.feed.parked import count_open
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.positions import EntryId, StreamPosition, look
-from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.workers import Consumer, ServiceLease, consumers, service_leases
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
 from backtest_kit_mongo.operate.top.rates import Rates, Recent, count, recent

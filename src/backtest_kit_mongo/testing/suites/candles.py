@@ -19,7 +19,7 @@ from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CallerError, InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
-from backtest_kit_mongo.testing.spots import difference
+from backtest_kit_mongo.testing.handles import difference
 
 LATER_MS: Final = BASE_MS + 10_000 * MINUTE_MS
 """A clock at which all candles of these tests are closed."""

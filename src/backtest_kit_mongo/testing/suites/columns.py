@@ -1,4 +1,6 @@
-"""Candles as columns: what windows of rows promise, with gaps instead of misses; and candles that contradict stored ones."""
+"""Candles as columns: what windows of rows promise, with gaps instead of misses; and candles that conflict with stored
+ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from backtest_kit_mongo.coherence.effects import Conflict
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
-from backtest_kit_mongo.testing.spots import difference
+from backtest_kit_mongo.testing.handles import difference
 from backtest_kit_mongo.testing.suites.candles import scope, series, stored_times, window
 
 END_MS: Final = BASE_MS + 10 * MINUTE_MS
@@ -233,14 +235,14 @@ class TestCandleConflicts:
         series(store, tag).write_candles_data(rows)
         assert series(store, tag).write_candles_data(whole) == CandleReport(inserted=0, known=3)
 
-    def test_what_one_call_contradicts_itself_in_is_a_conflict(self, store: Store, tag: str) -> None:
+    def test_what_one_call_gives_twice_is_a_conflict(self, store: Store, tag: str) -> None:
         first, second = candles(2)
         given = [first, second, {**first, "close": 101.5}, first, {**first, "close": 101.75}]
         report = series(store, tag).write_candles_data(given)
         assert report == CandleReport(inserted=2, known=0, conflicts=(BASE_MS,))
         assert window(series(store, tag), 2) == [first, second]
 
-    def test_an_unclosed_candle_contradicts_nothing(self, store: Store, tag: str) -> None:
+    def test_an_unclosed_candle_conflicts_with_nothing(self, store: Store, tag: str) -> None:
         series(store, tag).write_candles_data(candles(1))
         report = series(store, tag, now_ms=BASE_MS).write_candles_data([{**candles(1)[0], "close": 99.9}])
         assert report == CandleReport(inserted=0, known=0, unclosed=(BASE_MS,))

@@ -1,4 +1,6 @@
-"""What holds for one document of any domain: empty reads, round trips, revisions, and that nothing is shared with the caller."""
+"""What holds for one document of any domain: empty reads, round trips, revisions, and that nothing is shared with the
+caller.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,16 @@ from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, context_names
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object
-from backtest_kit_mongo.testing.spots import (
+from backtest_kit_mongo.testing.handles import (
     CACHED,
     DOCUMENTS,
     GUARDED,
-    LEDGERS,
+    LISTS,
     NULLABLE,
     REMOVABLE,
     difference,
+    handle,
     parts,
-    spot,
 )
 
 EMPTY: Final[dict[str, Any]] = {"risk": [], "partial": {}, "breakeven": {}}
@@ -53,8 +55,8 @@ class TestAnEmptyStore:
         through = calls(domain)
         assert through.read(through.over(empty_store), parts(domain, "none"), None) == EMPTY.get(domain.name)
 
-    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
-    def test_an_empty_ledger_reads_as_an_empty_list(self, empty_store: Store, domain: Domain) -> None:
+    @pytest.mark.parametrize("domain", LISTS, ids=by_name)
+    def test_an_empty_list_reads_as_an_empty_list(self, empty_store: Store, domain: Domain) -> None:
         registry = calls(domain).over(empty_store)
         assert getattr(registry, f"read_{domain.name}_data")(*parts(domain, "none")[:-1]) == []
 
@@ -69,12 +71,12 @@ class TestAnEmptyStore:
     @pytest.mark.parametrize("domain", DOCUMENTS, ids=by_name)
     def test_a_record_of_nothing_does_not_exist_and_has_revision_zero(self, empty_store: Store, domain: Domain) -> None:
         for _ in range(2):
-            found = spot(empty_store, domain, "none").read()
+            found = handle(empty_store, domain, "none").read()
             assert (found.exists, found.rev, found.payload, found.removed) == (False, 0, None, False)
 
     @pytest.mark.parametrize("domain", REMOVABLE, ids=by_name)
     def test_removing_what_was_never_written_does_nothing(self, empty_store: Store, domain: Domain) -> None:
-        missing = spot(empty_store, domain, "none")
+        missing = handle(empty_store, domain, "none")
         assert empty_store.remove(missing.key) is None
         assert not missing.read().exists
         assert list(empty_store.scan(missing.key.scope)) == []
@@ -96,7 +98,7 @@ class TestAnEmptyStore:
 class TestADocument:
     @pytest.mark.parametrize("domain", DOCUMENTS, ids=by_name)
     def test_a_written_payload_is_read_back_exactly(self, store: Store, twin: Store, domain: Domain, tag: str) -> None:
-        here, there = spot(store, domain, tag), spot(twin, domain, tag)
+        here, there = handle(store, domain, tag), handle(twin, domain, tag)
         written = here.write_example()
         expected = example(domain, here.key.item)
         # Twice: a shared cache answers the second read.
@@ -117,14 +119,14 @@ class TestADocument:
 
     @pytest.mark.parametrize("domain", MODELLED, ids=by_name)
     def test_a_model_is_stored_as_the_data_it_was_made_from(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         expected = extended(domain, here.key.item, unknown=[1, {"x": None}])
         here.write(modelled(domain, expected))
         # A model gives its fields in its own order.
         assert here.read().payload == expected
 
     def test_a_model_of_a_derived_row_keeps_the_fields_that_its_base_lacks(self, store: Store, tag: str) -> None:
-        here, row = spot(store, BY_NAME["strategy"], tag), example(BY_NAME["signal"])
+        here, row = handle(store, BY_NAME["strategy"], tag), example(BY_NAME["signal"])
         here.write(StrategyData(created_signal=SignalRow.model_validate(row)))
         assert here.read().payload == {"createdSignal": row}
 
@@ -132,19 +134,19 @@ class TestADocument:
     def test_a_later_write_replaces_the_whole_payload(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write(extended(domain, here.key.item, old={"deep": 1}, both=1))
         here.read()
         expected = extended(domain, here.key.item, both=2)
         here.write(expected)
-        for found in (here.read(), here.read(), spot(twin, domain, tag).read()):
+        for found in (here.read(), here.read(), handle(twin, domain, tag).read()):
             assert difference(found.payload, expected) is None
 
     @pytest.mark.parametrize("domain", REPLACED, ids=by_name)
     def test_revisions_start_at_one_and_rise_by_one_with_each_write(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        here, there = spot(store, domain, tag), spot(twin, domain, tag)
+        here, there = handle(store, domain, tag), handle(twin, domain, tag)
         for rev in range(1, 6):
             writer = (here, there)[rev % 2]
             written = writer.write(extended(domain, here.key.item, count=rev))
@@ -152,12 +154,12 @@ class TestADocument:
 
     @pytest.mark.parametrize("domain", CACHED, ids=by_name)
     def test_writing_the_same_payload_again_is_a_write(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         assert [here.write_example().rev, here.write_example().rev] == [1, 2]
 
     @pytest.mark.parametrize("domain", CACHED, ids=by_name)
     def test_a_write_after_a_read_of_nothing_is_seen(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         assert not here.read().exists
         here.write_example()
         assert here.read().exists
@@ -166,12 +168,12 @@ class TestADocument:
     def test_none_is_stored_and_is_not_the_absence_of_a_record(
         self, store: Store, twin: Store, name: str, tag: str
     ) -> None:
-        here, through = spot(store, BY_NAME[name], tag), calls(BY_NAME[name])
+        here, through = handle(store, BY_NAME[name], tag), calls(BY_NAME[name])
         registry = through.over(store)
         through.write(registry, example(here.key.domain), here.key.parts, None)
         through.write(registry, None, here.key.parts, None)
         for reader in (store, twin, twin):
-            found = spot(reader, BY_NAME[name], tag).read()
+            found = handle(reader, BY_NAME[name], tag).read()
             assert (found.exists, found.rev, found.payload) == (True, 2, None)
             assert through.read(through.over(reader), here.key.parts, None) is None
         assert here.write_example().rev == 3
@@ -190,7 +192,7 @@ class TestADocument:
     def test_concurrent_writers_get_a_revision_each_and_the_last_ones_payload_stays(
         self, store: Store, name: str, tag: str
     ) -> None:
-        here = spot(store, BY_NAME[name], tag)
+        here = handle(store, BY_NAME[name], tag)
 
         def write(number: int) -> None:
             here.write(extended(here.key.domain, here.key.item, number=number))
@@ -211,7 +213,7 @@ class TestNothingIsShared:
     def test_changing_the_callers_object_after_the_write_changes_nothing(
         self, store: Store, domain: Domain, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         inner: dict[str, Any] = {"list": [1]}
         payload = extended(domain, here.key.item, inner=inner)
         here.write(payload)
@@ -223,7 +225,7 @@ class TestNothingIsShared:
     def test_changing_what_a_read_or_a_write_returned_changes_nothing(
         self, store: Store, domain: Domain, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         expected = extended(domain, here.key.item, inner={"list": [1]})
         returned = here.write(expected)
         for found in (returned, here.read(), here.read()):
@@ -232,7 +234,7 @@ class TestNothingIsShared:
 
     @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.SLOT], ids=by_name)
     def test_changing_what_a_list_returned_changes_nothing(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         expected = extended(domain, here.key.item, inner={"list": [1]})
         here.write(expected)
         for _ in range(2):

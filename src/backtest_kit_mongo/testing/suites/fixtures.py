@@ -29,7 +29,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def tag() -> str:
-    """Key parts that start with it belong to this test alone: no test of the process had the same, and none is another's beginning."""
+    """Key parts that start with it belong to this test alone: no test of the process had the same, and none is
+    another's beginning.
+    """
     return f"t{next(_tags)}."
 
 

@@ -1,4 +1,6 @@
-"""Key parts may hold anything, and two keys never meet: not in file names, not in cache keys, not in a registry's memory."""
+"""Key parts may hold anything, and two keys never meet: not in file names, not in cache keys, not in a registry's
+memory.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,14 @@ from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, candles, example, extended, free_object
-from backtest_kit_mongo.testing.spots import DOCUMENTS, Spot, parts, spot
+from backtest_kit_mongo.testing.handles import DOCUMENTS, Handle, handle, parts
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 HOSTILE: Final = (
-    "a:b", "a_b", "a/b", "/a", "a/", "a\\b", ".", "..", "../x", "../../../x", "a/../b", "~", "~/x", "%", "%2F", "%25", "a%3Ab", "a%253Ab",
-    ".json", "x.json", ".tmp-x", "-", "*", "?", "{bk:0}", "$ne", "a.b", "'", '"', "a\nb", "a\0b", " ", " a", "a ", "a b", "a+b", "A", "a",
+    "a:b", "a_b", "a/b", "/a", "a/", "a\\b", ".", "..", "../x", "../../../x", "a/../b", "~", "~/x", "%", "%2F", "%25",
+    "a%3Ab", "a%253Ab",
+    ".json", "x.json", ".tmp-x", "-", "*", "?", "{bk:0}", "$ne", "a.b", "'", '"', "a\nb", "a\0b", " ", " a", "a ",
+    "a b", "a+b", "A", "a",
     "null", "0", "live", "é", "e\u0301", "Привет", "🚀", "👩\u200d💻", "\u202e", "İ",
     "x" * 200, "x" * 199 + "y", "я" * 200, "🚀" * 200, "_" * 200,
 )  # fmt: skip
@@ -51,11 +55,11 @@ def stored_mark(found: Any, domain: Domain) -> Any:
 def write_marks(store: Store, keys: list[Key]) -> None:
     """Store under each key a payload that names its place in the list."""
     for mark, key in enumerate(keys):
-        Spot(store, key).write(extended(key.domain, key.item, mark=mark))
+        Handle(store, key).write(extended(key.domain, key.item, mark=mark))
 
 
 def read_marks(store: Store, keys: list[Key]) -> list[Any]:
-    return [stored_mark(Spot(store, key).read().payload, key.domain) for key in keys]
+    return [stored_mark(Handle(store, key).read().payload, key.domain) for key in keys]
 
 
 class TestHostileKeys:
@@ -64,13 +68,13 @@ class TestHostileKeys:
         self, store: Store, twin: Store, domain: Domain, index: int, tag: str
     ) -> None:
         store.open()
-        # A ledger's rows have no context of their own, so its ids are told apart by the tag.
-        prefix = tag if domain.shape is Shape.LEDGER else ""
+        # A list's rows have no context of their own, so its ids are distinguished by the tag.
+        prefix = tag if domain.shape is Shape.LIST else ""
         keys = [with_part(domain, tag, index, prefix + value) for value in HOSTILE]
         write_marks(store, keys)
         for reader in (store, twin):
             reader.open()
-            found = [Spot(reader, key).read() for key in keys]
+            found = [Handle(reader, key).read() for key in keys]
             assert [stored_mark(record.payload, domain) for record in found] == list(range(len(keys)))
             assert {record.rev for record in found} == {1}
 
@@ -78,8 +82,8 @@ class TestHostileKeys:
     def test_hostile_names_are_listed_as_they_were_given(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        scope = spot(store, domain, tag).key.scope
-        prefix = tag if domain.shape is Shape.LEDGER else ""
+        scope = handle(store, domain, tag).key.scope
+        prefix = tag if domain.shape is Shape.LIST else ""
         names = [prefix + value for value in HOSTILE]
         write_marks(store, [scope.child(name) for name in names])
         for reader in (store, twin):
@@ -100,7 +104,7 @@ class TestHostileKeys:
     def test_hostile_contexts_do_not_meet_in_a_registry(self, store: Store, domain: Domain, tag: str) -> None:
         through = calls(domain)
         registry = through.over(store)
-        prefix = tag if domain.shape is Shape.LEDGER else ""
+        prefix = tag if domain.shape is Shape.LIST else ""
         index = text_columns(domain)[0]
         keys = [
             with_part(domain, tag, index, prefix + value).parts for value in ("a:b", "a/b", "a_b", "..", "🚀", "a b")
@@ -110,15 +114,15 @@ class TestHostileKeys:
         found = [stored_mark(through.read(registry, key, None), domain) for key in keys]
         assert found == list(range(len(keys)))
 
-    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LEDGER], ids=by_name)
+    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LIST], ids=by_name)
     def test_a_part_may_be_empty(self, store: Store, twin: Store, domain: Domain, tag: str) -> None:
         # Live runs have an empty frame name.
         store.open()
         twin.open()
         for index in text_columns(domain):
             key = with_part(domain, f"{tag}{index}", index, "")
-            Spot(store, key).write_example()
-            assert [Spot(reader, key).read().rev for reader in (store, store, twin)] == [1, 1, 1]
+            Handle(store, key).write_example()
+            assert [Handle(reader, key).read().rev for reader in (store, store, twin)] == [1, 1, 1]
 
     @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if "backtest" in d.columns], ids=by_name)
     def test_live_and_backtest_stay_apart(self, store: Store, domain: Domain, tag: str) -> None:
@@ -130,7 +134,9 @@ class TestHostileKeys:
 
 
 def colliding(domain: Domain, tag: str) -> list[Key]:
-    """Pairs of keys that become one text if their parts are joined, for each two neighbouring text columns and each separator."""
+    """Pairs of keys that become one text if their parts are joined, for each two neighbouring text columns and each
+    separator.
+    """
     columns, known = text_columns(domain), parts(domain, tag)
     keys = []
     for left, right in pairwise(columns):
@@ -146,7 +152,9 @@ PAIRED = tuple(domain for domain in DOCUMENTS if len(text_columns(domain)) > 1)
 
 
 class TestCollisions:
-    """("r_a", "b") and ("r", "a_b"): one record in the original's files, ("a:b", "c") and ("a", "b:c") one in its cache (contracts 7.1, 7.4)."""
+    """("r_a", "b") and ("r", "a_b"): one record in the original's files, ("a:b", "c") and ("a", "b:c") one in its cache
+    (contracts 7.1, 7.4).
+    """
 
     @pytest.mark.parametrize("domain", PAIRED, ids=by_name)
     def test_contexts_that_look_alike_when_joined_stay_apart(
@@ -188,8 +196,10 @@ class TestCollisions:
         keys = [
             make_key(domain, tuple({**dict(zip(domain.columns, parts(domain, tag), strict=True)), **fields}.values()))
             for exchange, frame, symbol in (
-                ("e", "f", "s"), ("e_f", "", "s"), ("e/f", "", "s"), ("e", "f_", "s"), ("e_", "f", "s"), ("e", "", "f_s"), ("e", "", "s"),
-                ("e", "", "live"), ("e", "live", "s"), ("e", "backtest", "s"), ("e", "s_live", "s"), ("e", "", "s_live"), ("e", "f", "s_live"),
+                ("e", "f", "s"), ("e_f", "", "s"), ("e/f", "", "s"), ("e", "f_", "s"), ("e_", "f", "s"), ("e", "",
+                    "f_s"), ("e", "", "s"),
+                ("e", "", "live"), ("e", "live", "s"), ("e", "backtest", "s"), ("e", "s_live", "s"), ("e", "",
+                    "s_live"), ("e", "f", "s_live"),
             )
             for mode in (False, True)
             for fields in ({"exchangeName": exchange, "frameName": frame, "symbol": symbol, "backtest": mode},)
@@ -199,11 +209,11 @@ class TestCollisions:
 
     @pytest.mark.parametrize("domain", DOCUMENTS, ids=by_name)
     def test_domains_with_the_same_key_stay_apart(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         for other in DOCUMENTS:
             if other is not domain and other.columns == domain.columns:
-                assert not spot(store, other, tag).read().exists
+                assert not handle(store, other, tag).read().exists
 
 
 class TestSeriesKeys:

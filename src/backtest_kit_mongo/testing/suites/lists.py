@@ -1,4 +1,4 @@
-"""Lists are complete, limits are explicit, and a ledger writes only the rows that differ."""
+"""Lists are complete, limits are explicit, and a list writes only the rows that differ."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey
 from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
-from backtest_kit_mongo.testing.spots import LEDGERS, Spot, difference, items, parts, spot
+from backtest_kit_mongo.testing.handles import LISTS, Handle, difference, handle, items, parts
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 MANY: Final = 1_500
 """Above every limit of the original (1000 and 200)."""
 
 LISTED = domains_with("list", "read_rows")
-SCANNED = tuple(domain for domain in DOMAINS if domain.shape in (Shape.KEYED, Shape.LEDGER))
+SCANNED = tuple(domain for domain in DOMAINS if domain.shape in (Shape.KEYED, Shape.LIST))
 
 
 def change(key: Key, **extra: Any) -> Change:
@@ -37,7 +37,7 @@ def list_method(store: Store, key: Key) -> Callable[..., list[str]]:
     """The domain's own list of the key's scope, as `call(limit=...)`; it gives keys."""
     domain, context = key.domain, key.parts[:-1]
     registry = calls(domain).over(store)
-    verb = "read" if domain.shape is Shape.LEDGER else "list"
+    verb = "read" if domain.shape is Shape.LIST else "list"
 
     def call(**options: Any) -> list[str]:
         rows = getattr(registry, f"{verb}_{domain.name}_data")(*context, **options)
@@ -52,26 +52,26 @@ class TestLists:
     def test_a_list_has_every_document_of_its_scope_and_of_no_other(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        first, other = spot(store, domain, f"{tag}1"), spot(store, domain, f"{tag}2")
+        first, other = handle(store, domain, f"{tag}1"), handle(store, domain, f"{tag}2")
         names = [f"{first.key.item}{number}" for number in range(3)]
         for name in names:
-            Spot(store, first.key.scope.child(name)).write_example()
+            Handle(store, first.key.scope.child(name)).write_example()
         other.write_example()
         same_scope = [other.key.item] if other.key.scope == first.key.scope else []
         for reader in (store, twin):
             assert items(reader, first.key.scope, tag) == sorted([*names, *same_scope])
 
     def test_a_listed_record_is_the_one_that_a_read_gives(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         written = here.write_example()
         (found,) = [record for record in store.scan(here.key.scope) if record.key == here.key]
         assert difference(found.payload, written.payload) is None
         assert (found.rev, found.when, found.id, found.removed) == (1, written.when, written.id, False)
 
     def test_a_limit_gives_that_many_of_the_most_recently_changed(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         for number in range(4):
-            Spot(store, here.key.scope.child(f"{here.key.item}{number}")).write_example()
+            Handle(store, here.key.scope.child(f"{here.key.item}{number}")).write_example()
         assert items(store, here.key.scope, limit=0) == []
         assert len(items(store, here.key.scope, limit=3)) == 3
         assert len(items(store, here.key.scope, tag, limit=10**6)) == 4
@@ -79,7 +79,7 @@ class TestLists:
         deadline_s = time.monotonic() + 5
         for number in range(100_000):
             fresh = f"{here.key.item}-fresh{number if domain.on_conflict is OnConflict.KEEP else ''}"
-            Spot(store, here.key.scope.child(fresh)).write(extended(domain, fresh, count=number))
+            Handle(store, here.key.scope.child(fresh)).write(extended(domain, fresh, count=number))
             if items(store, here.key.scope, limit=1) == [fresh] or time.monotonic() > deadline_s:
                 break
         assert items(store, here.key.scope, limit=1) == [fresh]
@@ -90,11 +90,11 @@ class TestListMethods:
     def test_fifteen_hundred_documents_are_all_listed(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        # Among backtests, because the other tests share the live ledgers and would have to read so many rows each time.
+        # Among backtests, because the other tests share the live lists and would have to read so many rows each time.
         known = make_key(domain, parts(domain, tag, backtest=True))
         keys = [known.scope.child(f"{tag}{number:04}") for number in range(MANY)]
         changes = tuple(change(key) for key in keys)
-        if domain.shape is Shape.LEDGER:
+        if domain.shape is Shape.LIST:
             assert store.merge(known.scope, changes) == MANY
         else:
             store.open()
@@ -106,13 +106,13 @@ class TestListMethods:
         assert len(list_method(store, known)(limit=1_200)) == 1_200
 
     def test_a_limit_is_checked(self, store: Store, domain: Domain, tag: str) -> None:
-        listing = list_method(store, spot(store, domain, tag).key)
+        listing = list_method(store, handle(store, domain, tag).key)
         for wrong in (-1, 1.0, "1", True):
             with pytest.raises(InvalidKey):
                 listing(limit=wrong)
 
     def test_a_limit_is_optional_and_may_be_larger_than_the_list(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         listing = list_method(store, here.key)
         assert here.key.item in listing()
@@ -122,17 +122,17 @@ class TestListMethods:
 
 
 def ledger(store: Store, domain: Domain, tag: str, count: int) -> tuple[Key, list[Key]]:
-    """A ledger's scope and the keys of `count` rows."""
-    scope = spot(store, domain, tag).key.scope
+    """A list's scope and the keys of `count` rows."""
+    scope = handle(store, domain, tag).key.scope
     return scope, [scope.child(f"{tag}{number}") for number in range(count)]
 
 
 def revisions(store: Store, keys: list[Key]) -> list[int]:
-    return [Spot(store, key).read().rev for key in keys]
+    return [Handle(store, key).read().rev for key in keys]
 
 
-@pytest.mark.parametrize("domain", [d for d in LEDGERS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
-class TestLedgers:
+@pytest.mark.parametrize("domain", [d for d in LISTS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
+class TestListWrites:
     def test_only_rows_that_differ_are_written(self, store: Store, domain: Domain, tag: str) -> None:
         scope, keys = ledger(store, domain, tag, 5)
         assert store.merge(scope, tuple(change(key) for key in keys)) == 5
@@ -160,14 +160,14 @@ class TestLedgers:
         twin.open()
         assert twin.merge(scope, (change(keys[0], by="twin"),)) == 1
         assert store.merge(scope, tuple(change(key) for key in keys)) == 1
-        assert difference(Spot(twin, keys[0]).read().payload, example(domain, keys[0].item)) is None
+        assert difference(Handle(twin, keys[0]).read().payload, example(domain, keys[0].item)) is None
         assert revisions(store, keys) == [3, 1]
 
     def test_a_value_of_another_type_is_a_difference(self, store: Store, domain: Domain, tag: str) -> None:
         scope, (key,) = ledger(store, domain, tag, 1)
         for rev, value in enumerate((1, 1.0, True, None, "1"), start=1):
             assert store.merge(scope, (change(key, value=value),)) == 1
-            assert (Spot(store, key).read().rev, Spot(store, key).read().payload["value"]) == (rev, value)
+            assert (Handle(store, key).read().rev, Handle(store, key).read().payload["value"]) == (rev, value)
 
     def test_rows_that_are_not_in_the_list_stay(self, store: Store, domain: Domain, tag: str) -> None:
         scope, keys = ledger(store, domain, tag, 3)
@@ -181,7 +181,7 @@ class TestLedgers:
         registry, key = calls(domain).over(store), parts(domain, tag)
         write = getattr(registry, f"write_{domain.name}_data")
         write([extended(domain, key[-1], n=1), extended(domain, key[-1], n=2)], *key[:-1])
-        assert spot(store, domain, tag).read().payload["n"] == 2
+        assert handle(store, domain, tag).read().payload["n"] == 2
 
     def test_a_rewritten_list_of_a_registry_writes_what_changed(self, store: Store, domain: Domain, tag: str) -> None:
         registry, (scope, keys) = calls(domain).over(store), ledger(store, domain, tag, 4)
@@ -194,9 +194,7 @@ class TestLedgers:
         write(rows, *scope.parts)
         assert revisions(store, keys) == [1, 1, 1, 3]
 
-    def test_live_and_backtest_or_any_two_contexts_are_two_ledgers(
-        self, store: Store, domain: Domain, tag: str
-    ) -> None:
+    def test_live_and_backtest_or_any_two_contexts_are_two_lists(self, store: Store, domain: Domain, tag: str) -> None:
         registry = calls(domain).over(store)
         contexts = [parts(domain, f"{tag}{mode}", backtest=mode)[:-1] for mode in (False, True)]
         for context in contexts:
@@ -215,7 +213,7 @@ class TestTheLog:
         twin.open()
         later = (change(keys[0], topic="second"), change(keys[1]))
         assert [twin.merge(scope, later), store.merge(scope, later)] == [1, 0]
-        assert Spot(store, keys[0]).read().payload["topic"] == "first"
+        assert Handle(store, keys[0]).read().payload["topic"] == "first"
         assert revisions(store, keys) == [1, 1]
 
     def test_writing_a_longer_log_adds_the_new_entries_only(self, store: Store, tag: str) -> None:
@@ -242,12 +240,12 @@ class TestTheLog:
 class TestRowsThatOthersWrote:
     """The truth's own `merge`, when what the caller expects to be stored is out of date."""
 
-    @pytest.mark.parametrize("domain", [d for d in LEDGERS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
+    @pytest.mark.parametrize("domain", [d for d in LISTS if d.on_conflict is OnConflict.REPLACE], ids=by_name)
     @pytest.mark.parametrize("expected_rev", [None, 1, 2, 7], ids=lambda rev: f"expecting_{rev}")
     def test_a_row_gets_the_revision_after_the_one_that_is_stored(
         self, store: Store, domain: Domain, expected_rev: int | None, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         second = here.write(extended(domain, here.key.item, new=2))
         expected = Expected(change(here.key, new=3), expected_rev, second.id if expected_rev else "")
@@ -263,21 +261,21 @@ class TestRowsThatOthersWrote:
         rows = tuple(Expected(change(key, topic="second"), None) for key in keys)
         written = store.truth.merge(Merge(scope, rows, None))
         assert [(new.record.key, new.record.rev) for new in written] == [(keys[0], 1), (keys[2], 1)]
-        assert [Spot(store, key).read().payload["topic"] for key in keys] == ["second", "first", "second"]
+        assert [Handle(store, key).read().payload["topic"] for key in keys] == ["second", "first", "second"]
 
-    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+    @pytest.mark.parametrize("domain", LISTS, ids=by_name)
     def test_rows_that_do_not_exist_are_not_answered(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         found = store.truth.rows(Rows(here.key.scope, (f"{tag}missing", here.key.item)))
         assert list(found) == [here.key.item]
         assert store.truth.rows(Rows(here.key.scope, ())) == {}
 
 
-@pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+@pytest.mark.parametrize("domain", LISTS, ids=by_name)
 class TestAnEmptyList:
     def test_writing_no_rows_changes_nothing(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         before = items(store, here.key.scope)
         getattr(calls(domain).over(store), f"write_{domain.name}_data")([], *here.key.parts[:-1])

@@ -12,7 +12,7 @@ from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.look_ahead import simulation_time
 from backtest_kit_mongo.testing.calls import calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
-from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, Spot, difference, items, parts, spot
+from backtest_kit_mongo.testing.handles import DOCUMENTS, GUARDED, Handle, difference, handle, items, parts
 from backtest_kit_mongo.testing.suites.documents import EMPTY, by_name
 
 LISTED = tuple(domain for domain in GUARDED if domain.shape is Shape.KEYED)
@@ -45,23 +45,23 @@ class TestLookAhead:
         through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
         through.write(registry, example(domain), key, datetime(2024, 1, 1, tzinfo=UTC))
-        assert spot(store, domain, tag).read().when == BASE_MS
+        assert handle(store, domain, tag).read().when == BASE_MS
         assert through.read(registry, key, datetime(2023, 12, 31, tzinfo=UTC)) == EMPTY.get(domain.name)
         assert difference(through.read(registry, key, datetime(2024, 1, 1, tzinfo=UTC)), example(domain)) is None
 
     def test_a_smaller_time_may_overwrite(self, store: Store, twin: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write(extended(domain, late=True), when=BASE_MS)
         here.read()
         here.write(extended(domain, late=False), when=BASE_MS - 1000)
-        for found in (here.read(), here.read(), spot(twin, domain, tag).read()):
+        for found in (here.read(), here.read(), handle(twin, domain, tag).read()):
             assert (found.rev, found.when, found.visible(BASE_MS - 1000)) == (2, BASE_MS - 1000, True)
             assert difference(found.payload, extended(domain, late=False)) is None
 
     def test_any_time_in_milliseconds_is_kept_as_an_integer(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        here, there = spot(store, domain, tag), spot(twin, domain, tag)
+        here, there = handle(store, domain, tag), handle(twin, domain, tag)
         for when in (0, -1, -(2**53), 2**31, 2**53):
             here.write_example(when)
             for found in (here.read(), here.read(), there.read()):
@@ -71,9 +71,9 @@ class TestLookAhead:
 class TestLookAheadInLists:
     @pytest.mark.parametrize("domain", LISTED, ids=by_name)
     def test_a_list_hides_what_was_written_later(self, store: Store, domain: Domain, tag: str) -> None:
-        scope = spot(store, domain, tag).key.scope
+        scope = handle(store, domain, tag).key.scope
         for number in range(3):
-            Spot(store, scope.child(f"{number}")).write_example(BASE_MS + number)
+            Handle(store, scope.child(f"{number}")).write_example(BASE_MS + number)
         assert items(store, scope, when=BASE_MS - 1) == []
         assert items(store, scope, when=BASE_MS) == ["0"]
         assert items(store, scope, when=BASE_MS + 1) == ["0", "1"]
@@ -81,9 +81,9 @@ class TestLookAheadInLists:
 
     @pytest.mark.parametrize("domain", LISTED, ids=by_name)
     def test_a_limit_counts_only_what_may_be_seen(self, store: Store, domain: Domain, tag: str) -> None:
-        scope = spot(store, domain, tag).key.scope
+        scope = handle(store, domain, tag).key.scope
         for number in range(4):
-            Spot(store, scope.child(f"{number}")).write_example(BASE_MS + number)
+            Handle(store, scope.child(f"{number}")).write_example(BASE_MS + number)
         assert len(items(store, scope, when=BASE_MS + 1, limit=2)) == 2
         assert items(store, scope, when=BASE_MS + 1, limit=9) == ["0", "1"]
 
@@ -105,15 +105,15 @@ class TestLookAheadInLists:
 class TestDomainsWithoutTime:
     @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if not d.has_when], ids=by_name)
     def test_no_time_is_stored(self, store: Store, twin: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
-        assert [here.read().when, spot(twin, domain, tag).read().when] == [None, None]
+        assert [here.read().when, handle(twin, domain, tag).read().when] == [None, None]
 
     @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if not d.has_when], ids=by_name)
     def test_a_write_at_a_simulation_time_is_stamped_and_one_without_is_not(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        here, there, through = spot(store, domain, tag), spot(twin, domain, tag), calls(domain)
+        here, there, through = handle(store, domain, tag), handle(twin, domain, tag), calls(domain)
         registry = through.over(store)
         with simulation_time(BASE_MS):
             through.write(registry, example(domain, here.key.item), here.key.parts, None)

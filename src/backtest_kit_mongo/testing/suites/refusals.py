@@ -27,7 +27,7 @@ from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended, free_object
-from backtest_kit_mongo.testing.spots import DOCUMENTS, GUARDED, LEDGERS, difference, items, parts, spot
+from backtest_kit_mongo.testing.handles import DOCUMENTS, GUARDED, LISTS, difference, handle, items, parts
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 WRONG_PARTS: Final[dict[type, tuple[Any, ...]]] = {
@@ -44,14 +44,14 @@ def wrong_parts(column: Column) -> tuple[Any, ...]:
 @contextmanager
 def unchanged(store: Store, domain: Domain, tag: str) -> Iterator[None]:
     """The document of `tag` and what stands beside it are after the block as they were before it."""
-    here = spot(store, domain, tag)
+    here = handle(store, domain, tag)
     new = (f"{tag}new", f"{tag}newer")
 
     def look() -> list[Any]:
         found, beside = here.read(), []
         if domain.shape is Shape.KEYED:
             beside = items(store, here.key.scope)
-        elif domain.shape is Shape.LEDGER:
+        elif domain.shape is Shape.LIST:
             beside = sorted(map(str, store.truth.rows(Rows(here.key.scope, new))))
         return [found.rev, found.when, found.payload, beside]
 
@@ -69,13 +69,13 @@ class TestWrongKeys:
                 with pytest.raises(InvalidKey):
                     make_key(domain, (*good[:index], wrong, *good[index + 1 :]))
 
-    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LEDGER], ids=by_name)
+    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LIST], ids=by_name)
     def test_registries_refuse_it_before_anything_is_read_or_written(
         self, store: Store, domain: Domain, tag: str
     ) -> None:
         through, good = calls(domain), parts(domain, tag)
         registry = through.over(store)
-        spot(store, domain, tag).write_example()
+        handle(store, domain, tag).write_example()
         for index, column in enumerate(domain.key):
             for wrong in wrong_parts(column):
                 bad = (*good[:index], wrong, *good[index + 1 :])
@@ -84,7 +84,7 @@ class TestWrongKeys:
                 with pytest.raises(InvalidKey):
                     through.read(registry, bad, None)
 
-    @pytest.mark.parametrize("domain", [d for d in LEDGERS if context_names(d)] + [BY_NAME["candle"]], ids=by_name)
+    @pytest.mark.parametrize("domain", [d for d in LISTS if context_names(d)] + [BY_NAME["candle"]], ids=by_name)
     def test_registries_refuse_it_in_the_context_of_a_list(self, store: Store, domain: Domain, tag: str) -> None:
         through, good = calls(domain), parts(domain, tag)
         registry = through.over(store)
@@ -99,7 +99,7 @@ class TestWrongKeys:
     @pytest.mark.parametrize("domain", [d for d in DOMAINS if d.has_removed], ids=by_name)
     def test_removal_and_lists_refuse_it_too(self, store: Store, domain: Domain, tag: str) -> None:
         registry, good = calls(domain).over(store), parts(domain, tag)
-        spot(store, domain, tag).write_example()
+        handle(store, domain, tag).write_example()
         with unchanged(store, domain, tag):
             for wrong in wrong_parts(domain.key[-1]):
                 with pytest.raises(InvalidKey):
@@ -114,9 +114,9 @@ class TestWrongKeys:
 
 class TestWrongRows:
     @pytest.mark.parametrize("wrong", [{"$ne": None}, None, 5, b"", "", True, "\ud800"], ids=ascii)
-    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+    @pytest.mark.parametrize("domain", LISTS, ids=by_name)
     def test_a_row_without_a_text_id_refuses_the_list(self, store: Store, domain: Domain, wrong: Any, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         write = getattr(calls(domain).over(store), f"write_{domain.name}_data")
         rows = [example(domain, f"{tag}new"), {**example(domain), domain.row_id: wrong}, example(domain, f"{tag}newer")]
@@ -124,16 +124,16 @@ class TestWrongRows:
             write(rows, *here.key.parts[:-1])
 
     @pytest.mark.parametrize("wrong", [None, 5, "row", [], {}], ids=repr)
-    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+    @pytest.mark.parametrize("domain", LISTS, ids=by_name)
     def test_what_is_not_a_row_refuses_the_list(self, store: Store, domain: Domain, wrong: Any, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         write = getattr(calls(domain).over(store), f"write_{domain.name}_data")
         with unchanged(store, domain, tag), pytest.raises(InvalidPayload):
             write([example(domain, f"{tag}new"), wrong], *here.key.parts[:-1])
 
-    @pytest.mark.parametrize("domain", LEDGERS, ids=by_name)
+    @pytest.mark.parametrize("domain", LISTS, ids=by_name)
     def test_one_wrong_row_refuses_the_list(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         write = getattr(calls(domain).over(store), f"write_{domain.name}_data")
         for wrong in ({1, 2}, object(), "\ud800"):
@@ -198,22 +198,24 @@ class Fill:
 Leg = namedtuple("Leg", "price")
 
 OF_OTHERS: Final = (
-    Decimal("1.1"), UUID(int=0), Colour.RED, Fill(1.0), Leg(1.0), date(2024, 1, 1), timedelta(1), np.ones(2), np.longdouble(1),
-    np.ma.masked, np.complex64(1), ObjectId(), Regex("a"), Decimal128("1"), Code("f"), Binary(b"a", 4), DBRef("a", 1), MinKey(), ExtType(5, b""),
+    Decimal("1.1"), UUID(int=0), Colour.RED, Fill(1.0), Leg(1.0), date(2024, 1, 1), timedelta(1), np.ones(2),
+    np.longdouble(1),
+    np.ma.masked, np.complex64(1), ObjectId(), Regex("a"), Decimal128("1"), Code("f"), Binary(b"a", 4), DBRef("a", 1),
+    MinKey(), ExtType(5, b""),
 )  # fmt: skip
 """What would have to become something else to be stored."""
 
 
 class TestWrongPayloads:
     def test_a_value_that_would_become_another_is_refused_with_its_place(self, store: Store, tag: str) -> None:
-        here = spot(store, BY_NAME["state"], tag)
+        here = handle(store, BY_NAME["state"], tag)
         for wrong in OF_OTHERS:
             with pytest.raises(InvalidPayload, match=r"data\.in\[0\]: .* cannot be stored\. Nothing was written"):
                 here.write({"data": {"in": [wrong]}})
         assert not here.read().exists
 
     def test_a_python_name_is_refused_where_the_stored_name_is_another(self, store: Store, tag: str) -> None:
-        here = spot(store, BY_NAME["signal"], tag)
+        here = handle(store, BY_NAME["signal"], tag)
         for wrong in (
             {"price_open": 1.0},
             {"price_open": 1.0, "priceOpen": 1.0},
@@ -232,24 +234,24 @@ class TestWrongPayloads:
         self, store: Store, fault: str, tag: str
     ) -> None:
         for domain in DOCUMENTS:
-            here = spot(store, domain, tag)
+            here = handle(store, domain, tag)
             here.write_example()
             for extra in (UNSTORABLE[fault], [0, {"deep": UNSTORABLE[fault]}]):
                 with unchanged(store, domain, tag), pytest.raises(InvalidPayload, match="Nothing was written"):
                     here.write(extended(domain, here.key.item, wrong=extra))
 
-    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LEDGER], ids=by_name)
+    @pytest.mark.parametrize("domain", [d for d in DOCUMENTS if d.shape is not Shape.LIST], ids=by_name)
     def test_registries_refuse_it_too(self, store: Store, domain: Domain, tag: str) -> None:
         through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
-        spot(store, domain, tag).write_example()
+        handle(store, domain, tag).write_example()
         for wrong in ({1, 2}, "\ud800", {1: 1}):
             with unchanged(store, domain, tag), pytest.raises(InvalidPayload, match="Nothing was written"):
                 through.write(registry, extended(domain, wrong=wrong), key, BASE_MS)
 
     @pytest.mark.parametrize("domain", PRICED, ids=by_name)
     def test_a_price_is_a_finite_number(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         for price in (nan, inf, -inf, "100", True):
             payload = extended(domain, here.key.item, priceOpen=price)
@@ -258,30 +260,30 @@ class TestWrongPayloads:
 
     @pytest.mark.parametrize("lifetime", [nan, -inf, "Infinity"], ids=repr)
     def test_a_lifetime_is_a_number_or_infinity(self, store: Store, lifetime: Any, tag: str) -> None:
-        here = spot(store, BY_NAME["signal"], tag)
+        here = handle(store, BY_NAME["signal"], tag)
         here.write_example()
         with unchanged(store, here.key.domain, tag), pytest.raises(InvalidPayload, match="minuteEstimatedTime"):
             here.write({**example(here.key.domain), "minuteEstimatedTime": lifetime})
 
     @pytest.mark.parametrize("domain", DOCUMENTS, ids=by_name)
     def test_what_is_no_payload_of_the_domain_is_refused(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         for wrong in (5, "text", [1], True, *([None] if domain.name in NEVER_NULL else [])):
             with unchanged(store, domain, tag), pytest.raises(InvalidPayload):
                 here.write(wrong)
 
     def test_a_payload_above_the_limit_of_a_document_is_refused(self, store: Store, tag: str) -> None:
-        here = spot(store, BY_NAME["state"], tag)
+        here = handle(store, BY_NAME["state"], tag)
         here.write_example()
         with unchanged(store, here.key.domain, tag), pytest.raises(InvalidPayload, match="16,777,216"):
             here.write(extended(here.key.domain, data="x" * 16_777_216))
 
     def test_a_payload_just_below_the_limit_is_stored(self, store: Store, twin: Store, tag: str) -> None:
-        here = spot(store, BY_NAME["state"], tag)
+        here = handle(store, BY_NAME["state"], tag)
         large = extended(here.key.domain, data="x" * (16_777_216 - 65_536 - 1024))
         here.write(large)
-        assert spot(twin, here.key.domain, tag).read().payload == large
+        assert handle(twin, here.key.domain, tag).read().payload == large
 
 
 NO_MOMENTS: Final = (BASE_MS // 1_000, BASE_MS * 1_000, 20_240_101, -1, datetime(2024, 1, 1))
@@ -293,7 +295,7 @@ class TestWrongTimes:
     def test_a_write_needs_a_time_in_milliseconds_or_a_date(self, store: Store, domain: Domain, tag: str) -> None:
         through, key = calls(domain), parts(domain, tag)
         registry = through.over(store)
-        spot(store, domain, tag).write_example()
+        handle(store, domain, tag).write_example()
         for when in (None, "2024-01-01", 1.5, float(BASE_MS), True, nan, {"$gt": 0}, 2**63, *NO_MOMENTS):
             with unchanged(store, domain, tag), pytest.raises(InvalidKey):
                 through.write(registry, extended(domain, mark=1), key, when)

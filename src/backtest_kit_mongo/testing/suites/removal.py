@@ -11,7 +11,7 @@ from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, example
-from backtest_kit_mongo.testing.spots import REMOVABLE, Spot, difference, items, parts, spot
+from backtest_kit_mongo.testing.handles import REMOVABLE, Handle, difference, handle, items, parts
 from backtest_kit_mongo.testing.suites.documents import by_name
 
 
@@ -38,18 +38,18 @@ class TestSoftRemoval:
     def test_removal_is_a_write_that_marks_record_and_payload(
         self, store: Store, twin: Store, domain: Domain, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         written = here.write_example()
         removed = store.remove(here.key)
         assert removed is not None
         expected = {**example(domain), "removed": True}
-        for found in (removed, here.read(), here.read(), spot(twin, domain, tag).read()):
+        for found in (removed, here.read(), here.read(), handle(twin, domain, tag).read()):
             assert (found.exists, found.removed, found.rev) == (True, True, 2)
             assert (found.id, found.when) == (written.id, written.when)
             assert difference(dict(sorted(found.payload.items())), dict(sorted(expected.items()))) is None
 
     def test_removing_again_does_nothing(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         store.remove(here.key)
         assert store.remove(here.key) is None
@@ -58,7 +58,7 @@ class TestSoftRemoval:
     def test_removing_a_missing_key_does_nothing_and_leaves_its_neighbours(
         self, store: Store, domain: Domain, tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         missing = here.key.scope.child("missing")
         assert store.remove(missing) is None
@@ -69,27 +69,27 @@ class TestSoftRemoval:
     def test_a_later_write_brings_the_document_back(
         self, store: Store, twin: Store, domain: Domain, removed: dict[str, Any], tag: str
     ) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write_example()
         store.remove(here.key)
         expected = {"data": "again", **removed}
         here.write(expected)
-        for found in (here.read(), here.read(), spot(twin, domain, tag).read()):
+        for found in (here.read(), here.read(), handle(twin, domain, tag).read()):
             assert (found.removed, found.rev) == (False, 3)
             assert difference(found.payload, expected) is None
         assert items(store, here.key.scope) == [here.key.item]
 
     def test_a_payload_that_says_removed_is_removed(self, store: Store, domain: Domain, tag: str) -> None:
-        here = spot(store, domain, tag)
+        here = handle(store, domain, tag)
         here.write({**example(domain), "removed": True})
         assert here.read().removed
         assert items(store, here.key.scope) == []
 
     def test_a_bucket_can_be_cleared_while_it_is_listed(self, store: Store, domain: Domain, tag: str) -> None:
         # More than the 101 documents of a cursor's first batch.
-        scope = spot(store, domain, tag).key.scope
+        scope = handle(store, domain, tag).key.scope
         for number in range(110):
-            Spot(store, scope.child(f"{number}")).write_example()
+            Handle(store, scope.child(f"{number}")).write_example()
         for record in store.scan(scope):
             store.remove(record.key)
         assert items(store, scope) == []
@@ -111,7 +111,7 @@ class TestRemovedMemory:
         assert registry.has_memory_data(*key) is False
 
     def test_removal_keeps_the_time_of_the_last_write(self, store: Store, tag: str) -> None:
-        here = spot(store, BY_NAME["memory"], tag)
+        here = handle(store, BY_NAME["memory"], tag)
         here.write_example(BASE_MS + MINUTE_MS)
         store.remove(here.key)
         assert here.read().when == BASE_MS + MINUTE_MS

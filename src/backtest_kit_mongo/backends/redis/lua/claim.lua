@@ -10,7 +10,7 @@ local count, last = tonumber(ARGV[3]), ''
 if before == ARGV[2] then
   count = math.max(count, tonumber(string.sub(held, 17)))
 else
-  incarnation() -- Refuses on a replica before anything is believed there.
+  incarnation() -- Refuses on a replica before anything is expected there.
   local info = redis.pcall('XINFO', 'STREAM', KEYS[2])
   for n = 1, #info, 2 do
     if info[n] == 'last-generated-id' then

@@ -1,5 +1,5 @@
 -- COMMIT: release the lease, install the entry if the right is still ours, append the events. Returns { installed, lease was alive }.
--- KEYS entry right leases born stream numbers channel era   ARGV believed-era token ttl-ms record-header body { event-header event-body }*
+-- KEYS entry right leases born stream numbers channel era   ARGV expected-era token ttl-ms record-header body { event-header event-body }*
 -- An empty event-body stands for `body`, so that a payload is sent once.
 local i = current(KEYS[8], ARGV[1])
 -- The events first: only a script's first write is refused by a Redis that is full, and nothing else bounds the feed where no worker trims.

@@ -1,5 +1,5 @@
 -- FILL: install what a reader found, if the right that it was given is still the one in place. Returns 1 if it did.
--- KEYS entry right era   ARGV believed-era token ttl-ms record-header body
+-- KEYS entry right era   ARGV expected-era token ttl-ms record-header body
 local i = current(KEYS[3], ARGV[1])
 if redis.call('GET', KEYS[2]) ~= i .. ARGV[2] then
   return 0

@@ -1,3 +1,3 @@
 -- INCARNATION: whose entries a partition serves now.
--- KEYS era   ARGV believed-era
+-- KEYS era   ARGV expected-era
 return current(KEYS[1], ARGV[1])

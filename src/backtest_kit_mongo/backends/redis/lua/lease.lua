@@ -1,5 +1,5 @@
 -- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born stream numbers channel era   ARGV believed-era fresh-token lease-ms ttl-ms want-prior
+-- KEYS entry right leases born stream numbers channel era   ARGV expected-era fresh-token lease-ms ttl-ms want-prior
 local i = current(KEYS[8], ARGV[1])
 local lease_ms = tonumber(ARGV[3])
 local now = now_ms()

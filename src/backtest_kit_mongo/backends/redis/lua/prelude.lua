@@ -21,10 +21,10 @@ local function now_ms()
 end
 
 -- The incarnation of the cache: the identity of this memory, and the era in which MongoDB and this memory belong together (CLAIM). A client
--- that believes in another era is told so, before anything is done.
-local function current(era_key, believed)
+-- that believes in another era gets that answer, before anything is done.
+local function current(era_key, expected)
   local era = string.sub(redis.call('GET', era_key) or '', 1, 16)
-  if era ~= believed then
+  if era ~= expected then
     error('BKOUTDATED this memory is in another era of the database')
   end
   return string.sub(incarnation(), 1, 24) .. era

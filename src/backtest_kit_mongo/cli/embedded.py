@@ -24,7 +24,7 @@ __all__ = ["ExitCode", "down", "status", "up"]
 
 
 class ExitCode(IntEnum):
-    """What the exit status of these commands tells a script."""
+    """What the exit status of these commands means to a script."""
 
     #: A server could not be started, stopped or found; standard error says why.
     FAILED = 1

@@ -1,4 +1,4 @@
-"""Parked entries: what no role could apply, kept whole in `parked-items`, one row a (stream, role, entry).
+"""Dead letters: what no role could apply, kept whole in `parked-items`, one row per (stream, role, entry).
 
 A row's ways: parked -> replayed -> handled, or parked -> dropped. Replaying appends the entry to its stream again. All
 groups see that, and all but the one it was parked for have handled the same change already: a change is known by
@@ -29,7 +29,7 @@ LOG = "mongodb"
 _OPEN = {"state": {"$nin": [HANDLED, DROPPED]}}
 
 
-def parked_id(stream: str, role: str, entry: str) -> str:
+def letter_id(stream: str, role: str, entry: str) -> str:
     return f"{stream}/{role}/{entry}"
 
 
@@ -39,8 +39,8 @@ def whole() -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
-    """One parked entry.
+class DeadLetter:
+    """One dead letter.
 
     Attributes:
         id: "{stream}/{role}/{entry}".
@@ -72,7 +72,7 @@ class Parked:
             return None
 
 
-class ParkedItems:
+class DeadLetters:
     """The operator's side of parking."""
 
     def __init__(self, database: Database[dict[str, Any]], client: redis.Redis, streams: Sequence[str]) -> None:
@@ -80,13 +80,13 @@ class ParkedItems:
         self._redis: Any = client
         self._streams = frozenset(streams)
 
-    def list(self, role: str | None = None, count_max: int = 1_000) -> Iterator[Parked]:
+    def list(self, role: str | None = None, count_max: int = 1_000) -> Iterator[DeadLetter]:
         """What waits for a decision or for being handled, oldest first."""
         wanted = _OPEN if role is None else {**_OPEN, "role": role}
         for row in self._rows.find(wanted).sort("firstSeen", 1).limit(count_max):
             yield _parked(row)
 
-    def find(self, name: str) -> Parked:
+    def find(self, name: str) -> DeadLetter:
         """By id, or by an end of it that is unique, such as "audit/1700000000000-0".
 
         Raises:
@@ -96,12 +96,12 @@ class ParkedItems:
         pattern = f"(^|/){re.escape(name)}$"
         found = [_parked(row) for row in self._rows.find({"_id": {"$regex": pattern}}).limit(10)]
         if not found:
-            raise NotFound(f"no parked entry {name!r}; `bkm park list` shows them")
+            raise NotFound(f"no dead letter {name!r}; `bkm park list` shows them")
         if len(found) > 1:
             raise CallerError(f"{name!r} is ambiguous: {', '.join(item.id for item in found)}. Nothing was changed.")
         return found[0]
 
-    def replay(self, items: Sequence[Parked]) -> dict[str, str]:
+    def replay(self, items: Sequence[DeadLetter]) -> dict[str, str]:
         """Append entries to their streams again; returns the new entry's id by row id. One entry that several roles
         parked is appended once.
 
@@ -122,11 +122,11 @@ class ParkedItems:
             )
         return {item.id: appended[item.stream, item.entry] for item in items}
 
-    def _require_replayable(self, item: Parked) -> None:
+    def _require_replayable(self, item: DeadLetter) -> None:
         if item.stream == LOG:
             raise CallerError(
-                f"{item.id} is a change of MongoDB's log and no entry of the feed: look at the document that it names, write "
-                "it again if it should be other, then `bkm park drop` it. Nothing was appended."
+                f"{item.id} is a change of MongoDB's log and no entry of the feed: look at the document that it "
+                "names, write it again if it should be other, then `bkm park drop` it. Nothing was appended."
             )
         if item.stream not in self._streams:
             raise CallerError(
@@ -134,10 +134,11 @@ class ParkedItems:
             )
         if item.oversize or not item.fields:
             raise CallerError(
-                f"{item.id}: its bytes are not kept here ({item.state}, too large: {item.oversize}). Nothing was appended."
+                f"{item.id}: its bytes are not kept here ({item.state}, too large: {item.oversize}). Nothing was "
+                "appended."
             )
 
-    def drop(self, items: Sequence[Parked]) -> None:
+    def drop(self, items: Sequence[DeadLetter]) -> None:
         """Give entries up for good. Their bytes are deleted; what they were and why they were parked stays."""
         self._close([item.id for item in items], DROPPED)
 
@@ -148,7 +149,7 @@ class ParkedItems:
         self._close(handled, HANDLED)
         return len(handled)
 
-    def _is_acknowledged(self, item: Parked) -> bool:
+    def _is_acknowledged(self, item: DeadLetter) -> bool:
         if item.replayed_as is None:
             return False
         try:
@@ -169,8 +170,8 @@ class ParkedItems:
             )
 
 
-def _parked(row: dict[str, Any]) -> Parked:
-    return Parked(
+def _parked(row: dict[str, Any]) -> DeadLetter:
+    return DeadLetter(
         id=row["_id"],
         stream=row["stream"],
         role=row["role"],

@@ -13,14 +13,14 @@ from tests.integration.support import eventually
 from backtest_kit_mongo.coherence.effects import Find
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import STATE
-from backtest_kit_mongo.drivers.single_flight import Flights
+from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.errors import ReadFailed
 
 KEY = Key(STATE, ("signal", "a"))
 
 
 class Mongo:
-    """Finds that end when they are told to; each finds what was stored when it began."""
+    """Finds that end when they are asked to; each finds what was stored when it began."""
 
     def __init__(self) -> None:
         self.stored = 0
@@ -39,16 +39,16 @@ class Mongo:
 class Bench:
     def __init__(self) -> None:
         self.mongo = Mongo()
-        self.flights = Flights(self.mongo.find)
+        self.shared_finds = SingleFlight(self.mongo.find)
         self.pool = ThreadPoolExecutor(70)
 
     def read(self, key: Key = KEY) -> Future[Record]:
-        return self.pool.submit(self.flights.find, Find(key))
+        return self.pool.submit(self.shared_finds.find, Find(key))
 
     def waiting(self, count: int) -> Callable[[], bool]:
         def come() -> bool:
-            flight = self.flights._boarding.get(KEY)
-            return flight is not None and flight.passengers == count - 1
+            call = self.shared_finds._next.get(KEY)
+            return call is not None and call.waiters == count - 1
 
         return come
 
@@ -120,8 +120,8 @@ def test_a_find_that_fails_fails_for_all_who_share_it_and_the_next_one_is_new(be
     eventually(bench.begun(3))
     bench.mongo.begun[2].set()
     assert again.result().exists
-    assert not bench.flights._flying
-    assert not bench.flights._boarding
+    assert not bench.shared_finds._running
+    assert not bench.shared_finds._next
 
 
 def test_an_interrupt_hits_one_thread_and_the_others_ask_again(bench: Bench) -> None:

@@ -19,8 +19,8 @@ from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.changes import (
     COLLECTIONS,
     RAW,
-    Change,
-    Kind,
+    ChangeKind,
+    LoggedChange,
     cache_key,
     concerns,
     decode,
@@ -53,10 +53,12 @@ class Known(NamedTuple):
     rev: int
 
 
-class Sighting(NamedTuple):
-    """A piece of the log: the changes that must be judged, the reconciler's marks in it, and documents whose `rev` is none."""
+class Classified(NamedTuple):
+    """A piece of the log: the changes that must be judged, the reconciler's marks in it, and documents whose `rev` is
+    none.
+    """
 
-    changes: list[Change]
+    changes: list[LoggedChange]
     marks: frozenset[ObjectId]
     odd: tuple[str, ...] = ()
 
@@ -70,7 +72,7 @@ class _Draft(NamedTuple):
         before: the document as the change met it, if that is known.
     """
 
-    change: Change
+    change: LoggedChange
     id: Any
     fields: Mapping[str, Any]
     before: Known | None
@@ -79,13 +81,13 @@ class _Draft(NamedTuple):
     def is_unplaced(self) -> bool:
         """Nobody knows yet which revision this foreign change left in place."""
         change = self.change
-        return change.kind is Kind.FOREIGN and self.before is None and change.source != "insert"
+        return change.kind is ChangeKind.FOREIGN and self.before is None and change.source != "insert"
 
 
 _Memory = MutableMapping[tuple[Domain, str], Known]
 
 
-class Sighter:
+class Classifier:
     """Remembers documents, so that most changes need no look at the document itself."""
 
     def __init__(self, database: Database[dict[str, Any]], records: AuditRecords, caches: Caches) -> None:
@@ -93,13 +95,13 @@ class Sighter:
         self._records = records
         self._caches = caches
         self._known: OrderedDict[tuple[Domain, str], Known] = OrderedDict()
-        self._doubtful: OrderedDict[tuple[Domain, str], WeakSet[Change]] = OrderedDict()
-        self._doubts: deque[tuple[int, WeakSet[Change]]] = deque()
+        self._doubtful: OrderedDict[tuple[Domain, str], WeakSet[LoggedChange]] = OrderedDict()
+        self._doubts: deque[tuple[int, WeakSet[LoggedChange]]] = deque()
         """Doubtful changes by the cluster time up to which the log must be read."""
 
-    def sight(self, raws: Iterable[RawBSONDocument]) -> Sighting:
-        """Understand a piece of the log. What is remembered changes only if all of it succeeds, so a piece may be sighted
-        again.
+    def classify(self, raws: Iterable[RawBSONDocument]) -> Classified:
+        """Understand a piece of the log. What is remembered changes only if all of it succeeds, so a piece may be
+        classified again.
         """
         latest: _Memory = {}
         drafts: list[_Draft] = []
@@ -112,8 +114,8 @@ class Sighter:
                 drafts += self._drafts(raw, COLLECTIONS[place["coll"]], latest)
             else:
                 logger.error(
-                    "%s of %s by a foreign writer: MongoDB does not tell which documents went, so the audit log cannot either; the cache "
-                    "forgets them all", raw["operationType"], place["coll"],
+                    "%s of %s by a foreign writer: MongoDB does not tell which documents went, so the audit log "
+                    "cannot either; the cache forgets them all", raw["operationType"], place["coll"],
                 )  # fmt: skip
                 self._caches.relay_domain(COLLECTIONS[place["coll"]])
         self._look_up(drafts)
@@ -121,7 +123,7 @@ class Sighter:
         self._relay(drafts)
         self._remember(latest)
         odd = tuple(f"{draft.change.domain.name}/{draft.change.document}" for draft in drafts if _is_odd(draft))
-        return Sighting(
+        return Classified(
             [change for draft in drafts for change in (*_skipped(draft), draft.change)], frozenset(marks), odd
         )
 
@@ -129,7 +131,9 @@ class Sighter:
         source: Any = raw["operationType"]
         fields = _body(raw)
         stored_id = decode(bytes(_nested(raw, "documentKey").raw))["_id"]
-        change = Change(domain, id_text(stored_id), revision(fields.get("rev")), Kind.OWN, source, at=_moment(raw))
+        change = LoggedChange(
+            domain, id_text(stored_id), revision(fields.get("rev")), ChangeKind.OWN, source, at=_moment(raw)
+        )
         change.body, change.whole = bytes(fields.raw), source in ("insert", "replace")
         if source == "update":
             cut = list(_cut(raw))
@@ -140,7 +144,7 @@ class Sighter:
         change.key = key_of(domain, fields) if change.whole else before.key if before else None
         if not _raised(change, before):
             _warn_of_lowered(change, before)
-            change.kind = Kind.FOREIGN
+            change.kind = ChangeKind.FOREIGN
             change.rev = max(change.rev, before.rev if before else 0)
         draft = _Draft(change, stored_id, fields, before)
         if not draft.is_unplaced:
@@ -162,7 +166,7 @@ class Sighter:
                 change.key = key_of(change.domain, document) or change.key
                 if draft.is_unplaced:
                     change.rev = max(change.rev, revision(document.get("rev")))
-                if budget > 0 and (change.kind is Kind.FOREIGN or revision(document.get("rev")) == change.rev):
+                if budget > 0 and (change.kind is ChangeKind.FOREIGN or revision(document.get("rev")) == change.rev):
                     change.found = bytes(document.raw)
                     budget -= len(change.found)
             if draft.is_unplaced or change.key is None:
@@ -179,9 +183,9 @@ class Sighter:
             yield (domain, document_name(document)), document
 
     def _compare(self, drafts: Sequence[_Draft], latest: _Memory) -> None:
-        """Documents were found as they were later than their changes. What a document was found with is sighted before its
-        change is judged, and tells what the change did not leave: a revision that came after a foreign change, and a
-        foreign change that came after any.
+        """Documents were found as they were later than their changes. What a document was found with is classified
+        before its change is judged, and tells what the change did not leave: a revision that came after a foreign
+        change, and a foreign change that came after any.
         """
         doubtful = WeakSet(draft.change for draft in drafts if draft.change.found or draft.is_unplaced)
         if doubtful:
@@ -191,9 +195,9 @@ class Sighter:
             change = draft.change
             place = (change.domain, change.document)
             for earlier in self._doubtful.get(place, ()):
-                if earlier.kind is Kind.FOREIGN and change.kind is Kind.OWN:
+                if earlier.kind is ChangeKind.FOREIGN and change.kind is ChangeKind.OWN:
                     earlier.rev = min(earlier.rev, change.rev - 1)
-                if Kind.FOREIGN in (earlier.kind, change.kind):
+                if ChangeKind.FOREIGN in (earlier.kind, change.kind):
                     earlier.found = b""
             if change in doubtful:
                 change.doubtful = True
@@ -204,8 +208,8 @@ class Sighter:
         while len(self._doubtful) > DOUBTFUL_MAX:
             self._doubtful.popitem(last=False)
 
-    def believe(self, moment: int) -> None:
-        """Everything up to this cluster time was sighted."""
+    def confirm(self, moment: int) -> None:
+        """Everything up to this cluster time was classified."""
         while self._doubts and self._doubts[0][0] <= moment:
             for change in self._doubts.popleft()[1]:
                 change.doubtful = False
@@ -222,7 +226,7 @@ class Sighter:
         foreign: list[Key] = []
         for draft in drafts:
             change = draft.change
-            if change.kind is Kind.FOREIGN:
+            if change.kind is ChangeKind.FOREIGN:
                 keys = (change.key, draft.before.key if draft.before else None)
                 foreign += [entry for key in keys if key is not None and (entry := cache_key(key)) is not None]
             elif change.key is not None and change.domain.cached:
@@ -244,7 +248,7 @@ def _nested(raw: Any, name: str) -> Any:
 
 
 def _body(raw: RawBSONDocument) -> Any:
-    """What the log tells of the document: all of it, or the fields that an update changed."""
+    """What the log reports the document: all of it, or the fields that an update changed."""
     if "fullDocument" in raw:
         return raw["fullDocument"]
     return _nested(raw, "updateDescription")["updatedFields"] if "updateDescription" in raw else _NOTHING
@@ -269,18 +273,19 @@ def _is_odd(draft: _Draft) -> bool:
     return stored is not None and stored != 0 and not revision(stored)
 
 
-def _raised(change: Change, before: Known | None) -> bool:
+def _raised(change: LoggedChange, before: Known | None) -> bool:
     """Whether a change made a new revision. This package's writers never replace whole documents."""
     if change.source == "delete" or not change.rev:
         return False
     return change.rev > before.rev if before is not None else change.source != "replace"
 
 
-def _warn_of_lowered(change: Change, before: Known | None) -> None:
+def _warn_of_lowered(change: LoggedChange, before: Known | None) -> None:
     if before is not None and (change.whole or change.rev) and change.rev < before.rev:
         logger.error(
-            "%s: a foreign writer put the revision back from %d to %d; until it has passed %d again, changes are recorded as foreign. "
-            "Set `rev` to %d", change.key or change.document, before.rev, change.rev, before.rev, before.rev,
+            "%s: a foreign writer put the revision back from %d to %d; until it has passed %d again, changes are "
+            "recorded as foreign. Set "
+            "`rev` to %d", change.key or change.document, before.rev, change.rev, before.rev, before.rev,
         )  # fmt: skip
 
 
@@ -289,13 +294,13 @@ def _wants_document(draft: _Draft) -> bool:
     if change.source != "update":
         return False
     complete = change.intact and is_complete(change.domain, draft.fields)
-    return change.key is None or change.kind is Kind.FOREIGN or not complete
+    return change.key is None or change.kind is ChangeKind.FOREIGN or not complete
 
 
-def _skipped(draft: _Draft) -> Iterator[Change]:
+def _skipped(draft: _Draft) -> Iterator[LoggedChange]:
     """The revisions between a change and the one before it. Only a foreign writer can make such a leap."""
     change = draft.change
-    if change.kind is not Kind.OWN or (draft.before is None and change.source != "insert"):
+    if change.kind is not ChangeKind.OWN or (draft.before is None and change.source != "insert"):
         return
     first = (draft.before.rev if draft.before else 0) + 1
     reason = "the revision was skipped: a foreign writer set it, or deleted the document that had it"

@@ -29,8 +29,8 @@ START_S = 60.0
 
 
 def settings_of(endpoints: AnyServers) -> dict[str, Any]:
-    """Short cycles: a dead writer's key is cached again after a second and a half. Complete, so that the environment plays no
-    part.
+    """Short cycles: a dead writer's key is cached again after a second and a half. Complete, so that the environment
+    plays no part.
     """
     return {
         "mongo_connection_string": endpoints.mongo_connection_string(DATABASE),
@@ -123,7 +123,8 @@ class Servers:
     def kill_redis(self, rng: random.Random) -> RedisKill:
         """SIGKILL, and the loss of what was appended in the last moments. Precondition: nothing is being started.
 
-        The kernel would still write what the process gave it; without it, a machine loses power, and up to a second is lost.
+        The kernel would still write what the process gave it; without it, a machine loses power, and up to a second is
+        lost.
         """
         self.is_redis_up = False
         embedded.stop_redis(self.endpoints.directory, kill=True)
@@ -151,7 +152,8 @@ class Servers:
     def squeeze(self, spare_bytes: int) -> None:
         """Let Redis evict as much as it takes to get below its memory use by so many bytes.
 
-        In one packet: the limit is gone before a client could meet it, since a full Redis is another fault than eviction.
+        In one packet: the limit is gone before a client could meet it, since a full Redis is another fault than
+        eviction.
         """
         used = self.redis.info("memory")["used_memory"]
         with self.redis.pipeline(transaction=False) as packet:

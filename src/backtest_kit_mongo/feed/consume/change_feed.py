@@ -254,8 +254,8 @@ class ChangeFeed:
                 self._buffer.append(Item(entry, record))
                 continue
             logger.error(
-                "group %s: entry %s of %s was trimmed before it was acknowledged, and the audit log has no change of it "
-                "that this group wants", self.group, entry.id, entry.stream,
+                "group %s: entry %s of %s was trimmed before it was acknowledged, and the audit log has no change of "
+                "it that this group wants", self.group, entry.id, entry.stream,
             )  # fmt: skip
             self._intake.pass_over(Item(entry))
 

@@ -8,12 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from backtest_kit_mongo.feed.parked import Parked
-from backtest_kit_mongo.feed.servers import FeedServers
+from backtest_kit_mongo.feed.dead_letters import DeadLetter
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.terminal import echo, escape
 
+from .embedded import ExitCode
 from .opening import connected
-from .servers import ExitCode
 
 __all__ = ["park"]
 
@@ -25,7 +25,7 @@ park = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", show_default=False)]
 
 
@@ -136,11 +136,11 @@ def drop(
         servers.parked.drop(items)
 
 
-def _chosen(servers: FeedServers, names: Sequence[str]) -> list[Parked]:
+def _chosen(servers: FeedServers, names: Sequence[str]) -> list[DeadLetter]:
     return [servers.parked.find(name) for name in names]
 
 
-def _shown(item: Parked) -> dict[str, Any]:
+def _shown(item: DeadLetter) -> dict[str, Any]:
     return {
         "id": item.id,
         "state": item.state,
@@ -154,7 +154,7 @@ def _shown(item: Parked) -> dict[str, Any]:
     }
 
 
-def _event(item: Parked) -> dict[str, Any] | None:
+def _event(item: DeadLetter) -> dict[str, Any] | None:
     event = item.event
     if event is None:
         return None
@@ -175,5 +175,5 @@ def _event(item: Parked) -> dict[str, Any] | None:
     }
 
 
-def _hex(item: Parked) -> dict[str, str]:
+def _hex(item: DeadLetter) -> dict[str, str]:
     return {name.decode("utf-8", "replace"): value.hex() for name, value in item.fields.items()}

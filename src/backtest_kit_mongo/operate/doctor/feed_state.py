@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from backtest_kit_mongo.feed.parked import count_open
+from backtest_kit_mongo.feed.dead_letters import count_open
+from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
-from backtest_kit_mongo.feed.servers import FeedServers
 from backtest_kit_mongo.feed.trimming import AUDIT_GROUP
 from backtest_kit_mongo.feed.troubles import COLLECTION as NOTES
 from backtest_kit_mongo.feed.troubles import FOREIGN_WRITES, troubles
@@ -15,7 +15,7 @@ from backtest_kit_mongo.feed.workers import Consumer, consumers, service_leases
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, note, ok, warning
 
 LAG_MS: Final = 60_000
-"""As the worker's own health check judges it, unless it is told otherwise."""
+"""As the worker's own health check judges it, unless it is set otherwise."""
 SEEN_MS: Final = 60_000
 NAMED_MAX: Final = 5
 
@@ -33,7 +33,8 @@ def streams(servers: FeedServers) -> Iterator[Finding]:
         yield judge_group(name, [group for group in groups if group.name == name])
     if length and all(group.name != AUDIT_GROUP for group in groups):
         yield warning(
-            "feed.audit", "nobody records the changes: there is no group of the audit role, so the feed is never trimmed",
+            "feed.audit", ("nobody records the changes: there is no group of the audit role, so the feed is never "
+                "trimmed"),
             "start a worker with the role audit",
         )  # fmt: skip
 
@@ -68,7 +69,7 @@ def parked(servers: FeedServers) -> Iterator[Finding]:
     found = count_open(servers.database)
     for role, count in sorted(found.items()):
         yield warning(
-            "feed.parked", f"{count} entries parked for {role}",
+            "feed.parked", f"{count} dead letters for {role}",
             "`bkm park list` shows the causes; `bkm park replay --all` once they are cured",
         )  # fmt: skip
     if not found:
@@ -76,14 +77,16 @@ def parked(servers: FeedServers) -> Iterator[Finding]:
 
 
 def foreign(servers: FeedServers) -> Iterator[Finding]:
-    """Changes past this package: no event tells of them, so what is made from events lacks them."""
+    """Changes past this package: no event reports them, so what is made from events lacks them."""
     found = servers.database[NOTES].find_one({"_id": FOREIGN_WRITES})
     if found is None:
         yield ok("feed.foreign", "no change by another program was seen")
         return
     yield note(
-        "feed.foreign", f"{found['count']} changes by other programs, the last {found['at']:%Y-%m-%d %H:%M:%S} UTC ({found['examples'][-1]})",
-        "replicas and `consume` do not see them: `backtest-kit-worker replica compare` and `rebuild`; the audit log has them as `foreign`",
+        "feed.foreign", (f"{found['count']} changes by other programs, the last {found['at']:%Y-%m-%d %H:%M:%S} UTC "
+            f"({found['examples'][-1]})"),
+        ("replicas and `consume` do not see them: `backtest-kit-worker replica compare` and `rebuild`; the audit log "
+            "has them as `foreign`"),
     )  # fmt: skip
 
 

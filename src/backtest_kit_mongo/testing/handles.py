@@ -16,7 +16,7 @@ from backtest_kit_mongo.testing.examples import BASE_MS, example
 
 DOCUMENTS = tuple(domain for domain in DOMAINS if domain.shape is not Shape.SERIES)
 CACHED = tuple(domain for domain in DOMAINS if domain.cached)
-LEDGERS = tuple(domain for domain in DOMAINS if domain.shape is Shape.LEDGER)
+LISTS = tuple(domain for domain in DOMAINS if domain.shape is Shape.LIST)
 GUARDED = tuple(domain for domain in DOMAINS if domain.has_when)
 REMOVABLE = tuple(domain for domain in DOMAINS if domain.has_removed)
 NULLABLE = ("signal", "schedule", "strategy")
@@ -37,14 +37,14 @@ def _part(column: Column, tag: str, backtest: bool) -> Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class Handle:
     """One document in one store, written and read in the way of its shape."""
 
     store: Store
     key: Key
 
     def write(self, payload: Any, when: int = BASE_MS) -> Record:
-        """Store the payload; the answer is the record that the write made, or for a ledger the stored row."""
+        """Store the payload; the answer is the record that the write made, or for a list the stored row."""
         change = make_change(self.key, payload, when if self.key.domain.has_when else None)
         if self.key.domain.cached:
             return self.store.write(change)
@@ -61,10 +61,10 @@ class Spot:
         return self.write(example(self.key.domain, self.key.item), when)
 
 
-def spot(store: Store, domain: Domain, tag: str) -> Spot:
+def handle(store: Store, domain: Domain, tag: str) -> Handle:
     """The document of `tag`; opens the store, because rows are read past its verbs."""
     store.open()
-    return Spot(store, make_key(domain, parts(domain, tag)))
+    return Handle(store, make_key(domain, parts(domain, tag)))
 
 
 def items(store: Store, scope: Key, tag: str = "", *, when: int | None = None, limit: int | None = None) -> list[str]:
@@ -74,7 +74,9 @@ def items(store: Store, scope: Key, tag: str = "", *, when: int | None = None, l
 
 
 def difference(actual: Any, expected: Any, path: str = "value") -> str | None:
-    """Where two values differ in value, type or order of fields; None if nowhere. NaN equals NaN, 0.0 does not equal -0.0."""
+    """Where two values differ in value, type or order of fields; None if nowhere. NaN equals NaN, 0.0 does not equal
+    -0.0.
+    """
     if type(actual) is not type(expected):
         return f"{path}: {actual!r:.80} is {type(actual).__name__}, not {type(expected).__name__} as {expected!r:.80}"
     if isinstance(expected, dict):

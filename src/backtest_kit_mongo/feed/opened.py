@@ -12,7 +12,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from backtest_kit_mongo.coherence.keys import streams
-from backtest_kit_mongo.feed.parked import ParkedItems
+from backtest_kit_mongo.feed.dead_letters import DeadLetters
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import redis_client
 
@@ -31,12 +31,12 @@ class FeedServers:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The feed's streams, one a partition."""
+        """The feed's streams, one per partition."""
         return streams(self.settings.database, self.settings.partitions)
 
     @property
-    def parked(self) -> ParkedItems:
-        return ParkedItems(self.database, self.redis, self.streams)
+    def parked(self) -> DeadLetters:
+        return DeadLetters(self.database, self.redis, self.streams)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The change feed as a consumer sees it: what was in the stream, and what a flush took.
 
-Entries are read when they are old enough not to be in the suffix that a killed Redis loses, and then trimmed, as a worker
-that has acknowledged them would do; a long run would otherwise fill the memory with its past.
+Entries are read when they are old enough not to be in the suffix that a killed Redis loses, and then trimmed, as a
+worker that has acknowledged them would do; a long run would otherwise fill the memory with its past.
 """
 
 import time
@@ -13,7 +13,7 @@ import redis
 
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_verify.chaos.history import Change, Flush, Value
+from backtest_kit_verify.chaos.history import Flush, Revision, Value
 from backtest_kit_verify.chaos.observed import document_name
 from backtest_kit_verify.chaos.workload import mark_of
 
@@ -33,15 +33,15 @@ class Feed:
 
     Attributes:
         counts: how often each change was seen in the stream.
-        told: the value that each told of.
+        reported: the value that each reported.
     """
 
     def __init__(self, client: redis.Redis, streams: Sequence[str], *, trims: bool = True) -> None:
         self._redis: Any = client
         self._trims = trims
         self._last = dict.fromkeys(streams, "0-0")
-        self.counts: Counter[Change] = Counter()
-        self.told: dict[Change, Value] = {}
+        self.counts: Counter[Revision] = Counter()
+        self.reported: dict[Revision, Value] = {}
 
     def collect(self, settled_ms: int = SETTLED_MS) -> None:
         """Take the entries that are at least so old.
@@ -76,10 +76,10 @@ class Feed:
         for _, fields in entries:
             change, value = _change(fields)
             self.counts[change] += 1
-            self.told[change] = value
+            self.reported[change] = value
 
 
-def _change(fields: Mapping[bytes, bytes]) -> tuple[Change, Value]:
+def _change(fields: Mapping[bytes, bytes]) -> tuple[Revision, Value]:
     event = decode(fields)
     mark = mark_of(BY_NAME[event.domain], event.payload)
-    return Change(document_name(event), event.rev), Value(mark, event.operation == "remove")
+    return Revision(document_name(event), event.rev), Value(mark, event.operation == "remove")

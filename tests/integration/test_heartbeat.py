@@ -1,4 +1,4 @@
-"""BEAT on a real Redis: what one near cache is told about what it may have missed."""
+"""HEARTBEAT on a real Redis: what one near cache is informed about what it may have missed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ def names(new_database: Callable[[], str]) -> Channels:
 
 
 @pytest.fixture
-def beat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str]]]:
-    """Ask for a beat and hear its answer: the question, the identity, the numbers."""
+def heartbeat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str]]]:
+    """Ask for a heartbeat and hear its answer: the question, the identity, the numbers."""
     with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-        subscription.subscribe(names.beats)
+        subscription.subscribe(names.heartbeats)
         subscription.get_message(timeout=5)
 
         era, era_key = "e" * 16, names.born + ":era"
         client.set(era_key, era)
 
         def ask() -> list[str]:
-            RedisLink(client).run(Script("beat"), [names.born, era_key, *names.numbers], [era, names.beats, "question"])
+            RedisLink(client).run(
+                Script("heartbeat"), [names.born, era_key, *names.numbers], [era, names.heartbeats, "question"]
+            )
             said: str = subscription.get_message(timeout=5)["data"].decode()
             return said.split(" ")
 
@@ -46,23 +48,23 @@ def beat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str
 
 
 def test_an_answer_carries_the_question_and_the_numbers(
-    client: redis.Redis, names: Channels, beat: Callable[[], list[str]]
+    client: redis.Redis, names: Channels, heartbeat: Callable[[], list[str]]
 ) -> None:
-    question, identity, number = beat()
+    question, identity, number = heartbeat()
     assert (question, number) == ("question", "0")
     client.incr(names.numbers[0])
-    assert beat() == [question, identity, "1"]
+    assert heartbeat() == [question, identity, "1"]
 
 
 def test_what_a_flush_takes_changes_the_identity_although_the_numbers_are_the_same(
-    client: redis.Redis, names: Channels, beat: Callable[[], list[str]]
+    client: redis.Redis, names: Channels, heartbeat: Callable[[], list[str]]
 ) -> None:
-    before = beat()
+    before = heartbeat()
 
     def differs() -> bool:
         # As often as two of these fall into one millisecond.
         client.delete(names.born, *names.numbers)
-        return beat()[1] != before[1]
+        return heartbeat()[1] != before[1]
 
     eventually(differs)
-    assert beat()[2] == before[2]
+    assert heartbeat()[2] == before[2]

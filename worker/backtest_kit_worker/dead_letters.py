@@ -1,6 +1,6 @@
 """Where entries go that no role can apply: kept whole, with the cause, so that nothing is lost and nothing blocks.
 
-What an operator does with them is `backtest_kit_mongo.feed.parked`.
+What an operator does with them is `backtest_kit_mongo.feed.dead_letters`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bson.binary import Binary
 from pymongo.database import Database
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.feed.parked import COLLECTION, PARKED, parked_id
+from backtest_kit_mongo.feed.dead_letters import COLLECTION, PARKED, letter_id
 from backtest_kit_mongo.feed.positions import text
 
 BYTES_MAX = 15 * 1024 * 1024
@@ -23,8 +23,8 @@ CAUSE_MAX = 4_000
 logger = logging.getLogger(__name__)
 
 
-class Parking:
-    """Parked entries in MongoDB, one document per (stream, role, entry)."""
+class DeadLetterWriter:
+    """Dead letters in MongoDB, one document per (stream, role, entry)."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._parked = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
@@ -43,12 +43,12 @@ class Parking:
         if oversize:
             first["oversize"] = True
         self._parked.update_one(
-            {"_id": parked_id(name, role, entry)},
+            {"_id": letter_id(name, role, entry)},
             {"$set": {"cause": cause[:CAUSE_MAX], "lastSeen": now}, "$inc": {"count": 1}, "$setOnInsert": first},
             upsert=True,
         )
         logger.error(
-            "%s: parked entry %s of %s: %s. `bkm park show` has it, `bkm park replay` delivers it again",
+            "%s: dead letter %s of %s: %s. `bkm park show` has it, `bkm park replay` delivers it again",
             role,
             entry,
             name,

@@ -39,8 +39,8 @@ def _of_run(run: str) -> Document:
 def await_audit(run: str, expected: int, stalled_s: float, on_count: Callable[[int], None]) -> None:
     """Wait until the worker has recorded so many events of the run and consumed the streams.
 
-    Gives up when nothing has changed for `stalled_s`; the checks then say what is missing. `on_count` gets the number of
-    records so far.
+    Gives up when nothing has changed for `stalled_s`; the checks then say what is missing. `on_count` gets the number
+    of records so far.
     """
     recorded, changed_s = -1, time.monotonic()
     while True:
