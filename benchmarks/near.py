@@ -68,7 +68,10 @@ def read_rows(settings: Settings) -> list[dict[str, Any]]:
         wait_for_copy(read)
         before = near().hit_count
         pairs = [
-            (per_call_us(read, NEAR_CALLS), per_call_us(lambda key=floor_key: client.get(key), GET_CALLS))  # type: ignore[misc]
+            (
+                per_call_us(read, NEAR_CALLS),
+                per_call_us(lambda key=floor_key: client.get(key), GET_CALLS),  # type: ignore[misc]
+            )
             for _ in range(BLOCKS)
         ]
         hits = (near().hit_count - before) / (BLOCKS * NEAR_CALLS)

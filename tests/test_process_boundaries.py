@@ -71,7 +71,8 @@ if __name__ == "__main__":
     assert "hunter2" not in str(os.environ)
     for method in ("spawn", "forkserver", "fork"):
         with ProcessPoolExecutor(1, mp.get_context(method)) as pool:
-            for name, answer in ((method, pool.submit(work, method)), (f"grand{method}", pool.submit(grandchild, method, f"grand{method}"))):
+            other = f"grand{method}"
+            for name, answer in ((method, pool.submit(work, method)), (other, pool.submit(grandchild, method, other))):
                 assert answer.result() == (settings, "memory", True), answer.result()
                 print(bk.PersistSignalAdapter.read_signal_data("BTC/USDT", name, "binance")["id"])
     assert bk.PersistLogAdapter.read_log_data() == []

@@ -20,10 +20,13 @@ MARKERS_MAX: Final = 1500
 STYLE: Final = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c2330;--dim:#667085;--line:#e4e7ec;--card:#f7f8fa;--price:#475467;
 --equity:#2563eb;--win:#0f8a4f;--loss:#d03030}
-@media(prefers-color-scheme:dark){:root{--bg:#11151c;--fg:#e6e9ef;--dim:#98a2b3;--line:#2a313d;--card:#191f29;--price:#98a2b3;
+@media(prefers-color-scheme:dark){:root{--bg:#11151c;--fg:#e6e9ef;--dim:#98a2b3;--line:#2a313d;
+--card:#191f29;--price:#98a2b3;
 --equity:#6ea8fe;--win:#3ecf8e;--loss:#ff6b6b}}
-body{margin:0 auto;max-width:1080px;padding:24px;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}
-h1{font-size:22px;margin:0}h2{font-size:15px;margin:28px 0 4px;color:var(--dim);font-weight:600}p{margin:4px 0;color:var(--dim)}
+body{margin:0 auto;max-width:1080px;padding:24px;background:var(--bg);color:var(--fg);
+font:15px/1.5 system-ui,sans-serif}
+h1{font-size:22px;margin:0}h2{font-size:15px;margin:28px 0 4px;color:var(--dim);font-weight:600}
+p{margin:4px 0;color:var(--dim)}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(158px,1fr));gap:8px;margin:20px 0}
 dl div{background:var(--card);border-radius:8px;padding:8px 12px}dt{color:var(--dim);font-size:12px}
 dd{margin:0;font-size:18px;font-variant-numeric:tabular-nums}
@@ -33,7 +36,8 @@ svg{width:100%;height:auto;display:block}svg text{fill:var(--dim);font-size:11px
 g.win path{stroke:var(--win)}g.loss path{stroke:var(--loss)}g path{stroke-dasharray:3 2;fill:none}
 g.win polygon,g.win circle{fill:var(--win)}g.loss polygon,g.loss circle{fill:var(--loss)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
-th{color:var(--dim);font-weight:600;text-align:left}th,td{padding:5px 8px;border-bottom:1px solid var(--line);white-space:nowrap}
+th{color:var(--dim);font-weight:600;text-align:left}
+th,td{padding:5px 8px;border-bottom:1px solid var(--line);white-space:nowrap}
 td.n,th.n{text-align:right}td.win{color:var(--win)}td.loss{color:var(--loss)}td.note{white-space:normal;min-width:120px}
 .notes li{color:var(--dim)}
 """

@@ -15,7 +15,7 @@ What a read does at simulation time T:
 | one row, no `when=` | `LookAhead`: the row that was there at T is gone, and its successor may not be seen |
 | one row, `when=` at most T | hidden, as always: the answer is that of an empty place |
 | a list | left out, and reported once in the log |
-| candles | those that close after T are not there; asking for what opens later, or for a window that ends later, is `LookAhead` |
+| candles | those that close after T are not there; what opens later, or a window that ends later, is `LookAhead` |
 | `when=` after T | `LookAhead` |
 
 A row carries the `when` of its write. Rows of domains that have none (signal, schedule, storage, notification, log) are

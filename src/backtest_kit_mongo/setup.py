@@ -235,7 +235,8 @@ def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
         AlreadySetUp: other settings are in use.
         ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to
-        work until it succeeds.
+            work
+        until it succeeds.
         LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
         it.
     """

@@ -21,7 +21,10 @@ class FakeNodes(ClusterNodes):
     """A cluster whose first half of the slots A serves. What is asked of a node is answered by the test's script."""
 
     def __init__(self, patience_s: float = 0.0) -> None:
-        super().__init__([A], lambda host, port: FakeServer((host, port), self), patience_s)  # type: ignore[arg-type, return-value]
+        def opened(host: str, port: int) -> Any:
+            return FakeServer((host, port), self)
+
+        super().__init__([A], opened, patience_s)
         self.down: set[Address] = set()
         self.asked: list[Address] = []
         self.primary = A

@@ -133,7 +133,8 @@ def test_a_near_cache_hears_and_a_flood_of_missed_writes_is_delivered(
         real, link.execute_many = link.execute_many, _unreachable
         write(store, 2)
         link.execute_many = real
-        eventually(lambda: store.read(KEY).payload == {"data": 2} and not store.cache._reach.missed)  # type: ignore[attr-defined]
+        cache: Any = store.cache
+        eventually(lambda: store.read(KEY).payload == {"data": 2} and not cache._reach.missed)
 
 
 def _unreachable(*_: Any) -> Any:

@@ -99,7 +99,8 @@ class TestTheStart:
             import sys
 
             def test_nothing_is_imported():
-                heavy = ("backtest_kit_mongo", "pymongo", "redis", "pydantic", "numpy", "prometheus_client", "testcontainers", "docker")
+                heavy = ("backtest_kit_mongo", "pymongo", "redis", "pydantic", "numpy", "prometheus_client",
+                         "testcontainers", "docker")
                 assert "backtest_kit_pytest" in sys.modules
                 assert not [name for name in heavy if name in sys.modules]
             """

@@ -31,7 +31,8 @@ FIELDS = {
     "at": 1_700_000_000_000, "host": "h", "pid": 1,
 }  # fmt: skip
 ODD = (
-    st.none() | st.booleans() | st.integers().filter(lambda n: -(2**63) <= n < 2**64) | st.floats() | st.text(max_size=5)
+    st.none() | st.booleans() | st.integers().filter(lambda n: -(2**63) <= n < 2**64) | st.floats()
+    | st.text(max_size=5)
     | st.binary(max_size=5) | st.lists(st.none() | st.text(max_size=3) | st.floats(), max_size=3) | st.just({"a": 1})
 )  # fmt: skip
 

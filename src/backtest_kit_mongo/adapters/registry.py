@@ -95,9 +95,9 @@ class Registry:
         return lambda *context: builtin(store(), *context)
 
     def use_adapter(self, factory: Factory) -> None:
-        """Serve every context from now on by `factory(*context)`;
+        """Serve every context from now on by `factory(*context)`; instances made before are dropped.
 
-        instances made before are dropped. Call it before trading starts. `setup()` changes nothing of it.
+        Call it before trading starts. `setup()` changes nothing of it.
         """
         self._use(factory, factory)
 

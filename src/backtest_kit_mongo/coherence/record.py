@@ -28,7 +28,7 @@ class Shape(Enum):
     """One document per context."""
     KEYED = "keyed"
     """Many documents per context, read one at a time, some listed."""
-    LIST = "ledger"
+    LIST = "list"
     """Many rows per context, written and read as a list."""
     SERIES = "series"
     """Many rows per context, ordered by time, read as a window, first write wins."""

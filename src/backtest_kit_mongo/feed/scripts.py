@@ -46,7 +46,8 @@ return { found, 1 }
 CLAIM: Final = (
     _SIZE
     + """
--- KEYS stream   ARGV group consumer idle-ms cursor count bytes.   Returns where to go on, entries, ids that are trimmed, whether others are.
+-- KEYS stream   ARGV group consumer idle-ms cursor count bytes.
+-- Returns where to go on, entries, ids that are trimmed, whether others are.
 local found, gone, holes, size, cursor = {}, {}, 0, 0, ARGV[4]
 repeat
   local answer = redis.pcall('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], cursor, 'COUNT', 8)
@@ -93,17 +94,20 @@ if info.err then return info end
 local about = {}
 for n = 1, #info, 2 do about[info[n]] = info[n + 1] end
 local first, last = about['first-entry'], about['last-entry']
-return { about['length'], about['last-generated-id'], first and first[1] or '', last and last[1] or '', about['entries-added'] or -1 }
+return { about['length'], about['last-generated-id'], first and first[1] or '', last and last[1] or '',
+  about['entries-added'] or -1 }
 """
 ENSURE: Final = """
--- KEYS stream   ARGV group id.   Acknowledging nothing is a first write that needs no memory; after it a full Redis lets the group be made,
+-- KEYS stream   ARGV group id.
+-- Acknowledging nothing is a first write that needs no memory; after it a full Redis lets the group be made,
 -- without which nothing could ever be read and trimmed.
 redis.call('XACK', KEYS[1], ARGV[1], '0-1')
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], ARGV[2], 'MKSTREAM')
 return made
 """
 REMOVE_IDLE: Final = """
--- KEYS stream   ARGV group idle-ms only.   Atomic: a consumer that took entries between a look and the removal would lose them for good.
+-- KEYS stream   ARGV group idle-ms only.
+-- Atomic: a consumer that took entries between a look and the removal would lose them for good.
 local removed = {}
 local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
 if consumers.err then return consumers end

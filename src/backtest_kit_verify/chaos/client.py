@@ -1,7 +1,8 @@
 """One client as a process: `python -m backtest_kit_verify.chaos.client`, its task as JSON on standard input.
 
 SIGTERM: finish the call at hand, deliver what is kept for Redis, exit with 0. SIGUSR1 cuts the link to Redis, SIGUSR2
-mends it. SIGINT is ignored: Ctrl-C reaches the whole process group, and the parent decides.
+    mends
+it. SIGINT is ignored: Ctrl-C reaches the whole process group, and the parent decides.
 """
 
 import ctypes

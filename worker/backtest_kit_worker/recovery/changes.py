@@ -61,7 +61,8 @@ class LoggedChange:
         intact: an update that only set fields, so that what was before and `body` give what was after.
         found: BSON of the whole document, read soon after an update; emptied when a change in between is classified.
         doubtful: `found`, or the revision of a FOREIGN change, is of a later moment than the change, and the log is not
-        read up to there yet: what it will tell may be in `found`.
+            read
+        up to there yet: what it will tell may be in `found`.
         reason: why a SKIPPED revision is missing.
         first: of a run of SKIPPED revisions up to `rev`, the first; 0 for a single one.
         publish_count: how often its event was republished.

@@ -96,9 +96,10 @@ class RedisLink:
             return self.execute("EVAL", script.source, len(keys), *keys, *args)
 
     def execute(self, *command: Argument) -> Any:
-        """Send one command and return its answer;
+        """Send one command and return its answer.
 
-        raises one of `UNREACHABLE` if it may or may not have been executed.
+        Raises:
+            one of `UNREACHABLE`: it may or may not have been executed.
         """
         return self.execute_many([command])[0]
 
