@@ -69,7 +69,7 @@ class TestEveryOrder:
 
 
 class TestRandomOrder:
-    @pytest.mark.parametrize(("key", "count"), [(DOCUMENT, 16_000), (LIST, 4_000)], ids=["document", "ledger"])
+    @pytest.mark.parametrize(("key", "count"), [(DOCUMENT, 16_000), (LIST, 4_000)], ids=["document", "list"])
     def test_nothing_is_broken_in_random_orders(self, key: Any, count: int) -> None:
         campaign = Campaign(1, key=key)
         assert campaign.run(count) is None
