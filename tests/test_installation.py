@@ -28,7 +28,7 @@ NOT_INSTALLED = (
         "backtest_kit.replay",
         "backtest_kit_mongo.cli.main",
         "backtest_kit_verify.chaos.client",
-        "backtest_kit_verify.demo.trader",
+        "backtest_kit_verify.demo.host",
         "backtest_kit_mongo.feed.consume",
         "backtest_kit_mongo.audit",
         "backtest_kit_worker.cli",

@@ -21,7 +21,8 @@ from backtest_kit.durable import Rows, SharedRisks
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
 from backtest_kit.fleet import FleetMarket
-from backtest_kit.leases import WRITE_S, Keeping, Lease, Leases, is_dead, make_leases
+from backtest_kit.leases import WRITE_S, Keeping, Lease, Leases, make_leases
+from backtest_kit.living import dead_since_s
 from backtest_kit.market import History
 from backtest_kit.orders.broker import Broker
 from backtest_kit.orders.ccxt_broker import CcxtBroker
@@ -137,8 +138,8 @@ def _lease(leases: Leases, job: Job, on_line: OnLine) -> Iterator[Lease]:
     if lease is None:
         holder = leases.holder(name)
         on_line(f"waiting for {_who(holder)}, which runs this context, or did until it died")
-        if is_dead(holder):
-            waited.wait(WRITE_S)  # What it sent before it died has arrived by then, or never will.
+        if (since_s := dead_since_s(holder)) is not None:
+            waited.wait(since_s + WRITE_S - monotonic())  # What it sent has arrived by then, or never will.
             lease = leases.acquire(name, LEASE_MS, despite=holder)
         until_s = monotonic() + LEASE_MS * 1.5 / 1000
         while lease is None and monotonic() < until_s:

@@ -260,6 +260,12 @@ def strategy(
     return declared if get_signal is None else declared(get_signal)
 
 
+@overload
+def exchange(get_candles: Function, /, *, name: str | None = None, **parts: Any) -> Exchange: ...
+@overload
+def exchange(*, name: str | None = None, **parts: Any) -> Any: ...
+
+
 def exchange(get_candles: Function | None = None, /, *, name: str | None = None, **parts: Any) -> Any:
     """Declare an exchange: as a decorator of its get_candles, or as a call:
     `bt.exchange(name="binance", ccxt="binance")`.
@@ -285,7 +291,13 @@ def frame(name: str, start: MomentLike, end: MomentLike) -> Frame:
     return add_frame_schema(name=name, start=start, end=end)
 
 
-def risk(validation: Function | None = None, /, *, name: str | None = None, note: str = "") -> Any:
+@overload
+def risk(validation: Validation, /) -> Risk: ...
+@overload
+def risk(*, name: str | None = None, note: str = "") -> Callable[[Validation], Risk]: ...
+
+
+def risk(validation: Validation | None = None, /, *, name: str | None = None, note: str = "") -> Any:
     """Declare a risk: `@bt.risk(name="one-position", note="one is enough")` over its validation.
 
     The validation gets a `RiskRequest`; falsy passes, a text rejects and says why, True rejects with `note`.

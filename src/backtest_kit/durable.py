@@ -146,12 +146,13 @@ class SharedRisks:
                 self._save(book, rows, at)
 
     def _load(self, book: RiskBook) -> tuple[list[Any], list[Any]]:
+        """What is stored, those whose time is over too: the next write takes them out."""
         moment = self._now_ms()
         read = bk.PersistRiskAdapter.read_position_data
         opened = read(book.name, self._exchange, moment)
         reserved = read(book.name + RESERVED, self._exchange, moment)
         book.restore(opened, moment, reserved)
-        return book.to_rows(), book.reserved_rows()
+        return opened, reserved
 
     def _save(self, book: RiskBook, before: tuple[list[Any], list[Any]], at: int) -> None:
         write = bk.PersistRiskAdapter.write_position_data

@@ -8,7 +8,8 @@ from time import monotonic, sleep
 from typing import Final
 
 from backtest_kit.declare import Exchange
-from backtest_kit.leases import Lease, Leases, is_dead
+from backtest_kit.leases import Lease, Leases
+from backtest_kit.living import is_dead
 from backtest_kit.market import Market
 
 logger = logging.getLogger(__name__)

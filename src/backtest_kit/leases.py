@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any, Final, Protocol
 from urllib.parse import quote
 
-import psutil
 import pymongo
 from filelock import FileLock, Timeout
 from pymongo import ReturnDocument
@@ -28,6 +27,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 import backtest_kit_mongo as bk
+from backtest_kit.living import HOST, birth
 
 __all__ = [
     "COLLECTION",
@@ -48,6 +48,7 @@ COLLECTION: Final = "engine-leases"
 FOREVER_S: Final = float("inf")
 WRITE_S: Final = 1.5
 """A row of a live context is executed so soon after it was sent, or never: so long is a dead process waited for."""
+WRITE_MS: Final = round(WRITE_S * 1000)
 TIMEOUT_S: Final = 5.0
 """Bound on each question to MongoDB."""
 
@@ -61,7 +62,8 @@ class LeaseExpired(bk.EnvironmentFault):
 
 
 class Lease:
-    """A lease in force. `with` gives it back at the end.
+    """A lease in force. `with` gives it back at the end: at once, or if an error may have left a write on its way, when
+    that has been executed or never will be.
 
     Attributes:
         until_s: it is in force at least until then, on the monotonic clock.
@@ -90,7 +92,7 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        self.release(0 if error is None else WRITE_MS)
 
 
 class Leases(Protocol):
@@ -119,7 +121,7 @@ class MongoLeases:
         concern = WriteConcern(w="majority", j=True, wtimeout=10_000)
         database = bk.get_mongo()[bk.get_config().database]
         self._leases = database.get_collection(COLLECTION, write_concern=concern)
-        self._me = "/".join((socket.gethostname(), str(os.getpid()), _birth(os.getpid()), HOST, secrets.token_hex(4)))
+        self._me = "/".join((socket.gethostname(), str(os.getpid()), birth(os.getpid()), HOST, secrets.token_hex(4)))
 
     def acquire(self, name: str, lease_ms: int, despite: str = "") -> Lease | None:
         since_s = monotonic()
@@ -194,34 +196,6 @@ class FileLeases:
 
     def holder(self, name: str) -> str:
         return "another process of this host"
-
-
-def _host() -> str:
-    """This boot and its space of process numbers: names of hosts may coincide, these do not."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return secrets.token_hex(8)  # Nobody's death is ever seen.
-
-
-HOST: Final = _host()
-
-
-def _birth(process: int) -> str:
-    """When a process began, so that its number's next owner is not taken for it; empty: there is none."""
-    try:
-        return f"{psutil.Process(process).create_time():.2f}"
-    except psutil.Error:
-        return ""
-
-
-def is_dead(holder: str) -> bool:
-    """Whether a holder was a process of this host that does not live any more."""
-    parts = holder.split("/")
-    if len(parts) != 5 or parts[3] != HOST or not parts[1].isdigit():
-        return False
-    return _birth(int(parts[1])) != parts[2]
 
 
 def make_leases() -> Leases:
@@ -312,4 +286,4 @@ class Keeping:
         self._stop.set()
         self._thread.join()
         if not self._taken:
-            self.lease.release()
+            self.lease.release(0 if error is None else WRITE_MS)

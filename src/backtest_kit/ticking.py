@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import sleep as pause
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -115,6 +116,8 @@ class Ticking:
             except (bk.EnvironmentFault, bk.WriteOutcomeUnknown, bk.WriteRefused) as cause:
                 wait_s = RETRY_S[0] if self._report(cause) else min(wait_s * 2, RETRY_S[1])
                 self.keeping.require_not_taken()
+                if isinstance(cause, bk.WriteOutcomeUnknown):
+                    pause(WRITE_S)  # Nothing of it may arrive after what the next attempt writes.
                 self.clock.wait(wait_s, threading.Event())  # Also while stopping: a position is not left alone.
 
     def _report(self, cause: Exception) -> bool:

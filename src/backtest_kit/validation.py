@@ -58,8 +58,14 @@ def _distances(proposal: Proposal, price_open: float, rules: Rules) -> Iterator[
     profit = sign * (proposal.take_profit - price_open) / price_open * 100
     loss = sign * (price_open - proposal.stop_loss) / price_open * 100
     if profit < rules.take_profit_min_percent:
-        yield f"take_profit is {profit:.4f} % from price_open, at least {rules.take_profit_min_percent} % are needed"
+        yield f"take_profit is {_text(profit)} % from price_open, at least {rules.take_profit_min_percent} % are needed"
     if loss < rules.stop_loss_min_percent:
-        yield f"stop_loss is {loss:.4f} % from price_open, at least {rules.stop_loss_min_percent} % are needed"
+        yield f"stop_loss is {_text(loss)} % from price_open, at least {rules.stop_loss_min_percent} % are needed"
     if loss > rules.stop_loss_max_percent:
-        yield f"stop_loss is {loss:.4f} % from price_open, at most {rules.stop_loss_max_percent} % are allowed"
+        yield f"stop_loss is {_text(loss)} % from price_open, at most {rules.stop_loss_max_percent} % are allowed"
+
+
+def _text(percent: float) -> str:
+    """Four digits, or all of them where four would hide which side of a round number it is on."""
+    rounded = f"{percent:.4f}"
+    return rounded if round(percent, 4) == percent or not rounded.endswith("00") else repr(percent)

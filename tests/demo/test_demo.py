@@ -1,144 +1,56 @@
-"""`bkm demo`: its parts in memory, and the whole on real servers with a killed process."""
+"""`bkm demo`: what its checks find, in memory; and the whole on real servers with killed processes."""
 
-import gzip
+from __future__ import annotations
+
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
 
-from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, STATE
+import backtest_kit_mongo as bk
+from backtest_kit.events import Event
+from backtest_kit.identity import MINUTE_MS
+from backtest_kit.signals import Extreme, Pnl, SignalView
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.operate.cache_check import Report
 from backtest_kit_verify.demo import DemoError
-from backtest_kit_verify.demo.book import Book, Host
-from backtest_kit_verify.demo.candles import CACHE_CHUNK, Series, Window, load_series, windows_of
+from backtest_kit_verify.demo.candles import load_series
+from backtest_kit_verify.demo.checks import Outcome, run_checks
 from backtest_kit_verify.demo.connection import in_database
-from backtest_kit_verify.demo.desk import MemoryDesk
-from backtest_kit_verify.demo.replay import replay
-from backtest_kit_verify.demo.rows import Write
+from backtest_kit_verify.demo.evidence import Evidence
+from backtest_kit_verify.demo.fleet import HostRun, Killed
+from backtest_kit_verify.demo.host import Task
 
-HOUR_MS = 3_600_000
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
+HEADER = "timestamp,open,high,low,close,volume\n"
 
 
-def host_of(series: Series, variant: str = "fast") -> Host:
-    return Host("t", variant, series.symbol, series.interval, series.exchange)
-
-
-@pytest.fixture(scope="module")
-def sample() -> Series:
-    (series,) = load_series(None, None)
-    return series
-
-
-def test_the_sample_ships_with_the_package(sample: Series) -> None:
-    assert (sample.symbol, sample.interval, len(sample.candles)) == ("EURUSD", "1h", 1000)
-    assert sum(window.candle_count for window in sample.windows) == 1000
-
-
-def test_windows_end_at_gaps_and_at_the_largest_request() -> None:
-    times_ms = [i * HOUR_MS for i in (*range(CACHE_CHUNK + 2), 2000, 2001, 2003)]
-    assert windows_of(times_ms, HOUR_MS) == [
-        Window(0, CACHE_CHUNK),
-        Window(CACHE_CHUNK * HOUR_MS, 2),
-        Window(2000 * HOUR_MS, 2),
-        Window(2003 * HOUR_MS, 1),
-    ]
-
-
-def test_only_the_last_candles_are_taken_when_asked(sample: Series) -> None:
-    (short,) = load_series(None, 10)
-    assert short.candles == sample.candles[-10:]
-    assert (short.available, short.exchange) == (1000, sample.exchange)
+def test_the_sample_ships_with_the_package_and_its_end_is_traded() -> None:
+    (series,) = load_series(None, 10)
+    assert (series.symbol, len(series.candles)) == ("BTCUSDT", 1980)
+    assert series.end_ms - series.start_ms == 9 * MINUTE_MS
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("X-1h.txt", "", "SYMBOL-INTERVAL"),
-        ("X-7h.csv", "", "interval must be one of"),
-        ("X-1h.csv", "time,open\n", "first line must be timestamp,open"),
-        ("X-1h.csv", "timestamp,open,high,low,close,volume\n0,1,2,1,a,0\n", "line 2.*'a'"),
-        ("X-1h.csv", "timestamp,open,high,low,close,volume\n0,1,1,1,1,0\n0,1,1,1,1,0\n", "two candles open at 0"),
-        ("X-1h.csv.gz", "not gzip", "cannot be read"),
+        ("X-1h.csv", "", "named like BTCUSDT-1m"),
+        ("X-1m.csv", "time,open\n", "timestamp"),
+        ("X-1m.csv", HEADER + "0,1,1,1,1,0\n", "more than 5 are needed"),
+        ("X-1m.csv", HEADER + "".join(f"{m * 60_000},1,1,1,1,0\n" for m in (*range(7), 8)), "lacks 1 minutes"),
     ],
 )
 def test_an_unusable_file_is_refused_by_name(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(DemoError, match=message):
+    with pytest.raises((DemoError, bk.CallerError), match=message):
         load_series(tmp_path, None)
-
-
-def test_both_plain_and_compressed_files_are_read(tmp_path: Path) -> None:
-    text = "timestamp,open,high,low,close,volume\n3600000,1,2,0.5,1.5,7\n0,1,2,0.5,1.5,7\n"
-    (tmp_path / "A-B-1h.csv").write_text(text)
-    (tmp_path / "C-1h.csv.gz").write_bytes(gzip.compress(text.encode()))
-    plain, compressed = load_series(tmp_path, None)
-    assert (plain.symbol, compressed.symbol) == ("A-B", "C")
-    assert plain.windows == compressed.windows == [Window(0, 2)]
-
-
-def test_a_replay_writes_every_domain_but_candles(sample: Series) -> None:
-    desk = MemoryDesk()
-    book = replay(desk, host_of(sample), sample.candles, lambda book: None)
-    assert {key.domain for key in desk.last} == set(DOMAINS) - {CANDLE}
-    assert book.trades > book.wins > 0
-
-
-class MortalDesk(MemoryDesk):
-    """Dies at one of its writes: after it was performed, as a process that is killed before it hears so."""
-
-    def __init__(self, last: dict[Any, bytes], writes_left: int) -> None:
-        super().__init__()
-        self.last = last
-        self._writes_left = writes_left
-
-    def write(self, write: Write) -> None:
-        super().write(write)
-        self._writes_left -= 1
-        if not self._writes_left:
-            raise InterruptedError
-
-
-def test_a_replay_killed_after_any_write_ends_like_an_undisturbed_one(sample: Series) -> None:
-    candles = sample.candles[:160]
-    undisturbed = MemoryDesk()
-    wanted = replay(undisturbed, host_of(sample), candles, lambda book: None)
-    kinds = {key.item for key in undisturbed.last if key.domain.name == "memory"}
-    assert kinds == {"scheduled", "cancelled", "opened", "partial", "breakeven", "closed"}
-
-    # A process that dies again and again, each time after a few writes more than one step makes.
-    for writes_left in range(30, 60):
-        last: dict[Any, bytes] = {}
-        deaths = 0
-        while True:
-            try:
-                book = replay(MortalDesk(last, writes_left), host_of(sample), candles, lambda book: None)
-                break
-            except InterruptedError:
-                deaths += 1
-        assert deaths > 5
-        assert (book, last) == (wanted, undisturbed.last)
-
-
-def test_the_state_is_the_last_write_of_a_step(sample: Series) -> None:
-    steps: list[str] = []
-
-    class Recording(MemoryDesk):
-        def write(self, write: Write) -> None:
-            super().write(write)
-            steps.append(write.key.domain.name)
-
-    def on_bar(book: Book) -> None:
-        assert not steps or steps[-1] == STATE.name
-
-    replay(Recording(), host_of(sample), sample.candles[:100], on_bar)
-    assert steps.count(STATE.name) == 100
 
 
 @pytest.mark.parametrize(
@@ -155,11 +67,100 @@ def test_another_database_keeps_the_user_where_it_is(uri: str, expected: str) ->
     assert in_database(uri, "demo") == expected
 
 
-@pytest.fixture(scope="module")
-def run_demo(servers: Endpoints, new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Run `bkm demo` on a database of its own; the answer is the process and its report."""
-    report = tmp_path_factory.mktemp("demo") / "report.json"
-    database = new_database()
+# -- checks
+
+
+def outcome() -> Outcome:
+    """One host that was killed at minute 4, went on, and closed one trade; everything as it has to be."""
+    task = Task("run", "fast", "BTCUSDT", "sample", 0, 9 * MINUTE_MS)
+    killed = Killed(7, 4 * MINUTE_MS, "long", -signal.SIGKILL, 5 * MINUTE_MS)
+    run = HostRun(task, last={"now_ms": task.end_ms}, killed=killed)
+    extreme = Extreme(0.0, 0, 0.0)
+    view = SignalView(
+        "a", "long", 100.0, 101.0, 99.0, 100.0, 101.0, 99.0, 30, 100.0, "", MINUTE_MS, MINUTE_MS, (), (), 0.0, extreme,
+        extreme
+    )  # fmt: skip
+    closed = Event("closed", 6 * MINUTE_MS, 101.0, view, "take_profit", pnl=Pnl(0.6, 0.6, 100.0, 100.0, 101.0))
+    row = {
+        "status": "closed", "scheduledAt": MINUTE_MS, "closeReason": "take_profit", "closeTimestamp": 6 * MINUTE_MS,
+        "pnl": {"pnlPercentage": 0.6},
+    }  # fmt: skip
+    (series,) = load_series(None, 10)
+    evidence = Evidence(
+        documents={("state", "d"): 2},
+        audited={("state", "d"): [1, 2]},
+        cache=Report(checked=1),
+        history={task.strategy: [row]},
+        risks={task.strategy: 0},
+        batches=[1],
+        candles=[1980],
+        is_consumed=True,
+    )
+    return Outcome([run], [series], evidence, {task.strategy: [closed]}, 0, 0)
+
+
+def test_every_check_passes_when_all_is_as_it_has_to_be() -> None:
+    assert [check.name for check in run_checks(outcome()) if not check.passed] == []
+
+
+Spoil = Callable[[Outcome], Outcome]
+
+
+def _spoiled(**parts: Any) -> Spoil:
+    return lambda one: one._replace(evidence=replace(one.evidence, **parts))
+
+
+def _killed(**parts: Any) -> Spoil:
+    def spoil(one: Outcome) -> Outcome:
+        assert one.runs[0].killed is not None
+        one.runs[0].killed = replace(one.runs[0].killed, **parts)
+        return one
+
+    return spoil
+
+
+def _ended_early(one: Outcome) -> Outcome:
+    one.runs[0].last["now_ms"] = 3 * MINUTE_MS
+    return one
+
+
+OPEN = {"status": "opened", "scheduledAt": 8 * MINUTE_MS}
+SPOILED: dict[str, tuple[str, Spoil]] = {
+    "a host that ended early": ("lived all", _ended_early),
+    "a kill that was none": ("was killed", _killed(exit_code=0)),
+    "a host that began again": ("was killed", _killed(resumed_ms=0)),
+    "a trade that nobody made": ("backtest of the same", lambda one: one._replace(replayed={"run.fast": []})),
+    "a trade that is missing": ("backtest of the same", _spoiled(history={"run.fast": []})),
+    "an open row without a place": (
+        "left over",
+        lambda one: _spoiled(history={"run.fast": [OPEN]})(one._replace(replayed={"run.fast": []})),
+    ),
+    "a place without an open row": ("left over", _spoiled(risks={"run.fast": 1})),
+    "a cache that was not looked at": ("entry in Redis", _spoiled(cache=Report())),
+    "a change without a record": ("audit record", _spoiled(audited={("state", "d"): [2]})),
+    "a change with two records": ("audit record", _spoiled(audited={("state", "d"): [1, 2, 2]})),
+    "a candle in two batches": ("every candle", _spoiled(candles=[1981])),
+    "entries that nobody took": ("the worker", _spoiled(is_consumed=False)),
+    "a worker that failed": ("the worker", lambda one: one._replace(worker_exit=1)),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_check_finds(what: str) -> None:
+    name, spoil = SPOILED[what]
+    failed = [check.name for check in run_checks(spoil(outcome())) if not check.passed]
+    assert failed
+    assert name in failed[0]
+
+
+# -- the whole
+
+
+@pytest.mark.live
+def test_killed_processes_go_on_and_every_check_passes(
+    servers: Endpoints, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -167,55 +168,12 @@ def run_demo(servers: Endpoints, new_database: Callable[[], str], tmp_path_facto
         "CC_REDIS_HOST": servers.redis_host,
         "CC_REDIS_PORT": str(servers.redis_port),
     }
-
-    def run(*arguments: str) -> tuple["subprocess.CompletedProcess[str]", dict[str, Any]]:
-        command = [*BKM, "demo", "--bars", "70", "--database", database, "--json", str(report), *arguments]
-        report.unlink(missing_ok=True)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        return done, json.loads(report.read_text()) if report.exists() else {}
-
-    run.database = database  # type: ignore[attr-defined]
-    return run
-
-
-@pytest.mark.live
-def test_a_killed_process_resumes_and_every_check_passes(run_demo: Any) -> None:
-    done, report = run_demo("--kill", "--run", "first")
+    command = [*BKM, "demo", "--kill", "--minutes", "60", "--database", new_database(), "--json", str(report)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert report["passed"]
-    assert "70 fetched, 0 from the store" in done.stderr
-    assert [row["bars"] for row in report["hosts"]] == [70, 70, 70]
-    assert all(row["documents"] and row["events"] == row["audit_records"] for row in report["domains"])
-    (kill,) = (check for check in report["checks"] if "killed host" in check["name"])
-    assert "got SIGKILL after bar" in kill["detail"]
+    reported = json.loads(report.read_text())
+    assert "1,980 new to the store, 0 were there" in done.stderr
+    assert [(row["minutes"], row["kills"]) for row in reported["hosts"]] == [(60, 1)] * 3
+    assert all(row["events"] == row["audit_records"] for row in reported["domains"])
+    assert sum(row["documents"] > 0 for row in reported["domains"]) >= 10
     assert "\x1b" not in done.stdout + done.stderr
-
-
-@pytest.mark.live
-def test_a_second_run_fetches_no_candle_and_a_changed_document_is_found(run_demo: Any, servers: Endpoints) -> None:
-    done, report = run_demo("--run", "second", "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert report["passed"]
-
-    with MongoClient[dict[str, Any]](servers.mongo_url) as client:
-        mine = {"strategyName": "second.medium"}
-        client[run_demo.database]["session-items"].update_one(mine, {"$set": {"payload.data.trades": 99}})
-    done, report = run_demo("--run", "second")
-    assert "0 fetched, 70 from the store" in done.stderr
-    assert done.returncode == 1
-    failed = {check["name"]: check["detail"] for check in report["checks"] if not check["passed"]}
-    assert "so does MongoDB's own document" in failed
-    # Once recovery has taken the old entry away, the adapters read the changed document too.
-    assert failed.keys() <= {
-        "so does MongoDB's own document",
-        "every value read back through the adapters equals the last write",
-    }
-    assert all(detail.startswith("session second.medium/") for detail in failed.values())
-    assert "✗ so does MongoDB's own document" in done.stdout
-
-
-@pytest.mark.live
-def test_an_unusable_directory_ends_the_demo_before_it_starts_anything(run_demo: Any, tmp_path: Path) -> None:
-    done, report = run_demo("--candles", str(tmp_path))
-    assert (done.returncode, report) == (1, {})
-    assert "EURUSD-1h.csv.gz" in done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,13 +17,14 @@ import numpy as np
 import pytest
 
 import backtest_kit_mongo as bk
-from backtest_kit import bot
+from backtest_kit import bot, living, ticking
 from backtest_kit.context import Context
-from backtest_kit.declare import Exchange, Frame, Strategy
+from backtest_kit.declare import Exchange, Frame, Risk, Strategy
+from backtest_kit.durable import Rows
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
 from backtest_kit.identity import MINUTE_MS
-from backtest_kit.leases import FileLeases
+from backtest_kit.leases import WRITE_S, FileLeases, taking_turns
 from backtest_kit.orders.broker import OrderState
 from backtest_kit.orders.paper import PaperBroker
 from backtest_kit.replay import Columns
@@ -151,6 +155,57 @@ def test_a_tick_that_fails_changes_nothing_and_is_reported_once() -> None:
     assert on_line(events) == on_line(undisturbed) != []
 
 
+def test_after_a_write_that_may_still_arrive_nothing_is_written_until_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Any] = []
+    save, fails = Rows.save, [True]
+
+    def unanswered_once(self: Rows, effect: Any) -> None:
+        steps.append("write")
+        if fails.pop() if fails else False:
+            raise bk.WriteOutcomeUnknown("no answer")
+        save(self, effect)
+
+    monkeypatch.setattr(Rows, "save", unanswered_once)
+    monkeypatch.setattr(ticking, "pause", lambda seconds: steps.append(seconds))
+    clock = ScriptedClock()
+    bot.run(a_job(ScriptedExchange(clock, walk(1)), 1), clock=clock, until_ms=at(2))
+    assert steps[:3] == ["write", WRITE_S, "write"]
+
+
+def test_a_lease_that_an_error_ends_is_kept_until_its_last_write_is_over() -> None:
+    class Leases(FileLeases):
+        def give_back(self, name: str, pause_ms: int) -> None:
+            pauses.append(pause_ms)
+            super().give_back(name, pause_ms)
+
+    pauses: list[int] = []
+    leases = Leases(Path("leases"))
+    with pytest.raises(KeyboardInterrupt), taking_turns(leases, "risk"):
+        raise KeyboardInterrupt
+    with taking_turns(leases, "risk"):
+        pass
+    assert pauses == [WRITE_S * 1000, 0]
+
+
+def test_since_when_a_process_is_dead_is_never_said_too_early() -> None:
+    def holder(process: int, born: str, host: str = living.HOST) -> str:
+        return f"name/{process}/{born}/{host}/token"
+
+    ended = subprocess.Popen(["true"])
+    born = living.birth(ended.pid)
+    ended.wait()
+    before = time.monotonic()
+    assert living.dead_since_s(holder(os.getpid(), living.birth(os.getpid()))) is None
+    assert living.dead_since_s(holder(ended.pid, born, "another")) is None
+    assert living.dead_since_s("no holder") is None
+    young = living.dead_since_s(holder(ended.pid, born))
+    assert young is not None
+    assert young >= before  # It lived after this process began.
+    old = living.dead_since_s(holder(ended.pid, "1"))
+    assert old is not None
+    assert old < before  # It was born before, and was not there when this process began.
+
+
 def test_a_minute_without_trade_is_known_by_the_next_candle() -> None:
     clock = ScriptedClock()
     exchange = ScriptedExchange(clock, walk(1), missing=frozenset({at(20), at(31), at(32)}))
@@ -209,10 +264,14 @@ def test_a_process_that_dies_at_an_order_is_taken_up_and_the_order_is_sent_once(
     assert bk.PersistStorageAdapter.read_storage_data(False) == undisturbed
 
 
-def test_paper_and_live_share_no_row() -> None:
+def test_paper_and_live_share_no_row_and_a_position_whose_time_is_over_leaves_none_in_its_risk() -> None:
     clock = ScriptedClock()
-    exchange = ScriptedExchange(clock, walk(2))
-    bot.run(a_job(exchange, 2), clock=clock, until_ms=at(60))
+    job = a_job(ScriptedExchange(clock, flat((0, 100.0))), 2)
+    expires = Strategy("planned", lambda ctx: long(take_profit=101, stop_loss=99, minutes=40))
+    risk = Risk("all", (lambda request: None,))
+    ticking = bot.run(replace(job, strategy=expires, risks=(risk,)), clock=clock, until_ms=at(40))
+    assert ticking.asked == 1
+    assert bk.PersistRiskAdapter.read_position_data("all", "made-up~paper", at(60)) == []
     assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up~paper")
     assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up") is None
 

@@ -139,7 +139,7 @@ def test_a_demo_over_tls_with_users_of_few_rights_passes_and_shows_no_secret(
 
 def run_demo(given: dict[str, Any], report: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """`bkm demo` with these settings; the answer is the process and its report."""
-    command = [sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()", "demo", "--bars", "25"]
+    command = [sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()", "demo", "--minutes", "10"]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -147,6 +147,6 @@ def run_demo(given: dict[str, Any], report: Path) -> tuple[subprocess.CompletedP
     }
     done = subprocess.run(
         [*command, "--database", "test_demo", "--json", str(report)],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
+        env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     return done, json.loads(report.read_text()) if report.exists() else {}

@@ -66,7 +66,7 @@ def _kill(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     time.sleep(draw.uniform(0.0, 0.4))
     os.kill(pid, signal.SIGKILL)
     outcome.kills += 1
-    return os.waitstatus_to_exitcode(_wait(pid)) == DONE
+    return _code(_wait(pid)) == DONE
 
 
 def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
@@ -76,14 +76,18 @@ def _stop(task: Task, draw: random.Random, outcome: Outcome) -> bool:
     time.sleep(draw.uniform(0.0, 0.4))
     os.kill(sleeper, signal.SIGSTOP)
     successor = start(task)
-    _until(lambda: _has_ticked(task, successor), 30.0)
+    _until(lambda: _has_ticked(task, successor), 60.0)
     os.kill(sleeper, signal.SIGCONT)
+    _until(lambda: _has_ended(sleeper), 60.0)
+    if not _has_ended(sleeper):
+        outcome.problems.append("a stopped process goes on although another took over, or none did")
+        os.kill(sleeper, signal.SIGKILL)
     code = _code(_wait(sleeper))
     os.kill(successor, signal.SIGKILL)
-    ended = os.waitstatus_to_exitcode(_wait(successor))
+    ended = _code(_wait(successor))
     outcome.takeovers += 1
     outcome.late_writes += _late_writes(task.settings, sleeper, successor)
-    if code not in (LOST, DONE):
+    if code not in (LOST, DONE, -signal.SIGKILL):
         outcome.problems.append(f"a stopped process ended with {code}")
     return ended == DONE
 

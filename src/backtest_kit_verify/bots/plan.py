@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -36,18 +36,15 @@ def walk(seed: str, minutes: int) -> Columns:
     return Columns(times, opened, high, low, close, rng.uniform(1, 9, len(close)))
 
 
-def strategy(
-    seed: str, minutes: int, note: Callable[[int], None] = lambda minute: None, only: Set[int] | None = None
-) -> Strategy:
+def strategy(seed: str, minutes: int, note: Callable[[int], None] = lambda minute: None) -> Strategy:
     """Args:
     minutes: how long the run is.
     note: called with each minute that it is asked for.
-    only: minutes (ms) in which it may propose; None: any.
     """
 
     def get_signal(ctx: Context) -> Proposal | None:
         note(ctx.now)
-        if not proposes(seed, minutes, ctx.now) or (only is not None and ctx.now not in only):
+        if not proposes(seed, minutes, ctx.now):
             return None
         draw = random.Random(f"how/{seed}/{ctx.now}")
         opens = None if draw.random() < 0.6 else ctx.price * draw.choice([0.998, 1.002])

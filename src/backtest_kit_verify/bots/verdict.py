@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from math import isclose
 from pathlib import Path
-from typing import Any
 
 import backtest_kit_mongo as bk
 from backtest_kit.declare import Exchange
 from backtest_kit.events import Event
-from backtest_kit.identity import MINUTE_MS
-from backtest_kit.running import run_backtest
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
-from backtest_kit_verify.bots.plan import EXCHANGE, START_MS, STRATEGY, SYMBOL, job, proposes, strategy, walk
+from backtest_kit_verify.bots.plan import EXCHANGE, STRATEGY, SYMBOL, job, proposes, strategy, walk
+from backtest_kit_verify.undisturbed import differing, replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +38,7 @@ def judge(task: Task, desk: Desk) -> Verdict:
     found = [f"order {one} was sent twice" for one in desk.sent_twice()]
     found += [f"get_signal was asked twice for {minute}" for minute in desk.asked_twice()]
     found += [f"{count} rows of {one}" for one, count in Counter(row["id"] for row in rows).items() if count > 1]
-    found += list(_compare(rows, events))
+    found += differing(rows, events)
     found += _left_behind()
     closed = sum(row["status"] == "closed" for row in rows)
     if desk.count("orders") != 2 * closed:
@@ -52,30 +49,8 @@ def judge(task: Task, desk: Desk) -> Verdict:
 
 def _undisturbed(task: Task, desk: Desk, scheduled: set[int]) -> list[Event]:
     exchange = Exchange(EXCHANGE, get_candles=CandlesAtDesk(desk, walk(task.seed, task.minutes)))
-    reported = job("backtest", strategy(task.seed, task.minutes, only=scheduled), exchange, task.minutes)
-    result = run_backtest(reported)
-    return [event for event in result.events if event.action in ("closed", "cancelled")]
-
-
-def _compare(rows: list[dict[str, Any]], events: list[Event]) -> list[str]:
-    stored = {int(row["scheduledAt"]): row for row in rows}
-    found = []
-    for event in events:
-        assert event.signal is not None
-        row = stored.pop(event.signal.scheduled_at, None)
-        name = f"the signal of minute {(event.signal.scheduled_at - START_MS) // MINUTE_MS}"
-        if row is None:
-            found.append(f"{name} has no row")
-        elif row["status"] != event.action:
-            found.append(f"{name} is {row['status']}, not {event.action}")
-        elif event.action == "closed":
-            assert event.pnl is not None
-            same = (row["closeReason"], int(row["closeTimestamp"])) == (event.reason, event.at)
-            if not same or not isclose(row["pnl"]["pnlPercentage"], event.pnl.percent, rel_tol=1e-9):
-                found.append(
-                    f"{name} closed {row['closeReason']} at {row['closeTimestamp']}, not {event.reason} at {event.at}"
-                )
-    return found + [f"a row of minute {(moment - START_MS) // MINUTE_MS} too many" for moment in stored]
+    events, _ = replayed(job("backtest", strategy(task.seed, task.minutes), exchange, task.minutes), scheduled)
+    return events
 
 
 def _left_behind() -> list[str]:

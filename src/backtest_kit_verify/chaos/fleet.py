@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backtest_kit_verify.chaos.client import READY, Task
 from backtest_kit_verify.chaos.errors import ChaosError
-from backtest_kit_verify.demo.fleet import Process
+from backtest_kit_verify.children import Process
 
 __all__ = ["CLIENT", "Fleet", "Member"]
 

@@ -17,7 +17,7 @@ from backtest_kit_mongo.feed.positions import look
 from backtest_kit_verify.chaos.audit_checks import AuditState
 from backtest_kit_verify.chaos.errors import ChaosError
 from backtest_kit_verify.chaos.faulty_servers import DATABASE, Servers
-from backtest_kit_verify.demo.fleet import Process
+from backtest_kit_verify.children import Process
 
 __all__ = ["WORKER", "Workers", "owed_by_group"]
 

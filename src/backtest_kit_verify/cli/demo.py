@@ -17,7 +17,7 @@ from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.demo import DemoError
 from backtest_kit_verify.demo.checks import run_checks
 from backtest_kit_verify.demo.report import as_json, show
-from backtest_kit_verify.demo.run import DATABASE, LAST_BARS, Options, run_demo
+from backtest_kit_verify.demo.run import DATABASE, LAST_MINUTES, Options, run_demo
 
 __all__ = ["demo"]
 
@@ -28,14 +28,19 @@ def demo(
         typer.Option(
             "--candles",
             metavar="DIR",
-            show_default="a sample of EURUSD hours",
-            help="Directory of SYMBOL-INTERVAL.csv(.gz) files with columns timestamp (ms),open,high,low,close,volume.",
+            show_default="a sample of BTCUSDT",
+            help=(
+                "Directory of SYMBOL-1m files (.csv, .csv.gz, .parquet) with columns timestamp "
+                "(ms),open,high,low,close,volume."
+            ),
         ),
     ] = None,
-    last_bars: Annotated[
-        int, typer.Option("--bars", min=0, help="Replay so many candles at the end of each file; 0 for all.")
-    ] = LAST_BARS,
-    kill: Annotated[bool, typer.Option("--kill", help="Send SIGKILL to a process in mid-run and restart it.")] = False,
+    last_minutes: Annotated[
+        int, typer.Option("--minutes", min=0, help="Trade so many minutes at the end of each file; 0: all.")
+    ] = LAST_MINUTES,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="Send SIGKILL to each process once, and start it again.")
+    ] = False,
     run: Annotated[
         str, typer.Option("--run", show_default="a new one", help="Name of the run; that of a broken run resumes it.")
     ] = "",
@@ -43,18 +48,12 @@ def demo(
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Run a worker, or leave the feed to the database's own.")
     ] = True,
-    restarts: Annotated[
-        int,
-        typer.Option(
-            "--restarts", min=0, help="Start processes again that fail, so often in all, as a supervisor would."
-        ),
-    ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Replay a small strategy over real candles: several processes, one database, one worker. Then check everything.
+    """Trade real candles on paper: several processes, one database, one worker. Then check everything.
 
     It uses the servers that CC_MONGO_CONNECTION_STRING, CC_REDIS_HOST, CC_REDIS_PORT and CC_REDIS_SENTINEL name; if
     none is set it starts private ones and stops them at the end. A second run finds its candles in the store.
@@ -63,14 +62,14 @@ def demo(
 
     [cyan]bkm demo[/]                    the sample, three processes
 
-    [cyan]bkm demo --kill[/]             with a crash in the middle
+    [cyan]bkm demo --kill[/]             each process is killed once
 
     [cyan]bkm demo --candles ./csv[/]    your own candles, a process per symbol
 
     Exit status: 0 when every check passed, 1 when not.
     """
     messages = Console(stderr=True, quiet=quiet, highlight=False)
-    options = Options(candles, last_bars or None, kill, run, database, worker, restarts)
+    options = Options(candles, last_minutes or None, kill, run, database, worker)
     try:
         outcome = run_demo(options, messages)
     except (DemoError, EmbeddedError, BacktestKitError) as error:

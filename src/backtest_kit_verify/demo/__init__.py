@@ -1,11 +1,8 @@
-"""`bkm demo`: several processes, as stand-ins for hosts, replay a small strategy over real candles and share one
-database.
+"""`bkm demo`: several processes, as stand-ins for hosts, trade real candles on paper and share one database.
 
-strategy.py decides (pure), rows.py says what is written, replay.py is one host's loop, desk.py the two places it can
-run
-against: the adapters, or memory. trader.py is a host's process; fleet.py runs, kills and restarts them; checks.py
-    compares
-what is stored with the same replay in memory; run.py is the whole demo and report.py what it shows.
+strategy.py is a strategy file as anybody writes one; host.py a process that trades it, minute after minute, as fast as
+its store lets it; fleet.py starts, kills and restarts them; evidence.py collects what they left behind, checks.py says
+what must be true of it; run.py is the whole demo and report.py what it shows.
 """
 
 from backtest_kit_verify.demo.errors import DemoError

@@ -1,148 +1,84 @@
-"""Candles from CSV files, and the fetch that puts them into the store: only what is missing there is fetched."""
+"""The candles of the demo: one-minute files, and the store that keeps them."""
 
-import csv
-import gzip
+from __future__ import annotations
+
 import hashlib
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Final
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.domains.table import INTERVAL_MS
+from backtest_kit.identity import MINUTE_MS
+from backtest_kit.moments import minute_text
+from backtest_kit.rules import DEFAULT
+from backtest_kit_mongo.candles.files import find, series_of
 from backtest_kit_verify.demo.errors import DemoError
 
-__all__ = ["CACHE_CHUNK", "Cached", "Series", "Window", "cache_windows", "load_series", "windows_of"]
+__all__ = ["SAMPLE", "Series", "load_series", "store"]
 
-CACHE_CHUNK = 1000
-"""Most candles of one read or write, the original's limit of a request."""
-
-COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
-FILE_NAME = re.compile(r"(?P<symbol>.+)-(?P<interval>\d+[mhd])\.csv(\.gz)?")
-
-Candle = dict[str, Any]
-
-
-class Window(NamedTuple):
-    """Neighbouring candles without a gap: open time of the first (ms) and how many."""
-
-    since_ms: int
-    candle_count: int
+SAMPLE: Final = Path(__file__).with_name("data")
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The candles of one symbol, ascending.
+    """The candles of one symbol.
 
     Attributes:
         exchange: carries a digest of the file, because the store keeps the first candle of an open time for good: an
             edited file is another exchange.
-        available: how many candles the file has; `candles` are the last ones of them.
+        start_ms, end_ms: the first and the last minute that can be lived.
     """
 
     symbol: str
-    interval: str
     exchange: str
-    candles: tuple[Candle, ...]
-    available: int
-
-    @property
-    def windows(self) -> list[Window]:
-        return windows_of([candle["timestamp"] for candle in self.candles], INTERVAL_MS[self.interval])
+    candles: bk.Candles
+    start_ms: int
+    end_ms: int
 
 
-def windows_of(times_ms: Sequence[int], step_ms: int) -> list[Window]:
-    """Split ascending open times at gaps, because a read of a window with a gap finds nothing, and at `CACHE_CHUNK`."""
-    found: list[Window] = []
-    for time_ms in times_ms:
-        last = found[-1] if found else Window(0, 0)
-        if found and last.candle_count < CACHE_CHUNK and time_ms == last.since_ms + last.candle_count * step_ms:
-            found[-1] = last._replace(candle_count=last.candle_count + 1)
-        else:
-            found.append(Window(time_ms, 1))
-    return found
-
-
-def load_series(directory: Path | None, last_bars: int | None) -> list[Series]:
-    """Every SYMBOL-INTERVAL.csv(.gz) of the directory, or the sample of the package; the last so many candles of each.
+def load_series(directory: Path | None, last_minutes: int | None) -> list[Series]:
+    """Every SYMBOL-1m file of the directory, or the sample of the package; the last so many minutes of each.
 
     Raises:
-        DemoError: there is no such file, or one cannot be used.
+        DemoError, bk.CallerError: there is no such file, or one cannot be used.
     """
-    folder: Traversable = files(__package__) / "data" if directory is None else directory
+    folder = SAMPLE if directory is None else directory
     if not folder.is_dir():
         raise DemoError(f"{folder} is not a directory.")
-    named = sorted((entry.name, entry) for entry in folder.iterdir() if FILE_NAME.fullmatch(entry.name))
+    named = [
+        (path, name.symbol) for path in find([folder]).files if (name := series_of(path)) and name.interval == "1m"
+    ]
     if not named:
-        raise DemoError(f"{folder} has no file that is named like EURUSD-1h.csv.gz (SYMBOL-INTERVAL.csv or .csv.gz).")
-    return [_series(entry, last_bars) for _, entry in named]
-
-
-def _series(entry: Traversable, last_bars: int | None) -> Series:
-    name = FILE_NAME.fullmatch(entry.name)
-    assert name is not None
-    if name["interval"] not in INTERVAL_MS:
-        raise DemoError(f"{entry.name}: the interval must be one of {', '.join(INTERVAL_MS)}, not {name['interval']}.")
-    try:
-        data = entry.read_bytes()
-        text = (gzip.decompress(data) if entry.name.endswith(".gz") else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as cause:
-        raise DemoError(f"{entry.name} cannot be read: {cause}") from cause
-    candles = sorted(_parse(entry.name, text), key=lambda candle: candle["timestamp"])
-    for before, after in pairwise(candles):
-        if before["timestamp"] == after["timestamp"]:
-            raise DemoError(f"{entry.name}: two candles open at {after['timestamp']}.")
-    kept = candles[-last_bars:] if last_bars else candles
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return Series(name["symbol"], name["interval"], f"csv-{digest}", tuple(kept), len(candles))
-
-
-def _parse(name: str, text: str) -> Iterator[Candle]:
-    rows = csv.DictReader(io.StringIO(text))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise DemoError(f"{name}: the first line must be {','.join(COLUMNS)}.")
-    for row in rows:
-        try:
-            yield {"timestamp": int(row["timestamp"]), **{column: float(row[column]) for column in COLUMNS[1:]}}
-        except (TypeError, ValueError) as cause:
-            raise DemoError(f"{name}, line {rows.line_num}: {cause}") from cause
-
-
-class Cached(NamedTuple):
-    """Candles that had to be fetched, and candles that the store had."""
-
-    fetched: int
-    stored: int
-
-
-def cache_windows(series: Series, on_window: Callable[[int], None]) -> Cached:
-    """Make sure that the store has every candle of the series; fetch (from the file) the windows that miss any.
-
-    `on_window` is called with the number of candles after each window.
-
-    Raises:
-        DemoError: a candle is not closed yet, so the store refuses it.
-    """
-    fetched = stored = position = 0
-    for window in series.windows:
-        found = bk.PersistCandleAdapter.read_candles_data(
-            series.symbol, series.interval, series.exchange, window.candle_count, window.since_ms, 0
+        raise DemoError(
+            f"{folder} has no file that is named like BTCUSDT-1m.csv.gz (SYMBOL-1m.csv, .csv.gz or .parquet)."
         )
-        if found is None:
-            candles = series.candles[position : position + window.candle_count]
-            report = bk.PersistCandleAdapter.write_candles_data(
-                candles, series.symbol, series.interval, series.exchange
-            )
-            if report is not None and report.unclosed:
-                raise DemoError(f"{series.symbol}: {len(report.unclosed)} candles are not closed yet; remove them.")
-            fetched += window.candle_count
-        else:
-            stored += window.candle_count
-        position += window.candle_count
-        on_window(window.candle_count)
-    return Cached(fetched, stored)
+    return [_series(path, symbol, last_minutes) for path, symbol in named]
+
+
+def _series(path: Path, symbol: str, last_minutes: int | None) -> Series:
+    exchange = f"sample-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    candles = bk.read_candle_files(path, symbol, "1m", exchange)
+    before = DEFAULT.vwap_candles
+    if len(candles) <= before:
+        raise DemoError(f"{path.name} has {len(candles)} candles; more than {before} are needed.")
+    end_ms = int(candles.timestamp[-1]) + MINUTE_MS
+    start_ms = int(candles.timestamp[before])
+    if last_minutes:
+        start_ms = max(start_ms, end_ms - (last_minutes - 1) * MINUTE_MS)
+    lived = candles.between(start_ms - before * MINUTE_MS, end_ms)
+    if lived.gaps:
+        raise DemoError(
+            f"{path.name} lacks {sum(gap.count for gap in lived.gaps)} minutes, the first at "
+            f"{minute_text(lived.gaps[0].first)}. "
+            "Choose fewer minutes (--minutes) or a file without gaps."
+        )
+    return Series(symbol, exchange, candles, start_ms, end_ms)
+
+
+def store(series: Sequence[Series]) -> tuple[int, int]:
+    """Make sure that the store has every candle; how many were new to it, and how many it had."""
+    reports = [bk.write_candles(one.symbol, "1m", one.exchange, one.candles) for one in series]
+    return sum(len(one.candles) for one in series) - sum(report.known for report in reports), sum(
+        report.known for report in reports
+    )

@@ -14,8 +14,10 @@ __all__ = ["LEASE_MS", "Connection", "connected", "in_database"]
 CONFIGURED_BY = ("CC_MONGO_CONNECTION_STRING", "CC_REDIS_HOST", "CC_REDIS_PORT", "CC_REDIS_SENTINEL")
 OPEN_REDIS = dict.fromkeys(("CC_REDIS_USER", "CC_REDIS_PASSWORD", "CC_REDIS_SENTINEL"), "")
 """Embedded servers know no users."""
-LEASE_MS = 2_000
-"""Unless set: a killed process then blocks caching of the key it was writing for two seconds instead of fifteen."""
+LEASE_MS = 6_000
+"""Unless set: a killed process then blocks caching of the key it was writing for six seconds instead of fifteen. Calls
+are bounded by it too, so a shorter one would fail on a busy laptop.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """The whole demo, from servers to checks."""
 
+from __future__ import annotations
+
+import random
 import re
 import secrets
 import signal
@@ -8,34 +11,35 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_verify.demo import audited
-from backtest_kit_verify.demo.book import Host
-from backtest_kit_verify.demo.candles import Cached, Series, cache_windows, load_series
+from backtest_kit import declare
+from backtest_kit.events import Event
+from backtest_kit.loading import load_strategy
+from backtest_kit.moments import minute_text
+from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_verify.children import Process
+from backtest_kit_verify.demo.candles import Series, load_series, store
 from backtest_kit_verify.demo.checks import Outcome
 from backtest_kit_verify.demo.connection import Connection, connected
 from backtest_kit_verify.demo.errors import DemoError
-from backtest_kit_verify.demo.evidence import Evidence, count_documents, expect, read_back, stored_records
-from backtest_kit_verify.demo.fleet import WORKER, Fleet, HostRun, Process
-from backtest_kit_verify.demo.strategy import VARIANTS
-from backtest_kit_verify.demo.trader import Task
+from backtest_kit_verify.demo.evidence import Evidence, gather
+from backtest_kit_verify.demo.fleet import KILL_BETWEEN, WORKER, Fleet, HostRun
+from backtest_kit_verify.demo.host import STRATEGY, Task
+from backtest_kit_verify.undisturbed import replayed
 
-__all__ = ["DATABASE", "LAST_BARS", "Options", "new_run_id", "run_demo"]
+__all__ = ["DATABASE", "LAST_MINUTES", "Options", "run_demo"]
 
-DATABASE = "backtest-kit-demo"
-LAST_BARS = 1000
-SHARING_FEWER_THAN = 3
+DATABASE: Final = "backtest-kit-demo"
+LAST_MINUTES: Final = 600
+SHARING_FEWER_THAN: Final = 3
 """With fewer symbols each is traded by all variants, so that several processes always share what they can."""
-KILL_AT = 0.4
-AUDIT_STALLED_S = 60.0
-"""No audit record for so long means that none will come; twice what a worker takes to claim another's entries."""
-STOP_S = 15.0
+STOP_S: Final = 15.0
+IN_MEMORY: Final = {domain.name: "memory" for domain in DOMAINS if domain.name != "candle"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +48,14 @@ class Options:
 
     Attributes:
         worker: run one; otherwise the database's own must be at work.
-        restarts: how often hosts may fail and are started again, in all.
     """
 
     candles: Path | None = None
-    last_bars: int | None = LAST_BARS
+    last_minutes: int | None = LAST_MINUTES
     kill: bool = False
     run: str = ""
     database: str = DATABASE
     worker: bool = True
-    restarts: int = 0
-
-
-def new_run_id() -> str:
-    """Short, new and sortable."""
-    return f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 def run_demo(options: Options, console: Console) -> Outcome:
@@ -68,56 +65,62 @@ def run_demo(options: Options, console: Console) -> Outcome:
         DemoError: the input is unusable or a process hangs.
         EmbeddedError, BacktestKitError: servers or settings are unusable.
     """
-    run_id = options.run or new_run_id()
+    run_id = options.run or f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", run_id):
         raise DemoError(f"A run is named with letters, digits, - and _, not {run_id!r}.")
-    series = load_series(options.candles, options.last_bars)
+    series = load_series(options.candles, options.last_minutes)
     for one in series:
-        dropped = one.available - len(one.candles)
-        older = f" ({dropped:,} older ones are left out)" if dropped else ""
-        console.print(f"{one.symbol} {one.interval}: {len(one.candles):,} candles{older}")
+        span = f"{minute_text(one.start_ms)} to {minute_text(one.end_ms)}"
+        console.print(f"{one.symbol}: {len(one.candles):,} candles of a minute; traded from {span}", soft_wrap=True)
     with connected(options.database) as connection:
         console.print(f"Run {run_id} in database {options.database} on {connection.note}", soft_wrap=True)
         lease_s = int(connection.variables["CC_LEASE_MS"]) / 1000
         console.print(f"A Redis that is new to the database caches nothing for one lease time ({lease_s:g} s).")
-        with _own_setup(connection):
+        load_strategy(STRATEGY)
+        bk.setup(**dict[str, Any](connection.variables), modes={"backtest": IN_MEMORY})
+        try:
             return _on_servers(options, run_id, series, connection, console)
-
-
-@contextmanager
-def _own_setup(connection: Connection) -> Iterator[None]:
-    """This process is one more host: it caches the candles and reads everything back."""
-    bk.setup(**dict[str, Any](connection.variables))
-    try:
-        yield
-    finally:
-        bk.shutdown()
+        finally:
+            bk.shutdown()
 
 
 def _on_servers(
     options: Options, run_id: str, series: Sequence[Series], connection: Connection, console: Console
 ) -> Outcome:
-    environment = connection.environment()
-    variants = tuple(VARIANTS) if len(series) < SHARING_FEWER_THAN else ("medium",)
-    pairs = [(Host(run_id, name, one.symbol, one.interval, one.exchange), one) for one in series for name in variants]
-    runs = [HostRun(Task(host, tuple(one.windows)), len(one.candles)) for host, one in pairs]
-    worker = Process(WORKER, environment) if options.worker else None
-    if worker is not None:
-        worker.begin()
+    declared = [one.name for one in declare.strategies.list()]
+    variants = declared if len(series) < SHARING_FEWER_THAN else declared[:1]
+    tasks = [
+        Task(run_id, name, one.symbol, one.exchange, one.start_ms, one.end_ms) for one in series for name in variants
+    ]
+    runs = [HostRun(task, _kill_at(task) if options.kill else None) for task in tasks]
+    new, known = store(series)
+    console.print(f"candles: {new:,} new to the store, {known:,} were there")
+    with _worker(options, connection, console) as worker, _progress(console) as progress:
+        _live(runs, connection, progress)
+        evidence = _gathered(run_id, tasks, series, progress)
+    reported, lost = _replayed(runs, evidence)
+    return Outcome(runs, series, evidence, reported, lost, worker.get("exit"))
+
+
+def _kill_at(task: Task) -> int:
+    return round(random.uniform(*KILL_BETWEEN) * task.minutes)
+
+
+@contextmanager
+def _worker(options: Options, connection: Connection, console: Console) -> Iterator[dict[str, int]]:
+    """A worker, if one is wanted; its exit code is in what is given, after the block."""
+    found: dict[str, int] = {}
+    if not options.worker:
+        yield found
+        return
+    process = Process(WORKER, connection.environment())
+    process.begin()
     try:
-        with _progress(console) as progress:
-            cached = _cache_candles(series, progress)
-            fleet = Fleet(runs, environment, KILL_AT if options.kill else None, options.restarts)
-            _replay(fleet, runs, progress)
-            evidence = _gather(run_id, pairs, series, progress)
-        consumed = audited.is_consumed()
+        yield found
     finally:
-        worker_exit = 0 if worker is None else worker.end(signal.SIGTERM, STOP_S)
-    fetched, stored = (sum(numbers) for numbers in zip(*cached, strict=True))
-    console.print(f"candles: {fetched:,} fetched, {stored:,} from the store")
-    if worker is not None and worker_exit:
-        console.print("The worker said last:", *worker.output, sep="\n", markup=False, soft_wrap=True)
-    return Outcome(runs, series, evidence, worker_exit, consumed, options.kill, worker is None)
+        found["exit"] = process.end(signal.SIGTERM, STOP_S)
+        if found["exit"]:
+            console.print("The worker said last:", *process.output, sep="\n", markup=False, soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
@@ -126,56 +129,28 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _cache_candles(series: Sequence[Series], progress: Progress) -> list[Cached]:
-    bar = progress.add_task("caching candles", total=sum(len(one.candles) for one in series))
-    return [cache_windows(one, lambda count: progress.advance(bar, count)) for one in series]
-
-
-def _replay(fleet: Fleet, runs: Sequence[HostRun], progress: Progress) -> None:
-    bars = {id(run): progress.add_task(run.task.host.label, total=run.bars_total) for run in runs}
+def _live(runs: Sequence[HostRun], connection: Connection, progress: Progress) -> None:
+    bars = {id(run): progress.add_task(run.task.label, total=run.task.minutes) for run in runs}
 
     def on_progress(run: HostRun) -> None:
-        label = run.task.host.label
-        again = f" [yellow](killed at {run.killed.after_bars:,}, restarted)[/]" if run.killed else ""
-        again += f" [yellow](failed {len(run.failures)} times, restarted)[/]" if run.failures else ""
-        progress.update(bars[id(run)], completed=run.bars, description=label + again)
+        again = f" [yellow](killed at {minute_text(run.killed.at_ms)}, restarted)[/]" if run.killed else ""
+        progress.update(bars[id(run)], completed=run.minutes + 1, description=run.task.label + again)
 
-    with fleet:
-        fleet.run(on_progress)
+    Fleet(runs, connection.environment()).run(on_progress)
 
 
-def _gather(
-    run_id: str, pairs: Sequence[tuple[Host, Series]], series: Sequence[Series], progress: Progress
-) -> Evidence:
-    expected = expect(pairs)
-    keys = tuple(expected.last)
-    records = stored_records(keys)
-    events = sum(record.rev for record in records.values())
-    bar = progress.add_task("audit", total=events)
-    audited.await_audit(run_id, events, AUDIT_STALLED_S, lambda count: progress.update(bar, completed=count))
-    bar = progress.add_task("reading back", total=len(keys))
-    read = read_back(keys, lambda count: progress.advance(bar, count))
-    collection = bk.get_mongo()[bk.get_config().database][CANDLE.collection]
-    contexts = [{"exchangeName": one.exchange, "symbol": one.symbol, "interval": one.interval} for one in series]
-    return Evidence(
-        expected=expected,
-        records=records,
-        read=read,
-        documents=count_documents(run_id),
-        revisions=audited.revisions(run_id),
-        candles=[_stored_candles(one) for one in series],
-        candle_audits=[audited.candle_batches(one) for one in series],
-        candle_documents=[collection.count_documents(context) for context in contexts],
-    )
+def _gathered(run_id: str, tasks: Sequence[Task], series: Sequence[Series], progress: Progress) -> Evidence:
+    bar = progress.add_task("audit", total=None)
+    exchanges = {task.strategy: task.exchange for task in tasks}
+    return gather(run_id, exchanges, series, lambda count, total: progress.update(bar, completed=count, total=total))
 
 
-def _stored_candles(series: Series) -> list[object] | None:
-    found: list[object] = []
-    for since_ms, count in series.windows:
-        window = bk.PersistCandleAdapter.read_candles_data(
-            series.symbol, series.interval, series.exchange, count, since_ms, 0
-        )
-        if window is None:
-            return None
-        found.extend(window)
-    return found
+def _replayed(runs: Sequence[HostRun], evidence: Evidence) -> tuple[dict[str, list[Event]], int]:
+    """A backtest of each host's minutes, by strategy; and how many answers were lost to kills."""
+    found, lost = {}, 0
+    for run in runs:
+        rows = evidence.history[run.task.strategy]
+        only = {int(row["scheduledAt"]) for row in rows} if run.killed else None
+        found[run.task.strategy], left_out = replayed(run.task.job("backtest"), only)
+        lost += left_out
+    return found, lost
