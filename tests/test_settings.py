@@ -12,6 +12,7 @@ from backtest_kit_mongo.feed.settings import FeedSettings
 from backtest_kit_mongo.settings import ELSEWHERE, Settings, load
 from backtest_kit_worker.replicas.settings import ReplicaSettings
 from backtest_kit_worker.roles.invalidation import InvalidationSettings
+from backtest_kit_worker.services.anchor import AnchorSettings
 
 SECRET = "hunter2-very-secret"
 
@@ -43,10 +44,10 @@ def test_a_mistyped_variable_is_named_with_the_nearest_known_and_the_engines_own
 
 
 def test_every_variable_of_every_settings_class_is_known() -> None:
-    for other in (FeedSettings, ReplicaSettings, InvalidationSettings):
+    for other in (FeedSettings, ReplicaSettings, InvalidationSettings, AnchorSettings):
         prefix = other.model_config["env_prefix"]
         assert {f"{prefix}{name.upper()}" for name in other.model_fields} <= ELSEWHERE
-    assert len(BaseSettings.__subclasses__()) == 4
+    assert len(BaseSettings.__subclasses__()) == 5
 
 
 @pytest.mark.parametrize(

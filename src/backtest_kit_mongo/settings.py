@@ -322,6 +322,12 @@ def load(**arguments: Any) -> Settings:
 
 ELSEWHERE = frozenset(
     {
+        "CC_ANCHOR_COMMAND",
+        "CC_ANCHOR_FILE",
+        "CC_ANCHOR_INTERVAL_MS",
+        "CC_ANCHOR_MISSED_MAX",
+        "CC_ANCHOR_MONGO_CONNECTION_STRING",
+        "CC_ANCHOR_SIGN_KEY",
         "CC_INVALIDATION_REDIS",
         "CC_REPLICA_DIRECTORY",
         "CC_REPLICA_MONGO_CONNECTION_STRING",

@@ -14,6 +14,7 @@ from tests.audit.support import Worker, change
 from tests.audit.test_audit_command import bkm, environment
 from tests.audit.test_audit_merkle import SCRIPT
 
+from backtest_kit_mongo.audit.chain import seal_hash
 from backtest_kit_mongo.cli.audit import ExitCode
 
 pytestmark = pytest.mark.live
@@ -71,6 +72,24 @@ def test_each_anchor_that_does_not_fit_a_rewritten_log_is_reported_and_a_new_one
     assert (again.exit_code, again.stderr.count("anchor differs: ")) == (ExitCode.TAMPERED, 3)
     after = bkm("verify", "--anchors", str(kept))
     assert after.stdout.count("anchor differs: ") == 3, "the last anchor saw the forged log and fits it"
+
+
+def test_an_anchor_holds_on_to_the_log_as_this_host_read_it_first(kept: Path, database: Documents) -> None:
+    seals = database["audit-seals"]
+    two = {**(seals.find_one({"_id": 2}) or {}), "total": 9}
+    seals.replace_one({"_id": 2}, {**two, "hash": seal_hash(two)})
+    again = bkm("anchor", "--to", str(kept))
+    assert again.exit_code == 0
+    before, after = [json.loads(line)["root"] for line in kept.read_text().splitlines()[-2:]]
+    assert before == after, "the seal of before, not the one that lies there now"
+    assert "anchor differs: " in bkm("verify", "--anchors", str(kept)).stdout
+    refused = bkm("prove", KEY, "2", "--anchor", "3")
+    assert (refused.exit_code, "seal 2 is not what it was" in refused.stderr) == (1, True)
+    seals.delete_one({"_id": 3})
+    gone = bkm("anchor")
+    assert gone.exit_code == ExitCode.TAMPERED
+    assert "seal 3: when this host read it, its hash was" in gone.stderr
+    assert json.loads(bkm("anchor").stdout)["seal"] == 2, "reported once; then everything was read again"
 
 
 def test_an_anchor_is_signed_and_handed_to_a_command_or_the_failure_is_reported(kept: Path, tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ Documents = Database[dict[str, Any]]
 
 
 @pytest.fixture
-def environment(servers: Endpoints, database: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(servers: Endpoints, database: Documents, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(database.name))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def bkm(*arguments: str) -> Result:

@@ -66,7 +66,7 @@ def test_an_altered_record_is_found(three_seals: Worker, database: Documents, al
 def test_the_first_of_several_is_named_first(three_seals: Worker, database: Documents) -> None:
     database["audit-items"].update_one({"_id": "state/d1/3"}, {"$set": {"payload": 0}})
     database["audit-items"].delete_one({"_id": "state/d2/2"})
-    (first,) = three_seals.verify().findings
+    (first,) = three_seals.verify(findings_max=1).findings
     assert (first.kind.value, first.where) == ("missing", "state/d2/2")
 
 
@@ -121,7 +121,7 @@ def test_a_record_that_the_worker_did_not_write_is_found(three_seals: Worker, da
 )
 def test_an_altered_seal_is_found(three_seals: Worker, database: Documents, alteration: dict[str, Any]) -> None:
     database["audit-seals"].update_one({"_id": 2}, alteration)
-    (first,) = three_seals.verify().findings
+    (first,) = three_seals.verify(findings_max=1).findings
     assert (first.kind.value, first.where) == ("seal altered", "seal 2")
 
 
@@ -133,7 +133,7 @@ def test_a_seal_altered_with_a_new_hash_of_its_own_breaks_the_next_one(
     seal["total"] += 1
     seal["hash"] = seal_hash(seal)
     database["audit-seals"].replace_one({"_id": 2}, seal)
-    (first,) = three_seals.verify().findings
+    (first,) = three_seals.verify(findings_max=1).findings
     assert (first.kind.value, first.where) == ("seal moved", "seal 3")
 
 
@@ -158,7 +158,7 @@ def test_seals_that_changed_places_are_found(three_seals: Worker, database: Docu
         moved = {**seal, "_id": number}
         moved["hash"] = seal_hash(moved)
         database["audit-seals"].replace_one({"_id": number}, moved)
-    (first,) = three_seals.verify().findings
+    (first,) = three_seals.verify(findings_max=1).findings
     assert (first.kind.value, first.where) == ("seal moved", "seal 2")
 
 
@@ -172,6 +172,36 @@ def test_a_seal_that_skips_a_revision_is_found_even_with_all_hashes_right(
     seal["hash"] = seal_hash(seal)
     database["audit-seals"].replace_one({"_id": 3}, seal)
     assert ("chain broken", "state/d1") in three_seals.finds()
+
+
+@pytest.mark.parametrize("wrong", ["altered", "missing"])
+def test_chains_heads_and_records_are_judged_after_a_wrong_seal_too(
+    worker: Worker, database: Documents, wrong: str
+) -> None:
+    worker.sealed([change(1), change(1, document="d2")])
+    worker.sealed([change(2), change(1, document="only in 2")])
+    for rev in (3, 4, 5):
+        worker.sealed([change(rev), change(rev - 1, document="d2")])
+    seals, items = database["audit-seals"], database["audit-items"]
+    if wrong == "altered":
+        seals.update_one({"_id": 2}, {"$set": {"total": 9}})
+    else:
+        seals.delete_one({"_id": 2})
+    assert worker.finds() == [(f"seal {wrong}", "seal 2")]
+    five = seals.find_one({"_id": 5}) or {}
+    five["after"] = bytes(32) + five["after"][32:]
+    seals.replace_one({"_id": 5}, {**five, "hash": seal_hash(five)})
+    items.update_one({"_id": "state/d2/3"}, {"$set": {"payload": 0}})
+    items.insert_one({**(items.find_one({"_id": "state/d2/4"}) or {}), "_id": "state/d2/9", "rev": 9})
+    database["audit-heads"].update_one({"_id": "state/d2"}, {"$set": {"chain": bytes(32)}})
+    assert worker.finds() == [
+        (f"seal {wrong}", "seal 2"),
+        ("altered", "state/d2/3"),
+        ("chain broken", "state/d1"),
+        ("altered", "state/d1/5"),
+        ("unknown", "state/d2/9"),
+        ("head altered", "state/d2"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,12 @@ from typing import Any, Final
 
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.chain import ORIGIN, read_seal, seal_hash
+from backtest_kit_mongo.audit.chain import seal_hash
 from backtest_kit_mongo.audit.findings import Finding, Kind
-from backtest_kit_mongo.audit.merkle import Growing, leaf
+from backtest_kit_mongo.audit.kept import KeptTree, kept_tree
+from backtest_kit_mongo.audit.merkle import Growing
 from backtest_kit_mongo.audit.records import SEALS, readable
+from backtest_kit_mongo.audit.seals import record_leaves, seal_leaf
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.errors import InvalidSetting
 
@@ -66,9 +68,14 @@ class TreeAnchor:
         """The line, without its end."""
         return self._json(with_signature=bool(self.signature))
 
+    def fields(self) -> Document:
+        """The anchor as a document."""
+        names = [name for name in self.__slots__ if name != "signature" or self.signature]
+        return {name: getattr(self, name) for name in names}
+
     def _json(self, *, with_signature: bool) -> str:
-        names = [name for name in self.__slots__ if name != "signature" or with_signature]
-        return json.dumps({name: getattr(self, name) for name in names}, separators=(",", ":"))
+        fields = {name: value for name, value in self.fields().items() if name != "signature" or with_signature}
+        return json.dumps(fields, separators=(",", ":"))
 
     @staticmethod
     def parse(written: str) -> TreeAnchor:
@@ -77,7 +84,11 @@ class TreeAnchor:
         Raises:
             ValueError: it is no anchor.
         """
-        given = json.loads(written)
+        return TreeAnchor.of(json.loads(written))
+
+    @staticmethod
+    def of(given: Any) -> TreeAnchor:
+        """Read a document. Raises as `parse`."""
         if not isinstance(given, dict):
             raise ValueError("it is not a JSON object")
         fields = {"signature": "", **given}
@@ -85,6 +96,18 @@ class TreeAnchor:
             if not form(fields.get(name)):
                 raise ValueError(f"its field {name} is missing or wrong")
         return TreeAnchor(**{name: fields[name] for name in _FORMS})
+
+
+def parsed(given: Any, where: str) -> TreeAnchor:
+    """An anchor that lies somewhere.
+
+    Raises:
+        InvalidSetting: it is none.
+    """
+    try:
+        return TreeAnchor.parse(given) if isinstance(given, str) else TreeAnchor.of(given)
+    except (ValueError, TypeError) as cause:
+        raise InvalidSetting(f"{where} is not an anchor: {cause}") from cause
 
 
 def _is_count(value: Any) -> bool:
@@ -117,31 +140,11 @@ def read_anchors(path: Path) -> list[TreeAnchor]:
         InvalidSetting: a line is no anchor, or there is none.
         OSError: the file cannot be read.
     """
-    found = []
-    for number, written in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if written.strip():
-            try:
-                found.append(TreeAnchor.parse(written))
-            except (ValueError, TypeError) as cause:
-                raise InvalidSetting(f"{path}, line {number} is not an anchor: {cause}") from cause
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    found = [parsed(written, f"{path}, line {number}") for number, written in lines if written.strip()]
     if not found:
         raise InvalidSetting(f"{path} holds no anchor; `bkm audit anchor --to {path}` appends one")
     return found
-
-
-def record_leaves(stored: Mapping[str, Any]) -> list[bytes]:
-    """The leaves of a seal's batch; none if the seal cannot be read."""
-    try:
-        records = [record for links in read_seal(stored).links for record in links.records()]
-        return [leaf(b"record" + before + chain + record_id.encode()) for record_id, before, chain in records]
-    except (KeyError, TypeError, ValueError):
-        return []
-
-
-def seal_leaf(number: int, sealed_hash: bytes, batch: list[bytes]) -> bytes:
-    """The leaf of a seal in the tree of all."""
-    numbers = number.to_bytes(8, "big") + len(batch).to_bytes(8, "big")
-    return leaf(b"seal" + numbers + sealed_hash + Growing(batch).root())
 
 
 class SealTree:
@@ -155,64 +158,78 @@ class SealTree:
         self._expected = sorted(anchors, key=lambda anchor: (anchor.seal, anchor.time))
         self._next = 0
         self._tree = Growing()
-        self._records = 0
         self._number = 0
-        self._hash = ORIGIN
 
     def add(self, stored: Mapping[str, Any]) -> Iterator[Finding]:
         """Take up the next seal; tells which anchors do not fit what is before it."""
         yield from self._passed(int(stored["_id"]))
-        batch = record_leaves(stored)
-        self._number, self._hash = int(stored["_id"]), seal_hash(stored)
-        self._tree.append(seal_leaf(self._number, self._hash, batch))
-        self._records += len(batch)
+        self._number = int(stored["_id"])
+        self._tree.append(seal_leaf(self._number, seal_hash(stored), record_leaves(stored)))
 
     def end(self) -> Iterator[Finding]:
         """Tell which anchors are left or do not fit."""
         yield from self._passed(None)
-
-    def anchor(self) -> TreeAnchor:
-        """The anchor of the seals so far."""
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        root = self._tree.root().hex()
-        return TreeAnchor(time, self._number, self._tree.size, self._records, root, self._hash.hex())
 
     def _passed(self, number: int | None) -> Iterator[Finding]:
         """The anchors before seal `number` (None: all)."""
         while self._next < len(self._expected) and (number is None or self._expected[self._next].seal < number):
             anchor = self._expected[self._next]
             self._next += 1
-            where = f"anchor of {anchor.time}"
-            if anchor.seal > self._number and number is None:
-                detail = f"it saw seal {anchor.seal}; the last one now is {self._number}: what came after is gone"
-                yield Finding(Kind.ANCHOR_DIFFERS, where, detail)
-            elif (anchor.seals, anchor.root) != (self._tree.size, self._tree.root().hex()):
-                detail = f"the seals up to {anchor.seal} are not those that it saw: {anchor.seals:,} seals with root "
-                detail += f"{anchor.root[:16]}..., now {self._tree.size:,} with {self._tree.root().hex()[:16]}..."
-                yield Finding(Kind.ANCHOR_DIFFERS, where, detail)
+            is_end = number is None
+            if found := misfit(anchor, self._number, self._tree.size, self._tree.root(), is_end=is_end):
+                yield found
 
 
-def numbered_seals(database: Database[Document], up_to: int | None = None) -> Iterator[Document]:
-    """The seals in the order of their numbers, few held at once."""
-    numbers = {"$gte": 0} if up_to is None else {"$gte": 0, "$lte": up_to}
-    with reading("the seals of the audit log"):
-        for stored in readable(database, SEALS).find({"_id": numbers}).sort("_id", 1).batch_size(4):
-            if is_numbered(stored):
-                yield stored
+def misfit(anchor: TreeAnchor, number: int, size: int, root: bytes, *, is_end: bool) -> Finding | None:
+    """What is wrong, if the log is not what an anchor saw.
 
-
-def is_numbered(stored: Mapping[str, Any]) -> bool:
-    """Whether it can have a place in the tree; whoever put something else among the seals must not stop anchoring."""
-    return isinstance(stored["_id"], int) and stored["_id"] >= 0
+    Args:
+        number: of the last seal that there is up to the anchor's.
+        size, root: of the tree up to there.
+        is_end: the log has no seal after it.
+    """
+    where = f"anchor of {anchor.time}"
+    if anchor.seal > number and is_end:
+        detail = f"it saw seal {anchor.seal}; the last one now is {number}: what came after is gone"
+        return Finding(Kind.ANCHOR_DIFFERS, where, detail)
+    if (anchor.seals, anchor.root) == (size, root.hex()):
+        return None
+    detail = f"the seals up to {anchor.seal} are not those that it saw: {anchor.seals:,} seals with root "
+    detail += f"{anchor.root[:16]}..., now {size:,} with {root.hex()[:16]}..."
+    return Finding(Kind.ANCHOR_DIFFERS, where, detail)
 
 
 def make_anchor(database: Database[Document], known: Sequence[TreeAnchor] = ()) -> tuple[TreeAnchor, list[Finding]]:
-    """The anchor of the log as it is now, and what of it does not fit the anchors known so far. All seals are read: an
-    anchor that only went on from the last one would not see what happened before it.
+    """The anchor of the log as this host has read it (`kept.py`), and what does not fit the anchors known so far.
 
     Raises:
         ServerUnreachable, ReadFailed: nothing can be said.
     """
-    tree = SealTree(known)
-    findings = [finding for stored in numbered_seals(database) for finding in tree.add(stored)]
-    return tree.anchor(), [*findings, *tree.end()]
+    with kept_tree(database) as tree:
+        return anchor_of(tree, database, known)
+
+
+def anchor_of(
+    tree: KeptTree, database: Database[Document], known: Sequence[TreeAnchor] = ()
+) -> tuple[TreeAnchor, list[Finding]]:
+    """The same of a tree that is open; it grows to what the log is now."""
+    findings = check_newest(tree, database)
+    tree.grow(database)
+    last = tree.state()
+    for each in sorted(known, key=lambda anchor: (anchor.seal, anchor.time)):
+        then = tree.state(each.seal)
+        found = misfit(each, then.number, then.seals, tree.root(then), is_end=then == last)
+        findings += [found] if found else []
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    return TreeAnchor(time, last.number, last.seals, last.records, tree.root(last).hex(), last.hash.hex()), findings
+
+
+def check_newest(tree: KeptTree, database: Database[Document]) -> list[Finding]:
+    """A finding if the newest seal that was read is not in the log any more; the tree then begins anew."""
+    number = tree.state().number
+    with reading("the newest seal"):
+        said = tree.differs(readable(database, SEALS).find_one({"_id": number}))
+    if said is None:
+        return []
+    tree.forget()
+    return [Finding(Kind.ANCHOR_DIFFERS, f"seal {number}", said)]

@@ -7,7 +7,7 @@ tree is the beginning of a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -56,39 +56,65 @@ class Growing:
         return root
 
 
-def inclusion(leaves: Sequence[bytes], index: int) -> list[bytes]:
+Full = Callable[[int, int], bytes]
+"""Of a tree, by level and position: the root over the leaves from position * 2**level on, 2**level of them. That is all
+a proof asks for, so whoever keeps these nodes (`kept.py`) hashes little more than the proof is long.
+"""
+
+
+def over(leaves: Sequence[bytes]) -> Full:
+    """The full parts of a tree of which the leaves are held, hashed when they are asked for."""
+
+    def full(level: int, position: int) -> bytes:
+        if level == 0:
+            return leaves[position]
+        return node(full(level - 1, 2 * position), full(level - 1, 2 * position + 1))
+
+    return full
+
+
+def root(full: Full, end: int, start: int = 0) -> bytes:
+    """The root over the leaves from `start` to before `end`. `start`: a multiple of the largest power of two that
+    fits.
+    """
+    if end == start:
+        return EMPTY
+    level = (end - start).bit_length() - 1
+    left, middle = full(level, start >> level), start + (1 << level)
+    return left if middle == end else node(left, root(full, end, middle))
+
+
+def inclusion(full: Full, index: int, end: int, start: int = 0) -> list[bytes]:
     """The hashes that lead from a leaf to the root, from the bottom up; about log2(n).
 
     Args:
-        leaves: hashes of all leaves.
-        index: of the leaf, from 0.
+        index: of the leaf.
+        end: number of leaves.
     """
-    if len(leaves) <= 1:
+    if end - start <= 1:
         return []
-    split = _split(len(leaves))
-    left, right = leaves[:split], leaves[split:]
-    if index < split:
-        return [*inclusion(left, index), Growing(right).root()]
-    return [*inclusion(right, index - split), Growing(left).root()]
+    middle = start + _split(end - start)
+    if index < middle:
+        return [*inclusion(full, index, middle, start), root(full, end, middle)]
+    return [*inclusion(full, index, end, middle), root(full, middle, start)]
 
 
-def consistency(leaves: Sequence[bytes], older: int) -> list[bytes]:
-    """The hashes that prove that the tree of the first `older` leaves is the beginning of the tree of all of them.
+def consistency(full: Full, older: int, newer: int) -> list[bytes]:
+    """The hashes that prove that the tree of the first `older` leaves is the beginning of that of the first `newer`.
 
     Args:
-        older: from 1 to the number of leaves.
+        older: from 1 to `newer`.
     """
-    return _consistency(leaves, older, whole=True)
+    return _consistency(full, older, newer, 0, whole=True)
 
 
-def _consistency(leaves: Sequence[bytes], older: int, *, whole: bool) -> list[bytes]:
-    if older == len(leaves):
-        return [] if whole else [Growing(leaves).root()]
-    split = _split(len(leaves))
-    left, right = leaves[:split], leaves[split:]
-    if older <= split:
-        return [*_consistency(left, older, whole=whole), Growing(right).root()]
-    return [*_consistency(right, older - split, whole=False), Growing(left).root()]
+def _consistency(full: Full, older: int, end: int, start: int, *, whole: bool) -> list[bytes]:
+    if older == end:
+        return [] if whole else [root(full, end, start)]
+    middle = start + _split(end - start)
+    if older <= middle:
+        return [*_consistency(full, older, middle, start, whole=whole), root(full, end, middle)]
+    return [*_consistency(full, older, end, middle, whole=False), root(full, middle, start)]
 
 
 def _split(size: int) -> int:

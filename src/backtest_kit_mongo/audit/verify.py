@@ -1,4 +1,4 @@
-"""Finding the first record or seal that was tampered with.
+"""Finding the records and seals that were tampered with, the first of them first.
 
 Detected: a sealed record that was altered or deleted; one that was altered after it was recorded and before it was
     sealed; a
@@ -28,17 +28,18 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor, is_numbered
+from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
 from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, PENDING, SEALS, digest, raw, readable
+from backtest_kit_mongo.audit.seals import is_numbered
 from backtest_kit_mongo.backends.mongo.errors import reading
 
 Document = dict[str, Any]
@@ -46,7 +47,10 @@ RECORDS_MAX: Final = 1_000
 """Records fetched at once. MongoDB's own batches of 16 MiB are a hundred when decoded."""
 _NUMBERS: Final = (int, Int64)
 _TABLES: Final = """
-CREATE TABLE heads (name TEXT PRIMARY KEY, rev INTEGER, chain BLOB, matched INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE heads (
+    name TEXT PRIMARY KEY, rev INTEGER, chain BLOB, chain_stretch INTEGER, rev_stretch INTEGER,
+    matched INTEGER DEFAULT 0
+) WITHOUT ROWID;
 CREATE TABLE foreigners (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE runs (name TEXT, first INTEGER, last INTEGER, PRIMARY KEY (name, last)) WITHOUT ROWID;
 CREATE TABLE unsealed (id TEXT PRIMARY KEY, name TEXT, rev INTEGER) WITHOUT ROWID;
@@ -58,14 +62,14 @@ def verify(
     *,
     anchor: Anchor | None = None,
     anchors: Sequence[TreeAnchor] = (),
-    findings_max: int = 1,
+    findings_max: int = 100,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Compare all records, seals and heads with each other, while the worker goes on.
 
     Args:
         anchor, anchors: what was seen of the log before.
-        findings_max: stop after so many. After the first wrong seal the chains of documents cannot be judged any more.
+        findings_max: stop after so many.
         on_progress: gets how many records were looked at, and of how many.
 
     Raises:
@@ -80,6 +84,18 @@ def verify(
             if len(report.findings) >= findings_max:
                 break
     return report
+
+
+class _Head(NamedTuple):
+    """Where a document's chain has come to, and whether the seals since the last wrong one say so: a seal that cannot
+    be read may have continued any chain, so after it the first seal that names a document is believed, and judging goes
+    on from there.
+    """
+
+    rev: int
+    chain: bytes
+    is_chain_known: bool
+    is_rev_known: bool
 
 
 class _Verifier:
@@ -106,8 +122,8 @@ class _Verifier:
         self._number = 0
         """Of the seal looked at last, readable or not."""
         self._last: Seal | None = None
-        self._chains_known = True
-        """False after a wrong seal: where the documents' chains had come to is not known any more."""
+        self._unread: list[range] = []
+        """Numbers of seals that are gone or cannot be believed; what they held is not known."""
         self._done = self._total = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -120,8 +136,6 @@ class _Verifier:
             yield from wrong
             if isinstance(stored["_id"], int):  # Whoever replaced a seal may have named it anything.
                 self._number = int(stored["_id"])
-            if wrong:
-                self._chains_known = False
             if any(finding.kind is Kind.SEAL_ALTERED for finding in wrong):
                 self._last = None
                 continue
@@ -138,8 +152,7 @@ class _Verifier:
             yield Finding(Kind.ANCHOR_DIFFERS, f"seal {self._anchor.number}", detail)
         yield from self._index()
         yield from self._nobody_recorded()
-        if self._chains_known:
-            yield from self._heads_differ()
+        yield from self._heads_differ()
 
     # -- seals
 
@@ -147,13 +160,16 @@ class _Verifier:
         where = f"seal {stored['_id']}"
         try:
             seal = read_seal(stored)
+            wrong = None if seal.hash == seal_hash(stored) else "it does not match its own hash"
         except (KeyError, TypeError, ValueError) as cause:
-            yield Finding(Kind.SEAL_ALTERED, where, f"it does not have the form of a seal: {cause!r}")
-            return
-        if seal.hash != seal_hash(stored):
-            yield Finding(Kind.SEAL_ALTERED, where, "it does not match its own hash")
+            wrong = f"it does not have the form of a seal: {cause!r}"
+        if wrong:
+            if isinstance(stored["_id"], int):
+                self._unread.append(range(self._number + 1, int(stored["_id"]) + 1))
+            yield Finding(Kind.SEAL_ALTERED, where, wrong)
             return
         if seal.number != self._number + 1:
+            self._unread.append(range(self._number + 1, seal.number))
             yield Finding(Kind.SEAL_MISSING, f"seal {self._number + 1}", f"the next that exists is {where}")
         elif (self._last is not None or self._number == 0) and seal.previous != (
             self._last.hash if self._last else ORIGIN
@@ -165,8 +181,8 @@ class _Verifier:
 
     def _continued(self, links: Links, number: int) -> Iterator[Finding]:
         """A document's chain goes on where it had come to, without a hole."""
-        rev, chain = self._head(links.document)
-        if self._chains_known and links.after != chain:
+        rev, chain, is_chain_known, is_rev_known = self._head(links.document)
+        if is_chain_known and links.after != chain:
             detail = f"seal {number} continues the chain of {links.document} from somewhere else than revision {rev}"
             yield Finding(Kind.CHAIN_BROKEN, links.document, detail)
         for revision in links.revisions:
@@ -174,18 +190,24 @@ class _Verifier:
             if run is None:
                 self._chains.execute("INSERT OR IGNORE INTO foreigners VALUES (?)", (f"{links.document}/{revision}",))
                 continue
-            if self._chains_known and not run[0] <= rev + 1 <= run[1]:
+            if is_rev_known and not run[0] <= rev + 1 <= run[1]:
                 detail = f"seal {number} has revision {revision} after {rev}"
                 yield Finding(Kind.CHAIN_BROKEN, f"{links.document}/{revision}", detail)
-            rev = int(run[1])
+            rev, is_rev_known = int(run[1]), True
             if run[0] < run[1]:
                 self._chains.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?)", (links.document, *run))
-        put = "INSERT OR REPLACE INTO heads (name, rev, chain) VALUES (?, ?, ?)"
-        self._chains.execute(put, (links.document, rev, links.last))
+        put = "INSERT OR REPLACE INTO heads (name, rev, chain, chain_stretch, rev_stretch) VALUES (?, ?, ?, ?, ?)"
+        stretch = len(self._unread)
+        self._chains.execute(put, (links.document, rev, links.last, stretch, stretch if is_rev_known else -1))
 
-    def _head(self, document: str) -> tuple[int, bytes]:
-        found = self._chains.execute("SELECT rev, chain FROM heads WHERE name = ?", (document,)).fetchone()
-        return (0, ORIGIN) if found is None else (found[0], found[1])
+    def _head(self, document: str) -> _Head:
+        query = "SELECT rev, chain, chain_stretch, rev_stretch FROM heads WHERE name = ?"
+        stretch = len(self._unread)
+        found = self._chains.execute(query, (document,)).fetchone() or (0, ORIGIN, 0, 0)
+        return _Head(found[0], found[1], found[2] == stretch, found[3] == stretch)
+
+    def _is_unread(self, number: int) -> bool:
+        return any(number in numbers for numbers in self._unread)
 
     # -- records
 
@@ -231,7 +253,7 @@ class _Verifier:
                     yield Finding(Kind.DOUBLED, record_id, "there is another record of it under another _id")
                 previous[domain] = rev, foreign
                 if domain not in sealed:
-                    sealed[domain] = self._head(name)[0]
+                    sealed[domain] = self._head(name).rev
                 if foreign is None and self._is_within_run(name, rev):
                     detail = "a sealed gap stands for this revision: the record came after it, or was forged"
                     yield Finding(Kind.UNKNOWN, record_id, detail)
@@ -264,10 +286,15 @@ class _Verifier:
         for stored in self._seals.find({"_id": {"$gt": self._number}}).sort("_id", 1):
             records = (record for links in read_seal(stored).links for record in links.records())
             self._chains.executemany(gone, ((_indexed(record_id),) for record_id, _, _ in records))
-        if not self._chains_known:
-            return  # Of a seal that cannot be read it is not known what it sealed.
-        for (record_id,) in self._chains.execute("SELECT id FROM unsealed ORDER BY id"):
+        for record_id, name in self._chains.execute("SELECT id, name FROM unsealed ORDER BY id"):
+            if self._unread and ("~" in record_id or self._is_unread(self._sealed_by(name))):
+                continue  # Of a seal that cannot be read it is not known what it sealed.
             yield Finding(Kind.UNKNOWN, record_id, "neither a seal nor the queue has it: the worker did not record it")
+
+    def _sealed_by(self, document: str) -> int:
+        """The seal that a document's head names; 0 if it has none."""
+        head = self._heads.find_one({"_id": document}, {"seal": 1}) or {}
+        return int(head.get("seal") or 0)
 
     # -- heads
 
@@ -278,7 +305,9 @@ class _Verifier:
         for head in self._heads.find({"seal": {"$exists": True}}, batch_size=RECORDS_MAX):
             name, number = head["_id"], int(head["seal"])
             matched = self._chains.execute("UPDATE heads SET matched = 1 WHERE name = ?", (name,)).rowcount
-            rev, chain = self._head(name)
+            rev, chain, _, is_rev_known = self._head(name)
+            if self._is_unread(number):
+                continue
             if number > newest:
                 newest = self._newest()  # A seal is there before its heads move, but not before they are looked at.
             if number > newest:
@@ -287,7 +316,7 @@ class _Verifier:
                 )
             elif number > self._number or head.get("chain") == unmoved.get(name):
                 continue
-            elif not matched or head.get("chain") != chain or int(head.get("rev") or 0) != rev:
+            elif not matched or head.get("chain") != chain or (is_rev_known and int(head.get("rev") or 0) != rev):
                 yield Finding(Kind.HEAD_ALTERED, name, f"the seals end at revision {rev} with another chain value")
         for (name,) in self._chains.execute("SELECT name FROM heads WHERE NOT matched ORDER BY name"):
             if unmoved.get(name) != ORIGIN:

@@ -65,7 +65,11 @@ def verify_command(
         ),
     ] = None,
     anchors: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Lines that `bkm audit anchor` made; each is checked.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Lines that `bkm audit anchor` made, or the URI of the database where they are; each is checked.",
+        ),
     ] = None,
     public_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="With --anchors: each must be signed by this Ed25519 key.")

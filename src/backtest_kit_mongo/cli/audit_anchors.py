@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import subprocess
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,31 +14,43 @@ from backtest_kit_mongo.audit.findings import Finding
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.proofs import prove_consistency, prove_inclusion
 from backtest_kit_mongo.audit.signing import private_key, public_key, signed, unsigned
-from backtest_kit_mongo.errors import CallerError, EnvironmentFault, NotFound
+from backtest_kit_mongo.audit.targets import COLLECTION, AnchorCommand, AnchorDatabase, AnchorFile, Target
+from backtest_kit_mongo.errors import CallerError, InvalidSetting, NotFound
+from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.terminal import echo, escape
 
 from .audit_opening import ExitCode, KeyText, open_audit_log
 
 __all__ = ["anchor", "consistency", "kept_anchors", "prove"]
 
-COMMAND_BOUND_S: Final = 60
 
-
-class AnchorNotKept(EnvironmentFault):
-    """The anchor was made but could not be handed over. It may or may not have arrived."""
-
-
-def kept_anchors(path: Path | None, key: Path | None) -> tuple[list[TreeAnchor], list[Finding]]:
-    """The anchors of a file, and which of them the key did not sign."""
-    if path is None and key is not None:
-        raise CallerError("--public-key needs --anchors FILE")
-    anchors = [] if path is None else read_anchors(path)
+def kept_anchors(where: str | None, key: Path | None) -> tuple[list[TreeAnchor], list[Finding]]:
+    """The anchors of a file or of another database, and which of them the key did not sign."""
+    if where is None and key is not None:
+        raise CallerError("--public-key needs --anchors")
+    if where is None:
+        return [], []
+    if where.startswith(("mongodb://", "mongodb+srv://")):
+        target = _other_database(where)
+        anchors = target.known()
+        if not anchors:
+            raise InvalidSetting(f"{target.name} holds no anchor; `bkm audit anchor --database URI` adds one")
+    else:
+        anchors = read_anchors(Path(where))
     return anchors, [] if key is None else unsigned(anchors, public_key(key))
+
+
+def _other_database(uri: str) -> AnchorDatabase:
+    settings = load()
+    return AnchorDatabase(uri, (settings.mongo_address, settings.database))
 
 
 def anchor(
     to: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append it here; the anchors that are there are checked first.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URI", help=f"Insert it into `{COLLECTION}` of another database, the same.")
     ] = None,
     command: Annotated[
         str | None, typer.Option(metavar="CMD", help="Run this, with the line on its standard input.")
@@ -52,8 +61,10 @@ def anchor(
 ) -> None:
     """Say in one line what the whole log is now, to be kept where the database's users cannot change it.
 
-    The line is printed, and appended or handed over. It is made even if earlier anchors in FILE do not fit the log:
-    then they are reported, and the exit status is 4. One file for one database. What it protects from: docs/audit.md.
+    The line is printed, and appended or handed over. It is made even if earlier anchors there do not fit the log: then
+    they are reported, and the exit status is 4. One file for one database. The worker does it by itself with
+    CC_ANCHOR_FILE and others. What this host has read before is not read again, it is remembered as it was;
+    `bkm audit verify` reads everything. What it protects from: docs/audit.md.
 
     [bold]Examples[/]
 
@@ -63,43 +74,19 @@ def anchor(
     """
     with open_audit_log() as log:
         key = None if sign is None else private_key(sign)
-        known = read_anchors(to) if to is not None and to.exists() and to.stat().st_size else []
-        made, findings = make_anchor(log.database, known)
+        targets: list[Target] = [] if to is None else [AnchorFile(to)]
+        targets += [] if database is None else [_other_database(database)]
+        targets += [] if command is None else [AnchorCommand(command)]
+        made, findings = make_anchor(log.database, [each for target in targets for each in target.known()])
         if key is not None:
             made = signed(made, key)
         echo(made.line())
-        if to is not None:
-            _append(to, made.line())
-        if command is not None:
-            _hand_over(command, made.line())
+        for target in targets:
+            target.keep(made)
     for found in findings:
         Console(stderr=True).print(f"{found.kind.value}: {escape(f'{found.where}: {found.detail}')}", soft_wrap=True)
     if findings:
         raise typer.Exit(ExitCode.TAMPERED)
-
-
-def _append(path: Path, line: str) -> None:
-    """One write, on the disk before it returns; a line cut off by a crash is closed first."""
-    with path.open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        cut = False
-        if end:
-            file.seek(end - 1)
-            cut = file.read(1) != b"\n"
-        file.write(b"\n" * cut + line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _hand_over(command: str, line: str) -> None:
-    try:
-        words = shlex.split(command)
-        done = subprocess.run(words, input=line + "\n", text=True, timeout=COMMAND_BOUND_S, capture_output=True)
-    except (ValueError, IndexError, OSError, subprocess.TimeoutExpired) as cause:
-        raise AnchorNotKept(f"--command: {cause}; the anchor may not have been kept, run it again") from cause
-    if done.returncode:
-        said = done.stderr.strip()[-500:]
-        raise AnchorNotKept(f"--command ended with status {done.returncode}: {said}; the anchor may not have been kept")
 
 
 def prove(

@@ -97,6 +97,12 @@ def _verify(deployment: Deployment) -> Service:
     return VerifyService(deployment.database, servers)
 
 
+def _anchor(deployment: Deployment) -> Service | None:
+    from backtest_kit_worker.services.anchor import AnchorService
+
+    return AnchorService.build(deployment)
+
+
 def _trim(deployment: Deployment) -> Service:
     from backtest_kit_worker.services.trim import TrimService
 
@@ -123,6 +129,7 @@ TABLE: Final[Mapping[str, Work]] = {
     "blocks": Work(_blocks, _compaction),
     "trim": Work(service=_trim),
     "verify": Work(service=_verify),
+    "anchor": Work(service=_anchor),
 }
 NAMES: Final = tuple(TABLE)
 """All that `--roles` knows."""
