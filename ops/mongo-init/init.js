@@ -67,11 +67,14 @@ function setUser(admin, user, pwd, roles) {
   else admin.createUser({ user, pwd, roles });
 }
 
-// What a role may do: actions by collection; `*documents` stands for the collections of all domains, `*database` for any.
+// What a role may do: actions by collection; `*documents` stands for the collections of all domains, `*database` for any,
+// `*cluster` for what concerns the servers.
 function privileges(role, documents) {
   const on = (name) => (name === "*documents" ? documents : [name === "*database" ? "" : name]);
   return Object.entries(role).flatMap(([name, actions]) =>
-    on(name).map((collection) => ({ resource: { db: database, collection }, actions })),
+    name === "*cluster"
+      ? [{ resource: { cluster: true }, actions }]
+      : on(name).map((collection) => ({ resource: { db: database, collection }, actions })),
   );
 }
 

@@ -19,10 +19,14 @@ from backtest_kit_mongo.adapters import registries
 from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
+from backtest_kit_mongo.drivers.scopes import Revisions, revisions
+from backtest_kit_mongo.drivers.stepping import Step, step
 from backtest_kit_mongo.errors import (
     AlreadySetUp,
     BacktestKitError,
     CallerError,
+    Conflict,
+    Contended,
     CorruptData,
     EnvironmentFault,
     InvalidKey,
@@ -56,6 +60,8 @@ __all__ = [
     "BaseCRUD",
     "CallerError",
     "Candles",
+    "Conflict",
+    "Contended",
     "CorruptData",
     "EnvironmentFault",
     "InvalidKey",
@@ -67,8 +73,10 @@ __all__ = [
     "NotFound",
     "NotSetUp",
     "ReadFailed",
+    "Revisions",
     "ServerUnreachable",
     "SimulationTime",
+    "Step",
     "UnsafeServer",
     "WriteOutcomeUnknown",
     "WriteRefused",
@@ -81,6 +89,7 @@ __all__ = [
     "install",
     "read_candle_files",
     "metrics",
+    "revisions",
     "set_config",
     "set_logger",
     "set_modes",
@@ -88,6 +97,7 @@ __all__ = [
     "shutdown",
     "simulation_now",
     "simulation_time",
+    "step",
     "write_until",
 ]
 __all__ += registries.__all__

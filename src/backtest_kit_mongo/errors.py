@@ -5,6 +5,7 @@ happened, because that is what the caller of a trading system has to know first.
 
     BacktestKitError
     |- CallerError            your call was wrong; nothing was written
+    |- Conflict               another writer was first; nothing was written
     |- EnvironmentFault       a server, a disk or a configuration outside this program
     |- CorruptData            what is stored cannot be read
     `- InvariantViolation     our bug
@@ -57,6 +58,12 @@ class NotFound(CallerError, LookupError):
     """What was named does not exist: a document of `BaseCRUD`, a file of candles. Nothing was written."""
 
 
+class Conflict(BacktestKitError):
+    """A document does not have the revision that was expected: another writer was first. Nothing was written. Read
+    again, decide anew, and write with the revision that was read.
+    """
+
+
 class EnvironmentFault(BacktestKitError):
     """Something outside this program failed."""
 
@@ -72,6 +79,12 @@ class WriteRefused(EnvironmentFault):
 class WriteTooLate(WriteRefused):
     """The write reached MongoDB after its deadline (it was held up on its way, or the server's clock was set ahead),
     and MongoDB refused it. It did not happen and will not; try again.
+    """
+
+
+class Contended(WriteRefused):
+    """Others wrote the documents of this step until the time for it was over. It did not happen and will not; try
+    again.
     """
 
 

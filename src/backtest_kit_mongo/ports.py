@@ -35,6 +35,7 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
+from backtest_kit_mongo.coherence.steps import AbortAll, Atomic, CommitAll, LeaseAll
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns
@@ -62,6 +63,19 @@ class Truth(Protocol):
     def rows(self, effect: Rows) -> Mapping[Part, Record]: ...
 
     def merge(self, effect: Merge) -> tuple[Published, ...]: ...
+
+    def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
+        """Errors besides those of all writes: `Conflict`, and `Contended` for what may be tried again at once."""
+
+    def require_steps(self) -> None:
+        """See that `atomic` can be done here.
+
+        Raises:
+            UnsafeServer: it cannot, and the message says what to do.
+        """
+
+    def step_lifetime_ms(self) -> int:
+        """How long after `atomic` has begun its writes may still be committed, if nobody hears of it."""
 
     def append(self, effect: Append) -> Appended: ...
 
@@ -126,6 +140,16 @@ class Cache(Protocol):
 
     def fill(self, effect: Fill) -> None: ...
 
+    def partition_of(self, key: Key) -> str:
+        """A name of the partition that has the key: one script may work on all keys of one."""
+
+    def lease_all(self, effect: LeaseAll) -> Leased | None:
+        """As `lease`."""
+
+    def abort_all(self, effect: AbortAll) -> None: ...
+
+    def commit_all(self, effect: CommitAll) -> None: ...
+
 
 class Near(Protocol):
     """Copies in this process, in front of a cache. All methods are thread-safe and never fail."""
@@ -178,4 +202,16 @@ class NoCache:
         return Right("")
 
     def fill(self, effect: Fill) -> None:
+        return
+
+    def partition_of(self, key: Key) -> str:
+        return ""
+
+    def lease_all(self, effect: LeaseAll) -> Leased | None:
+        return None
+
+    def abort_all(self, effect: AbortAll) -> None:
+        return
+
+    def commit_all(self, effect: CommitAll) -> None:
         return

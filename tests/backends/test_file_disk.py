@@ -58,7 +58,7 @@ class TestDurability:
 
     def test_a_new_directory_is_made_durable_in_its_parent(self, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[str] = []
-        monkeypatch.setattr(disk, "_sync_directory", synced.append)
+        monkeypatch.setattr(disk, "sync_directory", synced.append)
         i.StateInstance(store_of(dump), "s", "b").write_state_data({"data": 1}, T)
         chain = [dump.parent, dump, dump / "state", dump / "state/s", dump / "state/s/b"]
         assert synced == [str(directory) for directory in chain]
@@ -67,7 +67,7 @@ class TestDurability:
         instance = series(store_of(dump))
         instance.write_candles_data([candle(0)])
         synced: list[str] = []
-        monkeypatch.setattr(disk, "_sync_directory", synced.append)
+        monkeypatch.setattr(disk, "sync_directory", synced.append)
         instance.write_candles_data([candle(n) for n in range(50)])
         assert synced == [str(dump / "data/candle/okx/BTC/1m")]
 
@@ -113,7 +113,7 @@ class TestDurability:
         def broken(directory: str) -> None:
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(disk, "_sync_directory", broken)
+        monkeypatch.setattr(disk, "sync_directory", broken)
         with pytest.raises(WriteOutcomeUnknown, match="power failure"):
             state.write_state_data({"data": 2}, T)
 

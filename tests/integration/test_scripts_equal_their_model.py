@@ -32,6 +32,7 @@ from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Origin, decode
 from backtest_kit_mongo.coherence.keys import Names, names
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.steps import CommitAll, Done, LeaseAll
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.errors import WriteRefused
 from backtest_kit_mongo.setup import redis_client
@@ -45,7 +46,7 @@ SEAMS = {
     "incarnation": "redis.call('GET', 'test:incarnation')",
     "now_ms": "tonumber(redis.call('GET', 'test:now_ms'))",
 }
-OF_ONE_ERA = ("lease", "commit", "read", "fill")
+OF_ONE_ERA = ("lease", "commit", "read", "fill", "lease_all", "commit_all")
 """The steps that are reported the client's era."""
 Saved = tuple[MemoryRedis, dict[str, Any]]
 Edit = tuple[str, str, str]
@@ -251,6 +252,9 @@ AN_OPERATION = st.one_of(
     st.tuples(st.just("abort"), A_TOKEN),
     st.tuples(st.just("defer"), st.sets(A_KEY), SOME_RECORDS),
     st.tuples(st.just("publish"), SOME_RECORDS),
+    st.tuples(st.just("lease_all")),
+    st.tuples(st.just("commit_all"), A_TOKEN, A_RECORD, st.none() | A_RECORD, st.booleans()),
+    st.tuples(st.just("commit_all"), A_TOKEN, A_RECORD, st.none() | A_RECORD, st.booleans()),
     st.tuples(st.just("relay"), A_KEY, st.none() | st.integers(0, 4)),
     st.tuples(st.just("wait"), st.sampled_from((-LEASE_MS, 1, LEASE_MS - 1, LEASE_MS, LEASE_MS + 1))),
     st.tuples(st.just("evict"), A_KEY, st.booleans()),
@@ -317,6 +321,20 @@ class Play:
     def publish(self, records: list[Fields]) -> None:
         if records:
             self.pair.ask("publish", fx.Publish(KEYS[0].scope, published(records)))
+
+    def lease_all(self) -> None:
+        """A step of both keys; its lease lasts no longer than any other here."""
+        token = self.pair.ask("lease_all", LeaseAll(KEYS, -10_000)).token
+        self.given += [(key, token) for key in KEYS]
+
+    def commit_all(self, ago: int, fields: Fields, others: Fields | None, own: bool) -> None:
+        _, token = self.token(ago)
+        entries = [Record(KEYS[0], *fields), None if others is None else Record(KEYS[1], *others)]
+        done = tuple(
+            Done(key, entry, b"" if entry is None else pack(entry.payload), published([fields] if own else []))
+            for key, entry in zip(KEYS, entries, strict=True)
+        )
+        self.pair.ask("commit_all", CommitAll(token, done))
 
     def relay(self, key: int, rev: int | None) -> None:
         relay(self.pair.real._link, self.pair.real._relay, [(self.pair.names_of(KEYS[key]), rev)])
@@ -410,6 +428,12 @@ EDITS: list[Edit] = [
     ("prelude", "string.sub(incarnation(), 1, 24) .. era", "string.sub(incarnation(), 1, 40)"),
     ("prelude", "if since and since <= now then", "if since then"),
     ("prelude", "redis.call('ZADD', leases_key", "redis.pcall('EXISTS', leases_key"),
+    ("lease_all", "redis.call('DEL', KEYS[n])", ""),
+    ("lease_all", "if sole and open then", "if open then"),
+    ("lease_all", "redis.call('DEL', KEYS[n + 1])", ""),
+    ("commit_all", "if redis.call('ZREM', KEYS[n + 2], ARGV[2]) == 0 then", "if false then"),
+    ("commit_all", "== i .. ARGV[2]", "~= i .. ARGV[2]"),
+    ("commit_all", "body = ARGV[4 + 2 * number]", "body = ''"),
     ("relay", "< ARGV[1]", "<= ARGV[1]"),
     ("relay", "redis.call('DEL', KEYS[2])", ""),
     ("relay", "\ninvalidate(", "\ntostring("),

@@ -220,9 +220,11 @@ class GuardedMongo:
 def _privileges(role: dict[str, list[str]], documents: list[str], database: str) -> list[dict[str, Any]]:
     """As `ops/mongo-init/init.js` makes them."""
     special = {"*documents": documents, "*database": [""]}
-    return [
+    on_cluster = [{"resource": {"cluster": True}, "actions": role["*cluster"]}] if "*cluster" in role else []
+    return on_cluster + [
         {"resource": {"db": database, "collection": collection}, "actions": actions}
         for name, actions in role.items()
+        if name != "*cluster"
         for collection in special.get(name, [name])
     ]
 

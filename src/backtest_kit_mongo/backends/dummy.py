@@ -8,6 +8,7 @@ from typing import Any
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Key, Part, Record
+from backtest_kit_mongo.coherence.steps import Atomic
 
 
 class DummyTruth(RowsOnly):
@@ -33,6 +34,15 @@ class DummyTruth(RowsOnly):
 
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         return ()
+
+    def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
+        return ((),) * len(effect.writes)
+
+    def require_steps(self) -> None:
+        return
+
+    def step_lifetime_ms(self) -> int:
+        return 0
 
     def append(self, effect: Append) -> Appended:
         return Appended(())

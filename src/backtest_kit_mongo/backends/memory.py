@@ -14,6 +14,7 @@ from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock
 
 
@@ -42,7 +43,12 @@ class MemoryTruth(RowsOnly):
 
     def upsert(self, effect: Upsert) -> Record:
         with self._lock:
+            self._expect(effect.change.key, effect.expected_rev)
             return self._store(effect.change)
+
+    def _expect(self, key: Key, expected_rev: int | None) -> None:
+        if expected_rev is not None:
+            require_rev(self._load(key), expected_rev)
 
     def _store(self, change: Change) -> Record:
         key = change.key
@@ -76,6 +82,34 @@ class MemoryTruth(RowsOnly):
                 for row in effect.rows
                 if not (keep and row.change.key in self._documents)
             )
+
+    def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
+        with self._lock:
+            for write in effect.writes:
+                if not isinstance(write, ExpectedRows):
+                    self._expect(write.key, write.expected_rev)
+            return tuple(self._written(write) for write in effect.writes)
+
+    def _written(self, write: Ready) -> tuple[Published, ...]:
+        match write:
+            case Put():
+                return (
+                    Published(
+                        self._store(write.change), "remove" if write.change.removed else "upsert", write.change.body
+                    ),
+                )
+            case Drop():
+                record = self.remove(SoftRemove(write.key, None))
+                return () if record is None else (Published(record, "remove", pack(record.payload)),)
+            case ExpectedRows():
+                return self.merge(Merge(write.key, write.rows, None))
+        return ()
+
+    def require_steps(self) -> None:
+        return
+
+    def step_lifetime_ms(self) -> int:
+        return 0
 
     def append(self, effect: Append) -> Appended:
         from backtest_kit_mongo.candles.columns import of_rows, to_rows

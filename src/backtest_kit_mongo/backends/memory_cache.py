@@ -5,7 +5,7 @@ One object is one Redis. `restart` and `flush` do to it what faults do; time is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from backtest_kit_mongo.coherence.effects import (
@@ -22,6 +22,7 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.invariants import require
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, LeaseAll, lease_ms_of
 
 
 @dataclass(slots=True)
@@ -95,13 +96,17 @@ class MemoryCache:
         tokens: fresh tokens, for example a counter.
         lease_ms: T of the protocol.
         write_ms: how long after LEASE the truth may still commit; less than `lease_ms`.
+        open_ms: how long a new incarnation stays closed, and the longest that any lease lasts; by default `lease_ms`.
     """
 
-    def __init__(self, redis: MemoryRedis, tokens: Iterator[str], lease_ms: int, write_ms: int) -> None:
+    def __init__(
+        self, redis: MemoryRedis, tokens: Iterator[str], lease_ms: int, write_ms: int, open_ms: int | None = None
+    ) -> None:
         self._redis = redis
         self._tokens = tokens
         self._lease_ms = lease_ms
         self._write_ms = write_ms
+        self._open_ms = lease_ms if open_ms is None else open_ms
         self.era: int | None = None
 
     def open(self) -> None:
@@ -122,7 +127,7 @@ class MemoryCache:
         if redis.born is None or redis.born[0] != redis.incarnation or redis.born[1] > redis.now_ms:
             redis.born = (redis.incarnation, redis.now_ms)
             return False
-        return redis.now_ms - redis.born[1] > self._lease_ms
+        return redis.now_ms - redis.born[1] > self._open_ms
 
     def heartbeat(self, domain: str) -> tuple[str, int]:
         """The identity of this Redis, which FLUSHALL changes too, and the number that a domain's invalidations
@@ -134,7 +139,7 @@ class MemoryCache:
 
     def _leased(self, key: Key) -> bool:
         now_ms = self._redis.now_ms
-        last_ms = now_ms + self._lease_ms
+        last_ms = now_ms + self._open_ms
         held = self._redis.leases.get(key, {})
         alive = {token: min(end_ms, last_ms) for token, end_ms in held.items() if end_ms >= now_ms}
         self._redis.leases[key] = alive
@@ -154,11 +159,26 @@ class MemoryCache:
 
     def lease(self, effect: Lease) -> Leased | None:
         self._confirm()
-        redis, key, token = self._redis, effect.key, next(self._tokens)
+        token = next(self._tokens)
+        prior = self._entry(effect.key) if effect.want_prior else None
+        self._lease_key(effect.key, token, self._lease_ms)
+        return Leased(token, (self._redis.now_ms + self._write_ms) / 1000, prior)
+
+    def partition_of(self, key: Key) -> str:
+        return ""
+
+    def lease_all(self, effect: LeaseAll) -> Leased | None:
+        self._confirm()
+        token = next(self._tokens)
+        for key in effect.keys:
+            self._lease_key(key, token, lease_ms_of(self._lease_ms, self._write_ms, effect.lifetime_ms))
+        return Leased(token, (self._redis.now_ms + self._write_ms / 2) / 1000)
+
+    def _lease_key(self, key: Key, token: str, lease_ms: int) -> None:
+        redis = self._redis
         is_open = self._see_open()
         sole = not self._leased(key)
-        prior = self._entry(key) if effect.want_prior else None
-        redis.leases[key][token] = redis.now_ms + self._lease_ms
+        redis.leases[key][token] = redis.now_ms + lease_ms
         redis.entries.pop(key, None)
         redis.invalidate(key)
         if sole and is_open:
@@ -166,21 +186,32 @@ class MemoryCache:
         else:
             redis.rights.pop(key, None)
         redis.check()
-        return Leased(token, (redis.now_ms + self._write_ms) / 1000, prior)
 
     def abort(self, effect: Abort) -> None:
         self._redis.leases.get(effect.key, {}).pop(effect.token, None)
 
+    def abort_all(self, effect: AbortAll) -> None:
+        for key in effect.keys:
+            self.abort(Abort(key, effect.token))
+
     def commit(self, effect: Commit) -> None:
         self._confirm()
-        alive = self._redis.leases.get(effect.key, {}).pop(effect.token, None) is not None
-        if alive:
-            self._install(effect.key, effect.token, effect.entry)
-        else:
-            self._redis.entries.pop(effect.key, None)
-            self._redis.rights.pop(effect.key, None)
-            self._redis.invalidate(effect.key)
-        self._redis.stream.extend(effect.published)
+        self._commit_key(effect.key, effect.token, effect.entry, effect.published)
+
+    def commit_all(self, effect: CommitAll) -> None:
+        self._confirm()
+        for one in effect.done:
+            self._commit_key(one.key, effect.token, one.entry, one.published)
+
+    def _commit_key(self, key: Key, token: str, entry: Record | None, published: Iterable[Published]) -> None:
+        alive = self._redis.leases.get(key, {}).pop(token, None) is not None
+        if not alive:
+            self._redis.entries.pop(key, None)
+            self._redis.rights.pop(key, None)
+            self._redis.invalidate(key)
+        elif entry is not None:
+            self._install(key, token, entry)
+        self._redis.stream.extend(published)
 
     def publish(self, effect: Publish) -> None:
         self._redis.stream.extend(effect.published)

@@ -63,11 +63,14 @@ class Right(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A change to be reported to the feed: the record it made, what was done, and the packed payload."""
+    """A change to be reported to the feed: the record it made, what was done, the packed payload, and the step that it
+    is part of.
+    """
 
     record: Record
     operation: Operation
     body: bytes
+    step: str = ""
 
 
 class Expected(NamedTuple):
@@ -195,10 +198,16 @@ class Find(Effect[Record]):
 
 @dataclass(frozen=True, slots=True)
 class Upsert(Effect[Record]):
-    """Store one document and raise its revision, atomically; the answer carries the new revision."""
+    """Store one document and raise its revision, atomically; the answer carries the new revision.
+
+    Attributes:
+        expected_rev: only over this revision; 0: only if none is stored, or one that nobody counted yet. Else
+            `Conflict`.
+    """
 
     change: Change
     deadline_s: float | None
+    expected_rev: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

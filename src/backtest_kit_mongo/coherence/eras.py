@@ -59,6 +59,7 @@ class Noted(NamedTuple):
         widest: the most partitions that were ever in force.
         counts: of the eras in force.
         ended: the newest that were ended on purpose.
+        open_ms: how long a new incarnation of the cache stays closed at least, because steps were used; 0 if none was.
     """
 
     deployment: str
@@ -67,6 +68,7 @@ class Noted(NamedTuple):
     widest: int
     counts: Mapping[str, int]
     ended: Mapping[str, Ended]
+    open_ms: int = 0
 
 
 class Restored(NamedTuple):

@@ -49,6 +49,7 @@ class Event:
             {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
         trace: the writer's span as a W3C `traceparent`, empty if nobody traces. Not part of the change: consumers that
             store changes leave it out.
+        step: the step that the change is part of, empty for none.
     """
 
     domain: str
@@ -61,6 +62,7 @@ class Event:
     origin: Origin
     body: bytes
     trace: str = ""
+    step: str = ""
 
     @property
     def id(self) -> str:
@@ -96,6 +98,8 @@ class Event:
         if self.trace:
             # Readers of version 1 take the fields that they know, so one more needs no new version.
             fields["trace"] = self.trace
+        if self.step:
+            fields["step"] = self.step
         packed: bytes = msgpack.packb(fields)
         return packed
 
@@ -137,6 +141,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Event:
         origin=Origin(header["host"], header["pid"]),
         body=body,
         trace=header.get("trace", ""),
+        step=header.get("step", ""),
     )
     if header["id"] != event.id:
         raise UnknownEvent(f"not a change event: id is {header['id']!r:.80}, its other fields say {event.id!r:.80}")
@@ -168,5 +173,6 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "host": lambda value: type(value) is str,
     "pid": lambda value: _is_int(value) and value >= 0,
     "trace": lambda value: value is _ABSENT or type(value) is str,
+    "step": lambda value: value is _ABSENT or type(value) is str,
 }
 """What each field of the header must be."""

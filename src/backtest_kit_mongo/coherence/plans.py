@@ -48,8 +48,9 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
+from backtest_kit_mongo.errors import Conflict as Conflicted
 
-CERTAINLY_NOT_WRITTEN = (CallerError, WriteRefused, ServerUnreachable)
+CERTAINLY_NOT_WRITTEN = (CallerError, Conflicted, WriteRefused, ServerUnreachable)
 """After these the lease may be released.
 
 After anything else, cancellation included, it is left to its deadline (I3).
@@ -91,15 +92,16 @@ def read_near(key: Key) -> Plan[Record]:
     return record
 
 
-def write(change: Change) -> Plan[Record]:
+def write(change: Change, expected_rev: int | None = None, step: str = "") -> Plan[Record]:
     """Store one document; durable and visible to every later read when the plan returns."""
     leased = yield from ask(Lease(change.key))
     try:
-        record = yield from ask(Upsert(change, leased.deadline_s if leased else None))
+        record = yield from ask(Upsert(change, leased.deadline_s if leased else None, expected_rev))
     except BaseException as error:
         yield from _give_up(change.key, leased, error)
         raise
-    yield from _announce(change.key, leased, record, change.body, (Published(record, "upsert", change.body),))
+    published = (Published(record, "remove" if change.removed else "upsert", change.body, step),)
+    yield from _announce(change.key, leased, record, change.body, published)
     return record
 
 
@@ -160,7 +162,7 @@ def _announce(
         return
     reported = 0
     try:
-        for page in _pages(published, events_max):
+        for page in pages(published, events_max):
             if reported + len(page) == len(published):
                 yield from ask(Commit(key, leased.token, entry, body, page))
             else:
@@ -170,7 +172,7 @@ def _announce(
         yield from ask(Defer((key,), published[reported:]))
 
 
-def _pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[Published, ...]]:
+def pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[Published, ...]]:
     """At least one, if only an empty one; none but a single large event is larger than `EVENTS_BYTES`."""
     start = size = 0
     for place, event in enumerate(published):
@@ -293,6 +295,11 @@ def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part
             payload = change.payload if pack(row.payload) == change.body else row.payload
             seen[change.key.item] = Seen(row.rev, row.id, payload)
     return seen
+
+
+def differing(changes: Sequence[Change], stored: Mapping[Part, Record]) -> tuple[Expected, ...]:
+    """The rows that differ from what is stored, each with the revision that it replaces."""
+    return tuple(_differing(changes, _seen(changes, stored)))
 
 
 def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:

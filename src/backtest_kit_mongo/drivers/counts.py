@@ -12,7 +12,7 @@ from typing import Final
 
 from backtest_kit_mongo.coherence.effects import Appended
 from backtest_kit_mongo.coherence.record import Domain
-from backtest_kit_mongo.errors import CallerError, WriteOutcomeUnknown, WriteRefused
+from backtest_kit_mongo.errors import CallerError, Conflict, WriteOutcomeUnknown, WriteRefused
 
 READS: Final = ("hit", "near", "miss", "bypass", "list", "error")
 """How a read ended: with the shared entry; with this process's copy; at MongoDB, because there was no entry or because
@@ -93,4 +93,4 @@ def failed_write(error: BaseException) -> int:
     """How a write that raised has ended."""
     if isinstance(error, WriteOutcomeUnknown):
         return UNKNOWN
-    return REFUSED if isinstance(error, WriteRefused | CallerError) else FAILED_WRITE
+    return REFUSED if isinstance(error, WriteRefused | CallerError | Conflict) else FAILED_WRITE

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
 from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.drivers.counts import (
@@ -25,6 +28,7 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     failed_write,
 )
+from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.errors import ServerUnreachable
 from backtest_kit_mongo.locks import Lock
@@ -37,6 +41,9 @@ logger = locks.logger(__name__)
 
 REPORTED_MAX = 10_000
 """Dropped rows that a store remembers having named."""
+PAUSE_S: Final = 0.004
+PAUSE_MAX_S: Final = 0.25
+"""Between attempts of a step that met another writer."""
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
 
@@ -57,6 +64,18 @@ def drive(plan: fx.Plan[R], perform: Perform) -> R:
             step, argument = plan.throw, error
 
 
+_OF_MANY: Final = (fx.Defer, st.LeaseAll, st.CommitAll)
+
+
+def _wait_for_others(effect: st.Again) -> bool:
+    """Longer each time, and not as long as others wait."""
+    pause_s = random.uniform(0.5, 1.0) * min(PAUSE_S * 2**effect.attempt, PAUSE_MAX_S)
+    if time.monotonic() + pause_s >= effect.until_s:
+        return False
+    time.sleep(pause_s)
+    return True
+
+
 def _dropping(near: Near, perform: Perform) -> Perform:
     """Perform a step of a write, then forget the own copies of its keys, whatever came of it (N3)."""
 
@@ -64,7 +83,7 @@ def _dropping(near: Near, perform: Perform) -> Perform:
         try:
             return perform(effect)
         finally:
-            near.drop(effect.keys if isinstance(effect, fx.Defer) else (effect.key,))
+            near.drop(effect.keys if isinstance(effect, _OF_MANY) else (effect.key,))
 
     return performed
 
@@ -102,10 +121,15 @@ class Store:
             fx.Defer: self._defer,
             fx.CacheRead: cache.read,
             fx.Fill: cache.fill,
+            st.Atomic: lambda effect: truth.atomic(effect),
+            st.LeaseAll: lambda effect: cache.lease_all(effect),
+            st.AbortAll: lambda effect: cache.abort_all(effect),
+            st.CommitAll: lambda effect: cache.commit_all(effect),
+            st.Again: _wait_for_others,
         }
         if near is not None:
             self._handlers |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
-            for kind in (fx.Lease, fx.Commit, fx.Defer):
+            for kind in (fx.Lease, fx.Commit, fx.Defer, st.LeaseAll, st.CommitAll):
                 self._handlers[kind] = _dropping(near, self._handlers[kind])
         self._opened = False
         self._open_lock = Lock()
@@ -160,6 +184,8 @@ class Store:
         self.cache.defer(effect)
 
     def read(self, key: Key) -> Record:
+        if (scope := current.get()) is not None:
+            return scope.read(self, key)
         near = self.near
         if near is not None and key.domain in self._near_domains:
             copy = near.get(key)
@@ -208,13 +234,31 @@ class Store:
             self.counts.writes_of(domain).add(outcome, perf_counter() - since_s)
 
     def write(self, change: Change) -> Record:
-        return self._writing(change.key.domain, plans.write(change))
+        if (scope := current.get()) is not None:
+            return scope.write(self, change)
+        return self.write_alone(change)
+
+    def write_alone(self, change: Change, expected_rev: int | None = None, step: str = "") -> Record:
+        """Write whatever block is in force; `expected_rev` and `step` as in `plans.write`."""
+        return self._writing(change.key.domain, plans.write(change, expected_rev, step))
+
+    def write_together(self, domains: Sequence[Domain], plan: fx.Plan[R]) -> R:
+        """Perform a step; each of its documents counts as a write of its domain."""
+        since_s = perf_counter()
+        answer = self._writing(domains[0], plan)
+        for domain in domains[1:]:
+            self.counts.writes_of(domain).add(WRITTEN, perf_counter() - since_s)
+        return answer
 
     def remove(self, key: Key) -> Record | None:
+        if (scope := current.get()) is not None:
+            return scope.remove(self, key)
         return self._writing(key.domain, plans.remove(key))
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did."""
+        if (block := current.get()) is not None:
+            return block.merge(self, scope, changes)
         merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
         self._snapshots[scope] = merged.snapshot
         for change in merged.dropped:
@@ -237,6 +281,8 @@ class Store:
 
     def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
         """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
+        if (block := current.get()) is not None:
+            return block.append(self, scope, rows, step_ms)  # type: ignore[no-any-return]
         appended = self._writing(scope.domain, plans.append(scope, rows, step_ms))
         self.counts.appended(len(rows), appended)
         return appended
@@ -244,6 +290,8 @@ class Store:
     def scan(
         self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
     ) -> Iterator[Record]:
+        if (block := current.get()) is not None:
+            return block.scan(self, scope, when=when, limit=limit, keys_only=keys_only)
         self.open()
         return self._scanning(scope.domain, self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only))
 

@@ -25,6 +25,8 @@ def _arguments(data: Path, port: int) -> list[str]:
         *("--wiredTigerEngineConfigString", "log=(prealloc=false)"),
         # A socket file in /tmp would stay behind after SIGKILL; diagnostic data would grow to 200 MB.
         *("--quiet", "--nounixsocket", "--setParameter", "diagnosticDataCollectionEnabled=false"),
+        # Of a step whose process was killed in the middle, the documents are free again after this time and a half.
+        *("--setParameter", "transactionLifetimeLimitSeconds=5"),
     ]
 
 

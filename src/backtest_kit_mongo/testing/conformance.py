@@ -46,6 +46,7 @@ from backtest_kit_mongo.testing.suites.lists import (
 from backtest_kit_mongo.testing.suites.look_ahead import TestDomainsWithoutTime, TestLookAhead, TestLookAheadInLists
 from backtest_kit_mongo.testing.suites.refusals import TestWrongKeys, TestWrongPayloads, TestWrongRows, TestWrongTimes
 from backtest_kit_mongo.testing.suites.removal import TestRemovedMemory, TestSoftRemoval
+from backtest_kit_mongo.testing.suites.steps import TestSteps
 from backtest_kit_mongo.testing.suites.values import TestDates, TestFreeFormValues, TestLifetimes, TestTypesOfOthers
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "TestRowsThatOthersWrote",
     "TestSeriesKeys",
     "TestSoftRemoval",
+    "TestSteps",
     "TestTheLog",
     "TestTypesOfOthers",
     "TestUnclosedCandles",

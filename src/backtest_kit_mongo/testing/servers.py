@@ -93,7 +93,9 @@ def container_servers() -> Iterator[Servers]:
     with ExitStack() as stack:
         try:
             mongo = stack.enter_context(
-                DockerContainer(MONGO_IMAGE).with_command("--replSet rs0").with_exposed_ports(27017)
+                DockerContainer(MONGO_IMAGE)
+                .with_command("--replSet rs0 --setParameter transactionLifetimeLimitSeconds=5")
+                .with_exposed_ports(27017)
             )
             cache = stack.enter_context(DockerContainer(REDIS_IMAGE).with_exposed_ports(6379))
             address = f"{_host(mongo)}:{mongo.get_exposed_port(27017)}"

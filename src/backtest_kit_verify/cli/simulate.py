@@ -11,6 +11,7 @@ from rich.console import Console
 from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulate_near import NearSimulation
+from backtest_kit_verify.cli.simulate_steps import simulate_steps
 from backtest_kit_verify.cli.simulating import given, run_campaign
 from backtest_kit_verify.simulation.campaign import Campaign
 from backtest_kit_verify.simulation.exhaustive import Limits, TooMany, explore
@@ -20,6 +21,7 @@ from backtest_kit_verify.simulation.planted import PLANTED, Planted
 from backtest_kit_verify.simulation.report import as_table, narrate
 from backtest_kit_verify.simulation.schedules import Counterexample, Schedule, parse_schedule
 from backtest_kit_verify.simulation.shrink import shrink
+from backtest_kit_verify.simulation.step_planted import STEP_PLANTED
 from backtest_kit_verify.simulation.workload import KINDS, SHIPPED, Rig, Workload, parse_workload
 
 __all__ = ["simulate"]
@@ -42,11 +44,14 @@ def simulate(
             "--planted",
             metavar="BUG",
             help=f"Drop one rule of the protocol, and see it found: {', '.join(PLANTED)}. "
-            f"With --near: {', '.join(NEAR_PLANTED)}.",
+            f"With --near: {', '.join(NEAR_PLANTED)}. With --steps: {', '.join(STEP_PLANTED)}.",
         ),
     ] = "",
     near: Annotated[
         bool, typer.Option("--near", help="The near cache instead: two processes with copies, and what each hears.")
+    ] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Steps instead: writes of two documents that happen together or not at all.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but a violation.")] = False,
 ) -> None:
@@ -65,6 +70,8 @@ def simulate(
 
     [cyan]bkm simulate --near --schedules 100000[/]
 
+    [cyan]bkm simulate --steps --schedules 100000[/]
+
     [cyan]bkm simulate --replay 'write@a read@b | 0 1 crash:a tick tick tick 1'[/]
 
     Exit status: 0 when nothing is broken, 1 when an invariant is, 2 when the command cannot be read.
@@ -79,6 +86,10 @@ def simulate(
         else:
             is_broken = simulation.campaign(schedules, seed)
         raise typer.Exit(ExitCode.FAILED if is_broken else 0)
+    if steps:
+        if every:
+            raise typer.BadParameter("steps are tried in random schedules only", param_hint="--every")
+        raise typer.Exit(ExitCode.FAILED if simulate_steps(replay, schedules, seed, planted, out, messages) else 0)
     bug = _bug(planted)
     if replay:
         found = _replay(given(parse_schedule, replay, "--replay"), bug, out)

@@ -71,6 +71,18 @@ class Link:
     def publish(self, effect: fx.Publish) -> None:
         raise AssertionError("no document is written so")
 
+    def partition_of(self, key: Key) -> str:
+        return ""
+
+    def lease_all(self, effect: Any) -> fx.Leased | None:
+        raise AssertionError("no step is played here")
+
+    def abort_all(self, effect: Any) -> None:
+        self.lease_all(effect)
+
+    def commit_all(self, effect: Any) -> None:
+        self.lease_all(effect)
+
     def lease(self, effect: fx.Lease) -> fx.Leased | None:
         return None if self.is_down else self.cache.lease(effect)
 

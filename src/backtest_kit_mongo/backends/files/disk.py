@@ -136,24 +136,25 @@ def _open_directory(directory: str) -> int:
     try:
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
-        _make_directory(directory)
+        make_directory(directory)
         return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _make_directory(directory: str) -> None:
+def make_directory(directory: str) -> None:
+    """With those above it, durably; nothing where it is already."""
     try:
         os.mkdir(directory)
     except FileExistsError:
         return
     except FileNotFoundError:
-        _make_directory(os.path.dirname(directory))
-        _make_directory(directory)
+        make_directory(os.path.dirname(directory))
+        make_directory(directory)
         return
-    _sync_directory(os.path.dirname(directory))
+    sync_directory(os.path.dirname(directory))
 
 
-def _sync_directory(directory: str) -> None:
-    """Without this a power failure may forget a new name although its file is on disk."""
+def sync_directory(directory: str) -> None:
+    """Make its names durable. Without this a power failure may forget a new name although its file is on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -205,7 +206,7 @@ def _stage(temporary: str, data: bytes) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileNotFoundError:
-        _make_directory(os.path.dirname(temporary))
+        make_directory(os.path.dirname(temporary))
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with open(descriptor, "wb") as file:
         file.write(data)
@@ -231,7 +232,7 @@ def _publish(temporary: str, output: Output) -> bool:
 def _sync_parents(paths: Iterator[str]) -> None:
     for directory in dict.fromkeys(map(os.path.dirname, paths)):
         try:
-            _sync_directory(directory)
+            sync_directory(directory)
         except OSError as cause:
             raise _unknown(directory, "the files were written, but may not survive a power failure:", cause) from cause
 

@@ -31,13 +31,16 @@ from typing import Any, Final, NamedTuple
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.backends.files import journal
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files import sharing as sharing
 from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
+from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 
 logger = locks.logger(__name__)
@@ -81,7 +84,7 @@ class _Prior(NamedTuple):
     is_corrupt: bool = False
 
 
-class FileTruth(RowsOnly):
+class FileTruth(FileSteps, RowsOnly):
     """Thread-safe, and safe for several processes on one directory.
 
     Args:
@@ -108,8 +111,10 @@ class FileTruth(RowsOnly):
         return {record.key.item: record for record in found if record.exists}
 
     def upsert(self, effect: Upsert) -> Record:
-        root = self._root()
-        with self._writing(root, effect.change.key):
+        root, key = self._root(), effect.change.key
+        with self._writing(root, key):
+            if effect.expected_rev is not None:
+                require_rev(self._find_record(root, key), effect.expected_rev)
             return self._store(root, [effect.change])[0].record
 
     def remove(self, effect: SoftRemove) -> Record | None:
@@ -183,9 +188,11 @@ class FileTruth(RowsOnly):
     def _root(self) -> str:
         """The base of one operation: a working directory that changes meanwhile does not tear it apart."""
         try:
-            return os.path.abspath(self._base)
+            root = os.path.abspath(self._base)
         except OSError as cause:
             raise ReadFailed(f"the working directory cannot be used: {cause.strerror}. Nothing was written.") from cause
+        journal.settle(root, wait=False)
+        return root
 
     # ---- reading
 
@@ -244,11 +251,17 @@ class FileTruth(RowsOnly):
 
     # ---- writing
 
+    @staticmethod
+    def _directory(root: str, key: Key) -> str:
+        """The one to lock for a write of this document or scope."""
+        shared = sharing.shared_path(key) if len(key.parts) == len(key.domain.key) else None
+        return f"{root}/{names.directory(key) if shared is None else os.path.dirname(shared)}"
+
     @contextmanager
     def _writing(self, root: str, key: Key) -> Iterator[None]:
-        shared = sharing.shared_path(key) if len(key.parts) == len(key.domain.key) else None
-        directory = f"{root}/{names.directory(key) if shared is None else os.path.dirname(shared)}"
+        directory = self._directory(root, key)
         with locks.quiet(), disk.locked(directory):
+            journal.settle(root, wait=True)
             if directory not in self._swept:
                 disk.sweep(directory)
                 self._swept.add(directory)
@@ -256,6 +269,14 @@ class FileTruth(RowsOnly):
 
     def _store(self, root: str, changes: Sequence[Change]) -> list[Published]:
         """Write documents of one scope, as its lock's owner; what was kept instead is left out."""
+        outputs, published, moved = self._prepare(root, changes)
+        written = disk.write_all(outputs)
+        for path in moved:  # What stood under our own name is now under the one that the original sees.
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        return [new for new, is_written in zip(published, written, strict=True) if is_written]
+
+    def _prepare(self, root: str, changes: Sequence[Change]) -> Prepared:
         outputs: list[disk.Output] = []
         published: list[Published] = []
         moved: list[str] = []
@@ -272,12 +293,12 @@ class FileTruth(RowsOnly):
                     moved.append(f"{root}/{ours}")
             outputs.append(_output(root, place, key.domain, change.payload, stamp, prior))
             record = Record(key, rev, change.payload, change.when, change.removed, place.path)
-            published.append(Published(record, "upsert", change.body))
-        written = disk.write_all(outputs)
-        for path in moved:  # What stood under our own name is now under the one that the original sees.
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-        return [new for new, is_written in zip(published, written, strict=True) if is_written]
+            published.append(Published(record, "remove" if change.removed else "upsert", change.body))
+        return Prepared(outputs, published, moved)
+
+    def _find_record(self, root: str, key: Key) -> Record:
+        """What is stored under a key; one that cannot be read counts as none."""
+        return self._prior(root, key, _place(key)).record
 
     def _prior(self, root: str, key: Key, place: _Place) -> _Prior:
         """What is stored now. Unreadable bytes get a second name first, because the write will replace them."""

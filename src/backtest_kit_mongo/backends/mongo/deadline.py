@@ -196,6 +196,17 @@ class Deadlines:
             WriteRefused: this process was held up until no time was left.
             and what `writing` raises.
         """
+        end_s, arrival_s = self.bounds(client, what, until_s)
+        try:
+            return self._attempt(what, send, end_s, arrival_s)
+        except WriteTooLate:
+            self._ask(client, what, end_s)
+            return self._attempt(what, send, end_s, arrival_s)
+
+    def bounds(self, client: MongoClient[dict[str, Any]], what: object, until_s: float | None) -> tuple[float, float]:
+        """When a write that begins now must end, and how long its command may be on its way; the clock is known
+        then.
+        """
         now_s = time.monotonic()
         end_s, arrival_s = now_s + self._timeout_s, self._arrival_s
         end_s = end_s if until_s is None else min(end_s, until_s)
@@ -205,11 +216,11 @@ class Deadlines:
             end_s = min(end_s, now_s + (limit_s - now_s) / 2)
         if self.clocks.must_ask:
             self._ask(client, what, end_s)
-        try:
-            return self._attempt(what, send, end_s, arrival_s)
-        except WriteTooLate:
-            self._ask(client, what, end_s)
-            return self._attempt(what, send, end_s, arrival_s)
+        return end_s, arrival_s
+
+    def ask(self, client: MongoClient[dict[str, Any]], what: object) -> None:
+        """Learn the clock anew, if somebody answers."""
+        self._ask(client, what, time.monotonic() + self._timeout_s)
 
     def _ask(self, client: MongoClient[dict[str, Any]], what: object, end_s: float) -> None:
         # If nobody answers, the write itself fails and says so.

@@ -27,11 +27,12 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
-from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, replacement, row_update
+from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert
 from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.backends.mongo.side_by_side import results
+from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Append,
@@ -47,6 +48,7 @@ from backtest_kit_mongo.coherence.effects import (
     Upsert,
 )
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.steps import Atomic
 from backtest_kit_mongo.errors import (
     CallerError,
     CorruptData,
@@ -104,6 +106,14 @@ class MongoTruth:
         self._readers: dict[Domain, Collection[Raw]] = {}
         self._find_readers: dict[Domain, Collection[Raw]] = {}
         self._moments = Moments()
+        self._transactions = Transactions(
+            lambda: self.client,
+            self._collections,
+            self._deadlines,
+            self._timeout_s,
+            self._moments,
+            self._begin_revisions,
+        )
         self._database: Database[Document]
         self._series: MongoCandles | None = None
 
@@ -142,6 +152,7 @@ class MongoTruth:
             read_concern=read_concern,
             read_preference=ReadPreference.PRIMARY,
         )
+        self._transactions.hello = hello
         if not mongo_concerns.is_replicated(hello):
             logger.warning(
                 "MongoDB at %s is not a replica set: no change streams, no retried writes",
@@ -204,26 +215,22 @@ class MongoTruth:
         logger.warning("%s: the stored revision was no number; they begin again", key)
 
     def _upsert(self, effect: Upsert) -> Record:
-        change = effect.change
-        collection, wanted = self._collections[change.key.domain], replacement(change, datetime.now(UTC))
+        change, expected_rev = effect.change, effect.expected_rev
+        send = partial(store, self._collections[change.key.domain], change, expected_rev)
+        return self.write_in_time(change.key, send, effect.deadline_s)
 
-        def send(let: Let) -> Document | None:
-            return collection.find_one_and_update(
-                change.key.query(),
-                wanted,
-                projection={"rev": 1},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-                hint=mongo_indexes.hint(change.key.domain),
-                let=let,
-            )
+    # -- steps
 
-        document = self.write_in_time(change.key, send, effect.deadline_s)
-        assert document is not None  # An upsert that returns the document after it always has one.
-        rev = document["rev"]
-        if rev != rev:
-            raise NoRevision(f"{change.key}: the stored revision is no number")
-        return Record(change.key, int(rev), change.payload, change.when, change.removed, str(document["_id"]))
+    def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
+        return self._transactions.perform(effect)
+
+    def require_steps(self) -> None:
+        self._transactions.require()
+
+    def step_lifetime_ms(self) -> int:
+        return self._transactions.lifetime_ms()
+
+    # -- removal and lists
 
     def remove(self, effect: SoftRemove) -> Record | None:
         key = effect.key
@@ -256,8 +263,6 @@ class MongoTruth:
                 f"{key} was removed. No change event reports it yet (a worker's recovery role does), because of what "
                 f"it held: {cause}"
             ) from cause
-
-    # -- lists
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         domain = effect.scope.domain

@@ -44,6 +44,11 @@ def replacement(change: Change, now: datetime) -> Document:
     }
 
 
+def first_row(change: Change, now: datetime) -> Document:
+    """Of a row's upsert that must not change one that is there."""
+    return {"$setOnInsert": {**_stored(change), "createDate": now, "updatedDate": now, "__v": 0, "rev": ONE}}
+
+
 def new_row(change: Change, now: datetime) -> RawBSONDocument:
     document = {
         "_id": ObjectId(),

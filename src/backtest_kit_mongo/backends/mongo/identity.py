@@ -2,8 +2,9 @@
 
     deployment   made by whoever comes first
     partitions, mode, widest   what the strategies that were started last use, and the most partitions ever used
-    collections  of the cached domains: names and UUIDs, which change when one is dropped or restored
-    eras         in force: name, count, when it was last raised
+    openMs       how long a new incarnation of the cache stays closed at least: set by the first step
+    (`coherence/steps.py`) collections  of the cached domains: names and UUIDs, which change when one is dropped or
+    restored eras         in force: name, count, when it was last raised
     ended        the newest eras that were ended on purpose, and why
     restores     the newest times that revisions went back, with the last entries of the feed's streams of then
 
@@ -96,6 +97,7 @@ class IdentityDocument:
             str(found["deployment"]), int(found["partitions"]), str(found["mode"]), int(found["widest"]),
             {era["era"]: int(era["count"]) for era in found["eras"]},
             {era["era"]: Ended(str(era["why"]), int(era.get("counted", 0))) for era in found["ended"]},
+            int(found.get("openMs", 0)),
         )  # fmt: skip
 
     def begin(self, era: str, over: Sequence[str], restored: Mapping[str, Restored], who: str) -> None:
@@ -111,6 +113,16 @@ class IdentityDocument:
         """End every era: whatever any Redis holds of this database is worthless."""
         with pymongo.timeout(self._timeout_s):
             self._update([{"$set": {"ended": _kept("ended", _ended(_all("eras"), why)), "eras": []}}])
+
+    def stretch(self, open_ms: int) -> None:
+        """From now on new incarnations stay closed so long at least. All eras end, so whoever uses the cache knows
+        it.
+        """
+        ended = {"ended": _kept("ended", _ended(_all("eras"), "steps")), "eras": [], "openMs": open_ms}
+        with pymongo.timeout(self._timeout_s):
+            self.collection.find_one_and_update(
+                {"_id": IDENTITY, "openMs": {"$not": {"$gte": open_ms}}}, [{"$set": ended}]
+            )
 
     def place(self, over: Sequence[str], streams: Mapping[str, str]) -> None:
         """Keep where the streams stood when the era after a restore began."""

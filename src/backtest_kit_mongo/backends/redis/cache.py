@@ -24,6 +24,7 @@ from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
 from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
+from backtest_kit_mongo.backends.redis.step_scripts import StepScripts
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Abort,
@@ -41,6 +42,7 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.steps import CommitAll
 from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
 
 logger = locks.logger(__name__)
@@ -68,7 +70,7 @@ class CacheOptions:
     trace: Callable[[], str] = str
 
 
-class RedisCache:
+class RedisCache(StepScripts):
     """The coherent cache of documents, and the feed. Thread-safe.
 
     While Redis cannot be reached it is bypassed: reads and writes go to MongoDB, and what the cache missed is kept.
@@ -100,8 +102,8 @@ class RedisCache:
         self._wall_ms = wall_ms
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
-        self._read, self._lease, self._commit, self._fill, self._relay = (
-            script(name) for name in ("read", "lease", "commit", "fill", "relay")
+        self._read, self._lease, self._commit, self._fill, self._relay, self._lease_all, self._commit_all = (
+            script(name) for name in ("read", "lease", "commit", "fill", "relay", "lease_all", "commit_all")
         )
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
         self._reach = Reach(
@@ -173,6 +175,11 @@ class RedisCache:
 
         return self._reach.guarded(send)
 
+    @property
+    def _open_ms(self) -> int:
+        """How long a new incarnation stays closed, and no lease lasts longer."""
+        return max(self._options.lease_ms, self._identity.open_ms)
+
     def _names(self, key: Key) -> Names:
         return names(self._options.database, self._identity.partitions, key.domain.name, key.parts)
 
@@ -189,7 +196,14 @@ class RedisCache:
             return (
                 self._lease,
                 self._with_era(self._names(effect.key)),
-                (self._identity.era, token, self._options.lease_ms, self._options.ttl_ms, int(effect.want_prior)),
+                (
+                    self._identity.era,
+                    token,
+                    self._options.lease_ms,
+                    self._options.ttl_ms,
+                    int(effect.want_prior),
+                    self._open_ms,
+                ),
             )
 
         try:
@@ -260,6 +274,7 @@ class RedisCache:
             origin=self._options.origin,
             body=change.body,
             trace=self._options.trace(),
+            step=change.step,
         )
 
     def publish(self, effect: Publish) -> None:
@@ -290,7 +305,7 @@ class RedisCache:
         def build() -> Call:
             nonlocal key_names
             key_names = self._names(effect.key)
-            arguments = (self._identity.era, self._tokens.fresh(), options.lease_ms, options.ttl_ms)
+            arguments = (self._identity.era, self._tokens.fresh(), self._open_ms, options.ttl_ms)
             return self._read, self._with_era(key_names[:4]), arguments
 
         try:
@@ -342,9 +357,14 @@ class RedisIdCache(RedisCache):
             ["DEL", found.entry, found.right], ["ZREM", found.leases, effect.token],
             *(self._append_command(found.stream, change) for change in effect.published),
         ]  # fmt: skip
-        if effect.key.domain.cached and (name := id_cache_name(effect.key)):
+        if effect.entry.exists and effect.key.domain.cached and (name := id_cache_name(effect.key)):
             commands.append(["SET", name, effect.entry.id])
         self._send(commands)
+
+    def commit_all(self, effect: CommitAll) -> None:
+        for one in effect.done:
+            entry = one.entry if one.entry is not None else Record(one.key)
+            self.commit(Commit(one.key, effect.token, entry, one.body, one.published))
 
     def read(self, effect: CacheRead) -> Record | Right:
         return Right("")

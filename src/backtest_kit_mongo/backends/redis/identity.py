@@ -39,6 +39,7 @@ class Identity(Protocol):
     era: str
     partitions: int
     mode: str
+    open_ms: int
 
     def name(self, born: str) -> str:
         """O in the partition of a `born` key."""
@@ -57,6 +58,9 @@ class Identity(Protocol):
     def heartbeat(self) -> None:
         """Learn whether the era goes on; errors as `renew`."""
 
+    def stretch(self, open_ms: int) -> None:
+        """See that every client of this database keeps a new incarnation closed so long; errors as `renew`."""
+
 
 class FixedIdentity:
     """Of a cache that asks no MongoDB: the era is whatever it is given."""
@@ -64,9 +68,13 @@ class FixedIdentity:
     def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
         self.era, self.partitions, self.mode = era, partitions, "document"
         self._deployment = deployment
+        self.open_ms = 0
 
     def name(self, born: str) -> str:
         return era_name(born, self._deployment)
+
+    def stretch(self, open_ms: int) -> None:
+        self.open_ms = max(self.open_ms, open_ms)
 
     def start(self) -> None:
         return
@@ -105,7 +113,7 @@ class SharedIdentity:
         self._widest = settings.partitions
         self._counts: Mapping[int, int] = {}
         self._said: set[str] = set()
-        self.era, self.partitions, self.mode = NO_ERA, settings.partitions, settings.mode
+        self.era, self.partitions, self.mode, self.open_ms = NO_ERA, settings.partitions, settings.mode, 0
 
     def name(self, born: str) -> str:
         return era_name(born, self._deployment)
@@ -132,6 +140,16 @@ class SharedIdentity:
                 self._document.end_all(why)
             except PyMongoError as cause:
                 raise ServerUnreachable(f"MongoDB could not be reached: {cause}") from cause
+            self._renew()
+
+    def stretch(self, open_ms: int) -> None:
+        if open_ms <= self.open_ms:
+            return
+        with self._held():
+            try:
+                self._document.stretch(open_ms)
+            except PyMongoError as cause:
+                raise ServerUnreachable(f"MongoDB could not be reported that steps are used: {cause}") from cause
             self._renew()
 
     def heartbeat(self) -> None:
@@ -181,7 +199,7 @@ class SharedIdentity:
                 )  # fmt: skip
                 self._said.add(reported)
         self._deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
-        self.partitions, self.mode = noted.partitions, noted.mode
+        self.partitions, self.mode, self.open_ms = noted.partitions, noted.mode, noted.open_ms
 
     def _look(self) -> dict[int, Held]:
         """What the partitions remember that can be asked; of a cluster some may be away.

@@ -15,6 +15,7 @@ from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
 from backtest_kit_mongo.coherence.effects import Abort, CacheRead, Commit, Defer, Fill, Lease, Leased, Publish, Right
 from backtest_kit_mongo.coherence.keys import names, streams
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, LeaseAll
 
 
 class PartitionedCache:
@@ -97,3 +98,15 @@ class PartitionedCache:
 
     def fill(self, effect: Fill) -> None:
         self._of(effect.record.key).fill(effect)
+
+    def partition_of(self, key: Key) -> str:
+        return names(self._database, self._identity.partitions, key.domain.name, key.parts).stream
+
+    def lease_all(self, effect: LeaseAll) -> Leased | None:
+        return self._of(effect.keys[0]).lease_all(effect)
+
+    def abort_all(self, effect: AbortAll) -> None:
+        self._of(effect.keys[0]).abort_all(effect)
+
+    def commit_all(self, effect: CommitAll) -> None:
+        self._of(effect.keys[0]).commit_all(effect)

@@ -1,10 +1,10 @@
 -- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born stream numbers channel era   ARGV expected-era fresh-token lease-ms ttl-ms want-prior
+-- KEYS entry right leases born stream numbers channel era   ARGV expected-era fresh-token lease-ms ttl-ms want-prior longest-lease-ms
 local i = current(KEYS[8], ARGV[1])
-local lease_ms = tonumber(ARGV[3])
+local lease_ms, longest = tonumber(ARGV[3]), tonumber(ARGV[6])
 local now = now_ms()
-local open = see_open(KEYS[4], i, now, lease_ms)
-local sole = not leased(KEYS[3], now, lease_ms)
+local open = see_open(KEYS[4], i, now, longest)
+local sole = not leased(KEYS[3], now, longest)
 local prior = false
 if ARGV[5] == '1' then
   local entry = redis.call('GET', KEYS[1])

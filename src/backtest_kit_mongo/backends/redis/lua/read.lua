@@ -1,5 +1,5 @@
 -- READ: the valid entry (a string), or { token }: the install right to use, '' for none.
--- KEYS entry right leases born era   ARGV expected-era fresh-token lease-ms ttl-ms
+-- KEYS entry right leases born era   ARGV expected-era fresh-token longest-lease-ms ttl-ms
 local i = current(KEYS[5], ARGV[1])
 local entry = redis.call('GET', KEYS[1])
 if entry and string.sub(entry, 1, 40) == i then

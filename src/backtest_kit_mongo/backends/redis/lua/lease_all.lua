@@ -1,0 +1,18 @@
+-- LEASE of many keys of one partition, all under one token, for a step.
+-- KEYS born era { entry right leases numbers channel }*   ARGV expected-era fresh-token lease-ms ttl-ms longest-lease-ms
+local i = current(KEYS[2], ARGV[1])
+local longest = tonumber(ARGV[5])
+local now = now_ms()
+local open = see_open(KEYS[1], i, now, longest)
+local deadline = string.format('%.0f', now + tonumber(ARGV[3]))
+for n = 3, #KEYS, 5 do
+  local sole = not leased(KEYS[n + 2], now, longest)
+  redis.call('ZADD', KEYS[n + 2], deadline, ARGV[2])
+  redis.call('DEL', KEYS[n])
+  invalidate(KEYS[n + 3], KEYS[n + 4], KEYS[n])
+  if sole and open then
+    redis.call('SET', KEYS[n + 1], i .. ARGV[2], 'PX', ARGV[4])
+  else
+    redis.call('DEL', KEYS[n + 1])
+  end
+end

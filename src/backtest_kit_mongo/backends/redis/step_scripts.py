@@ -1,0 +1,106 @@
+"""What `RedisCache` does for steps: the scripts that work on all keys of a partition at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from backtest_kit_mongo.backends.redis.entry import Tokens, record_header
+from backtest_kit_mongo.backends.redis.errors import Refused
+from backtest_kit_mongo.backends.redis.identity import Identity
+from backtest_kit_mongo.backends.redis.link import Argument, Script
+from backtest_kit_mongo.coherence.effects import CacheDown, Leased, Published
+from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.keys import Names
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, Done, LeaseAll, lease_ms_of
+from backtest_kit_mongo.errors import BacktestKitError, WriteRefused
+
+if TYPE_CHECKING:
+    from backtest_kit_mongo.backends.redis.cache import CacheOptions
+
+
+class StepScripts:
+    """A part of `RedisCache`, which has these attributes and methods."""
+
+    _options: CacheOptions
+    _identity: Identity
+    _tokens: Tokens
+    _lease_all: Script
+    _commit_all: Script
+    _monotonic_s: Callable[[], float]
+    _names: Callable[[Key], Names]
+    _attempt: Callable[..., Any]
+    _send: Callable[..., None]
+    _event: Callable[[Published], Event]
+    _without_lease: Callable[[CacheDown], Leased | None]
+
+    @property
+    def _open_ms(self) -> int:
+        raise NotImplementedError
+
+    def partition_of(self, key: Key) -> str:
+        return self._names(key).stream
+
+    def lease_all(self, effect: LeaseAll) -> Leased | None:
+        options = self._options
+        lease_ms = lease_ms_of(options.lease_ms, options.write_ms, effect.lifetime_ms)
+        token, deadline_s = "", 0.0
+
+        def build() -> tuple[Script, tuple[str, ...], tuple[Argument, ...]]:
+            nonlocal token, deadline_s
+            if lease_ms > self._open_ms:
+                self._identity.stretch(lease_ms)
+            token = self._tokens.fresh()
+            deadline_s = self._monotonic_s() + options.write_ms / 2000
+            return (
+                self._lease_all,
+                self._of_partition(effect.keys, with_born=True),
+                (self._identity.era, token, lease_ms, options.ttl_ms, self._open_ms),
+            )
+
+        try:
+            self._attempt(build)
+        except Refused as cause:
+            if isinstance(cause.__cause__, BacktestKitError):
+                raise cause.__cause__ from cause
+            raise WriteRefused(
+                f"a step of {len(effect.keys)} documents: Redis answered the request for leases with an error, and "
+                "may serve others the "
+                f"old values; nothing was written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
+            ) from cause
+        except CacheDown as cause:
+            return self._without_lease(cause)
+        return Leased(token, deadline_s)
+
+    def _of_partition(self, keys: Iterable[Key], *, with_born: bool) -> tuple[str, ...]:
+        """Redis keys for a script: B or S, O, and five of each key."""
+        found = [self._names(key) for key in keys]
+        first = found[0]
+        if any(names.stream != first.stream for names in found):
+            raise WriteRefused("the partitions have changed meanwhile. Nothing was written; try again.")
+        each = (name for names in found for name in (*names[:3], names.numbers, names.channel))
+        return (first.born if with_born else first.stream, self._identity.name(first.born), *each)
+
+    def abort_all(self, effect: AbortAll) -> None:
+        self._send([["ZREM", self._names(key).leases, effect.token] for key in effect.keys])
+
+    def commit_all(self, effect: CommitAll) -> None:
+        def build() -> tuple[Script, tuple[str, ...], tuple[Argument, ...]]:
+            head = (self._identity.era, effect.token, self._options.ttl_ms, len(effect.done))
+            entries = [part for one in effect.done for part in _entry(one)]
+            events = [part for place, one in enumerate(effect.done, 1) for part in self._events(place, one)]
+            return self._commit_all, self._of_partition(effect.keys, with_born=False), (*head, *entries, *events)
+
+        self._attempt(build)
+
+    def _events(self, place: int, one: Done) -> Iterable[Argument]:
+        """Header, and the body, or the number of the entry that has the same one: a payload is sent once."""
+        for change in one.published:
+            event = self._event(change)
+            is_shared = one.entry is not None and event.body == one.body
+            yield from (event.header(), place if is_shared else 0, b"" if is_shared else event.body)
+
+
+def _entry(one: Done) -> tuple[bytes, bytes]:
+    return (b"", b"") if one.entry is None else (record_header(one.entry), one.body)
