@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import locks
@@ -71,7 +73,7 @@ def listening() -> Iterator[Callable[[Store], tuple[PersistStateRegistry, Writer
 def test_a_log_handler_may_write_through_an_adapter_when_redis_goes(listening: Any) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
-        client = redis.Redis(port=nobody.getsockname()[1])
+        client = redis.Redis(port=nobody.getsockname()[1], retry=Retry(NoBackoff(), 0))
         options = CacheOptions("x", 1, 1_000, 500, 1_000, 1, True, Origin("host", 1))
         cache = RedisCache(link_over(client), options)
         store = Store("bypassing", MemoryTruth(), cache)

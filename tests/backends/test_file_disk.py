@@ -139,14 +139,14 @@ class TestDurability:
 class TestSharing:
     def test_no_revision_is_lost_between_processes(self, dump: Path) -> None:
         spawn = get_context("spawn")
-        arguments = (dump, 40, spawn.Barrier(2))
+        arguments = (dump, 15, spawn.Barrier(2))
         processes = [spawn.Process(target=add_revisions, args=arguments) for _ in range(2)]
         for process in processes:
             process.start()
         for process in processes:
             process.join(120)
         assert [process.exitcode for process in processes] == [0, 0]
-        assert store_of(dump).read(i.StateInstance(store_of(dump), "s", "b")._context).rev == 80
+        assert store_of(dump).read(i.StateInstance(store_of(dump), "s", "b")._context).rev == 30
 
     def test_a_write_holds_its_directorys_lock_until_the_new_name_stands(
         self, dump: Path, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -31,20 +31,20 @@ BYPASSES = (act.CUT, act.TIMEOUT)
 
 WHOLE = [
     ("write@a write@b read@c read@d", Limits(faults=0, ticks=3)),
-    ("write@a write@b read@c read@d", Limits(faults=1, ticks=0, kinds=BUT_RESTARTS)),
-    ("write@a write@b read@c read@d", Limits(faults=1, ticks=0, kinds=RESTARTS)),
+    ("write@a read@b read@c", Limits(faults=1, ticks=0, kinds=BUT_RESTARTS)),
+    ("write@a read@b read@c", Limits(faults=1, ticks=1, kinds=RESTARTS)),
     ("write@a write@b read@c", Limits(faults=1, ticks=3, kinds=(act.CRASH, act.FLUSH, act.UNKNOWN))),
-    ("write@a write@b read@c", Limits(faults=1, ticks=3, kinds=RESTARTS)),
-    ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(*BYPASSES, act.RETRY))),
+    ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=RESTARTS)),
+    ("write@a write@b read@c", Limits(faults=1, ticks=0, kinds=(*BYPASSES, act.RETRY))),
     ("write@a remove@b read@c", Limits(faults=1, ticks=0)),
-    ("write@a read@a write@b", Limits(faults=1, ticks=1, kinds=BYPASSES)),
+    ("write@a read@a write@b", Limits(faults=1, ticks=1, kinds=(act.CUT,))),
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(act.RESTORE,))),
-    ("write@a write@b", Limits(faults=2, ticks=0)),
-    ("write@a read@b", Limits(faults=2, ticks=1)),
+    ("write@a write@b", Limits(faults=2, ticks=0, kinds=BUT_RESTARTS)),
+    ("write@a read@b", Limits(faults=2, ticks=0)),
     ("write@a read@b", Limits(faults=2, ticks=3, kinds=(act.RESTART, act.CRASH))),
     ("merge@a merge@b merge@a", Limits(faults=0, ticks=2)),
-    ("merge@a merge@b", Limits(faults=1, ticks=2)),
-    ("merge@a merge@b merge@a", Limits(faults=1, ticks=0, kinds=(act.CUT, act.CRASH))),
+    ("merge@a merge@b", Limits(faults=1, ticks=1)),
+    ("merge@a merge@b merge@a", Limits(faults=1, ticks=0, kinds=(act.CUT,))),
 ]
 
 

@@ -194,11 +194,11 @@ def unreachable(_: Any) -> Any:
 
 
 def first_write(endpoints: Endpoints, database: str, barrier: Any, failures: Any) -> None:
-    """400 writes of one key in a process of their own, begun by all processes at once."""
+    """100 writes of one key in a process of their own, begun by all processes at once."""
     try:
         with store_for(endpoints, database, lease_ms=60_000) as store:
             barrier.wait(60)
-            for number in range(400):
+            for number in range(100):
                 StateInstance(store, "signal", "bucket").write_state_data({"data": {"n": number}}, number)
     except BaseException as error:
         failures.put(repr(error))
@@ -206,7 +206,7 @@ def first_write(endpoints: Endpoints, database: str, barrier: Any, failures: Any
 
 
 class TestIndexesExistBeforeTheFirstWrite:
-    def test_1600_concurrent_first_writes_of_one_key_make_one_document(
+    def test_400_concurrent_first_writes_of_one_key_make_one_document(
         self, servers: Endpoints, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
     ) -> None:
         context = multiprocessing.get_context("spawn")
@@ -218,7 +218,7 @@ class TestIndexesExistBeforeTheFirstWrite:
             writer.join(120)
         assert [writer.exitcode for writer in writers] == [0] * 4, failures.get() if not failures.empty() else ""
         collection = mongo[database]["state-items"]
-        assert [document["rev"] for document in collection.find()] == [1_600]
+        assert [document["rev"] for document in collection.find()] == [400]
         unique = [index for index in collection.index_information().values() if index.get("unique")]
         assert [index["key"] for index in unique] == [[("signalId", 1), ("bucketName", 1)]]
 
