@@ -6,8 +6,10 @@ WORKDIR /project
 # Dependencies first: they are the slow part, and change less often than the sources.
 COPY ops/constraints.txt ops/constraints.txt
 COPY pyproject.toml README.md LICENSE ./
+# A name of pyproject.toml's optional dependencies, or nothing.
+ARG EXTRA=
 RUN python3 -m venv --without-pip /opt/bkm \
-    && python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed \
+    && python3 -c "import sys, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*project['dependencies'], *(project['optional-dependencies'][sys.argv[1]] if sys.argv[1] else []), sep='\n')" "$EXTRA" > needed \
     && python3 -m pip --python /opt/bkm/bin/python install --no-cache-dir --constraint ops/constraints.txt --requirement needed
 COPY src src
 COPY worker worker

@@ -62,6 +62,9 @@ from backtest_kit.results import Equity, Result, Stats, Trade
 from backtest_kit.risk import RiskRequest
 from backtest_kit.rules import DEFAULT, ORIGINAL, Rules
 from backtest_kit.running import backtest, live, paper
+from backtest_kit.runs.studies import load as load_study
+from backtest_kit.runs.study import Study, equity_of, trades_of
+from backtest_kit.runs.sweep import sweep
 from backtest_kit.signals import Proposal, long, short
 
 __all__ = [
@@ -86,6 +89,7 @@ __all__ = [
     "Strategy",
     "StrategyFailed",
     "StrategyFileError",
+    "Study",
     "Trade",
     "WrongCandles",
     "add_exchange_schema",
@@ -95,6 +99,7 @@ __all__ = [
     "backtest",
     "cached",
     "dump",
+    "equity_of",
     "exchange",
     "exchanges",
     "frame",
@@ -115,6 +120,7 @@ __all__ = [
     "listen_signal_live",
     "listen_validation",
     "live",
+    "load_study",
     "long",
     "once",
     "paper",
@@ -123,4 +129,6 @@ __all__ = [
     "short",
     "strategies",
     "strategy",
+    "sweep",
+    "trades_of",
 ]

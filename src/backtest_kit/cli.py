@@ -27,7 +27,7 @@ from backtest_kit.results import Result
 from backtest_kit.rules import DEFAULT, ORIGINAL
 from backtest_kit.running import Job
 
-__all__ = ["ExitCode", "modes", "run"]
+__all__ = ["ExitCode", "modes", "run", "reported"]
 
 Mode = Literal["backtest", "paper", "live"]
 FOREIGN: Final = (
@@ -97,7 +97,7 @@ def run(
     Exit status: 0 done; 1 candles, an exchange or a server are missing; 2 the file, a declaration or an option is
     wrong, nothing was run; 3 the strategy raised or looked ahead; 130 stopped by Ctrl-C.
     """
-    with _reported():
+    with reported():
         chosen = _mode(mode, backtest=backtest, paper=paper, live=live)
         _require_place(report)
         prepare_store(file, chosen)
@@ -154,7 +154,7 @@ def _show(result: Result, trades: int, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def reported() -> Iterator[None]:
     """Whatever goes wrong is a message and an exit status."""
     try:
         yield

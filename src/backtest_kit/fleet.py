@@ -26,6 +26,10 @@ PATIENCE_S: Final = 45.0
 class FleetMarket(Market):
     """A `Market` whose requests to the exchange are made in turns.
 
+    Args:
+        lease_ms: a fetcher of another host that dies holds others up for so long.
+        patience_s: so long a turn of others is waited for.
+
     Attributes:
         request_count: how many turns this process had.
     """
@@ -37,20 +41,23 @@ class FleetMarket(Market):
         leases: Leases,
         *,
         fill_gaps: bool = False,
+        lease_ms: int = LEASE_MS,
+        patience_s: float = PATIENCE_S,
         clock_s: Callable[[], float] = monotonic,
         pause_s: Callable[[float], None] = sleep,
     ) -> None:
         super().__init__(exchange, symbol, fill_gaps=fill_gaps)
         self.request_count = 0
+        self._lease_ms, self._patience_s = lease_ms, patience_s
         self._leases, self._clock_s, self._pause_s = leases, clock_s, pause_s
 
     def _fetch(self, interval: str, since: int, until: int) -> None:
         """Returns when the candles are stored, or when whoever had the turn got nothing new."""
         name = f"fetch/{self.exchange.name}/{self.symbol}/{interval}"
-        end_s, wait_s = self._clock_s() + PATIENCE_S, POLL_S[0]
+        end_s, wait_s = self._clock_s() + self._patience_s, POLL_S[0]
         dead = ""
         while self._clock_s() < end_s:
-            lease = self._leases.acquire(name, LEASE_MS, despite=dead)
+            lease = self._leases.acquire(name, self._lease_ms, despite=dead)
             if lease is not None:
                 self._ask(lease, interval, since, until)
                 return
@@ -62,7 +69,7 @@ class FleetMarket(Market):
                 # Of this host. Nothing that it may still store can do harm: the first write of a candle counts.
                 dead = holder
         logger.warning(
-            "%s: nobody fetched it within %g s; %s has the turn", name, PATIENCE_S, self._leases.holder(name)
+            "%s: nobody fetched it within %g s; %s has the turn", name, self._patience_s, self._leases.holder(name)
         )
 
     def _ask(self, lease: Lease, interval: str, since: int, until: int) -> None:

@@ -208,7 +208,7 @@ class History:
     """
 
     def __init__(self, market: Market, start: int, end: int, minutes: Series) -> None:
-        self.market, self.start, self.end = market, start, end
+        self.market, self.start, self.end, self.minutes = market, start, end, minutes
         self._series: dict[str, Series] = {"1m": minutes}
         self._oldest: set[str] = set()
 

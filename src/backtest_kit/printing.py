@@ -14,7 +14,7 @@ from backtest_kit.results import Result, Stats, Trade
 WIDE: Final = 100
 """Columns of a terminal that has room for notes."""
 
-__all__ = ["STAT_NAMES", "print_result", "stat_text"]
+__all__ = ["STAT_NAMES", "number_text", "print_result", "stat_text"]
 
 STAT_NAMES: Final = {
     "trades": "trades",
@@ -34,7 +34,11 @@ STAT_NAMES: Final = {
 
 
 def stat_text(stats: Stats, name: str) -> str:
-    value = getattr(stats, name)
+    return number_text(getattr(stats, name))
+
+
+def number_text(value: float | None) -> str:
+    """A statistic for people."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"

@@ -90,6 +90,13 @@ class Equity:
     def __len__(self) -> int:
         return len(self.at)
 
+    @classmethod
+    def of(cls, start: int, trades: Sequence[Trade]) -> Equity:
+        """From trades in the order of their closes, and the start of the run."""
+        at = np.array([start, *(trade.closed_at for trade in trades)], np.int64)
+        value = np.cumsum([0.0, *(trade.pnl for trade in trades)])
+        return cls(at, value, value - np.maximum.accumulate(value))
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -154,9 +161,7 @@ class Result:
 
     @cached_property
     def equity(self) -> Equity:
-        at = np.array([self.start, *(trade.closed_at for trade in self.trades)], np.int64)
-        value = np.cumsum([0.0, *(trade.pnl for trade in self.trades)])
-        return Equity(at, value, value - np.maximum.accumulate(value))
+        return Equity.of(self.start, self.trades)
 
     @cached_property
     def stats(self) -> Stats:
@@ -210,19 +215,19 @@ class Result:
         Raises:
             ImportError: pandas is not installed.
         """
-        pandas = _pandas()
+        frames = pandas()
         names = [*Trade.__slots__, "minutes"]
         rows = [[getattr(trade, name) for name in names] for trade in self.trades]
-        table = pandas.DataFrame(rows, columns=names)
+        table = frames.DataFrame(rows, columns=names)
         for name in ("opened_at", "closed_at"):
-            table[name] = pandas.to_datetime(table[name], unit="ms", utc=True)
+            table[name] = frames.to_datetime(table[name], unit="ms", utc=True)
         return table
 
     def equity_frame(self) -> Any:
         """The equity as a pandas DataFrame indexed by time."""
-        pandas = _pandas()
-        index = pandas.to_datetime(self.equity.at, unit="ms", utc=True)
-        return pandas.DataFrame({"value": self.equity.value, "drawdown": self.equity.drawdown}, index=index)
+        frames = pandas()
+        index = frames.to_datetime(self.equity.at, unit="ms", utc=True)
+        return frames.DataFrame({"value": self.equity.value, "drawdown": self.equity.drawdown}, index=index)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -259,7 +264,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _pandas() -> Any:
+def pandas() -> Any:
+    """The library, if it is installed."""
     try:
         return import_module("pandas")
     except ModuleNotFoundError as cause:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,9 @@ __all__ = ["Job", "backtest", "choose"]
 logger = logging.getLogger(__name__)
 
 D = TypeVar("D", bound=declare.Named)
+
+RUNS_DIRECTORY: Final = Path("dump") / "runs"
+"""What runs keep in files, below the working directory."""
 
 _one_at_a_time = threading.RLock()
 """Adapters belong to the process, and so does the mode that they are in."""
@@ -176,15 +179,34 @@ def backtest(
 
 def run_backtest(job: Job, progress: Progress | None = None) -> Result:
     """Replay a job."""
+    run_id = f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    return replay_job(job, run_id, RUNS_DIRECTORY / run_id, _history, progress)
+
+
+def _history(job: Job) -> History:
+    assert job.frame is not None
+    market = Market(job.exchange, job.symbol, fill_gaps=job.fill_gaps)
+    minutes = market.minutes(job.frame.start, job.frame.end, job.rules.vwap_candles)
+    return History(market, job.frame.start, job.frame.end, minutes)
+
+
+def replay_job(
+    job: Job, run_id: str, directory: Path, read: Callable[[Job], History], progress: Progress | None = None
+) -> Result:
+    """Replay a job under a given id.
+
+    Args:
+        directory: for what it keeps in files.
+        read: its candles; called in the mode of a backtest.
+    """
     frame = job.frame
     assert frame is not None
     with _one_at_a_time:
         _require_past(frame)
-        run_id = f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-        with bk.in_mode("backtest", Path("dump") / "runs" / run_id), bk.simulation_time(None):
-            market = Market(job.exchange, job.symbol, fill_gaps=job.fill_gaps)
-            minutes = market.minutes(frame.start, frame.end, job.rules.vwap_candles)
-            ctx = Context(job.identity, History(market, frame.start, frame.end, minutes), run_id)
+        with bk.in_mode("backtest", directory), bk.simulation_time(None):
+            history = read(job)
+            minutes = history.minutes
+            ctx = Context(job.identity, history, run_id)
             events: list[Event] = []
             since_s = time.perf_counter()
             with Coroutines() as coroutines, bk.simulation_time(frame.start) as block:
@@ -195,9 +217,8 @@ def run_backtest(job: Job, progress: Progress | None = None) -> Result:
                 )
             elapsed_s = time.perf_counter() - since_s
         prices = Prices(minutes.timestamp, minutes.close)
-        return Result(
-            job.identity, frame.start, frame.end, events, driver.asked, elapsed_s, tuple(market.notes), run_id, prices
-        )
+        notes = tuple(history.market.notes)
+        return Result(job.identity, frame.start, frame.end, events, driver.asked, elapsed_s, notes, run_id, prices)
 
 
 def _require_past(frame: Frame) -> None:
@@ -236,7 +257,7 @@ def run_job(job: Job, on_line: Callable[[str], None] | None = None) -> Result:
 
     events: list[Event] = []
     since_s, since_ms = time.perf_counter(), time.time_ns() // 1_000_000
-    with bk.in_mode(job.mode, Path("dump") / "runs" / job.mode):
+    with bk.in_mode(job.mode, RUNS_DIRECTORY / job.mode):
         ticking = bot.run(job, on_line=on_line or logger.info, record=events.append)
     until_ms = time.time_ns() // 1_000_000
     elapsed_s, nothing = time.perf_counter() - since_s, np.empty(0)

@@ -47,6 +47,9 @@ from backtest_kit_mongo.adapters.signatures import (
     PersistRiskRegistry as PersistRiskRegistry,
 )
 from backtest_kit_mongo.adapters.signatures import (
+    PersistRunRegistry as PersistRunRegistry,
+)
+from backtest_kit_mongo.adapters.signatures import (
     PersistScheduleRegistry as PersistScheduleRegistry,
 )
 from backtest_kit_mongo.adapters.signatures import (
@@ -74,6 +77,7 @@ __all__ = [
     "PersistPartialAdapter",
     "PersistRecentAdapter",
     "PersistRiskAdapter",
+    "PersistRunAdapter",
     "PersistScheduleAdapter",
     "PersistSessionAdapter",
     "PersistSignalAdapter",
@@ -101,6 +105,7 @@ PersistRecentAdapter = PersistRecentRegistry()
 PersistStateAdapter = PersistStateRegistry()
 PersistDictionaryAdapter = PersistDictionaryRegistry()
 PersistSessionAdapter = PersistSessionRegistry()
+PersistRunAdapter = PersistRunRegistry()
 
 read_candles = PersistCandleAdapter.read_candles
 write_candles = PersistCandleAdapter.write_candles

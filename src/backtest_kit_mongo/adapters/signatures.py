@@ -316,3 +316,17 @@ class PersistSessionRegistry(Registry, domain=table.SESSION):
     @drop
     def dispose(self, strategy_name: str, exchange_name: str, frame_name: str, symbol: str, backtest: bool) -> None:
         """Forget the context's instance; what is stored stays."""
+
+
+class PersistRunRegistry(Registry, domain=table.RUN):
+    """The list of runs: who does a backtest of a study, and what came of it. The original has no such domain."""
+
+    use_persist_run_adapter = Registry.use_adapter
+
+    @read
+    def read_run_data(self, run_id: str) -> Row | None:
+        """The row; None if there is none."""
+
+    @write
+    def write_run_data(self, row: Payload | None, run_id: str) -> None:
+        """Replace the row."""

@@ -205,12 +205,19 @@ SESSION = Domain(
     legacy_unique=(("strategyName", "exchangeName", "frameName"),),
 )  # fmt: skip
 
+RUN = Domain(
+    name="run", collection="run-items", shape=Shape.SLOT, key=_columns("runId"), empty=_nothing,
+    model=payloads.RunData | None,
+    id_cache="run_cache:{runId}",
+    path=_path("run"), file=_joined("runId"),
+)  # fmt: skip
+
 DOMAINS: Final = Table(
     CANDLE, SIGNAL, SCHEDULE, STRATEGY, RISK, PARTIAL, BREAKEVEN, STORAGE, NOTIFICATION, LOG, MEASURE, INTERVAL,
     MEMORY, RECENT, STATE,
-    DICTIONARY, SESSION,
+    DICTIONARY, SESSION, RUN,
 )  # fmt: skip
-"""All domains, in the order of the original's registration."""
+"""All domains: the original's in the order of its registration, then ours."""
 
 BY_NAME: Final = DOMAINS.by_name
 

@@ -134,6 +134,7 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "state": {"id": "b7c1_main", "data": {"count": 3, "ratio": 1.0}, "when": BASE_MS},
     "dictionary": {"id": "b7c1_words", "data": {"a.b": {"value": {"$x": 1}, "when": BASE_MS}}, "when": BASE_MS},
     "session": {"id": "BTC/USDT:trend:binance:live", "data": None, "when": BASE_MS},
+    "run": {"kind": "run", "data": {"status": "done", "params": {"fast": 9, "slow": 21.5}}},
 }
 
 

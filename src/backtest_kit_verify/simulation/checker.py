@@ -101,7 +101,7 @@ def check_end(world: Situation, number: int, step: Step) -> None:
     """
     client = world.client[number]
     if world.past >> number & 1:
-        return  # It began before MongoDB was set back, and may report either state.
+        return  # It began before MongoDB was set back, and may report either state state.
     if world.rig.is_list:
         _check_merge(world, number)
         world.merged[client] = step

@@ -33,6 +33,7 @@ from backtest_kit_mongo.domains.payloads.small import (
     PartialLevels,
     RiskActivePosition,
     RiskData,
+    RunData,
     SessionData,
     StateData,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Restoration",
     "RiskActivePosition",
     "RiskData",
+    "RunData",
     "ScheduledSignalActivateRow",
     "ScheduledSignalCancelRow",
     "ScheduledSignalRow",

@@ -24,6 +24,7 @@ __all__ = [
     "PartialLevels",
     "RiskActivePosition",
     "RiskData",
+    "RunData",
     "SessionData",
     "StateData",
 ]
@@ -132,6 +133,13 @@ class SessionData(Payload):
     id: str | None = None
     data: Any = None
     when: Millis | None = None
+
+
+class RunData(Payload):
+    """A row of the list of runs: one run, one study, or the list of all studies."""
+
+    kind: Literal["run", "study", "studies"] | None = None
+    data: Any = None
 
 
 class DictionaryEntry(Payload):

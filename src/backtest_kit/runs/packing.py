@@ -1,0 +1,41 @@
+"""Tables as one text: columns as JSON, compressed. A row of a run stays small, and nothing is lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from backtest_kit.results import Trade
+
+__all__ = ["pack", "pack_trades", "unpack", "unpack_trades", "unpacked"]
+
+
+def pack(value: Any) -> str:
+    """Base64 of zlib of JSON."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 6)).decode()
+
+
+def unpack(text: str) -> Any:
+    """What was packed."""
+    return json.loads(unpacked(text))
+
+
+def unpacked(text: str) -> bytes:
+    """The JSON. Compressed it may differ from host to host."""
+    return zlib.decompress(base64.b64decode(text))
+
+
+def pack_trades(trades: Sequence[Trade]) -> str:
+    """Trades by column."""
+    return pack({name: [getattr(trade, name) for trade in trades] for name in Trade.__slots__})
+
+
+def unpack_trades(text: str) -> tuple[Trade, ...]:
+    """The trades that were packed, of an older version too: what it did not know is None."""
+    columns = unpack(text) if text else {"id": []}
+    nothing = [None] * len(columns["id"])
+    return tuple(Trade(*row) for row in zip(*(columns.get(name, nothing) for name in Trade.__slots__), strict=True))

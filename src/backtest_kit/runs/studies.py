@@ -1,0 +1,129 @@
+"""Which studies there are, and which runs belong to each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Final
+
+import backtest_kit_mongo as bk
+from backtest_kit.errors import DeclarationError
+from backtest_kit.runs.ledger import Ledger, Rows
+from backtest_kit.runs.packing import pack, unpack
+from backtest_kit.runs.plan import Plan
+from backtest_kit.runs.rows import StoredRows
+from backtest_kit.runs.study import Study
+
+__all__ = ["Studies", "load"]
+
+INDEX: Final = "studies"
+TRIES: Final = 20
+
+
+class Studies:
+    """Rows beside those of runs: one a study with its runs, and one with all titles."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def note(self, plan: Plan) -> frozenset[str]:
+        """Keep the runs of a study; those that an earlier call has planned stay.
+
+        Returns:
+            Ids of the runs that it had before.
+
+        Raises:
+            DeclarationError: the study is another strategy's, or of other code.
+        """
+        for _ in range(TRIES):
+            stored, revision = self._rows.read(_key(plan.study))
+            if stored is not None and (stored["strategy"], stored["code"]) != (plan.source.strategy, plan.code):
+                raise DeclarationError(
+                    f"study {plan.study!r} holds runs of strategy {stored['strategy']!r} as it was then (code "
+                    f"{stored['code'][:8]}, now {plan.source.strategy!r}, {plan.code[:8]}). Give this one another "
+                    "name: study=. Nothing was run."
+                )
+            known = dict.fromkeys(unpack(stored["runs"])) if stored is not None else {}
+            every = {**known, **dict.fromkeys(run.run_id for run in plan.runs)}
+            if len(every) == len(known) or self._wrote(plan, list(every), stored, revision):
+                self._add_title(plan.study)
+                return frozenset(known)
+        raise bk.Conflict(f"study {plan.study!r} is planned by many at once; try again. Nothing was run.")
+
+    def _wrote(self, plan: Plan, runs: list[str], stored: Mapping[str, Any] | None, revision: int) -> bool:
+        row = {
+            "study": plan.study, "strategy": plan.source.strategy, "code": plan.code, "exchange": plan.exchange,
+            "count": len(runs), "runs": pack(runs),
+            "created_at": stored["created_at"] if stored is not None else time.time_ns() // 1_000_000,
+        }  # fmt: skip
+        return self._tried(_key(plan.study), row, revision)
+
+    def _tried(self, key: str, row: Mapping[str, Any], revision: int) -> bool:
+        try:
+            self._rows.write(key, row, revision)
+        except bk.Conflict:
+            return False
+        return True
+
+    def _add_title(self, title: str) -> None:
+        while title not in (titles := self._titles())[0]:
+            self._tried(INDEX, {"titles": [*titles[0], title]}, titles[1])
+
+    def _titles(self) -> tuple[list[str], int]:
+        stored, revision = self._rows.read(INDEX)
+        return ([] if stored is None else list(stored["titles"])), revision
+
+    def list(self) -> list[dict[str, Any]]:
+        """All studies in the order of their first call, without their runs."""
+        found = (self._rows.read(_key(title))[0] for title in self._titles()[0])
+        return [{name: value for name, value in one.items() if name != "runs"} for one in found if one is not None]
+
+    def delete(self, title: str) -> int:
+        """Forget a study and those of its runs that no other study has.
+
+        Returns:
+            How many runs are gone.
+        """
+        gone = self.get(title)
+        if gone is None:
+            return 0
+        others = (self.get(one["study"]) for one in self.list() if one["study"] != title)
+        kept = {run_id for other in others if other is not None for run_id in other["runs"]}
+        runs = [run_id for run_id in gone["runs"] if run_id not in kept]
+        for key in (*runs, _key(title)):
+            self._rows.remove(key)
+        while title in (titles := self._titles())[0]:
+            self._tried(INDEX, {"titles": [one for one in titles[0] if one != title]}, titles[1])
+        return len(runs)
+
+    def get(self, title: str) -> dict[str, Any] | None:
+        """A study with the ids of its runs."""
+        stored, _ = self._rows.read(_key(title))
+        return None if stored is None else {**stored, "runs": unpack(stored["runs"])}
+
+
+def load(title: str, rows: Rows | None = None) -> Study:
+    """A study from the store: all its runs, of whichever call and host.
+
+    Raises:
+        DeclarationError: there is none of that title; the message names a near one.
+    """
+    rows = rows or StoredRows()
+    studies, ledger = Studies(rows), Ledger(rows)
+    stored = studies.get(title)
+    if stored is None:
+        titles = [one["study"] for one in studies.list()]
+        near = get_close_matches(title, titles, 1)
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"there {'are ' + ', '.join(titles[:8]) if titles else 'is none yet'}"
+        )
+        raise DeclarationError(f"there is no study {title!r}; {hint}")
+    found = (ledger.read(run_id) for run_id in stored["runs"])
+    return Study(title, tuple(row for row in found if row is not None))
+
+
+def _key(title: str) -> str:
+    return f"study:{title}"

@@ -1,0 +1,225 @@
+"""Hands batches of runs to an executor until none is missing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import replace
+from typing import Any, Final
+
+from backtest_kit.errors import DeclarationError
+from backtest_kit.rules import DEFAULT, Rules
+from backtest_kit.runs.ledger import LEASE_S, Ledger, Row
+from backtest_kit.runs.plan import Plan, Run, make_plan
+from backtest_kit.runs.pools import Kind, Pool
+from backtest_kit.runs.rows import StoredRows
+from backtest_kit.runs.studies import Studies
+from backtest_kit.runs.study import Study
+from backtest_kit.runs.telling import Reported, telling
+from backtest_kit.runs.work import Batch, Outcome, run_batch
+
+__all__ = ["sweep"]
+
+BATCH_S: Final = 0.7
+"""So long a batch shall take: a worker that dies loses little, and handing over costs nothing."""
+BATCH_MAX: Final = 200
+LOOK_S: Final = 0.5
+"""How often runs that other workers do are looked after."""
+
+
+def sweep(
+    strategy: Any = None,
+    *,
+    params: Any = None,
+    symbols: str | Iterable[str],
+    frame: Any = None,
+    exchange: Any = None,
+    executor: Executor | Kind | None = None,
+    workers: int | None = None,
+    study: str | None = None,
+    samples: int | None = None,
+    rules: Rules = DEFAULT,
+    fill_gaps: bool = False,
+    again: bool = False,
+    attempts: int = 5,
+    lease_s: float = LEASE_S,
+    progress: Reported | bool | None = None,
+) -> Study:
+    """Backtest a strategy with every combination of parameters on every symbol. Called again it goes on: what has a
+    result is answered from the store, on whichever host it was run.
+
+        study = bt.sweep("ema_cross", params={"fast": [5, 9], "slow": [21, 55]}, symbols=["BTCUSDT"],
+        frame="2024-01-01..2024-02-01") study.table()
+
+    Args:
+        strategy, exchange: names, or what was declared; may be left out where one is declared.
+        params: a dict of lists (every combination), a list of dicts, or a function that draws one from a
+            `random.Random`; they become arguments of get_signal after ctx.
+        frame: as in `backtest`; a list of frames runs all of them.
+        executor: None or "processes": a pool of this host; "serial": this process; or any
+            `concurrent.futures.Executor`: threads, loky, Dask's `client.get_executor()`.
+        workers: default: as many as there are cores.
+        study: what it is called in `bkm runs`; default: the strategy's name and the hash of its code.
+        samples: how often a function draws.
+        again: do runs that have a result already once more.
+        attempts: a run during which so many workers died is failed.
+        lease_s: a worker that does not say anything for so long has lost its run.
+        progress: informed of each step; True or None: a bar, if this is a terminal; False: nothing.
+
+    Raises:
+        DeclarationError: something does not fit; nothing was run.
+        CandlesMissing: of a symbol; nothing was run.
+        bk.EnvironmentFault: the store went away; what is done stays done.
+    """
+    _require_parent()
+    plan = make_plan(
+        strategy, params=params, symbols=symbols, frame=frame, exchange=exchange, study=study, samples=samples,
+        rules=rules,
+        fill_gaps=fill_gaps,
+    )  # fmt: skip
+    pool = Pool(executor, workers, has_file=plan.source.file is not None)
+    known = Studies(StoredRows()).note(plan)
+    with telling(progress) as reported:
+        return Sweep(plan, pool, known, again=again, attempts=attempts, lease_s=lease_s).run(reported)
+
+
+def _require_parent() -> None:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise DeclarationError(
+            "sweep is called while a worker imports this script; put the call below `if __name__ == '__main__':`, or "
+            "use `bkm sweep FILE`"
+        )
+
+
+class Sweep:
+    """One call.
+
+    Args:
+        known: ids of runs that an earlier call of this study has planned.
+    """
+
+    def __init__(
+        self, plan: Plan, pool: Pool, known: frozenset[str], *, again: bool, attempts: int, lease_s: float
+    ) -> None:
+        self._plan, self._pool, self._known = plan, pool, known
+        self._batch = Batch(replace(plan, runs=()), (), "", lease_s, attempts, again, store=StoredRows.place())
+        self._list_row = Ledger(StoredRows(), lease_s, attempts)
+        self._rows: dict[str, Row] = {}
+        self._waiting: deque[Run] = deque()
+        self._busy: dict[str, Run] = {}
+        self._over: dict[str, int] = {}
+        self._futures: dict[Future[list[Outcome]], tuple[Run, ...]] = {}
+        self._lost: list[str] = []
+        self._executed = 0
+        self._executed_before_break = 0
+        self._run_s = 0.0
+        self._next_look_s = 0.0
+
+    def run(self, reported: Reported) -> Study:
+        """Until every run has ended.
+
+        Raises:
+            DeclarationError, bk.EnvironmentFault: it cannot go on; what is done stays done.
+        """
+        since = time.perf_counter()
+        runs = [run for run in self._plan.runs if not self._is_answered(run)]
+        self._waiting.extend(sorted(runs, key=lambda run: (run.symbol, run.candles)))
+        total = len(self._plan.runs)
+        try:
+            while self._waiting or self._futures or self._busy:
+                self._submit()
+                self._gather()
+                self._look_after_others()
+                reported(len(self._rows), total, sum(row.status == "failed" for row in self._rows.values()))
+        finally:
+            for future in self._futures:
+                future.cancel()
+            self._pool.close()
+        rows = tuple(self._rows[run.run_id] for run in self._plan.runs)
+        return Study(
+            self._plan.study, rows, self._executed, time.perf_counter() - since, (*self._plan.notes, *self._lost)
+        )
+
+    def _is_answered(self, run: Run) -> bool:
+        """What an earlier call has done needs no worker."""
+        if self._batch.again or run.run_id not in self._known:
+            return False
+        row = self._list_row.read(run.run_id)
+        if row is None or not row.has_ended:
+            return False
+        self._rows[run.run_id] = row
+        return True
+
+    def _submit(self) -> None:
+        while self._waiting and len(self._futures) < self._pool.slots:
+            runs = tuple(self._waiting.popleft() for _ in range(min(self._size(), len(self._waiting))))
+            over = {run.run_id: self._over.pop(run.run_id) for run in runs if run.run_id in self._over}
+            batch = replace(
+                self._batch, runs=runs, over=over, pool=self._pool.name, dead=tuple(self._pool.dead),
+            )  # fmt: skip
+            try:
+                self._futures[self._pool.submit(run_batch, batch)] = runs
+            except BrokenExecutor as cause:
+                self._waiting.extendleft(runs)
+                self._begin_anew(cause)
+
+    def _size(self) -> int:
+        """Runs of the next batch, by what a run has taken so far, and fewer towards the end."""
+        share = -(-len(self._waiting) // self._pool.slots)
+        if not self._executed:
+            return 1
+        return max(1, min(BATCH_MAX, share, int(BATCH_S / max(1e-4, self._run_s / self._executed))))
+
+    def _gather(self) -> None:
+        if not self._futures:
+            return
+        ended, _ = wait(self._futures, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+        for future in ended:
+            runs = self._futures.pop(future, ())
+            try:
+                outcomes = future.result()
+            except BrokenExecutor as cause:
+                self._waiting.extendleft(runs)
+                self._begin_anew(cause)
+                return
+            for run, outcome in zip(runs, outcomes, strict=True):
+                self._take(run, outcome)
+
+    def _take(self, run: Run, outcome: Outcome) -> None:
+        if outcome.row is None:
+            self._busy[run.run_id] = run
+            self._lost += [outcome.lost] if outcome.lost else []
+            return
+        self._rows[run.run_id] = outcome.row
+        if outcome.was_run:
+            self._executed += 1
+            self._run_s += outcome.elapsed_s
+
+    def _begin_anew(self, cause: BaseException) -> None:
+        """A worker has died, and its pool with it: all that was handed out is handed out again."""
+        for runs in self._futures.values():
+            self._waiting.extendleft(runs)
+        self._futures.clear()
+        self._pool.renew(was_idle=self._executed == self._executed_before_break, cause=cause)
+        self._executed_before_break = self._executed
+
+    def _look_after_others(self) -> None:
+        now = time.monotonic()
+        if not self._busy or now < self._next_look_s:
+            return
+        self._next_look_s = now + LOOK_S
+        for run in list(self._busy.values()):
+            found = self._list_row.watch(run.run_id)
+            if found is None:
+                continue
+            del self._busy[run.run_id]
+            if isinstance(found, Row):
+                self._rows[run.run_id] = found
+            else:
+                self._over[run.run_id] = found
+                self._waiting.append(run)
+        if self._busy and not self._futures and not self._waiting:
+            time.sleep(LOOK_S)
