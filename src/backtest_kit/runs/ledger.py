@@ -118,7 +118,7 @@ class Row:
 
 
 class Claim:
-    """A run that this worker does. The list renews it until it has ended."""
+    """A run that this worker does. The ledger renews it until it has ended."""
 
     def __init__(self, ledger: Ledger, row: Row, revision: int) -> None:
         self.row, self._list_row, self._revision = row, ledger, revision

@@ -35,11 +35,11 @@ SHOWN: Final = (
 )
 MORE_STYLE: Final = """
 .heat{border-collapse:separate;border-spacing:2px;width:auto}
-.heat td{padding:6px 8px;border:0;border-radius:4px;text-align:right;min-width:44px}.heat th{border:0}th button{all:unset;cursor:pointer}
-th button:focus-visible{outline:2px solid var(--equity)}
+.heat td{padding:6px 8px;border:0;border-radius:4px;text-align:right;min-width:44px}.heat th{border:0}
+th button{all:unset;cursor:pointer}th button:focus-visible{outline:2px solid var(--equity)}
 .curve0{stroke:#2563eb}.curve1{stroke:#d97706}.curve2{stroke:#0f8a4f}.curve3{stroke:#9333ea}.curve4{stroke:#d03030}
 path[class^=curve]{fill:none;stroke-width:1.6}.key span{display:inline-block;margin-right:18px;font-size:13px}
-.key i{display:inline-block;width:14px;height:3px;margin-right:6px;vertical-align:middle}code{font-size:12px}
+code{font-size:12px}
 """
 SCRIPT: Final = """
 for(const t of document.querySelectorAll('table.sorts')){t.querySelectorAll('th button').forEach((b,i)=>b.onclick=()=>{
