@@ -81,7 +81,7 @@ def is_worker(process: psutil.Process) -> bool:
         command = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "spawn_main" in command or ("multiprocessing" in command and "resource_tracker" not in command)
+    return "multiprocessing" in command and "resource_tracker" not in command and bool(process.ppid() != os.getpid())
 
 
 def ways(arguments: argparse.Namespace, stack: ExitStack) -> Iterator[tuple[str, dict[str, Any], float]]:

@@ -10,6 +10,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from typing import Any, Final, Literal, TypeAlias
 
 from backtest_kit.errors import DeclarationError
@@ -54,8 +55,7 @@ class Pool:
             self._given, self.slots = Serial(), 1
         elif executor in (None, "processes"):
             self._given, self.slots = None, 2 * count
-            # What was written at a prompt is known to a fork alone.
-            self._context = multiprocessing.get_context("spawn" if has_file else "fork")
+            self._context = _context(has_file=has_file)
             self._count = count
         else:
             raise DeclarationError(
@@ -106,6 +106,17 @@ class Pool:
         if self._made is not None:
             self._made.shutdown(wait=True, cancel_futures=True)
             self._made = None
+
+
+def _context(*, has_file: bool) -> BaseContext:
+    """How workers start. What was written at a prompt is known to a fork alone; else a server that has imported all
+    that they need forks them, so that one that died costs little.
+    """
+    if not has_file:
+        return multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["backtest_kit.runs.work"])
+    return context
 
 
 def _new_name() -> str:

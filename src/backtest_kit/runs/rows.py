@@ -1,13 +1,10 @@
-"""Rows of the list in the store (temporary: files with locks)."""
+"""Rows of the ledger, in the domain `run` of the store, by compare-and-set."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 import backtest_kit_mongo as bk
 
@@ -15,32 +12,50 @@ __all__ = ["StoredRows"]
 
 
 class StoredRows:
+    """`Rows` that `PersistRunAdapter` keeps: in MongoDB after `setup()`, in files below ./dump without servers."""
+
     def __init__(self) -> None:
-        self.root = Path("dump") / "ledger"
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._keys: dict[str, Any] = {}
 
     @staticmethod
     def place() -> str:
-        return str(Path("dump").resolve())
+        """Where they are, for people and for comparing two processes."""
+        try:
+            database = bk.get_mongo()[bk.get_config().database]
+        except bk.NotSetUp:
+            return str(Path("dump").resolve())
+        identity: dict[str, Any] = database["cache-identity"].find_one({}, {"deployment": 1}) or {}
+        return f"database {database.name} (deployment {identity.get('deployment', 'unknown')})"
 
     def read(self, key: str) -> tuple[dict[str, Any] | None, int]:
-        path = self.root / key.replace("/", "%2F")
-        try:
-            found = json.loads(path.read_text())
-        except FileNotFoundError:
-            return None, 0
-        return found["row"], found["rev"]
+        """The row and its revision; 0 if there never was one."""
+        with bk.simulation_time(None), bk.revisions() as seen:
+            found = bk.PersistRunAdapter.read_run_data(key)
+        for self._keys[key], revision in seen.items():
+            return None if found is None else found["data"], revision
+        return None, 0
 
     def write(self, key: str, row: Mapping[str, Any], expected: int) -> int:
-        path = self.root / key.replace("/", "%2F")
-        with FileLock(str(path) + ".lock"):
-            _, rev = self.read(key)
-            if rev != expected:
-                raise bk.Conflict("x")
-            new = path.with_suffix(".new")
-            new.write_text(json.dumps({"row": row, "rev": rev + 1}))
-            new.replace(path)
-        return rev + 1
+        """Raises:
+        bk.Conflict: the row has another revision; nothing was written.
+        """
+        known = self._known(key)
+        with bk.simulation_time(None), bk.step(expect={known: expected}) as step:
+            bk.PersistRunAdapter.write_run_data({"kind": _kind(key), "data": dict(row)}, key)
+        return step.revisions[known]
 
     def remove(self, key: str) -> None:
-        (self.root / key.replace("/", "%2F")).unlink(missing_ok=True)
+        """Forget a row; nothing happens if there is none."""
+        with bk.simulation_time(None):
+            bk.PersistRunAdapter.write_run_data(None, key)
+
+    def _known(self, key: str) -> Any:
+        if key not in self._keys:
+            self.read(key)
+        return self._keys[key]
+
+
+def _kind(key: str) -> str:
+    if key == "studies":
+        return "studies"
+    return "study" if key.startswith("study:") else "run"
