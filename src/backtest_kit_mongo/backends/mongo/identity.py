@@ -3,8 +3,8 @@
     deployment   made by whoever comes first
     partitions, mode, widest   what the strategies that were started last use, and the most partitions ever used
     openMs       how long a new incarnation of the cache stays closed at least: set by the first step
-    (`coherence/steps.py`) collections  of the cached domains: names and UUIDs, which change when one is dropped or
-    restored eras         in force: name, count, when it was last raised
+    collections  of the cached domains: names and UUIDs, which change when one is dropped or restored
+    eras         in force: name, count, when it was last raised
     ended        the newest eras that were ended on purpose, and why
     restores     the newest times that revisions went back, with the last entries of the feed's streams of then
 
