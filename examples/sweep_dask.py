@@ -1,6 +1,8 @@
-"""Two hundred runs on a Dask cluster: `docker compose --profile cluster up -d`, then
+"""Two hundred runs on a Dask cluster.
 
-python examples/sweep_dask.py tcp://localhost:8786
+Start it with `docker compose --profile cluster up -d`, then
+
+    python examples/sweep_dask.py tcp://localhost:8786
 
 Without an address it starts two workers on this host. It needs Dask: pip install 'backtest-kit-mongo[dask]'.
 """
