@@ -14,6 +14,8 @@ from backtest_kit_mongo.domains.table import DOMAINS, context_names
 
 CONTRACTS = Path(contracts.__file__)
 ROLES = Path(__file__).parent / "mongo-init" / "roles.json"
+LINE_MAX = 121
+"""As the formatter breaks lines, with the end of the line."""
 MARK = "# Below: derived from the signatures. Do not edit it, run `make derived`.\n"
 
 
@@ -34,7 +36,14 @@ def _method(call: Call) -> str:
             listed.append("*")
         kind = "When" if call.is_dated(one) else one.annotation.replace("Moment", "When | None")
         listed.append(f"{one.name}: {kind}" + ("" if one.default is Parameter.empty else f" = {one.default!r}"))
-    return f"    def {call.name}({', '.join(listed)}) -> {call.signature.return_annotation}: ...\n"
+    end = f" -> {call.signature.return_annotation}: ...\n"
+    line = f"    def {call.name}({', '.join(listed)}){end}"
+    if len(line) <= LINE_MAX:
+        return line
+    inner = f"        {', '.join(listed)}\n"
+    if len(inner) > LINE_MAX:
+        inner = "".join(f"        {one},\n" for one in listed)
+    return f"    def {call.name}(\n{inner}    ){end}"
 
 
 def contracts_text() -> str:

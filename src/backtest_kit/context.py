@@ -187,7 +187,7 @@ class Context:
             "topic": topic,
             "args": list(args),
         }
-        bk.PersistLogAdapter.write_log_data([row])
+        bk.PersistLogAdapter.append_log_data(row)
 
     # -- operations
 

@@ -84,7 +84,7 @@ class Rows:
             case "breakeven":
                 bk.PersistBreakevenAdapter.write_breakeven_data(row or {}, *self._keyed(effect.key), at)
             case "storage":
-                bk.PersistStorageAdapter.write_storage_data([self._kept(row) or {}], False)
+                bk.PersistStorageAdapter.upsert_storage_data(self._kept(row) or {}, False)
             case other:
                 raise AssertionError(f"no rows of {other}")
 
@@ -101,7 +101,7 @@ class Rows:
                 row, one.symbol, one.strategy, self.exchange, one.frame, False, event.at
             )
         if (notification := notification_row(event, self.context)) is not None:
-            bk.PersistNotificationAdapter.write_notification_data([self._kept(notification) or {}], False)
+            bk.PersistNotificationAdapter.append_notification_data(self._kept(notification) or {}, False)
 
 
 class SharedRisks:

@@ -34,7 +34,7 @@ from backtest_kit_mongo.coherence.effects import (
     Upsert,
 )
 from backtest_kit_mongo.coherence.near import Fetch
-from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import AbortAll, Atomic, CommitAll, LeaseAll
 
 if TYPE_CHECKING:
@@ -89,8 +89,10 @@ class Truth(Protocol):
     def series(self) -> Series:
         """The columnar way to the rows of series."""
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
-        """Records of a scope that are visible at `when`; all of them, or the `limit` most recently changed.
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
+        """Records of a scope that are visible at `when`, those of `only` (which says in which order), `limit` at most.
 
         With `keys_only` the payloads need not be loaded: listing names must not cost their contents.
         """

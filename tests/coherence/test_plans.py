@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.domains.table import CANDLE, LOG, STATE, STORAGE
@@ -96,7 +96,7 @@ def row(name: str, value: int, rev: int = 0) -> Any:
 
 class TestMerge:
     def test_only_rows_that_differ_are_written_with_the_revision_that_was_seen(self) -> None:
-        plan = plans.merge(SCOPE, [row("a", 1), row("b", 2), row("c", 3)], None)
+        plan = lists.merge(SCOPE, [row("a", 1), row("b", 2), row("c", 3)], None)
         assert isinstance(plan.send(None), fx.Lease)
         assert isinstance(plan.send(LEASED), fx.Rows)
         merge = plan.send({"a": row("a", 1, rev=4), "b": row("b", 0, rev=9)})
@@ -106,23 +106,23 @@ class TestMerge:
     def test_an_untouched_stamp_saves_asking_mongodb(self) -> None:
         changes = [row("a", 1)]
         steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"a": row("a", 1, rev=1)}), (fx.Commit, None)]
-        first = play(plans.merge(SCOPE, changes, None), *steps)
+        first = play(lists.merge(SCOPE, changes, None), *steps)
         again = fx.Leased("token2", 1.0, Record(SCOPE, id=first.snapshot.stamp))
-        merged = play(plans.merge(SCOPE, changes, first.snapshot), (fx.Lease, again), (fx.Commit, None))
+        merged = play(lists.merge(SCOPE, changes, first.snapshot), (fx.Lease, again), (fx.Commit, None))
         assert merged.written == 0
 
     def test_another_writers_stamp_means_that_mongodb_is_asked_again(self) -> None:
-        snapshot = plans.KnownRows("mine", {"a": plans.Seen(1, "id-a", {"id": "a", "v": 1})})
+        snapshot = lists.KnownRows("mine", {"a": lists.Seen(1, "id-a", row("a", 1).digest)})
         foreign = fx.Leased("token2", 1.0, Record(SCOPE, id="theirs"))
         steps: list[Step] = [(fx.Lease, foreign), (fx.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
-        assert play(plans.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
+        assert play(lists.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
 
     def test_many_events_go_in_pages_before_a_short_commit_and_none_is_lost_where_they_break_off(self) -> None:
         changes = [row(str(n), n) for n in range(2 * plans.EVENTS_MAX + 1)]
         written = tuple(fx.Published(row(str(n), n, rev=1), "upsert", change.body) for n, change in enumerate(changes))
 
         def reported(*answers: Any) -> list[fx.Effect[Any]]:
-            plan = plans.merge(SCOPE, changes, None)
+            plan = lists.merge(SCOPE, changes, None)
             answers = (None, LEASED, {}, written, *answers)
             return [plan.throw(one) if isinstance(one, BaseException) else plan.send(one) for one in answers][3:]
 
@@ -135,13 +135,13 @@ class TestMerge:
 
     def test_without_redis_nothing_is_assumed_next_time(self) -> None:
         steps: list[Step] = [(fx.Lease, None), (fx.Rows, {}), (fx.Merge, ()), (fx.Defer, None)]
-        assert play(plans.merge(SCOPE, [row("a", 1)], None), *steps).snapshot is None
+        assert play(lists.merge(SCOPE, [row("a", 1)], None), *steps).snapshot is None
 
     def test_a_stored_log_row_is_never_written_again(self) -> None:
         scope = Key(LOG, ())
         change = Change(scope.child("x"), {"id": "x", "v": 2})
         steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"x": Record(change.key, 1, {"id": "x", "v": 1}, id="i")})]
-        assert play(plans.merge(scope, [change], None), *steps, (fx.Commit, None)).written == 0
+        assert play(lists.merge(scope, [change], None), *steps, (fx.Commit, None)).written == 0
 
 
 class TestAppend:

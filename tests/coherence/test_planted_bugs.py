@@ -12,7 +12,7 @@ from backtest_kit_verify.simulation.shrink import shrink
 from backtest_kit_verify.simulation.workload import DOCUMENT, Rig, parse_workload
 from backtest_kit_verify.simulation.world import World
 
-STEPS_MAX = 16
+STEPS_MAX = 17
 """Actions of a shrunk schedule: what a person can follow."""
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
-
-from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import Payload, Row, When
-from backtest_kit_mongo.coherence.codec import detached, plain_scalar
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
-from backtest_kit_mongo.coherence.showing import shown
-from backtest_kit_mongo.domains.checks import encode, make_change, make_child, make_key, make_when, row_item
+from backtest_kit_mongo.adapters.list_rows import ListRows
+from backtest_kit_mongo.coherence.codec import plain_scalar
+from backtest_kit_mongo.coherence.moments import moment_ms
+from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when
 from backtest_kit_mongo.domains.table import context_names
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
+from backtest_kit_mongo.errors import InvalidKey
 from backtest_kit_mongo.look_ahead import hidden_from, refuse, report_hidden, simulation_now, stamp
 
-logger = locks.logger(__name__)
 READ_WITH_WHEN = "Read it with `when=` to be answered as if it were not there. Nothing was read."
 
 
@@ -37,7 +34,7 @@ class Bound:
             )
         self._store = store
         self._context = make_key(self._domain, context)
-        self._last_rows: dict[Part, tuple[Any, Change]] = {}
+        self._rows = ListRows(self._context, store)
 
     @property
     def store(self) -> Store:
@@ -102,23 +99,29 @@ class Bound:
     def _remove(self, key: Key) -> None:
         self._store.remove(key)
 
-    def _list(self, when: When | None, limit: int | None, *, keys_only: bool = False) -> Iterator[Record]:
+    def _list(
+        self, when: When | None, limit: int | None, *, keys_only: bool = False, only: Only = ALL
+    ) -> Iterator[Record]:
         moment = make_when(self._domain, when, required=False)
         now = simulation_now(self._context)
         if now is not None and moment is not None and moment > now:
             raise refuse(self._context, f"listed with when={moment}", now)
         if now is not None and moment is None:
-            return self._list_at(now, checked_limit(limit), keys_only and not self._domain.dated_by)
-        return self._store.scan(self._context, when=moment, limit=checked_limit(limit), keys_only=keys_only)
+            return iter(self._list_at(now, checked_limit(limit), keys_only and not self._domain.dated_by, only))
+        return self._store.scan(self._context, when=moment, limit=checked_limit(limit), keys_only=keys_only, only=only)
 
-    def _list_at(self, now: int, limit: int | None, keys_only: bool) -> Iterator[Record]:
+    def _list_at(self, now: int, limit: int | None, keys_only: bool, only: Only) -> list[Record]:
         """The list as of the simulation time `now`; what is left out is reported once."""
-        found = list(self._store.scan(self._context, when=None, limit=None, keys_only=keys_only))
-        seen = [record for record in found if hidden_from(record, now) is None]
-        if len(seen) < len(found):
-            later = next(record for record in found if hidden_from(record, now) is not None)
-            report_hidden(self._context, len(found) - len(seen), later.key, now)
-        return iter(seen if limit is None else seen[max(0, len(seen) - limit) :])
+        seen: list[Record] = []
+        later: list[Record] = []
+        ordered = only if limit is None else only._replace(by_change=True)
+        for record in self._store.scan(self._context, when=None, limit=None, keys_only=keys_only, only=ordered):
+            if len(seen) == limit:
+                break
+            (seen if hidden_from(record, now) is None else later).append(record)
+        if later:
+            report_hidden(self._context, len(later), later[0].key, now)
+        return seen
 
     def _keys(self, when: When | None, limit: int | None) -> Iterator[str]:
         return (str(record.key.item) for record in self._list(when, limit, keys_only=True))
@@ -128,33 +131,34 @@ class Bound:
         name = self._domain.columns[-1]
         return ({name: record.key.item, "data": record.payload} for record in self._list(when, limit))
 
-    def _read_rows(self, limit: int | None) -> list[Row]:
-        return [record.payload for record in self._list(None, limit)]
+    def _read_rows(
+        self, *, limit: int | None = None, since: When | None = None, ids: Any = None, **where: str | None
+    ) -> list[Row]:
+        only = Only(
+            None if since is None else moment_ms(since, f"{self._context}: `since`"),
+            None if ids is None else self._items(ids),
+            tuple(
+                (name, checked_text(self._context, name, value)) for name, value in where.items() if value is not None
+            ),
+        )
+        return [record.payload for record in self._list(None, limit, only=only)]
+
+    def _items(self, ids: Any) -> tuple[Part, ...]:
+        listed = [ids] if isinstance(ids, str) or not isinstance(ids, Iterable) else ids
+        return tuple(dict.fromkeys(self._key(item).item for item in listed))
 
     def _write_rows(self, rows: Sequence[Payload]) -> None:
-        """Callers write their whole list for one changed row. A row equal (`==`) to the one they gave last time is the
-        same change again, neither validated nor encoded; the plan decides whether it is still what is stored.
-        """
-        last = self._last_rows
-        moment = stamp(self._context, None)
-        given: dict[Part, tuple[Any, Change]] = {}
-        for row in several(self._context, rows):
-            item = row_item(self._domain, row)
-            if item in given and self._domain.on_conflict is OnConflict.KEEP:
-                # NaN does not equal itself, so what differs is compared as it would be stored.
-                if row != given[item][0] and encode(self._key(item), row)[0] != given[item][1].body:
-                    logger.warning("%s: two rows of one call have the id %r; the first stays: NOT stored is %s",
-                                   self._context, item, shown(repr(row)))  # fmt: skip
-                continue
-            before = last.get(item)
-            given[item] = (
-                before
-                if before is not None and row == before[0]
-                else (detached(row), make_change(self._key(item), row, moment))
-            )
-        if given:
-            self._store.merge(self._context, tuple(change for _, change in given.values()))
-            self._last_rows = given
+        self._rows.write(rows)
+
+    def _put_row(self, row: Payload) -> None:
+        self._rows.put(row)
+
+
+def checked_text(owner: object, name: str, value: Any) -> str:
+    text: Any = plain_scalar(value)
+    if type(text) is not str:
+        raise InvalidKey(f"{owner}: {name} must be text or None, not {value!r:.80}. Nothing was read.")
+    return text
 
 
 def checked_limit(limit: int | None) -> int | None:
@@ -162,14 +166,3 @@ def checked_limit(limit: int | None) -> int | None:
     if plain is not None and (type(plain) is not int or plain < 0):
         raise InvalidKey(f"limit must be a non-negative int or None, not {limit!r:.80}")
     return plain
-
-
-def several(owner: object, rows: Any) -> Iterable[Any]:
-    """The rows of one call. A single row, which is a collection too, would be taken for its fields.
-
-    Raises:
-        InvalidPayload: it is no collection of rows.
-    """
-    if isinstance(rows, (str, bytes, Mapping, BaseModel)) or not isinstance(rows, Iterable):
-        raise InvalidPayload(f"{owner}: rows must be a list, not one {type(rows).__name__}. Nothing was written.")
-    return rows

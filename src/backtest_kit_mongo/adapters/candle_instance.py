@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.adapters.bound import Bound, checked_limit, several
+from backtest_kit_mongo.adapters.bound import Bound, checked_limit
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
+from backtest_kit_mongo.adapters.list_rows import several
 from backtest_kit_mongo.coherence.codec import dump, plain_scalar
 from backtest_kit_mongo.coherence.effects import Appended
 from backtest_kit_mongo.coherence.moments import FROM_MS, UNTIL_MS, moment_ms

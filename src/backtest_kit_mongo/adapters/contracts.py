@@ -13,7 +13,7 @@ later simulation time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
@@ -29,6 +29,8 @@ Moment: TypeAlias = When | None
 """None: the simulation time in force, if there is one."""
 Payload: TypeAlias = Mapping[str, Any] | BaseModel
 Row: TypeAlias = dict[str, Any]
+Ids: TypeAlias = str | Iterable[str] | None
+"""One id of a row, or several; None: all."""
 
 
 class ByColumn(Protocol):
@@ -125,22 +127,35 @@ class PersistBreakevenInstance(PersistInstance, Protocol):
 class PersistStorageInstance(PersistInstance, Protocol):
     """Constructor: (backtest)."""
 
-    def read_storage_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def read_storage_data(
+        self,
+        *,
+        limit: int | None = None,
+        since: When | None = None,
+        ids: Ids = None,
+        status: str | None = None,
+        symbol: str | None = None,
+    ) -> list[Row]: ...
     def write_storage_data(self, rows: Sequence[Payload]) -> None: ...
+    def upsert_storage_data(self, row: Payload) -> None: ...
 
 
 class PersistNotificationInstance(PersistInstance, Protocol):
     """Constructor: (backtest)."""
 
-    def read_notification_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def read_notification_data(
+        self, *, limit: int | None = None, since: When | None = None, ids: Ids = None, symbol: str | None = None
+    ) -> list[Row]: ...
     def write_notification_data(self, rows: Sequence[Payload]) -> None: ...
+    def append_notification_data(self, row: Payload) -> None: ...
 
 
 class PersistLogInstance(PersistInstance, Protocol):
     """Constructor: ()."""
 
-    def read_log_data(self, *, limit: int | None = None) -> list[Row]: ...
+    def read_log_data(self, *, limit: int | None = None, since: When | None = None, ids: Ids = None) -> list[Row]: ...
     def write_log_data(self, rows: Sequence[Payload]) -> None: ...
+    def append_log_data(self, row: Payload) -> None: ...
 
 
 class PersistMeasureInstance(PersistInstance, Protocol):

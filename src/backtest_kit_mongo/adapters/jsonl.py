@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.adapters.bound import checked_limit, several
-from backtest_kit_mongo.adapters.contracts import Payload, Row
+from backtest_kit_mongo.adapters.bound import checked_limit
+from backtest_kit_mongo.adapters.contracts import Ids, Payload, Row
+from backtest_kit_mongo.adapters.list_rows import several
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.coherence.record import Change, Part
 from backtest_kit_mongo.coherence.showing import shown
@@ -42,12 +43,17 @@ class JsonlLog:
     def wait_for_init(self, initial: bool) -> None:
         """Nothing: the file appears with its first line."""
 
-    def read_log_data(self, *, limit: int | None = None) -> list[Row]:
-        """Lines of the file, oldest first; with `limit` the newest so many. At a simulation time without later ones."""
+    def read_log_data(self, *, limit: int | None = None, ids: Ids = None) -> list[Row]:
+        """Lines of the file, oldest first; with `limit` the newest so many, the newest first. At a simulation time
+        without later ones. A line does not say when it was written, so there is no `since`.
+        """
         now = simulation_now("log")
         newest = checked_limit(limit)
+        wanted = None if ids is None else {ids} if isinstance(ids, str) else set(ids)
         rows = [row for row in self._rows() if now is None or not _is_later(row, now)]
-        return rows if newest is None else rows[max(0, len(rows) - newest) :]
+        if wanted is not None:
+            rows = [row for row in rows if row.get("id") in wanted]
+        return rows if newest is None and wanted is None else rows[::-1][:newest]
 
     def _rows(self) -> Iterator[Row]:
         try:
@@ -77,6 +83,10 @@ class JsonlLog:
         for change in dropped:
             logger.warning("log: another row is written under the id %r, and the first stays: NOT written is %s",
                            change.key.item, shown(repr(change.payload)))  # fmt: skip
+
+    def append_log_data(self, row: Payload) -> None:
+        """Append one row, unless its id was written before. Errors as of `write_log_data`."""
+        self.write_log_data([row])
 
     def _append(self, new: Sequence[Change]) -> None:
         if new:

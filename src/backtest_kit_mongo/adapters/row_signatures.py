@@ -17,6 +17,7 @@ from backtest_kit_mongo.adapters.contracts import (
     CandleReport,
     CandleTable,
     ColumnarCandleInstance,
+    Ids,
     Moment,
     Payload,
     PersistCandleInstance,
@@ -25,7 +26,7 @@ from backtest_kit_mongo.adapters.contracts import (
 )
 from backtest_kit_mongo.adapters.jsonl import use_jsonl
 from backtest_kit_mongo.adapters.registry import Registry
-from backtest_kit_mongo.adapters.verbs import read_rows, write_rows
+from backtest_kit_mongo.adapters.verbs import put_row, read_rows, write_rows
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.errors import CallerError
 
@@ -105,12 +106,32 @@ class PersistStorageRegistry(Registry, domain=table.STORAGE):
     use_persist_storage_adapter = Registry.use_adapter
 
     @read_rows
-    def read_storage_data(self, backtest: bool, *, limit: int | None = None) -> list[Row]:
-        """All rows, oldest first; with `limit` the most recently changed so many."""
+    def read_storage_data(
+        self,
+        backtest: bool,
+        *,
+        limit: int | None = None,
+        since: Moment = None,
+        ids: Ids = None,
+        status: str | None = None,
+        symbol: str | None = None,
+    ) -> list[Row]:
+        """All rows, oldest first. Given any of the following, those that fit, the most recently changed first.
+
+        Args:
+            limit: so many at most.
+            since: changed then or later, by the clock of whoever changed them (epoch milliseconds or a datetime).
+            ids: one id, or several.
+            status, symbol: with this value in the row.
+        """
 
     @write_rows
     def write_storage_data(self, rows: Sequence[Payload], backtest: bool) -> None:
-        """Store the rows that differ from what is stored."""
+        """Store the rows that differ from what is stored. Rows that are not given stay."""
+
+    @put_row
+    def upsert_storage_data(self, row: Payload, backtest: bool) -> None:
+        """Store one row, whatever is stored under its id: at the cost of a document, however long the list is."""
 
 
 class PersistNotificationRegistry(Registry, domain=table.NOTIFICATION):
@@ -119,12 +140,33 @@ class PersistNotificationRegistry(Registry, domain=table.NOTIFICATION):
     use_persist_notification_adapter = Registry.use_adapter
 
     @read_rows
-    def read_notification_data(self, backtest: bool, *, limit: int | None = None) -> list[Row]:
-        """All rows, oldest first; with `limit` the most recently changed so many."""
+    def read_notification_data(
+        self,
+        backtest: bool,
+        *,
+        limit: int | None = None,
+        since: Moment = None,
+        ids: Ids = None,
+        symbol: str | None = None,
+    ) -> list[Row]:
+        """All rows, oldest first. Given any of the following, those that fit, the most recently changed first.
+
+        Args:
+            limit: so many at most.
+            since: changed then or later, by the clock of whoever changed them (epoch milliseconds or a datetime).
+            ids: one id, or several.
+            symbol: with this value in the row.
+        """
 
     @write_rows
     def write_notification_data(self, rows: Sequence[Payload], backtest: bool) -> None:
-        """Store the rows that differ from what is stored."""
+        """Store the rows that differ from what is stored. Rows that are not given stay."""
+
+    @put_row
+    def append_notification_data(self, row: Payload, backtest: bool) -> None:
+        """Store one row, at the cost of a document, however long the list is. One that is stored under its id is
+        replaced.
+        """
 
 
 class PersistLogRegistry(Registry, domain=table.LOG):
@@ -134,9 +176,21 @@ class PersistLogRegistry(Registry, domain=table.LOG):
     use_jsonl = use_jsonl
 
     @read_rows
-    def read_log_data(self, *, limit: int | None = None) -> list[Row]:
-        """All rows, oldest first; with `limit` the most recently changed so many."""
+    def read_log_data(self, *, limit: int | None = None, since: Moment = None, ids: Ids = None) -> list[Row]:
+        """All rows, oldest first. Given any of the following, those that fit, the most recently changed first.
+
+        Args:
+            limit: so many at most.
+            since: changed then or later, by the clock of whoever changed them (epoch milliseconds or a datetime).
+            ids: one id, or several.
+        """
 
     @write_rows
     def write_log_data(self, rows: Sequence[Payload]) -> None:
-        """Store the entries whose id is not stored yet."""
+        """Store the entries whose id is not stored yet; the first of an id stays, and another is named in the program's
+        log.
+        """
+
+    @put_row
+    def append_log_data(self, row: Payload) -> None:
+        """Store one entry unless its id is stored, at the cost of a document, however long the log is."""

@@ -23,6 +23,7 @@ from inspect import Parameter
 from typing import Any, Final, TypeVar
 
 from backtest_kit_mongo.adapters.bound import Bound
+from backtest_kit_mongo.adapters.list_rows import put, said
 from backtest_kit_mongo.coherence.record import Domain, Part, Shape
 from backtest_kit_mongo.domains.table import context_names
 from backtest_kit_mongo.look_ahead import stamped
@@ -38,8 +39,10 @@ class Verb:
 
     Attributes:
         name: of the verb.
-        body: of the instance's method, over `key`, `payload`, `when` and `limit`; empty: instances have no such method.
+        body: of the instance's method, over `key`, `payload`, `when`, `limit` and `options` (what is given by name);
+            empty: instances have no such method.
         dated: the same for a signature with `when`.
+        optional: an implementation may lack it; then it is given a list of one by the method that writes rows.
         served: what the registry does instead of asking the instance, over `context` and `initial`.
     """
 
@@ -47,6 +50,7 @@ class Verb:
     body: str = ""
     dated: str = ""
     served: str = ""
+    optional: bool = False
 
     def __call__(self, signature: F) -> F:
         signature.verb = self  # type: ignore[attr-defined]
@@ -63,8 +67,9 @@ remove: Final = Verb("remove", "self._remove({key})")
 has: Final = Verb("has", "return self._has({key})")
 list_keys: Final = Verb("list", "return self._keys(None, limit)", "return self._keys(when, limit)")
 list_entries: Final = Verb("list", "return self._entries(None, limit)", "return self._entries(when, limit)")
-read_rows: Final = Verb("read_rows", "return self._read_rows(limit)")
+read_rows: Final = Verb("read_rows", "return self._read_rows({options})")
 write_rows: Final = Verb("write_rows", "self._write_rows({payload})")
+put_row: Final = Verb("put_row", "self._put_row({payload})", optional=True)
 prepare: Final = Verb("prepare", served="self._init(initial, {context})")
 drop: Final = Verb("drop", served="self._drop({context})")
 
@@ -129,7 +134,8 @@ def _call(declared: Any, domain: Domain) -> Call:
     names = list(signature.parameters)[1:]
     context = tuple(snake(column) for column in context_names(domain))
     payload = names[0] if verb.writes else ""
-    items = [name for name in names if name not in (*context, payload) and name not in _SAID]
+    options = {one.name for one in signature.parameters.values() if one.kind is Parameter.KEYWORD_ONLY}
+    items = [name for name in names if name not in (*context, payload) and name not in _SAID | options]
     wants_item = "{key}" in verb.body and domain.shape is not Shape.SLOT
     if missing := [name for name in context if name not in names]:
         raise TypeError(f"{declared.__qualname__}: no parameter {', '.join(missing)}, which is in the key of {domain}")
@@ -150,7 +156,13 @@ def serve(registry: type, calls: Mapping[str, Call]) -> None:
             body = call.verb.served.format(context=", ".join(call.context))
         else:
             passed = ", ".join(_passed(call, one) for one in call.of_instance)
-            body = f"return self._at({', '.join(call.context)}).{call.name}({passed})"
+            at = f"self._at({', '.join(call.context)})"
+            body = f"return {at}.{call.name}({passed})"
+            if call.verb.name == "read_rows":
+                # Another implementation need not know more than a limit.
+                body = f"return {at}.{call.name}(limit=limit, **said({passed.removeprefix('limit=limit, ')}))"
+            if call.verb.optional:
+                body = f"put({at}, {call.name!r}, 'write_{call.domain.name}_data', {passed})"
         setattr(registry, call.name, _method(getattr(registry, call.name), call.parameters, body))
 
 
@@ -173,7 +185,11 @@ def instance_class(registry: type, domain: Domain, calls: Mapping[str, Call]) ->
 def _body(call: Call) -> str:
     key = f"self._key({call.item})" if call.item else "self._context"
     is_dated = call.verb.dated and "when" in call.signature.parameters
-    return (call.verb.dated if is_dated else call.verb.body).format(key=key, payload=call.payload)
+    return (call.verb.dated if is_dated else call.verb.body).format(
+        key=key,
+        payload=call.payload,
+        options=", ".join(f"{one.name}={one.name}" for one in call.parameters if one.kind is Parameter.KEYWORD_ONLY),
+    )
 
 
 def _method(declared: Any, parameters: tuple[Parameter, ...], body: str) -> Any:
@@ -188,7 +204,7 @@ def _method(declared: Any, parameters: tuple[Parameter, ...], body: str) -> Any:
     text = f"def {declared.__name__}({', '.join(listed)}):\n    {body}\n"
     file = f"<{declared.__module__}.{declared.__qualname__}({len(parameters)})>"
     linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # So that tracebacks show it.
-    space: dict[str, Any] = {"stamped": stamped, "__name__": declared.__module__}
+    space: dict[str, Any] = {"stamped": stamped, "put": put, "said": said, "__name__": declared.__module__}
     exec(compile(text, file, "exec"), space)
     made: Any = update_wrapper(space[declared.__name__], declared)
     made.__signature__ = inspect.Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *parameters],

@@ -7,7 +7,7 @@ from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import Key, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Atomic
 
 
@@ -47,7 +47,9 @@ class DummyTruth(RowsOnly):
     def append(self, effect: Append) -> Appended:
         return Appended(())
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
         return iter(())
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:

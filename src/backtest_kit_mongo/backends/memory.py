@@ -5,17 +5,26 @@ a product for tests and throw-away runs, and the model that other backends are c
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.keys import escaped
-from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock
+
+
+class _Kept(NamedTuple):
+    record: Record
+    body: bytes
+    changed_ms: int
+
+    def whole(self) -> Record:
+        return self.record._replace(payload=unpack(self.body))
 
 
 class MemoryTruth(RowsOnly):
@@ -23,8 +32,8 @@ class MemoryTruth(RowsOnly):
 
     def __init__(self) -> None:
         self._lock = Lock(over_forks=True)
-        self._documents: OrderedDict[Key, tuple[Record, bytes]] = OrderedDict()
-        """In order of the last change."""
+        self._scopes: dict[Key, dict[Key, _Kept]] = {}
+        """Documents by scope, each in order of the last change."""
         self._series: dict[Key, dict[int, dict[str, Any]]] = {}
 
     def open(self) -> None:
@@ -38,8 +47,8 @@ class MemoryTruth(RowsOnly):
             return self._load(effect.key)
 
     def _load(self, key: Key) -> Record:
-        kept = self._documents.get(key)
-        return Record(key) if kept is None else kept[0]._replace(payload=unpack(kept[1]))
+        kept = self._scopes.get(key.scope, {}).get(key)
+        return Record(key) if kept is None else kept.whole()
 
     def upsert(self, effect: Upsert) -> Record:
         with self._lock:
@@ -52,13 +61,12 @@ class MemoryTruth(RowsOnly):
 
     def _store(self, change: Change) -> Record:
         key = change.key
-        kept = self._documents.get(key)
-        rev = 1 if kept is None else kept[0].rev + 1
-        record = Record(
-            key, rev, None, change.when, change.removed, kept[0].id if kept else escaped((key.domain.name, *key.parts))
-        )
-        self._documents[key] = (record, change.body)
-        self._documents.move_to_end(key)
+        documents = self._scopes.setdefault(key.scope, {})
+        kept = documents.pop(key, None)
+        rev = 1 if kept is None else kept.record.rev + 1
+        name = kept.record.id if kept else escaped((key.domain.name, *key.parts))
+        record = Record(key, rev, None, change.when, change.removed, name)
+        documents[key] = _Kept(record, change.body, self.now_ms())
         return record._replace(payload=change.payload)
 
     def remove(self, effect: SoftRemove) -> Record | None:
@@ -80,7 +88,7 @@ class MemoryTruth(RowsOnly):
             return tuple(
                 Published(self._store(row.change), "upsert", row.change.body)
                 for row in effect.rows
-                if not (keep and row.change.key in self._documents)
+                if not (keep and row.change.key in self._scopes.get(effect.scope, {}))
             )
 
     def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
@@ -123,14 +131,18 @@ class MemoryTruth(RowsOnly):
             series.update((moment, offered[moment]) for moment in new)
         return Appended(new, conflicts_of(stored, effect.rows))
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
         with self._lock:
-            found = [
-                record._replace(payload=unpack(body))
-                for key, (record, body) in self._documents.items()
-                if key.scope == scope and record.visible(when)
-            ]
-        return iter(found if limit is None else found[max(0, len(found) - limit) :])
+            documents = self._scopes.get(scope, {}).values()
+            ordered = documents if limit is None and only == ALL else reversed(documents)
+            found = (
+                record
+                for kept in ordered
+                if kept.record.visible(when) and only.fits(record := kept.whole(), kept.changed_ms)
+            )
+            return iter(list(islice(found, limit)))
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         with self._lock:

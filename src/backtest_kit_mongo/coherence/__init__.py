@@ -14,7 +14,7 @@ after its lease has ended.
                      and what arrives later is refused
             COMMIT   one script: release the lease; install the entry if the install right is still ours; append the
             event
-                     (of many events only the last page; the others are appended before it: `plans._announce` says why)
+                     (of many events only the last page; the others are appended before it: `plans.announce` says why)
     read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right
             FIND     MongoDB primary
             FILL     install what was found if the install right is still ours
@@ -31,7 +31,7 @@ another era is refused. Entries and rights of another incarnation do not exist. 
 flight.
 
 Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (everything a plan may ask for),
-`plans.py` (the steps), `keys.py` (Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the named
-invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads
-a clock or draws a random number: a test greps for it.
+`plans.py` and `lists.py` (the steps), `keys.py` (Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the
+named invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O,
+reads a clock or draws a random number: a test greps for it.
 """

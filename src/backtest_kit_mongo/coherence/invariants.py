@@ -24,6 +24,9 @@ INVARIANTS = {
     "I10": "entries and rights of this incarnation exist only when open",
     "I11": "an operation is in one phase",
     "I12": "a command whose lease has ended is refused by MongoDB when it arrives",
+    "I13": (
+        "between the entry that LEASE reported a writer of and its own write there is no other, while its right is live"
+    ),
 }
 
 

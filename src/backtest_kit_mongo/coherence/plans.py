@@ -7,9 +7,8 @@ same plans then are plain reads and writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -21,26 +20,23 @@ from backtest_kit_mongo.coherence.effects import (
     Commit,
     Conflict,
     Defer,
-    Expected,
     Fill,
     Find,
     KeepConflicts,
     Lease,
     Leased,
-    Merge,
     NearBegin,
     NearEnd,
     Plan,
     Publish,
     Published,
     Right,
-    Rows,
     SoftRemove,
     Upsert,
     ask,
 )
 from backtest_kit_mongo.coherence.keys import escaped
-from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.errors import (
     CallerError,
     EnvironmentFault,
@@ -98,10 +94,10 @@ def write(change: Change, expected_rev: int | None = None, step: str = "") -> Pl
     try:
         record = yield from ask(Upsert(change, leased.deadline_s if leased else None, expected_rev))
     except BaseException as error:
-        yield from _give_up(change.key, leased, error)
+        yield from give_up(change.key, leased, error)
         raise
     published = (Published(record, "remove" if change.removed else "upsert", change.body, step),)
-    yield from _announce(change.key, leased, record, change.body, published)
+    yield from announce(change.key, leased, record, change.body, published)
     return record
 
 
@@ -111,17 +107,17 @@ def remove(key: Key) -> Plan[Record | None]:
     try:
         record = yield from ask(SoftRemove(key, leased.deadline_s if leased else None))
     except BaseException as error:
-        yield from _give_up(key, leased, error)
+        yield from give_up(key, leased, error)
         raise
     if record is None:
         yield from _release(key, leased)
         return None
     body = pack(record.payload)
-    yield from _announce(key, leased, record, body, (Published(record, "remove", body),))
+    yield from announce(key, leased, record, body, (Published(record, "remove", body),))
     return record
 
 
-def _give_up(key: Key, leased: Leased | None, error: BaseException) -> Plan[None]:
+def give_up(key: Key, leased: Leased | None, error: BaseException) -> Plan[None]:
     """Clean up after a write that raised."""
     if isinstance(error, GeneratorExit):
         return  # The client is gone; a plan that is being closed may not ask for anything.
@@ -142,7 +138,7 @@ def _release(key: Key, leased: Leased | None) -> Plan[None]:
         return
 
 
-def _announce(
+def announce(
     key: Key,
     leased: Leased | None,
     entry: Record,
@@ -181,136 +177,6 @@ def pages(published: tuple[Published, ...], events_max: int) -> Iterator[tuple[P
             start, size = place, 0
         size += len(event.body)
     yield published[start:]
-
-
-class Seen(NamedTuple):
-    """A list row as this process last saw it."""
-
-    rev: int
-    id: str
-    payload: Any
-
-
-@dataclass(frozen=True, slots=True)
-class KnownRows:
-    """What this process knows of a list, true as long as the scope's entry in the cache still carries `stamp`."""
-
-    stamp: str
-    rows: Mapping[Part, Seen]
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """Answer of `merge`.
-
-    Attributes:
-        snapshot: for next time; None: nothing may be assumed then.
-        written: how many rows were written.
-        dropped: rows that were not, because another row is stored under their id and the domain keeps the first.
-    """
-
-    snapshot: KnownRows | None
-    written: int
-    dropped: tuple[Change, ...] = ()
-
-
-def merge(
-    scope: Key, changes: Sequence[Change], snapshot: KnownRows | None, *, events_max: int = EVENTS_MAX
-) -> Plan[Merged]:
-    """Write the rows that differ from what is stored, in bulk.
-
-    The scope has one lease and one entry for all its rows; the entry holds no rows, only the stamp of the last writer.
-    If the entry that LEASE deleted carries our stamp, nobody has written the list since (I1, I2), and our snapshot
-    says what is stored without asking MongoDB. Rows that do not differ are thereby confirmed as of LEASE, which lies
-    inside this call.
-    """
-    leased = yield from ask(Lease(scope, want_prior=True))
-    try:
-        if (
-            snapshot is not None
-            and leased is not None
-            and leased.prior is not None
-            and leased.prior.id == snapshot.stamp
-        ):
-            seen = snapshot.rows
-        else:
-            stored = yield from ask(Rows(scope, tuple(change.key.item for change in changes)))
-            seen = _seen(changes, stored)
-        rows = tuple(_differing(changes, seen))
-        written: tuple[Published, ...] = ()
-        if rows:
-            written = yield from ask(Merge(scope, rows, leased.deadline_s if leased else None))
-    except BaseException as error:
-        yield from _give_up(scope, leased, error)
-        raise
-    dropped = yield from _dropped(scope, changes, seen, rows, written)
-    if leased is None:
-        yield from ask(Defer((scope,), written))
-        return Merged(None, len(written), dropped)
-    stamp = Record(scope, id=leased.token)
-    yield from _announce(scope, leased, stamp, pack(None), written, events_max)
-    now = dict(seen)
-    now.update((p.record.key.item, Seen(p.record.rev, p.record.id, p.record.payload)) for p in written)
-    if len(now) > len(changes):
-        # Rows that the caller no longer writes need no place in memory.
-        now = {change.key.item: now[change.key.item] for change in changes if change.key.item in now}
-    return Merged(KnownRows(leased.token, now), len(written), dropped)
-
-
-def _dropped(
-    scope: Key,
-    changes: Sequence[Change],
-    seen: Mapping[Part, Seen],
-    rows: Sequence[Expected],
-    written: Sequence[Published],
-) -> Plan[tuple[Change, ...]]:
-    """Rows of a domain that keeps the first, of which another content is stored."""
-    if scope.domain.on_conflict is not OnConflict.KEEP:
-        return ()
-    known = {item: row.payload for item, row in seen.items()}
-    done = {published.record.key.item for published in written}
-    if met := tuple(row.change.key.item for row in rows if row.change.key.item not in done):
-        try:
-            # Another writer inserted them meanwhile.
-            stored = yield from ask(Rows(scope, met))
-            known |= {item: record.payload for item, record in stored.items()}
-        except EnvironmentFault:
-            known |= dict.fromkeys(met)  # The write has happened, so this is no failure: said, though perhaps equal.
-    others = (change for change in changes if change.key.item in known and change.key.item not in done)
-    return tuple(
-        change
-        for change in others
-        if known[change.key.item] is not change.payload and pack(known[change.key.item]) != change.body
-    )
-
-
-def _seen(changes: Iterable[Change], stored: Mapping[Part, Record]) -> dict[Part, Seen]:
-    """Stored rows. One that equals the change's, to the bit (1, 1.0 and True are three values), is remembered as the
-    change's own payload, so that next time comparing is an identity check.
-    """
-    seen = {}
-    for change in changes:
-        row = stored.get(change.key.item)
-        if row is not None:
-            payload = change.payload if pack(row.payload) == change.body else row.payload
-            seen[change.key.item] = Seen(row.rev, row.id, payload)
-    return seen
-
-
-def differing(changes: Sequence[Change], stored: Mapping[Part, Record]) -> tuple[Expected, ...]:
-    """The rows that differ from what is stored, each with the revision that it replaces."""
-    return tuple(_differing(changes, _seen(changes, stored)))
-
-
-def _differing(changes: Iterable[Change], seen: Mapping[Part, Seen]) -> Iterator[Expected]:
-    for change in changes:
-        row = seen.get(change.key.parts[-1])
-        if row is None:
-            yield Expected(change, None)
-        elif row.payload is change.payload or change.key.domain.on_conflict is OnConflict.KEEP:
-            continue
-        elif pack(row.payload) != change.body:
-            yield Expected(change, row.rev, row.id)
 
 
 def append(scope: Key, rows: Any, step_ms: int) -> Plan[Appended]:

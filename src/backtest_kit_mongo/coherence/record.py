@@ -7,11 +7,12 @@ Backends know these and nothing else about any domain.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, NamedTuple, TypeAlias
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.showing import shown
 
 Part: TypeAlias = str | bool | int
@@ -87,6 +88,7 @@ class Domain:
         id_cache: the npm package's Redis key, as a format string over key columns.
         path: directories of the original's dump; `file` names the file.
         row_id: LIST only, the payload field that is the last key column.
+        filters: LIST only, payload fields (text) that a list can be reduced to a value of.
         indexes: what is needed besides the unique index.
         legacy_unique: unique indexes of older releases that forbid valid documents.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
@@ -109,6 +111,7 @@ class Domain:
     memo: bool = False
     on_conflict: OnConflict = OnConflict.REPLACE
     row_id: str = ""
+    filters: tuple[str, ...] = ()
     indexes: tuple[Index, ...] = ()
     legacy_unique: tuple[tuple[str, ...], ...] = ()
 
@@ -123,6 +126,11 @@ class Domain:
         Lists and windows are one query to MongoDB.
         """
         return self.shape in (Shape.SLOT, Shape.KEYED)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the documents of a context are listed, and some of them asked for: the most recently changed."""
+        return self.shape is Shape.LIST or (self.shape is Shape.KEYED and self.has_removed)
 
     def __repr__(self) -> str:
         return f"<domain {self.name}>"
@@ -182,6 +190,36 @@ class Record(NamedTuple):
         return self.id != "" and not self.removed and (when is None or self.when is None or self.when <= when)
 
 
+class Only(NamedTuple):
+    """Which rows of a list, and in which order: the oldest first, or if anything is said here or a limit is given, the
+    most recently changed first.
+
+    Attributes:
+        since_ms: changed then or later, by the clock of whoever changed them.
+        items: with one of these ids.
+        where: with these values (text) in these fields of the payload, which are among `Domain.filters`.
+        by_change: nothing but the order is said.
+    """
+
+    since_ms: int | None = None
+    items: tuple[Part, ...] | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    by_change: bool = False
+
+    def fits(self, record: Record, changed_ms: int) -> bool:
+        """Whether a record that was last changed then is one of them."""
+        if self.since_ms is not None and changed_ms < self.since_ms:
+            return False
+        if self.items is not None and record.key.item not in self.items:
+            return False
+        return all(isinstance(record.payload, dict) and record.payload.get(name) == text for name, text in self.where)
+
+
+ALL: Final = Only()
+PACKED: Final = object()
+"""In place of a payload of which only the bytes are at hand."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What a write wants to store under a key. `packed` is the payload's bytes where they are known already."""
@@ -191,8 +229,25 @@ class Change:
     packed: bytes | None = None
     when: int | None = None
     removed: bool = False
+    _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property
     def body(self) -> bytes:
         """The payload's bytes."""
         return pack(self.payload) if self.packed is None else self.packed
+
+    @property
+    def digest(self) -> bytes:
+        """Of the payload's bytes, computed once: a list is compared by the digests of its rows."""
+        if not self._digest:
+            object.__setattr__(self, "_digest", digest(self.body))
+        return self._digest
+
+    def whole(self) -> Change:
+        """The same with a payload, if that was `PACKED`."""
+        return self if self.payload is not PACKED else replace(self, payload=unpack(self.body))
+
+
+def digest(body: bytes) -> bytes:
+    """Tells payloads apart by their bytes: 1, 1.0 and True are three values."""
+    return blake2b(body, digest_size=16).digest()

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence.effects import (
     CacheDown,
     Defer,
@@ -220,7 +220,7 @@ def _ready(writes: Sequence[Write]) -> Plan[tuple[Ready, ...]]:
     for write in writes:
         if isinstance(write, PutRows):
             stored = yield from ask(Rows(write.key, tuple(change.key.item for change in write.changes)))
-            ready.append(ExpectedRows(write.key, plans.differing(write.changes, stored)))
+            ready.append(ExpectedRows(write.key, lists.differing(write.changes, stored)))
         else:
             ready.append(write)
     return tuple(ready)

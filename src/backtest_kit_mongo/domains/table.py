@@ -137,13 +137,14 @@ CANDLE = Domain(
 )  # fmt: skip
 STORAGE = Domain(
     name="storage", collection="storage-items", shape=Shape.LIST, key=_columns("backtest signalId"), empty=list,
-    model=payloads.StorageSignalRow, row_id="id", dated_by=(*_SIGNAL_TIMES, "updatedAt", "closeTimestamp"),
+    model=payloads.StorageSignalRow, row_id="id", filters=("status", "symbol"), dated_by=(*_SIGNAL_TIMES, "updatedAt",
+        "closeTimestamp"),
     id_cache="storage_cache:{backtest}:{signalId}",
     path=_path("data/storage", "backtest"), file=_joined("signalId"),
 )  # fmt: skip
 NOTIFICATION = Domain(
     name="notification", collection="notification-items", shape=Shape.LIST, key=_columns("backtest notificationId"),
-    empty=list, model=payloads.NotificationModel, row_id="id", dated_by=("timestamp", "createdAt"),
+    empty=list, model=payloads.NotificationModel, row_id="id", filters=("symbol",), dated_by=("timestamp", "createdAt"),
     id_cache="notification_cache:{backtest}:{notificationId}",
     path=_path("data/notification", "backtest"), file=_joined("notificationId"),
     indexes=(Index((("backtest", 1), ("createDate", -1))),),

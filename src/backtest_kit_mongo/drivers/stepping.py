@@ -13,10 +13,10 @@ from functools import wraps
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Rows
-from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Drop, Guard, Put, PutRows, Write
 from backtest_kit_mongo.coherence.steps import step as step_plan
 from backtest_kit_mongo.drivers.scopes import UNSTORED_ID, Scope, current
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 PATIENCE_S: Final = 10.0
 """How long a step is tried again while others use its documents."""
+NEWEST_MS: Final = 2**53
+"""When what is not written yet was changed."""
 DOCUMENTS_MAX: Final = 1_000
 """Documents and rows of one step. All of it is one transaction, and one script for each partition."""
 
@@ -140,9 +142,12 @@ class Step(Scope):
         )
 
     def scan(self, store: Store, scope: Key, **how: Any) -> Iterator[Record]:
-        found = super().scan(store, scope, **how)
         mine = self._pending_of(store, scope)
-        return found if not mine else iter(_overlaid(list(found), mine, how.get("when"), how.get("limit")))
+        if not mine:
+            return super().scan(store, scope, **how)
+        limit, only = how.get("limit"), how.get("only", ALL)
+        more = how | {"limit": None if limit is None else limit + len(mine)}
+        return iter(_overlaid(list(super().scan(store, scope, **more)), mine, how.get("when"), limit, only))
 
     def _pending_of(self, store: Store, scope: Key) -> dict[Part, Record]:
         if store is not self._store:
@@ -151,7 +156,7 @@ class Step(Scope):
         rows = self._rows.get(scope, {})
         if rows:
             stored = store.truth.rows(Rows(scope, tuple(rows)))
-            differing = plans.differing(tuple(rows.values()), stored)
+            differing = lists.differing(tuple(rows.values()), stored)
             mine |= {row.change.key.item: _pending(Put(row.change)) for row in differing}
         return mine
 
@@ -237,18 +242,20 @@ def _pending(write: Put | Drop) -> Record:
     return Record(change.key, 0, unpack(change.body), change.when, change.removed, UNSTORED_ID)
 
 
-def _overlaid(found: list[Record], mine: dict[Part, Record], when: int | None, limit: int | None) -> list[Record]:
-    """A list with what the step wrote: in the places of what it replaces, or, with a limit, as what was changed
-    last.
+def _overlaid(
+    found: list[Record], mine: dict[Part, Record], when: int | None, limit: int | None, only: Only
+) -> list[Record]:
+    """A list with what the step wrote: in the places of what it replaces, or, where the newest come first, before
+    them.
     """
     known = {record.key.item for record in found}
-    if limit is None:
+    if limit is None and only == ALL:
         changed = [mine.get(record.key.item, record) for record in found]
         changed += [record for item, record in mine.items() if item not in known]
     else:
-        changed = [record for record in found if record.key.item not in mine] + list(mine.values())
-    seen = [record for record in changed if record.visible(when)]
-    return seen if limit is None else seen[max(0, len(seen) - limit) :]
+        changed = [record for record in reversed(mine.values()) if only.fits(record, NEWEST_MS)]
+        changed += [record for record in found if record.key.item not in mine]
+    return [record for record in changed if record.visible(when)][:limit]
 
 
 def perform(store: Store, writes: Sequence[Write], name: str, until_s: float) -> dict[Key, Record]:

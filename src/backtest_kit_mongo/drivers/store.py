@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence import steps as st
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.drivers.counts import (
     DEFERRED,
@@ -30,7 +31,7 @@ from backtest_kit_mongo.drivers.counts import (
 )
 from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
-from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
@@ -44,6 +45,10 @@ REPORTED_MAX = 10_000
 PAUSE_S: Final = 0.004
 PAUSE_MAX_S: Final = 0.25
 """Between attempts of a step that met another writer."""
+MERGED_MAX: Final = 10_000
+"""Rows that are compared and written under one lease: a list of any length is written within its deadlines."""
+REMEMBERED_MAX: Final = 100_000
+"""Rows of one list that a store knows the stored digests of: some 30 MB. The others are asked for."""
 R = TypeVar("R")
 Perform = Callable[[fx.Effect[Any]], Any]
 
@@ -133,7 +138,7 @@ class Store:
                 self._handlers[kind] = _dropping(near, self._handlers[kind])
         self._opened = False
         self._open_lock = Lock()
-        self._snapshots: dict[Key, plans.KnownRows | None] = {}
+        self._known: dict[Key, lists.KnownRows | None] = {}
         self._reported: set[tuple[Key, bytes]] = set()
 
     def __repr__(self) -> str:
@@ -171,7 +176,7 @@ class Store:
             self.cache.close()
             self.truth.close()
             self._opened = False
-            self._snapshots.clear()
+            self._known.clear()
 
     def _perform(self, effect: fx.Effect[Any]) -> Any:
         answer = self._handlers[type(effect)](effect)
@@ -256,11 +261,52 @@ class Store:
         return self._writing(key.domain, plans.remove(key))
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
-        """Write the rows that differ; returns how many did."""
+        """Write the rows that differ; returns how many did.
+
+        Raises:
+            WriteOutcomeUnknown: among other causes, some pages of a long list were written and others were not.
+        """
         if (block := current.get()) is not None:
             return block.merge(self, scope, changes)
-        merged = self._writing(scope.domain, plans.merge(scope, changes, self._snapshots.get(scope)))
-        self._snapshots[scope] = merged.snapshot
+        count = 0
+        for start in range(0, max(1, len(changes)), MERGED_MAX):
+            page = changes[start : start + MERGED_MAX]
+            try:
+                count += self._write_list(scope, lists.merge(scope, page, self._known.get(scope)))
+            except plans.CERTAINLY_NOT_WRITTEN as cause:
+                if not count:
+                    raise
+                raise WriteOutcomeUnknown(
+                    f"{scope}: {count:,} rows were written, and of the last {len(changes) - start:,} none; repeat the "
+                    f"write: {cause}"
+                ) from cause
+        return count
+
+    def put(self, change: Change) -> int:
+        """Write one row of a list, whatever is stored; returns 0 if another one is stored that the domain keeps."""
+        scope = change.key.scope
+        if (block := current.get()) is not None:
+            return block.merge(self, scope, (change,))
+        return self._write_list(scope, lists.put(scope, change, self._known.get(scope)))
+
+    def known_rows(self, scope: Key) -> Mapping[Part, lists.Seen]:
+        """Rows of a list as this store last saw them; another host may have written it since."""
+        snapshot = self._known.get(scope)
+        return {} if snapshot is None else snapshot.rows
+
+    def _write_list(self, scope: Key, plan: fx.Plan[lists.Merged]) -> int:
+        """Write, and remember. A snapshot that a plan goes on from is nobody else's (`KnownRows`)."""
+        merged = self._writing(scope.domain, plan)
+        snapshot = merged.extends
+        if snapshot is None:
+            snapshot = merged.snapshot
+        else:
+            snapshot.rows.update(merged.seen)
+            snapshot.stamp = merged.stamp
+        if snapshot is not None:
+            for item in list(islice(snapshot.rows, max(0, len(snapshot.rows) - REMEMBERED_MAX))):
+                del snapshot.rows[item]
+        self._known[scope] = snapshot
         for change in merged.dropped:
             self._report_dropped(change)
         return merged.written
@@ -276,7 +322,7 @@ class Store:
         logger.warning(
             "%s: another row is stored under this id, and the first stays: NOT stored is %s. Two writers that count "
             "from the same number? Give each its own prefix",
-            change.key, shown(repr(change.payload)),
+            change.key, shown(repr(change.whole().payload)),
         )  # fmt: skip
 
     def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
@@ -288,12 +334,19 @@ class Store:
         return appended
 
     def scan(
-        self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
+        self,
+        scope: Key,
+        *,
+        when: int | None = None,
+        limit: int | None = None,
+        keys_only: bool = False,
+        only: Only = ALL,
     ) -> Iterator[Record]:
         if (block := current.get()) is not None:
-            return block.scan(self, scope, when=when, limit=limit, keys_only=keys_only)
+            return block.scan(self, scope, when=when, limit=limit, keys_only=keys_only, only=only)
         self.open()
-        return self._scanning(scope.domain, self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only))
+        found = self.truth.scan(scope, when=when, limit=limit, keys_only=keys_only, only=only)
+        return self._scanning(scope.domain, found)
 
     def _scanning(self, domain: Domain, records: Iterator[Record]) -> Iterator[Record]:
         """Counted when the caller has taken the last record, or has seen enough."""

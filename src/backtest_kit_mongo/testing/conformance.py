@@ -40,7 +40,9 @@ from backtest_kit_mongo.testing.suites.lists import (
     TestListMethods,
     TestLists,
     TestListWrites,
+    TestReadsOfSome,
     TestRowsThatOthersWrote,
+    TestRowWrites,
     TestTheLog,
 )
 from backtest_kit_mongo.testing.suites.look_ahead import TestDomainsWithoutTime, TestLookAhead, TestLookAheadInLists
@@ -71,6 +73,8 @@ __all__ = [
     "TestNothingIsShared",
     "TestRemovedMemory",
     "TestRowsThatOthersWrote",
+    "TestReadsOfSome",
+    "TestRowWrites",
     "TestSeriesKeys",
     "TestSoftRemoval",
     "TestSteps",

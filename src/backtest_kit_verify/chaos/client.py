@@ -37,6 +37,8 @@ AFTER_FAILURE_S = 0.05
 WITHOUT_PAUSE = 0.4
 """Share of calls that follow the one before at once: races need bursts, and the machine needs pauses."""
 REMOVALS = 0.25
+ROW_WRITES = 0.5
+"""Share of writes of a list that write one row alone."""
 SKEW = 1.5
 """Hot documents for writes that overlap, cold ones whose entry survives until something else makes it wrong."""
 LOSES_REPLY = 0.5
@@ -159,11 +161,19 @@ class Client:
         return () if record is None else (record.rev,)
 
     def merge(self, scope: Key) -> None:
-        """Give the whole list, as callers do, with one row changed."""
+        """Revision one row: give the whole list, as callers do, or that row alone."""
         rows = self._rows[scope]
-        rows[self._rng.choice(list(rows))] = self._mark()
-        given = [row_of(item, mark) for item, mark in rows.items()]
+        item = self._rng.choice(list(rows))
+        rows[item] = mark = self._mark()
         registry = self._registries[scope.domain]
+        if self._rng.random() < ROW_WRITES:
+            self._call(
+                CallKind.MERGE, scope, {item: mark}, lambda: registry.upsert_storage_data(row_of(item, mark),
+                    *scope.parts),
+                lambda _: self._store.merged,
+            )  # fmt: skip
+            return
+        given = [row_of(item, mark) for item, mark in rows.items()]
         self._call(
             CallKind.MERGE, scope, dict(rows), lambda: registry.write_storage_data(given, *scope.parts),
             lambda _: self._store.merged,

@@ -3,7 +3,7 @@
 Nothing is decided here. The plans, the scripts and the handling of a Redis that is away are the shipped ones.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
@@ -11,8 +11,10 @@ import redis
 from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisLink
 from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, decode
-from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
+from backtest_kit_mongo.coherence.lists import Seen
+from backtest_kit_mongo.coherence.record import Change, Key, Part, Record, digest
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store, redis_client
@@ -86,7 +88,7 @@ class ObservedStore(Store):
         self.record: Record | None = None
         self.scanned: dict[str, Sequence[Any]] = {}
         self.merged: dict[str, Sequence[Any]] = {}
-        self._stored: Mapping[Part, Record] | None = None
+        self._stored: dict[Part, Seen] = {}
         self._written: tuple[fx.Published, ...] = ()
 
     def _perform(self, effect: fx.Effect[Any]) -> Any:
@@ -97,32 +99,37 @@ class ObservedStore(Store):
         elif isinstance(effect, fx.Defer):
             self.is_deferred = self.is_deferred or bool(effect.published)
         elif isinstance(effect, fx.Rows):
-            self._stored = answer
+            self._stored.update(
+                (item, Seen(row.rev, row.id, digest(pack(row.payload)))) for item, row in answer.items()
+            )
         elif isinstance(effect, fx.Merge):
-            self._written = answer
+            self._written += answer
         elif isinstance(answer, Record):
             self.record = answer
             self.is_hit = isinstance(effect, fx.CacheRead)
         return answer
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
-        before = self._snapshots.get(scope)
+        before = dict(self.known_rows(scope))
         count = super().merge(scope, changes)
-        known = self._stored if self._stored is not None else before.rows if before is not None else {}
+        known = {**before, **self._stored}
         written = {published.record.key.item: published.record.rev for published in self._written}
         for change in changes:
             item = change.key.item
             seen = known.get(item)
             if item in written:
                 self.merged[str(item)] = (written[item], 1)
-            elif seen is not None and _mark(scope, seen.payload) == _mark(scope, change.payload):
+            elif seen is not None and seen.digest == change.digest:
                 self.merged[str(item)] = (seen.rev, 0)
         return count
 
-    def scan(
-        self, scope: Key, *, when: int | None = None, limit: int | None = None, keys_only: bool = False
-    ) -> Iterator[Record]:
-        for record in super().scan(scope, when=when, limit=limit, keys_only=keys_only):
+    def put(self, change: Change) -> int:
+        count = super().put(change)
+        self.merged.update((str(one.record.key.item), (one.record.rev, 1)) for one in self._written)
+        return count
+
+    def scan(self, scope: Key, **options: Any) -> Iterator[Record]:
+        for record in super().scan(scope, **options):
             self.scanned[str(record.key.item)] = (record.rev, _mark(scope, record.payload))
             yield record
 

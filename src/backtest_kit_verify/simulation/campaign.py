@@ -24,6 +24,7 @@ SAME_WORKLOAD = 8
 LIST_EVERY = 8
 """One block in so many is about a list; lists use the same steps."""
 OPS_MAX = {DOCUMENT: 6, LIST: 4}
+CLIENTS_MAX = {DOCUMENT: 4, LIST: 2}
 STATES_MAX = 500_000
 """Remembered states after which a campaign starts with an empty memory again: some hundred megabytes."""
 
@@ -61,7 +62,7 @@ class Campaign:
         world = self._world(key)
         for index in range(min(at_most, BLOCK)):
             if index % SAME_WORKLOAD == 0:
-                workload = random_workload(random, key is LIST, OPS_MAX[key])
+                workload = random_workload(random, key is LIST, OPS_MAX[key], CLIENTS_MAX[key])
                 verbs = random_verbs(random, self._faults, self._variant.extra_faults)
             self.done += 1
             world.reset(workload)

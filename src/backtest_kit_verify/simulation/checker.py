@@ -2,6 +2,7 @@
 
 I6 and I11 hold by construction here: a token comes from an operation's first step, and an operation is in one place of
 its plan. I9 follows from how `Held.is_open` is computed; I8 and I10 are checked where a state of Redis is first seen.
+What I13 is for is seen as I7 (what a stamp's owner knows) and as P5.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from backtest_kit_mongo.coherence.invariants import INVARIANTS, require
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.driver import COMMIT, DONE, FILL, LOOK, Step
 from backtest_kit_verify.simulation.states import LEASE_TICKS
-from backtest_kit_verify.simulation.workload import OPS_MAX, Op, merged_rows
+from backtest_kit_verify.simulation.workload import OPS_MAX, Op, op_rows
 
 if TYPE_CHECKING:
     from backtest_kit_verify.simulation.situation import Situation
@@ -22,7 +23,7 @@ PROMISES = {
     "P2": "no stale entry remains when all is quiet",
     "P4": "a dead client keeps its key from being cached for one lease time at most",
     "P6": "what a client missed is delivered soon after it can reach Redis again, although it does nothing more",
-    "P5": "rows that a merge did not write were stored as given at some moment of the call",
+    "P5": "rows that were given to a merge or a put were stored so at some moment of the call",
 }
 PROBE = Op("read", 0)
 PROBE_NUMBER = 2 * OPS_MAX
@@ -128,7 +129,7 @@ def _check_read(world: Situation, number: int, step: Step, rev: int) -> None:
 
 def _check_merge(world: Situation, number: int) -> None:
     contents = world.truth_states.contents[world.truth][world.need[number] :]
-    for change in merged_rows(world.workload[number]):
+    for change in op_rows(world.workload[number]):
         if not any(row[0] == change.key and row[4] == change.body for stored in contents for row in stored):
             broken("P5", f"operation {number} returned, but {change.key} was not as it says")
 

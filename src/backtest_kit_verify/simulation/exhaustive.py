@@ -40,7 +40,7 @@ from backtest_kit_verify.simulation.actions import (
 from backtest_kit_verify.simulation.checker import check_quiet
 from backtest_kit_verify.simulation.schedules import Counterexample, violation
 from backtest_kit_verify.simulation.situation import Frozen
-from backtest_kit_verify.simulation.workload import Rig, Workload
+from backtest_kit_verify.simulation.workload import KINDS, LIST, Rig, Workload
 from backtest_kit_verify.simulation.world import World
 
 Trace: TypeAlias = "tuple[int, Trace] | None"
@@ -175,7 +175,7 @@ def _alike(workload: Workload) -> tuple[int, ...]:
     found = []
     for number, op in enumerate(workload):
         twins = [other for other in range(number) if workload[other].kind == op.kind and alone[other]]
-        found.append(twins[-1] if twins and alone[number] and op.kind != "merge" else -1)
+        found.append(twins[-1] if twins and alone[number] and KINDS[op.kind] is not LIST else -1)
     return tuple(found)
 
 

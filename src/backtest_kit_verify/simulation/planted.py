@@ -13,7 +13,7 @@ from typing import Any
 
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
 from backtest_kit_verify.simulation.workload import DOCUMENT, LIST, Variant
@@ -207,15 +207,15 @@ def altered(plan: fx.Plan[Any], change: Mutation) -> fx.Plan[Any]:
             step, argument = plan.throw, error
 
 
-def without_deadline(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
+def without_deadline(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[Any]:
     return altered(plan, lambda effect: replace(effect, deadline_s=None) if isinstance(effect, fx.Upsert) else effect)
 
 
-def without_defer(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
+def without_defer(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[Any]:
     return altered(plan, lambda effect: None if isinstance(effect, fx.Defer) else effect)
 
 
-def released_on_unknown(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Plan[Any]:
+def released_on_unknown(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[Any]:
     step: Callable[[Any], fx.Effect[Any]] = plan.send
     argument: Any = None
     leased: fx.Leased | None = None
@@ -234,7 +234,7 @@ def released_on_unknown(plan: fx.Plan[Any], _: plans.KnownRows | None) -> fx.Pla
             step, argument = plan.throw, error
 
 
-def trusting_any_stamp(plan: fx.Plan[Any], snapshot: plans.KnownRows | None) -> fx.Plan[Any]:
+def trusting_any_stamp(plan: fx.Plan[Any], snapshot: lists.KnownRows | None) -> fx.Plan[Any]:
     """A merge relies on what its process remembers, whoever wrote the list since."""
     leased = yield plan.send(None)
     if leased and snapshot:
@@ -245,6 +245,27 @@ def trusting_any_stamp(plan: fx.Plan[Any], snapshot: plans.KnownRows | None) -> 
             effect = plan.send((yield effect))
     except StopIteration as done:
         return done.value
+
+
+def row_trusting_any_stamp(plan: fx.Plan[Any], snapshot: lists.KnownRows | None) -> fx.Plan[Any]:
+    """A row's writer goes on from what its process remembers, whoever wrote the list since. Merges do as they
+    should.
+    """
+    return (yield from (trusting_any_stamp if _is_put(plan) else unchanged)(plan, snapshot))
+
+
+def row_keeps_snapshot(plan: fx.Plan[Any], snapshot: lists.KnownRows | None) -> fx.Plan[Any]:
+    """What a process remembers of its own row is not brought up to date by its own write of it."""
+    merged = yield from plan
+    return replace(merged, seen={}) if _is_put(plan) and merged.extends else merged
+
+
+def unchanged(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[Any]:
+    return (yield from plan)
+
+
+def _is_put(plan: Any) -> bool:
+    return bool(plan.__name__ == "put")
 
 
 @dataclass(frozen=True)
@@ -347,5 +368,21 @@ PLANTED: Mapping[str, Planted] = {
         faults=False,
         key=LIST,
         wrap=trusting_any_stamp,
+    ),
+    "row-stamp-trusted": without(
+        "a row's writer goes on from his snapshot only if LEASE gave him its stamp",
+        "P5 I7",
+        faults=False,
+        within=HARD,
+        key=LIST,
+        wrap=row_trusting_any_stamp,
+    ),
+    "row-not-remembered": without(
+        "what is remembered of a list follows one's own writes of rows",
+        "P5",
+        faults=False,
+        within=HARD,
+        key=LIST,
+        wrap=row_keeps_snapshot,
     ),
 }

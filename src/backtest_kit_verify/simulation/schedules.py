@@ -127,7 +127,7 @@ LATE_SHARE = 0.5
 
 DOCUMENT_OPS, LIST_OPS = (
     tuple(tuple(Op(kind, client) for client in range(len(CLIENTS))) for kind in kinds)
-    for kinds in (("read", "read", "read", "write", "write", "remove"), ("merge",))
+    for kinds in (("read", "read", "read", "write", "write", "remove"), ("merge", "merge", "put"))
 )
 """Operations to draw from, by kind (some more likely than others) and client."""
 

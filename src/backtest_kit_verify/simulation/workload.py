@@ -1,8 +1,8 @@
 """What the simulated clients do: a handful of operations on one key, and the shipped plans that perform them.
 
 One key is enough: keys share nothing but the clock and the incarnation. It is a document (read, written, removed) or a
-list (merged). Operations of one client run in threads of one process, so they are cut off from Redis together, die
-together, and share what the process remembers of a list.
+list (merged as a list, or put row by row). Operations of one client run in threads of one process, so they are cut
+off from Redis together, die together, and share what the process remembers of a list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import plans
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key
 from backtest_kit_mongo.domains.table import STATE, STORAGE
@@ -27,7 +27,7 @@ OPS_MAX = 8
 
 DOCUMENT = Key(STATE, ("signal", "bucket"))
 LIST = Key(STORAGE, (True,))
-KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LIST}
+KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LIST, "put": LIST}
 
 
 class Op(NamedTuple):
@@ -58,7 +58,7 @@ def parse_workload(text: str) -> Workload:
     if not 0 < len(ops) <= OPS_MAX:
         raise ValueError(f"a workload has 1 to {OPS_MAX} operations, not {len(ops)}")
     if len({KINDS[op.kind] for op in ops}) > 1:
-        raise ValueError("a workload is about one key: either merges or reads, writes and removes")
+        raise ValueError("a workload is about one key: either merges and puts or reads, writes and removes")
     return tuple(ops)
 
 
@@ -66,7 +66,7 @@ def workload_text(workload: Workload) -> str:
     return " ".join(map(str, workload))
 
 
-Wrap: TypeAlias = Callable[[fx.Plan[Any], plans.KnownRows | None], fx.Plan[Any]]
+Wrap: TypeAlias = Callable[[fx.Plan[Any], lists.KnownRows | None], fx.Plan[Any]]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Rig:
             found = self._prepared[workload] = (clients, steps)
         return found
 
-    def first_step(self, op: Op, number: int, snapshot: plans.KnownRows | None = None) -> Step:
+    def first_step(self, op: Op, number: int, snapshot: lists.KnownRows | None = None) -> Step:
         """The beginning of an operation's plan. `snapshot` is what its client remembers of the list."""
         key = (op, number, _content_of_snapshot(snapshot))
         step = self._first.get(key)
@@ -130,7 +130,7 @@ class Rig:
             step = self._first[key] = Step(lambda: self.plan(op, number, snapshot))
         return step
 
-    def plan(self, op: Op, number: int, snapshot: plans.KnownRows | None = None) -> fx.Plan[Any]:
+    def plan(self, op: Op, number: int, snapshot: lists.KnownRows | None = None) -> fx.Plan[Any]:
         """The operation itself, not yet begun."""
         plan: fx.Plan[Any]
         match op.kind:
@@ -141,19 +141,26 @@ class Rig:
                 plan = plans.write(Change(DOCUMENT, payload, pack(payload)))
             case "remove":
                 plan = plans.remove(DOCUMENT)
+            case "put":
+                plan = lists.put(LIST, op_rows(op)[0], snapshot)
             case _:
-                plan = plans.merge(LIST, merged_rows(op), snapshot, events_max=1)  # Two new rows are two pages.
+                # Two rows are two pages of questions, and of events.
+                plan = lists.merge(LIST, op_rows(op), snapshot, events_max=1, rows_max=1)
         return plan if self.variant.wrap is None else self.variant.wrap(plan, snapshot)
 
 
 @cache
-def merged_rows(op: Op) -> tuple[Change, ...]:
-    """What a client merges, each time the same: one row as everybody has it, one as only this client wants it."""
+def op_rows(op: Op) -> tuple[Change, ...]:
+    """What a client writes, each time the same. Merged: one row as everybody has it, one as only this client wants it.
+    Put: the first as nobody merges it.
+    """
     rows = {"same": {"id": "same", "value": 0}, "own": {"id": "own", "value": op.client}}
+    if op.kind == "put":
+        rows = {"same": {"id": "same", "value": -1 - op.client}}
     return tuple(Change(LIST.child(name), row, pack(row)) for name, row in rows.items())
 
 
-def _content_of_snapshot(snapshot: plans.KnownRows | None) -> Content:
+def _content_of_snapshot(snapshot: lists.KnownRows | None) -> Content:
     if snapshot is None:
         return ()
-    return (snapshot.stamp, *((item, row.rev, pack(row.payload)) for item, row in snapshot.rows.items()))
+    return (snapshot.stamp, *((item, *row) for item, row in snapshot.rows.items()))

@@ -161,6 +161,9 @@ class World(Faults):
         self._emptied()
         if answer.stamp >= 0:
             self.known[number] = self.known[answer.stamp % OPS_MAX]
+        elif self.workload[number].kind == "put":
+            # Under its stamp nobody remembers anything, so nothing is missed.
+            self.known[number] = (2 << self.revs[self.truth]) - 1
 
     def _emptied(self) -> None:
         """LEASE deleted the entry, and whoever installs the next one reads or writes after it."""

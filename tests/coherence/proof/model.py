@@ -38,6 +38,8 @@ class State:
         written, written_rev: a writer that knows its revision and has not yet sent COMMIT.
         missed: a reader with a right, before FIND. found, found_rev: the same after FIND, before FILL.
         shared, shared_incarnation: the right that a reader was given.
+        rests, base_rev: LEASE returned a valid entry to this writer, and of which revision: a list's writer goes on
+            from what it remembers under that stamp.
         started: the operation, and so its token, exists.
     """
 
@@ -63,6 +65,8 @@ class State:
     found_rev: Fn
     shared: Fn
     shared_incarnation: Fn
+    rests: Fn
+    base_rev: Fn
     started: Fn
 
     @property
@@ -97,8 +101,8 @@ class State:
 
 INTEGERS = ("rev", "incarnation", "entry_incarnation", "entry_rev", "right_incarnation")
 FLAGS = ("born", "is_open", "has_entry", "has_right")
-SETS = ("leased", "ended", "expired", "writing", "older", "written", "missed", "found", "started")
-REVISIONS = ("written_rev", "found_rev", "shared_incarnation")
+SETS = ("leased", "ended", "expired", "writing", "older", "written", "missed", "found", "rests", "started")
+REVISIONS = ("written_rev", "found_rev", "shared_incarnation", "base_rev")
 
 
 def any_state(prefix: str = "") -> State:
@@ -163,4 +167,13 @@ INVARIANTS: Mapping[str, Callable[[State], Any]] = {
         )
     ),
     "I12": lambda s: every(lambda op: implies(z3.And(s.writing(op), s.ended(op)), s.expired(op))),
+    "I13": lambda s: every(
+        lambda op: implies(
+            z3.And(s.rests(op), s.right_is_valid, s.right_token == op),
+            z3.And(
+                implies(s.writing(op), s.rev == s.base_rev(op)),
+                implies(s.written(op), s.written_rev(op) == s.base_rev(op) + 1),
+            ),
+        )
+    ),
 }

@@ -40,7 +40,13 @@ def seen(s: State) -> State:
 
 
 def lease(
-    s: State, *, only_sole: bool = True, only_open: bool = True, deletes_entry: bool = True, deletes_right: bool = True
+    s: State,
+    *,
+    only_sole: bool = True,
+    only_open: bool = True,
+    deletes_entry: bool = True,
+    deletes_right: bool = True,
+    tells_valid_only: bool = True,
 ) -> tuple[Any, State]:
     takes = both(z3.Not(s.is_leased) if only_sole else YES, s.is_open if only_open else YES)
     return z3.Not(s.started(ME)), replace(
@@ -50,6 +56,8 @@ def lease(
         writing=put(s.writing, ME, YES),
         ended=put(s.ended, ME, NO),
         expired=put(s.expired, ME, NO),
+        rests=put(s.rests, ME, s.entry_is_valid if tells_valid_only else s.has_entry),
+        base_rev=put(s.base_rev, ME, s.entry_rev),
         has_entry=NO if deletes_entry else s.has_entry,
         has_right=z3.If(takes, YES, NO if deletes_right else s.has_right),
         right_incarnation=z3.If(takes, s.incarnation, s.right_incarnation),
@@ -346,6 +354,7 @@ DROPPED: Mapping[str, Dropped] = {
     "LEASE deletes or takes F": Dropped(partial(lease, deletes_right=False), "I4 I5a I7"),
     "LEASE takes F only when sole": Dropped(partial(lease, only_sole=False), "I4"),
     "LEASE takes F only when open": Dropped(partial(lease, only_open=False), "I4 I10"),
+    "LEASE tells only a valid entry": Dropped(partial(lease, tells_valid_only=False), "I13"),
     "MISS gives no right beside a live lease": Dropped(partial(read, heeds_leases=False), "I4 I5a"),
     "MISS gives no right before open": Dropped(partial(read, only_open=False), "I4 I5a I10"),
     "COMMIT installs only with F (newest wins)": Dropped(partial(commit_without_right, only_newer=True), "I1 I2 I10"),
@@ -353,18 +362,18 @@ DROPPED: Mapping[str, Dropped] = {
     "COMMIT installs only with F of this incarnation": Dropped(partial(commit, own_incarnation=False), "I1 I2 I10"),
     "FILL installs only with F": Dropped(partial(fill, needs_right=False), "I1 I2 I10"),
     "FILL installs only with F of this incarnation": Dropped(partial(fill, own_incarnation=False), "I1 I2 I10"),
-    "the deadline is in the command": Dropped(partial(store, in_time=False), "I1 I5b I7"),
-    "the deadline is in the command (nobody hears)": Dropped(partial(store_unanswered, in_time=False), "I1 I5b I7"),
+    "the deadline is in the command": Dropped(partial(store, in_time=False), "I1 I5b I7 I13"),
+    "the deadline is in the command (nobody hears)": Dropped(partial(store_unanswered, in_time=False), "I1 I5b I7 I13"),
     "a command's deadline lies before its lease's end": Dropped(partial(lease_ends, after_command=False), "I12"),
-    "MongoDB applies the driver's retry once": Dropped(store_twice, "I1 I5b I7"),
+    "MongoDB applies the driver's retry once": Dropped(store_twice, "I1 I5b I7 I13"),
     "a lease is released only when the outcome is known": Dropped(release_while_unknown, "I3 I3b"),
     "L is never evicted": Dropped(evict_lease, "I3 I3b"),
     "FLUSHALL also forgets B": Dropped(partial(flush, forgets_birth=False), "I3 I3b"),
-    "incarnations are never reused": Dropped(partial(restart, fresh=False), "I1 I2 I4 I5a I5b I6 I7 I8 I10"),
+    "incarnations are never reused": Dropped(partial(restart, fresh=False), "I1 I2 I4 I5a I5b I6 I7 I8 I10 I13"),
     "entries carry the incarnation": Dropped(restart_of_unstamped, "I1 I2 I10"),
-    "a restore begins an era": Dropped(partial(restore, new_era=False), "I1 I5b I7"),
+    "a restore begins an era": Dropped(partial(restore, new_era=False), "I1 I5b I7 I13"),
     "READ compares the era": Dropped(era_not_compared, "I1 I10"),
-    "COMMIT and FILL compare the era": Dropped(era_not_compared_by_commit, "I5b I7 I10"),
-    "a retry of LEASE has a fresh token": Dropped(lease_again, "I5b I7"),
+    "COMMIT and FILL compare the era": Dropped(era_not_compared_by_commit, "I5b I7 I10 I13"),
+    "a retry of LEASE has a fresh token": Dropped(lease_again, "I5b I7 I13"),
     "a retry of READ has a fresh token": Dropped(partial(read_of_nobody, fresh_token=False), "I5b"),
 }

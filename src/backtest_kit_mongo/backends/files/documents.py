@@ -39,7 +39,7 @@ from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, Shape
 from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 
@@ -158,19 +158,24 @@ class FileTruth(FileSteps, RowsOnly):
         stored += (_row(record) for record in self._listed(root, scope, places, met))
         return _appended(effect, tuple(moment for moment, new in zip(times, is_new, strict=True) if new), stored)
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
-        """In natural order of the ids; with a limit in order of the last change.
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
+        """In natural order of the ids; with a limit or `only` the most recently changed first.
 
         Files are read as the iteration reaches them.
         """
         root = self._root()
-        entries = self._entries(root, scope, timed=limit is not None)
-        if limit is None:
-            entries.sort(key=lambda entry: names.natural_order(entry.item))
+        if limit is None and only == ALL:
+            entries = sorted(self._entries(root, scope, timed=False), key=lambda one: names.natural_order(one.item))
             return self._visible(root, scope, entries, when, keys_only)
+        entries = self._entries(root, scope, timed=True)
+        if only.items is not None:
+            entries = [entry for entry in entries if entry.item in only.items]
         entries.sort(key=lambda entry: (entry.mtime_ns, names.natural_order(entry.item)), reverse=True)
-        newest = list(islice(self._visible(root, scope, entries, when, keys_only), limit))
-        return iter(newest[::-1])
+        changed_ms = {entry.item: entry.mtime_ns // 1_000_000 for entry in entries}
+        found = self._visible(root, scope, entries, when, keys_only)
+        return islice((one for one in found if only.fits(one, changed_ms[str(one.key.item)])), limit)
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         root = self._root()

@@ -8,7 +8,6 @@ to the primary.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -24,14 +23,13 @@ from pymongo.read_preferences import ReadPreference
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
+from backtest_kit_mongo.backends.mongo import listing
 from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
-from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, listed, record, record_or_unread
+from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
-from backtest_kit_mongo.backends.mongo.inserting import insert
-from backtest_kit_mongo.backends.mongo.paging import bounded, pages
-from backtest_kit_mongo.backends.mongo.side_by_side import results
+from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -47,7 +45,7 @@ from backtest_kit_mongo.coherence.effects import (
     SoftRemove,
     Upsert,
 )
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Atomic
 from backtest_kit_mongo.errors import (
     CallerError,
@@ -159,17 +157,13 @@ class MongoTruth:
                 hello.get("me", self._database_name),
             )
 
-        def prepare(domain: Domain) -> None:
-            collection = database[domain.collection]
-            with writing(f"building the indexes of {collection.full_name}"):
-                mongo_indexes.ensure(collection, domain)
-            self._collections[domain] = collection
+        collections = {domain: database[domain.collection] for domain in self._domains}
+        mongo_indexes.ensure_all(collections)
+        self._database = database
+        for domain, collection in collections.items():
             self._readers[domain] = reader = collection.with_options(RAW)
             self._find_readers[domain] = reader.with_options(read_concern=fill_concern)
-
-        self._database = database
-        # Each index waits for the journal; side by side a fresh database is ready in a fraction of the time.
-        deque(results((partial(prepare, domain) for domain in self._domains), 8), maxlen=0)
+        self._collections |= collections
         any_domain = self._domains[0]
         with reading("looking whether late writes are refused"), pymongo.timeout(self._timeout_s):
             require(self._collections[any_domain], any_domain.columns)
@@ -198,14 +192,23 @@ class MongoTruth:
         return Record(key) if document is None else record(key, document)
 
     def upsert(self, effect: Upsert) -> Record:
-        key = effect.change.key
+        return self._upsert(effect.change, effect.expected_rev, effect.deadline_s)
+
+    def _upsert(
+        self, change: Change, expected_rev: int | None, deadline_s: float | None, now: datetime | None = None
+    ) -> Record:
+        send = partial(store, self._collections[change.key.domain], change, expected_rev, now=now)
+        return self._repaired(change.key, send, deadline_s)
+
+    def _repaired(self, key: Key, send: Callable[[Let], R], deadline_s: float | None) -> R:
+        """Once more after what stood in the way of it was put right."""
         try:
-            return self._upsert(effect)
+            return self.write_in_time(key, send, deadline_s)
         except IndexGone:
             mongo_indexes.rebuild(self._collections[key.domain], key.domain)
         except NoRevision:
             self._begin_revisions(key)
-        return self._upsert(effect)
+        return self.write_in_time(key, send, deadline_s)
 
     def _begin_revisions(self, key: Key) -> None:
         """Begin to count where another program stored something that is no number. Changes nothing anywhere else."""
@@ -213,11 +216,6 @@ class MongoTruth:
         with writing(key), pymongo.timeout(self._timeout_s):
             self._collections[key.domain].update_one({**key.query(), "$or": odd}, {"$set": {"rev": 0}})
         logger.warning("%s: the stored revision was no number; they begin again", key)
-
-    def _upsert(self, effect: Upsert) -> Record:
-        change, expected_rev = effect.change, effect.expected_rev
-        send = partial(store, self._collections[change.key.domain], change, expected_rev)
-        return self.write_in_time(change.key, send, effect.deadline_s)
 
     # -- steps
 
@@ -265,21 +263,16 @@ class MongoTruth:
             ) from cause
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
-        domain = effect.scope.domain
-        column = domain.columns[-1]
-        documents: list[Raw] = []
-        for items in pages(effect.items):
-            query: Document = {**effect.scope.query(), column: {"$in": items}}
-            with reading(effect.scope), pymongo.timeout(self._timeout_s):
-                documents += self._readers[domain].find(query, {**fields(domain), column: 1})
-        found = (record_or_unread(effect.scope.child(document[column]), document) for document in documents)
-        return {row.key.item: row for row in found}
+        with reading(effect.scope):
+            return listing.rows(self._readers[effect.scope.domain], effect.scope, effect.items, self._timeout_s)
 
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         """One bulk. Each row is written only over the revision that the caller saw; the server then names the rows that
         were not, because their upsert collides with the unique key. Those few are written one by one, so every row's
         new revision is known exactly.
         """
+        if len(effect.rows) == 1:
+            return self._merge_one(effect.rows[0].change, effect.deadline_s)
         domain = effect.scope.domain
         keep = domain.on_conflict is OnConflict.KEEP
         rows = list(zip(effect.rows, self._moments.take(len(effect.rows)), strict=True))
@@ -308,6 +301,17 @@ class MongoTruth:
             new_record = Record(row.change.key, (row.rev or 0) + 1, row.change.payload, row.change.when, False, name)
             written.append(Published(new_record, "upsert", row.change.body))
         return tuple(written)
+
+    def _merge_one(self, change: Change, deadline_s: float | None) -> tuple[Published, ...]:
+        """One command, as for a document; in a time of its own, so that a list has its rows in the order of their
+        writes.
+        """
+        (now,) = self._moments.take(1)
+        if change.key.domain.on_conflict is OnConflict.REPLACE:
+            return (Published(self._upsert(change, None, deadline_s, now), "upsert", change.body),)
+        send = partial(insert_one, self._collections[change.key.domain], change, now)
+        stored = self._repaired(change.key, send, deadline_s)
+        return () if stored is None else (Published(stored, "upsert", change.body),)
 
     def _settle(self, row: Expected, deadline_s: float | None) -> Record | None:
         """Write one row that the bulk met in another state than expected, unless that state is already what is wanted.
@@ -347,24 +351,19 @@ class MongoTruth:
 
     # -- lists
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
-        domain = scope.domain
-        column = domain.columns[-1]
-        query: Document = dict(scope.query())
-        if domain.has_removed:
-            query["removed"] = {"$ne": True}
-        if when is not None and domain.has_when:
-            query["$or"] = [{"when": {"$lte": when}}, {"when": None}]
-        if limit == 0:
-            return
-        wanted = {"when": 1, "rev": 1, column: 1} if keys_only else {**fields(domain), column: 1}
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
         with reading(scope):
-            cursor = self._readers[domain].find(query, wanted)
-            if limit is None:
-                cursor = cursor.sort([("createDate", 1), ("_id", 1)])
-            else:
-                cursor = cursor.sort([("updatedDate", -1), ("_id", -1)]).limit(limit)
-            yield from listed(scope, bounded(cursor, self._timeout_s), keys_only=keys_only)
+            yield from listing.scan(
+                self._readers[scope.domain],
+                scope,
+                self._timeout_s,
+                when=when,
+                limit=limit,
+                keys_only=keys_only,
+                only=only,
+            )
 
     # -- series
 

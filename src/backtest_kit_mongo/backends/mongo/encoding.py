@@ -45,21 +45,16 @@ def replacement(change: Change, now: datetime) -> Document:
 
 
 def first_row(change: Change, now: datetime) -> Document:
-    """Of a row's upsert that must not change one that is there."""
-    return {"$setOnInsert": {**_stored(change), "createDate": now, "updatedDate": now, "__v": 0, "rev": ONE}}
+    """Of a row's upsert that must not change one that is there; the `_id` tells whether there was one."""
+    return {"$setOnInsert": _new(change, now)}
+
+
+def _new(change: Change, now: datetime) -> Document:
+    return {"_id": ObjectId(), **_stored(change), "createDate": now, "updatedDate": now, "__v": 0, "rev": ONE}
 
 
 def new_row(change: Change, now: datetime) -> RawBSONDocument:
-    document = {
-        "_id": ObjectId(),
-        **change.key.query(),
-        **_stored(change),
-        "createDate": now,
-        "updatedDate": now,
-        "__v": 0,
-        "rev": ONE,
-    }
-    return RawBSONDocument(bson.encode(document))
+    return RawBSONDocument(bson.encode({**_new(change, now), **change.key.query()}))
 
 
 def row_update(row: Expected, now: datetime) -> UpdateOne:

@@ -7,17 +7,21 @@ more of the server's time, where an upsert of each costs seven times as much.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import pymongo.errors as pe
 from bson.raw_bson import RawBSONDocument
+from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
+from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.deadline import Let
+from backtest_kit_mongo.backends.mongo.encoding import first_row
 from backtest_kit_mongo.backends.mongo.errors import may_be_partial, own_duplicate
 from backtest_kit_mongo.backends.mongo.paging import pages
-from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.coherence.record import Change, Domain, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
 
 PART_BYTES: Final = 8 << 20
@@ -42,6 +46,23 @@ def insert(
     for start, part in _parts(documents):
         met.update(start + position for position in _Insertion(domain, collection, part).run(let))
     return met
+
+
+def insert_one(collection: Collection[dict[str, Any]], change: Change, now: datetime, let: Let) -> Record | None:
+    """Insert one row unless there is one, in one command. None: there is."""
+    key, update = change.key, first_row(change, now)
+    stored = collection.find_one_and_update(
+        key.query(),
+        update,
+        projection={"_id": 1},
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+        hint=mongo_indexes.hint(key.domain),
+        let=let,
+    )
+    assert stored is not None  # An upsert that returns the document after it always has one.
+    is_new = stored["_id"] == update["$setOnInsert"]["_id"]
+    return Record(key, 1, change.payload, change.when, False, str(stored["_id"])) if is_new else None
 
 
 def _parts(documents: Sequence[RawBSONDocument]) -> Iterator[tuple[int, list[RawBSONDocument]]]:

@@ -295,8 +295,13 @@ def store(
     expected_rev: int | None,
     let: Mapping[str, Any],
     session: ClientSession | None = None,
+    *,
+    now: datetime | None = None,
 ) -> Record:
     """Upsert one document.
+
+    Args:
+        now: dates the write, by default the time.
 
     Raises:
         Conflict: it has another revision than is expected.
@@ -308,7 +313,7 @@ def store(
     try:
         document = collection.find_one_and_update(
             {**key.query(), **only(expected_rev)},
-            replacement(change, datetime.now(UTC)),
+            replacement(change, now or datetime.now(UTC)),
             projection={"rev": 1},
             upsert=not expected_rev,
             return_document=ReturnDocument.AFTER,

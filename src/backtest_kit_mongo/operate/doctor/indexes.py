@@ -51,8 +51,8 @@ def _of_collection(collection: Collection[dict[str, Any]], domain: Domain) -> It
         named = "; ".join(", ".join(name for name, _ in index.fields) for index in missing)
         yield warning(
             "mongo.indexes", f"{collection.full_name} lacks {len(missing)}: {named}",
-            ("nothing if no client was started on it yet; otherwise somebody dropped it: restart a client, which "
-                "builds it"),
+            "nothing if no client of this version was started on it yet, or one is building them; otherwise somebody "
+            "dropped them: restart a client, which builds them while others read and write",
         )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict,
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey
-from backtest_kit_mongo.testing.calls import calls, domains_with
+from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
+from backtest_kit_mongo.testing.calls import call_of, calls, domains_with
 from backtest_kit_mongo.testing.examples import BASE_MS, example, extended
 from backtest_kit_mongo.testing.handles import LISTS, Handle, difference, handle, items, parts
 from backtest_kit_mongo.testing.suites.documents import by_name
@@ -121,6 +121,15 @@ class TestListMethods:
         assert listing(limit=0) == []
 
 
+def putting(store: Store, domain: Domain) -> Callable[..., None]:
+    """The domain's own method that writes one row."""
+    registry = calls(domain).over(store)
+    call = call_of(registry, "put_row")
+    assert call is not None
+    method: Callable[..., None] = getattr(registry, call.name)
+    return method
+
+
 def ledger(store: Store, domain: Domain, tag: str, count: int) -> tuple[Key, list[Key]]:
     """A list's scope and the keys of `count` rows."""
     scope = handle(store, domain, tag).key.scope
@@ -202,6 +211,106 @@ class TestListWrites:
         read = getattr(registry, f"read_{domain.name}_data")
         found = [[row["of"] for row in read(*context) if row["id"] == f"{tag}x"] for context in contexts]
         assert found == [[[*context]] for context in contexts]
+
+
+@pytest.mark.parametrize("domain", LISTS, ids=by_name)
+class TestRowWrites:
+    """One row of a list, beside writes of the whole list, here and on another host."""
+
+    def test_a_row_is_written_and_the_rest_of_the_list_stays(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        scope, keys = ledger(store, domain, tag, 3)
+        store.merge(scope, tuple(change(key) for key in keys))
+        put = putting(store, domain)
+        again = 2 if domain.on_conflict is OnConflict.REPLACE else 1
+        for item in (f"{tag}new", keys[1].item):
+            put(extended(domain, item, by="row"), *scope.parts)
+        put(extended(domain, keys[1].item, by="row"), *scope.parts)
+        assert items(twin, scope, tag) == [*(str(key.item) for key in keys), f"{tag}new"]
+        assert revisions(store, [*keys, scope.child(f"{tag}new")]) == [1, again * 2 - 1, 1, 1]
+        stored = Handle(twin, keys[1]).read().payload
+        assert ("by" in stored) is (again == 2)
+
+    def test_lists_and_rows_of_two_hosts_lose_nothing(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        scope, keys = ledger(store, domain, tag, 4)
+        rows = [change(key) for key in keys]
+        keeps = domain.on_conflict is OnConflict.KEEP
+        twin.open()
+        assert store.merge(scope, rows) == 4
+        assert twin.put(change(keys[2], by="twin")) == (not keeps)
+        assert store.merge(scope, rows) == (not keeps)
+        rows[0] = change(keys[0], by="store")
+        assert store.put(rows[0]) == (not keeps)
+        assert store.merge(scope, rows) == 0
+        assert twin.merge(scope, rows) == 0
+        assert revisions(twin, keys) == ([1] * 4 if keeps else [2, 1, 3, 1])
+
+    def test_a_row_that_is_wrong_or_several_are_refused(self, store: Store, domain: Domain, tag: str) -> None:
+        here = handle(store, domain, tag)
+        put = putting(store, domain)
+        wrongs: list[Any] = [
+            [example(domain, here.key.item)],
+            {},
+            None,
+            extended(domain, here.key.item, timestamp="soon"),
+        ]
+        for wrong in wrongs:
+            with pytest.raises(InvalidPayload):
+                put(wrong, *here.key.scope.parts)
+        assert not here.read().exists
+
+
+@pytest.mark.parametrize("domain", LISTS, ids=by_name)
+class TestReadsOfSome:
+    """What is asked for is said by name, and comes with the most recently changed row first."""
+
+    def test_rows_are_found_by_id_by_value_and_by_the_time_of_their_change(
+        self, store: Store, twin: Store, domain: Domain, tag: str
+    ) -> None:
+        scope, keys = ledger(store, domain, tag, 4)
+        put = putting(store, domain)
+        read = getattr(calls(domain).over(twin), f"read_{domain.name}_data")
+        for name in domain.filters:
+            put(extended(domain, keys[0].item, **{name: f"{tag}-{name}"}), *scope.parts)
+        since_ms = _after_now(store)
+        for key in keys[1:]:
+            put(extended(domain, key.item, **dict.fromkeys(domain.filters, f"{tag}-other")), *scope.parts)
+            _after_now(store)
+        *_, second, third, fourth = (str(key.item) for key in keys)
+
+        def found(**options: Any) -> list[str]:
+            return [row["id"] for row in read(*scope.parts, **options) if row["id"].startswith(tag)]
+
+        assert found(since=since_ms) == found(since=since_ms, limit=10) == [fourth, third, second]
+        assert found(limit=2) == [fourth, third]
+        assert found(ids=[second, fourth, f"{tag}-nowhere"]) == [fourth, second]
+        assert found(ids=third) == [third]
+        assert found(ids=[]) == found(ids=third, since=since_ms + 10**9) == []
+        for name in domain.filters:
+            assert found(**{name: f"{tag}-other"}) == [fourth, third, second]
+            assert found(**{name: f"{tag}-other"}, limit=1, since=since_ms) == [fourth]
+            assert found(**{name: f"{tag}-other"}, ids=[second, keys[0].item]) == [second]
+        wrongs: list[dict[str, Any]] = [
+            {"since": "yesterday"},
+            {"ids": [1]},
+            *({name: {"$ne": 1}} for name in domain.filters),
+        ]
+        for wrong in wrongs:
+            with pytest.raises(InvalidKey):
+                found(**wrong)
+
+
+def _after_now(store: Store) -> int:
+    """A moment (ms) that lies after all that was written, once it has come: rows of one bulk are milliseconds apart,
+    and so are rows that are written one after the other.
+    """
+    began_ms = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 <= began_ms + 5:
+        time.sleep(0.001)
+    return began_ms + 5
 
 
 class TestTheLog:
