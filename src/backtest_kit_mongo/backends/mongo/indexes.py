@@ -85,8 +85,8 @@ def rebuild(collection: Collection[dict[str, Any]], domain: Domain) -> None:
 
 
 def ensure_all(collections: Mapping[Domain, Collection[dict[str, Any]]]) -> None:
-    """Side by side, because each index waits for the journal: a fresh database is ready in a fraction of the time. Those
-    that only make the lists of large collections faster are built in a thread.
+    """Side by side, because each index waits for the journal: a fresh database is ready in a fraction of the time.
+    Those that only make the lists of large collections faster are built in a thread.
     """
     later: list[tuple[Collection[dict[str, Any]], list[Index]]] = []
 
@@ -102,8 +102,8 @@ def ensure_all(collections: Mapping[Domain, Collection[dict[str, Any]]]) -> None
 
 
 def _build(missing_by_collection: Sequence[tuple[Collection[dict[str, Any]], list[Index]]]) -> None:
-    """MongoDB serves reads and writes meanwhile; lists are only read more slowly until then. A build that fails, or whose
-    process ends, is begun again by the next start.
+    """MongoDB serves reads and writes meanwhile; lists are only read more slowly until then. A build that fails, or
+    whose process ends, is begun again by the next start.
     """
     for collection, missing in missing_by_collection:
         named = "; ".join(", ".join(name for name, _ in index.fields) for index in missing)
