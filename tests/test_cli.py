@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
+from backtest_kit_mongo.exits import table
 from backtest_kit_mongo.terminal import echo, escape
 
 runner = CliRunner()
@@ -66,3 +69,19 @@ def test_any_terminal_and_any_pipe_will_do(ending: str) -> None:
     assert done.stderr == (room if ending == "full" else b"")
     assert done.returncode == {"ascii": 0, "closed": 0, "unread": 141, "full": 1}[ending]
     assert done.stdout.startswith(rb"\u043f") is (ending == "ascii")
+
+
+def test_the_page_of_exit_codes_is_the_table_that_all_commands_use() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "exit-codes.md").read_text("utf-8")
+    assert f"\n{table()}\n" in page
+
+
+def test_no_command_has_a_table_of_its_own() -> None:
+    root = Path(__file__).parents[1]
+    of_their_own = [
+        path.name
+        for room in ("src", "worker")
+        for path in (root / room).rglob("*.py")
+        if re.search(r"class \w*Exit\w*\(|Exit\([1-9]|sys\.exit\([1-9]", path.read_text("utf-8"))
+    ]
+    assert of_their_own == ["exits.py"]

@@ -8,7 +8,6 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -27,7 +26,7 @@ from backtest_kit.results import Result
 from backtest_kit.rules import DEFAULT, ORIGINAL
 from backtest_kit.running import Job
 
-__all__ = ["ExitCode", "modes", "run", "reported"]
+__all__ = ["modes", "reported", "run"]
 
 Mode = Literal["backtest", "paper", "live"]
 FOREIGN: Final = (
@@ -35,19 +34,6 @@ FOREIGN: Final = (
     *(Path(sysconfig.get_paths()[kind]) for kind in ("stdlib", "purelib")),
 )
 """Where this package, Python and its libraries are: a fault is reported by the strategy's line that led there."""
-
-
-class ExitCode(IntEnum):
-    """What the exit status of `bkm run` means to a script."""
-
-    #: Candles, an exchange or a server are missing or failed.
-    FAILED = 1
-    #: The file, a declaration or an option is wrong; nothing was run.
-    WRONG_ARGUMENT = 2
-    #: The strategy's own code raised, looked ahead, or answered what is no proposal.
-    STRATEGY_FAILED = 3
-    #: Ctrl-C.
-    STOPPED = 130
 
 
 def run(
@@ -160,17 +146,17 @@ def reported() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _say("stopped by Ctrl-C; what the run had stored before stays stored")
-        raise typer.Exit(ExitCode.STOPPED) from None
+        raise typer.Exit(bk.ExitCode.STOPPED) from None
     except (StrategyFailed, bk.LookAhead) as error:
         _say(str(error), error.__cause__)
         is_ours = not isinstance(error.__cause__, bk.EnvironmentFault)
-        raise typer.Exit(ExitCode.STRATEGY_FAILED if is_ours else ExitCode.FAILED) from error
+        raise typer.Exit(bk.ExitCode.NOT_WELL if is_ours else bk.ExitCode.FAILED) from error
     except bk.CallerError as error:
         _say(str(error))
-        raise typer.Exit(ExitCode.WRONG_ARGUMENT) from error
+        raise typer.Exit(bk.ExitCode.WRONG_ARGUMENT) from error
     except (bk.BacktestKitError, OSError) as error:
         _say(str(error))
-        raise typer.Exit(ExitCode.FAILED) from error
+        raise typer.Exit(bk.ExitCode.FAILED) from error
 
 
 def _say(text: str, cause: BaseException | None = None) -> None:

@@ -43,6 +43,7 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.limits import write_until
 from backtest_kit_mongo.locks import set_logger
 from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
@@ -64,6 +65,7 @@ __all__ = [
     "Contended",
     "CorruptData",
     "EnvironmentFault",
+    "ExitCode",
     "InvalidKey",
     "InvalidPayload",
     "InvalidSetting",

@@ -3,8 +3,7 @@
 `fork` copies everything. With `spawn` (macOS, Windows) and `forkserver` (Linux from Python 3.14 on) a child begins from
 nothing, so settings and choices travel with the process object that `multiprocessing` sends it through a pipe, secrets
 included: never by the environment, which other programs and crash reports show. Joblib, loky and `ProcessPoolExecutor`
-    start
-their workers this way too.
+    start their workers this way too.
 
 A program started otherwise (`subprocess`, Ray, Celery) gets a mark in its environment, without any secret, so that it
 can refuse to keep files that nobody will look at.

@@ -36,8 +36,7 @@ def require_servers(settings: Settings, mongo: MongoTruth, client: redis.Redis) 
 
     Raises:
         ServerUnreachable: MongoDB, or Redis under CC_ON_REDIS_DOWN=fail. Otherwise a missing Redis is only reported: a
-            bot that
-        restarts while the cache is away must come up.
+            bot that restarts while the cache is away must come up.
     """
     missing = [said] if (said := _missing_mongo(settings, mongo)) else []
     redis_missing = ""

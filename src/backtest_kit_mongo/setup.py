@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import redis
 from pydantic import SecretStr
 from pymongo import MongoClient
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from backtest_kit_mongo import inheritance, locks, metrics, stores
 from backtest_kit_mongo.adapters import choices
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
-from backtest_kit_mongo.backends.redis.cluster import ClusterClient, link_over
+from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import Identity
-from backtest_kit_mongo.backends.redis.nodes import ClusterNodes
-from backtest_kit_mongo.backends.redis.sentinel import client_of_primary
 from backtest_kit_mongo.caches import identity_of, make_cache
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
 from backtest_kit_mongo.modes import set_modes
 from backtest_kit_mongo.reachability import require_servers
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings, load
 
 logger = locks.logger(__name__)
@@ -44,50 +40,6 @@ _settings: Settings | None = None
 """The settings in use; None until `install` or `setup`, or until those of this process's parent are taken over."""
 _is_busy = False
 """A thread is in `setup()`."""
-
-
-def redis_client(settings: Settings) -> redis.Redis:
-    """A client that never retries by itself: a retry needs a fresh token, so it is made where tokens are.
-
-    With CC_REDIS_SENTINEL each of its new connections goes to whom the Sentinels then name as the primary; with
-    CC_REDIS_CLUSTER each command goes to the node of its key.
-    """
-    transport = {
-        "socket_timeout": settings.redis_timeout_ms / 1000,
-        "socket_connect_timeout": settings.redis_timeout_ms / 1000,
-        "retry": Retry(NoBackoff(), 0),
-        **_tls(settings),
-    }
-    options: dict[str, Any] = {
-        **transport,
-        "username": settings.redis_user or None,
-        "password": settings.redis_password.get_secret_value() or None,
-        "client_name": "backtest-kit-mongo",
-    }
-    if settings.redis_cluster:
-        seeds = settings.redis_cluster
-        patience_s = settings.redis_timeout_ms / 1000
-        nodes = ClusterNodes(seeds, lambda host, port: redis.Redis(host=host, port=port, **options), patience_s)
-        return ClusterClient(nodes, seeds[0])
-    if not settings.redis_sentinel:
-        return redis.Redis(host=settings.redis_host, port=settings.redis_port, **options)
-    password = settings.redis_sentinel_password.get_secret_value() or None
-    of_sentinels = {**transport, "password": password}
-    return client_of_primary(settings.redis_sentinel, settings.redis_sentinel_service, of_sentinels, options)
-
-
-def _tls(settings: Settings) -> dict[str, Any]:
-    """The client library's names for it; nothing without TLS."""
-    if not settings.redis_tls:
-        return {}
-    files = {
-        "ssl_ca_certs": settings.redis_tls_ca_file,
-        "ssl_certfile": settings.redis_tls_cert_file,
-        "ssl_keyfile": settings.redis_tls_key_file,
-    }
-    named = {name: str(path) for name, path in files.items() if path is not None}
-    # Older releases of the library do not check the name unless set to: any certificate of the authority would do.
-    return {"ssl": True, "ssl_check_hostname": True, "ssl_min_version": ssl.TLSVersion.TLSv1_2, **named}
 
 
 def make_store(settings: Settings) -> Store:
@@ -235,8 +187,7 @@ def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
         AlreadySetUp: other settings are in use.
         ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to
-            work
-        until it succeeds.
+            work until it succeeds.
         LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
         it.
     """

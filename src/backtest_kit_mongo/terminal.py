@@ -17,11 +17,10 @@ from typing import Any, Final
 from rich.markup import escape as _escape_markup
 
 from backtest_kit_mongo.coherence.showing import visible
+from backtest_kit_mongo.exits import ExitCode
 
 __all__ = ["echo", "escape", "run"]
 
-PIPE_CLOSED: Final = 141
-"""Exit status when nobody reads on: as of a program that SIGPIPE ends."""
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,13 +43,13 @@ def run(app: Callable[[], Any]) -> None:
         app()
     except BrokenPipeError:
         _forget_output()
-        raise SystemExit(PIPE_CLOSED) from None
+        raise SystemExit(ExitCode.PIPE_CLOSED) from None
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         _forget_output()
         echo(f"Error: what was to be said could not be written: {error}", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.FAILED) from None
     finally:
         _flush()
 

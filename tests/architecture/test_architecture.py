@@ -16,6 +16,7 @@ import backtest_kit
 import backtest_kit_mongo
 import backtest_kit_verify
 import backtest_kit_worker
+from backtest_kit_mongo import stored
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.domains.table import DOMAINS, own_collections
 
@@ -66,15 +67,18 @@ ARROWS = {
     "locks": "errors",
     "moved": "locks",
     "inheritance": "",
-    "embedded": "errors",
+    "exits": "",
+    "stored": "",
+    "connect": "errors",
+    "embedded": "connect errors",
     "coherence": "errors",
     "candles": "coherence errors",
-    "terminal": "coherence",
+    "terminal": "coherence exits",
     "look_ahead": "coherence errors locks",
-    "domains": "candles coherence errors",
+    "domains": "candles coherence errors stored",
     "settings": "domains errors locks",
     "ports": "candles coherence",
-    "backends": "candles coherence errors limits locks",
+    "backends": "candles coherence connect errors limits locks stored",
     "drivers": "candles coherence errors locks ports",
     "tracing": "coherence drivers",
     "stores": "backends drivers errors inheritance locks ports",
@@ -83,21 +87,23 @@ ARROWS = {
     "metrics": "backends coherence domains drivers locks stores",
     "reachability": "backends errors locks settings",
     "caches": "backends coherence domains settings",
+    "servers": "backends coherence connect settings",
     "setup": (
-        "adapters backends caches domains drivers embedded errors inheritance locks metrics modes reachability "
-        "settings stores tracing"
+        "adapters backends caches domains drivers embedded errors inheritance locks metrics modes "
+        "reachability servers settings stores tracing"
     ),
     "collections": "backends coherence domains errors locks setup",
-    "audit": "backends coherence domains errors locks settings setup",
-    "feed": "audit backends coherence domains errors locks reachability settings setup",
+    "audit": "backends coherence connect domains errors locks servers settings setup stored",
+    "feed": "audit backends coherence connect domains errors locks reachability servers settings setup stored",
     "operate": (
-        "adapters backends caches candles coherence domains drivers errors feed locks ports settings setup terminal"
+        "adapters backends caches candles coherence connect domains drivers errors feed locks ports servers "
+        "settings setup stored terminal"
     ),
     "candle_sources": "adapters candles domains errors look_ahead operate",
     "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
     "cli": (
-        "adapters audit backends caches candles coherence domains drivers embedded errors feed operate settings "
-        "setup terminal"
+        "adapters audit backends caches candles coherence domains drivers embedded errors exits feed operate "
+        "servers settings setup stored terminal"
     ),
 }
 """Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it
@@ -117,6 +123,20 @@ def test_every_arrow_between_rooms_is_listed_and_points_down() -> None:
     assert {room: " ".join(sorted(arrows)) for room, arrows in found.items()} == ARROWS
     floors = list(ARROWS)
     assert not [(room, to) for room in floors for to in ARROWS[room].split() if floors.index(to) >= floors.index(room)]
+
+
+def test_clients_and_the_durable_write_concern_are_made_in_one_place() -> None:
+    made = r"\b(MongoClient|Redis|StrictRedis|RedisCluster|Sentinel)(\[.*\])?\(|\.from_url\(|WriteConcern\(\"majority"
+    product = [path for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py")] if "testing" not in path.parts]
+    found = {path.name for path in product if re.search(made, path.read_text())}
+    assert found == {"connect.py"}, "take `servers.Servers`, a function of `connect`, or `connect.DURABLE`"
+
+
+def test_names_of_collections_beside_the_domains_stand_in_one_place() -> None:
+    for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *VERIFY.rglob("*.py")]:
+        if path != PACKAGE / "stored.py":
+            texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not texts & stored.ALL, f"{path.name}: take the names of `stored`"
 
 
 def test_what_checks_the_product_is_not_part_of_it() -> None:
@@ -243,6 +263,8 @@ def _collections_named_in(path: Path, constants: dict[str, str]) -> set[str]:
 def _constants(module: ast.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in module.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "backtest_kit_mongo.stored":
+            found |= {alias.asname or alias.name: getattr(stored, alias.name) for alias in node.names}
         name = (
             node.targets[0]
             if isinstance(node, ast.Assign)

@@ -15,7 +15,7 @@ from tests.audit.test_audit_command import bkm, environment
 from tests.audit.test_audit_merkle import SCRIPT
 
 from backtest_kit_mongo.audit.chain import seal_hash
-from backtest_kit_mongo.cli.audit import ExitCode
+from backtest_kit_mongo.exits import ExitCode
 
 pytestmark = pytest.mark.live
 __all__ = ["environment"]
@@ -66,10 +66,10 @@ def test_each_anchor_that_does_not_fit_a_rewritten_log_is_reported_and_a_new_one
     forger.sealed([change(2)])
     assert bkm("verify").exit_code == 0
     found = bkm("verify", "--anchors", str(kept))
-    assert (found.exit_code, found.stdout.count("anchor differs: ")) == (ExitCode.TAMPERED, 3)
+    assert (found.exit_code, found.stdout.count("anchor differs: ")) == (ExitCode.DIFFERS, 3)
     assert "it saw seal 3; the last one now is 2: what came after is gone" in found.stdout
     again = bkm("anchor", "--to", str(kept))
-    assert (again.exit_code, again.stderr.count("anchor differs: ")) == (ExitCode.TAMPERED, 3)
+    assert (again.exit_code, again.stderr.count("anchor differs: ")) == (ExitCode.DIFFERS, 3)
     after = bkm("verify", "--anchors", str(kept))
     assert after.stdout.count("anchor differs: ") == 3, "the last anchor saw the forged log and fits it"
 
@@ -87,7 +87,7 @@ def test_an_anchor_holds_on_to_the_log_as_this_host_read_it_first(kept: Path, da
     assert (refused.exit_code, "seal 2 is not what it was" in refused.stderr) == (1, True)
     seals.delete_one({"_id": 3})
     gone = bkm("anchor")
-    assert gone.exit_code == ExitCode.TAMPERED
+    assert gone.exit_code == ExitCode.DIFFERS
     assert "seal 3: when this host read it, its hash was" in gone.stderr
     assert json.loads(bkm("anchor").stdout)["seal"] == 2, "reported once; then everything was read again"
 
@@ -105,7 +105,7 @@ def test_an_anchor_is_signed_and_handed_to_a_command_or_the_failure_is_reported(
     assert bkm("verify", "--anchors", str(target), "--public-key", str(public)).exit_code == 0
     target.write_text(target.read_text().replace('"time":"2', '"time":"1'))
     changed = bkm("verify", "--anchors", str(target), "--public-key", str(public))
-    assert (changed.exit_code, "its signature is not of this key" in changed.stdout) == (ExitCode.TAMPERED, True)
+    assert (changed.exit_code, "its signature is not of this key" in changed.stdout) == (ExitCode.DIFFERS, True)
     assert "it is not signed" in bkm("verify", "--anchors", str(kept), "--public-key", str(public)).stdout
     refused = bkm("anchor", "--command", "false")
     assert (refused.exit_code, "may not have been kept" in refused.stderr) == (1, True)

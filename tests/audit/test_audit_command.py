@@ -11,8 +11,9 @@ from pymongo.database import Database
 from tests.audit.support import Worker, change, gap
 from typer.testing import CliRunner, Result
 
-from backtest_kit_mongo.cli.audit import ExitCode, audit
+from backtest_kit_mongo.cli.audit import audit
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.exits import ExitCode
 
 pytestmark = pytest.mark.live
 
@@ -43,7 +44,7 @@ def test_verify_prints_an_anchor_that_the_next_verify_accepts(worker: Worker) ->
     anchor = first.stdout.partition("anchor: ")[2].strip()
     assert bkm("verify", "--anchor", anchor).exit_code == 0
     other = bkm("verify", "--anchor", f"1:{'0' * 64}")
-    assert (other.exit_code, "anchor differs: seal 1" in other.stdout) == (ExitCode.TAMPERED, True)
+    assert (other.exit_code, "anchor differs: seal 1" in other.stdout) == (ExitCode.DIFFERS, True)
 
 
 @pytest.mark.usefixtures("environment")
@@ -51,7 +52,7 @@ def test_verify_names_what_was_tampered_with_and_exits_with_its_own_code(worker:
     worker.sealed(change(rev) for rev in (1, 2, 3))
     database["audit-items"].update_many({"rev": {"$gte": 2}}, {"$set": {"payload": 0}})
     one = bkm("verify", "--findings", "1")
-    assert (one.exit_code, one.stdout.count("altered: ")) == (ExitCode.TAMPERED, 1)
+    assert (one.exit_code, one.stdout.count("altered: ")) == (ExitCode.DIFFERS, 1)
     assert "altered: state/d1/2: it is not what seal 1 sealed" in one.stdout
     both = json.loads(bkm("verify", "--json").stdout)
     assert [found["where"] for found in both["findings"]] == ["state/d1/2", "state/d1/3"]

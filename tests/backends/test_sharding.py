@@ -12,9 +12,9 @@ import pytest
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo import connect
 from backtest_kit_mongo.adapters.instances import CandleInstance
-from backtest_kit_mongo.audit.records import IDENTITY, ITEMS
-from backtest_kit_mongo.backends.mongo import client as mongo
+from backtest_kit_mongo.audit.records import IDENTITY
 from backtest_kit_mongo.backends.mongo.concerns import read_concerns
 from backtest_kit_mongo.backends.mongo.indexes import wanted
 from backtest_kit_mongo.coherence.events import Event, Origin
@@ -23,6 +23,7 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker.roles.audit import AuditRole
 from tests.integration.support import settings_for
@@ -86,7 +87,7 @@ def sent(servers: Endpoints, new_database: Callable[[], str]) -> Commands:
         def listening(uri: str, event_listeners: Sequence[Any] = (), **options: Any) -> Any:
             return pymongo.MongoClient(uri, event_listeners=[commands, *event_listeners], **options)
 
-        patch.setattr(mongo, "MongoClient", listening)
+        patch.setattr(connect, "MongoClient", listening)
         store = make_store(settings_for(servers, f"{new_database()}_sharding"))
         for domain in DOMAINS:
             parts = tuple(True if column.type is bool else "x" for column in domain.key)

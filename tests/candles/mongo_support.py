@@ -11,7 +11,7 @@ import redis
 from pymongo.database import Database
 
 from backtest_kit_mongo.adapters.instances import CandleInstance
-from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, MongoCandles
+from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.frame import Candles
@@ -22,6 +22,7 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.drivers.store import Store, drive
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 from tests.integration.support import store_for
 
 STEP_MS = 60_000

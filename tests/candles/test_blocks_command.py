@@ -197,7 +197,7 @@ def test_a_block_that_differs_is_found_and_mended(database: Documents, spoil: Ca
     store(database, 0, 1, 2)
     fault = spoil(database)
     found = bkm("verify")
-    assert found.exit_code == 1
+    assert found.exit_code == 4
     assert f": {fault}" in found.stdout
     assert "1 differ from their documents" in found.stdout
     mended = bkm("rebuild")

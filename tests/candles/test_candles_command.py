@@ -19,10 +19,10 @@ from typer.testing import CliRunner, Result
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.cli import candle_transfer
-from backtest_kit_mongo.cli.candles import CandlesExit, candles
-from backtest_kit_mongo.cli.opening import ExitCode
+from backtest_kit_mongo.cli.candles import candles
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.operate import fetching
 from backtest_kit_mongo.operate.fetching import FetchFailed, Source
 
@@ -215,7 +215,7 @@ def test_list_shows_open_times_that_no_calendar_has(database: Database[dict[str,
 def test_check_names_each_gap_and_exits_with_its_own_code(data: Path) -> None:
     bkm("import", data, "--exchange", "csv")
     found = bkm("check")
-    assert found.exit_code == CandlesExit.GAPS
+    assert found.exit_code == ExitCode.DIFFERS
     assert "csv ABC/USDT 1h: 50 candles, no gaps\n" in found.stdout
     assert "csv EURUSD 1h: 32 candles, 50 missing in 2 gaps\n" in found.stdout
     assert "  2018-01-12 01:00 to 2018-01-12 02:00: 2\n  2018-01-12 22:00 to 2018-01-14 21:00: 48\n" in found.stdout

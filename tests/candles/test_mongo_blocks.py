@@ -10,11 +10,11 @@ import pymongo
 import pytest
 
 from backtest_kit_mongo.backends.block_cache import STALE_MIN
-from backtest_kit_mongo.backends.mongo.candles import BLOCKS
 from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.plans import FindBlocks
 from backtest_kit_mongo.coherence.keys import escaped
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
 from tests.candles.mongo_support import COLLECTION, START, STEP_MS, Bed, bed, rows, store
 from tests.integration.support import store_for
 

@@ -15,7 +15,7 @@ from bson.int64 import Int64
 from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.backends.mongo import candles as mongo_candles
-from backtest_kit_mongo.backends.mongo.candles import CONFLICTS, PART_ROWS, MongoCandles, _lookup
+from backtest_kit_mongo.backends.mongo.candles import PART_ROWS, MongoCandles, _lookup
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.effects import Append, KeepConflicts, Publish
@@ -23,6 +23,7 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError, LegacyIndex, ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.operate.compaction import find_ranges
+from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 from tests.candles.mongo_support import COLLECTION, START, STEP_MS, Bed, bed, rows, store
 
 __all__ = ["bed", "store"]

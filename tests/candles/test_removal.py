@@ -11,8 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.backends.mongo.candles import BLOCKS, MongoCandles
-from backtest_kit_mongo.backends.mongo.generations import REMOVALS
+from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.cli.candles import candles
@@ -21,6 +20,8 @@ from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.operate import removal
 from backtest_kit_mongo.operate.compaction import BlockRange, Compactor
 from backtest_kit_mongo.operate.removal import WAIT_S, Removal, remove_candles
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
+from backtest_kit_mongo.stored import CANDLE_REMOVALS as REMOVALS
 from tests.candles.mongo_support import START, STEP_MS, Bed, bed, rows, store
 from tests.integration.support import store_for
 

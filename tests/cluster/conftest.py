@@ -18,8 +18,8 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
 
 MakeStore = Callable[..., Store]
 

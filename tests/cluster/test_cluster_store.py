@@ -22,8 +22,8 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.operate.cache_check import Auditor, Report
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
 
 pytestmark = pytest.mark.live
 

@@ -18,15 +18,16 @@ from tests.integration.support import eventually, store_for
 from tests.worker.feed_support import at_age, event, publish
 from typer.testing import CliRunner, Result
 
-from backtest_kit_mongo.cli.doctor import DoctorExit, doctor
+from backtest_kit_mongo import stored
+from backtest_kit_mongo.cli.doctor import doctor
 from backtest_kit_mongo.coherence.effects import Lease
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, LOG, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.opened import FeedServers
-from backtest_kit_mongo.feed.workers import LEASES
 from backtest_kit_mongo.operate.doctor import (
     Finding,
     Level,
@@ -42,7 +43,7 @@ from backtest_kit_mongo.operate.doctor import (
     rights,
 )
 from backtest_kit_mongo.operate.doctor.examination import Area
-from backtest_kit_worker import leadership
+from backtest_kit_mongo.stored import WORKER_LEASES as LEASES
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
@@ -124,7 +125,7 @@ class TestAWholeDeployment:
         assert "recovery: one" in seen["workers.services"]
 
     def test_names_that_the_worker_made_are_those_that_are_looked_at(self) -> None:
-        assert (LEASES, oplog.RECOVERY_STATE) == (leadership.COLLECTION, recovery_state.COLLECTION)
+        assert (LEASES, stored.RECOVERY_STATE) == (stored.WORKER_LEASES, stored.RECOVERY_STATE)
 
 
 class TestReaching:
@@ -198,7 +199,7 @@ class TestMongo:
     def test_a_place_older_than_the_log_is_an_error(self, opened: Open) -> None:
         looked = opened()
         long_ago = datetime.now(UTC) - timedelta(days=400)
-        looked.database[oplog.RECOVERY_STATE].insert_one({"_id": "token", "savedAt": long_ago})
+        looked.database[stored.RECOVERY_STATE].insert_one({"_id": "token", "savedAt": long_ago})
         assert levels(found(oplog.recovery, looked))["recovery.place"] == "error"
 
     def test_a_failed_write_is_an_error_and_leaves_no_collection(self, servers: Endpoints, opened: Open) -> None:
@@ -354,7 +355,7 @@ def bkm(*arguments: str) -> Result:
 class TestTheCommand:
     def test_a_table_shows_the_worst_first_and_a_well_deployment_exits_with_zero(self) -> None:
         result = bkm()
-        assert result.exit_code == DoctorExit.WELL
+        assert result.exit_code == ExitCode.DONE
         assert "0 error" in result.stdout
         assert result.stdout.index("note") < result.stdout.index("mongo.reachable")
 
@@ -367,15 +368,15 @@ class TestTheCommand:
     def test_warnings_count_with_strict_only(self, opened: Open) -> None:
         looked = opened()
         DeadLetterWriter(looked.database).park(looked.streams[0], "audit", "1-1", {b"e": b"x"}, "unreadable")
-        assert bkm("--no-write").exit_code == DoctorExit.WELL
-        assert bkm("--no-write", "--strict").exit_code == DoctorExit.WARNINGS
+        assert bkm("--no-write").exit_code == ExitCode.DONE
+        assert bkm("--no-write", "--strict").exit_code == ExitCode.NOT_WELL
 
     def test_an_error_exits_with_one_and_wrong_settings_with_two(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("CC_REDIS_PORT", "1")
-        assert bkm("--no-write", "--strict").exit_code == DoctorExit.ERRORS
+        assert bkm("--no-write", "--strict").exit_code == ExitCode.FAILED
         environment.setenv("CC_REDIS_PORT", "none")
         result = bkm()
-        assert (result.exit_code, "CC_REDIS_PORT" in result.stderr) == (DoctorExit.SETTINGS, True)
+        assert (result.exit_code, "CC_REDIS_PORT" in result.stderr) == (ExitCode.WRONG_ARGUMENT, True)
 
     def test_refused_credentials_are_errors_that_show_no_password(
         self, servers: Endpoints, environment: pytest.MonkeyPatch
@@ -385,7 +386,7 @@ class TestTheCommand:
         environment.setenv("CC_REDIS_USER", "nobody")
         environment.setenv("CC_REDIS_PASSWORD", "hush-redis")
         result = bkm("--json")
-        assert result.exit_code == DoctorExit.ERRORS
+        assert result.exit_code == ExitCode.FAILED
         wrong = [each["name"] for each in json.loads(result.stdout)["findings"] if each["level"] == "error"]
         assert wrong == ["mongo.reachable", "redis.reachable"]
         assert "hush" not in result.output

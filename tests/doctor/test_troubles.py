@@ -15,7 +15,6 @@ from bson import ObjectId
 from bson.int64 import Int64
 from tests.integration.support import eventually, settings_for, store_for
 
-from backtest_kit_mongo.audit.records import HEADS, ITEMS, PENDING
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import names
@@ -24,8 +23,11 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed.opened import FeedServers
-from backtest_kit_mongo.feed.workers import LEASES
 from backtest_kit_mongo.operate.doctor import Level, agreement, cache, examination, feed_state, identity
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_mongo.stored import WORKER_LEASES as LEASES
 from backtest_kit_worker.check import examine as check
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.roles.audit import AuditRole

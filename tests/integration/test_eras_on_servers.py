@@ -16,11 +16,11 @@ from tests.integration.test_redis_faults import hits, open_cache, put, value_of
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import StorageInstance
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION
 from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 
 pytestmark = pytest.mark.live
 Endpoints = embedded.Endpoints

@@ -80,7 +80,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     def listened(*args: Any, event_listeners: Sequence[Any] = (), **options: Any) -> Any:
         return real(*args, event_listeners=[listener, *event_listeners], **options)
 
-    monkeypatch.setattr("backtest_kit_mongo.backends.mongo.client.MongoClient", listened)
+    monkeypatch.setattr("backtest_kit_mongo.connect.MongoClient", listened)
     return listener
 
 

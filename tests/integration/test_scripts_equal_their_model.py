@@ -35,7 +35,7 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import CommitAll, Done, LeaseAll
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.errors import WriteRefused
-from backtest_kit_mongo.setup import redis_client
+from backtest_kit_mongo.servers import redis_client
 
 pytestmark = pytest.mark.live
 

@@ -24,10 +24,11 @@ from backtest_kit_mongo.domains.table import DOMAINS, STATE, own_collections
 from backtest_kit_mongo.drivers.counts import HIT
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.consume import consume, forget
 from backtest_kit_mongo.feed.positions import look
 from backtest_kit_mongo.operate.cache_check import Auditor, Report
-from backtest_kit_mongo.setup import redis_client
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.testing.conformance import (  # noqa: F401
     TestFirstWriteWins,
     TestListWrites,
@@ -42,7 +43,7 @@ from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker import roles
 from backtest_kit_worker.deployment import connect
 from backtest_kit_worker.loop import LoopOptions
-from backtest_kit_worker.runner import Exit, Runner, RunnerOptions
+from backtest_kit_worker.runner import Runner, RunnerOptions
 from tests.ha.support import client_of
 from tests.integration.support import eventually, settings_for, store_for
 from tests.security.support import OPS, GuardedMongo, GuardedRedis, secret
@@ -155,7 +156,7 @@ def test_the_worker_does_all_that_it_does(
     try:
         runner = Runner(deployment, roles.NAMES, RunnerOptions(LoopOptions(block_ms=1)))
         assert {loop.name for loop in runner.loops} >= {"audit", "replica", "invalidation"}
-        assert runner.run_until_idle() is Exit.DONE
+        assert runner.run_until_idle() is ExitCode.DONE
         recorded = deployment.database["audit-items"].count_documents({})
         position = look(deployment.redis, deployment.streams[0])
     finally:

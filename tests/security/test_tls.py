@@ -16,8 +16,8 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting, ServerUnreachable
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import load
-from backtest_kit_mongo.setup import redis_client
 from tests.ha.support import HOST
 from tests.integration.support import store_for
 from tests.security.support import Certificates, GuardedRedis, guarded_mongod, secret, tls_in_front_of

@@ -11,8 +11,6 @@ from typing import Any
 from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
-from backtest_kit_mongo.audit.records import ITEMS
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION as IDENTITY_COLLECTION
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.coherence.effects import Append, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Event, decode
@@ -21,6 +19,8 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, STATE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import CACHE_IDENTITY as IDENTITY_COLLECTION
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.loop import Loop, LoopOptions

@@ -19,7 +19,7 @@ from tests.worker.feed_support import at_age, event, publish
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_worker.check import CheckExit
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_worker.cli import app
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.logs import JsonFormatter
@@ -57,38 +57,38 @@ class TestCheck:
         publish(client, stream, event(0))
         audit.run_until_idle()
         result = check()
-        assert result.exit_code == CheckExit.WELL, result.output
+        assert result.exit_code == ExitCode.DONE, result.output
         assert "audit: 0 entries" in result.output
 
     def test_a_role_that_never_ran(self, check: Check) -> None:
         result = check()
-        assert result.exit_code == CheckExit.NEVER_RAN
+        assert result.exit_code == ExitCode.NEVER_RAN
         assert "start a worker with --roles audit" in result.output
 
     def test_a_role_that_is_behind(self, check: Check, audit: Loop, client: Any, stream: str) -> None:
         audit.run_once(0)
         publish(client, stream, event(0), at=at_age(client, 9_000))
-        assert check("--max-lag-seconds", "60").exit_code == CheckExit.WELL
+        assert check("--max-lag-seconds", "60").exit_code == ExitCode.DONE
         result = check("--max-lag-seconds", "5")
-        assert result.exit_code == CheckExit.LAGGING
+        assert result.exit_code == ExitCode.LAGGING
         assert re.search(r"1 entries, (9|10)\.\d s behind, more than 5 s", result.output)
 
     def test_dead_letters(self, check: Check, audit: Loop, client: Any, stream: str) -> None:
         client.xadd(stream, {"e": b"\xff"})
         audit.run_until_idle()
         result = check()
-        assert result.exit_code == CheckExit.PARKED
+        assert result.exit_code == ExitCode.DEAD_LETTERS
         assert "bkm park list" in result.output
 
     def test_a_group_that_nobody_serves(self, check: Check, audit: Loop, client: Any, stream: str) -> None:
         publish(client, stream, event(0), at=at_age(client, 3_600_000))
         audit.run_until_idle()
         client.xgroup_create(stream, "gone", id="0")
-        assert check().exit_code == CheckExit.ABANDONED
+        assert check().exit_code == ExitCode.ABANDONED
 
     def test_a_server_that_does_not_answer(self, check: Check) -> None:
         result = check(CC_REDIS_PORT="1")
-        assert result.exit_code == CheckExit.UNREACHABLE
+        assert result.exit_code == ExitCode.UNREACHABLE
         assert "Redis at 127.0.0.1:1" in result.output
 
     def test_wrong_settings(self, check: Check) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from tests.integration.support import eventually
 
-from backtest_kit_worker.leadership import COLLECTION, Leadership
+from backtest_kit_mongo.stored import WORKER_LEASES as COLLECTION
+from backtest_kit_worker.leadership import Leadership
 
 pytestmark = pytest.mark.live
 

@@ -19,10 +19,13 @@ from pymongo.errors import WriteError
 from tests.worker.recovery_support import Bed, bed_for
 
 from backtest_kit_mongo.audit import gaps, verify
-from backtest_kit_mongo.audit.records import HEADS, ITEMS, PENDING, SEALS
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin, UnknownEvent, decode
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 from backtest_kit_worker.services.seal import SealService
 
 FIELDS = {

@@ -16,8 +16,9 @@ from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance,
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.testing.examples import candles
-from backtest_kit_worker.replica_cli import Exit, app
+from backtest_kit_worker.replica_cli import app
 from backtest_kit_worker.replicas import source as source_module
 from backtest_kit_worker.replicas.comparing import Comparer, Comparison
 from backtest_kit_worker.replicas.lag import lag
@@ -336,7 +337,7 @@ class TestCommands:
         assert run("rebuild", "--target", "mongo").exit_code == 0
         bed.replica["state-items"].update_one({}, {"$set": {"payload.data": 9}})
         result = run("compare", "--target", "mongo", "--recheck-ms", "0")
-        assert result.exit_code == Exit.DIFFERENT
+        assert result.exit_code == ExitCode.DIFFERS
         assert "1 altered" in result.stdout
         assert "state/signal/bucket" in result.stdout
         data = json.loads(run("compare", "--target", "mongo", "--recheck-ms", "0", "--json").stdout)
@@ -358,11 +359,11 @@ class TestCommands:
     def test_wrong_settings_are_exit_code_2(
         self, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: str
     ) -> None:
-        assert run(command, "--target", "tape").exit_code == Exit.SETTINGS
+        assert run(command, "--target", "tape").exit_code == ExitCode.WRONG_ARGUMENT
         monkeypatch.delenv("CC_REPLICA_DIRECTORY")
         monkeypatch.delenv("CC_REPLICA_MONGO_CONNECTION_STRING")
         result = run(command)
-        assert result.exit_code == Exit.SETTINGS
+        assert result.exit_code == ExitCode.WRONG_ARGUMENT
         assert "CC_REPLICA_DIRECTORY" in result.stderr
 
     def test_a_failing_server_is_exit_code_3_and_shows_no_secret(
@@ -373,7 +374,7 @@ class TestCommands:
         monkeypatch.setenv("CC_MONGO_TIMEOUT_MS", "300")
         for command in ("compare", "rebuild"):
             result = run(command, "--target", "mongo")
-            assert result.exit_code == Exit.FAILED
+            assert result.exit_code == ExitCode.FAILED
             assert "hidden" not in result.output
 
 

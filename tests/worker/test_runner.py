@@ -11,13 +11,14 @@ import pytest
 from tests.integration.support import eventually
 from tests.worker.feed_support import Recorder, always, event, pending_ids, publish
 
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_worker import roles
 from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.roles import Work
-from backtest_kit_worker.runner import Exit, Runner, RunnerOptions, ServiceRunner
+from backtest_kit_worker.runner import Runner, RunnerOptions, ServiceRunner
 
 OPTIONS = RunnerOptions(LoopOptions(block_ms=20, retry_ms=5, retry_max_ms=20), lease_ms=600, stop_ms=3_000)
 live = pytest.mark.live
@@ -146,13 +147,13 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, Chore]:
     return role, chore
 
 
-def start(runner: Runner) -> Callable[[], Exit]:
+def start(runner: Runner) -> Callable[[], ExitCode]:
     stop = threading.Event()
-    codes: list[Exit] = []
+    codes: list[ExitCode] = []
     thread = threading.Thread(target=lambda: codes.append(runner.run(stop)))
     thread.start()
 
-    def end() -> Exit:
+    def end() -> ExitCode:
         stop.set()
         thread.join()
         return codes[0]
@@ -172,7 +173,7 @@ class TestTheRunner:
         end = start(runner)
         publish(client, stream, event(0))
         eventually(lambda: role.documents == ["d0"] and chore.piece_count == 0)
-        assert end() is Exit.DONE
+        assert end() is ExitCode.DONE
         assert client.xinfo_consumers(stream, "recorder") == []
         assert Leadership(mongo, "next", ["chore"]).attempt("chore")
 
@@ -182,7 +183,7 @@ class TestTheRunner:
         assert Leadership(mongo, "dead", ["chore"], 300).attempt("chore")
         end = start(Runner(deployment, ["both"], OPTIONS))
         eventually(lambda: parts[1].piece_count == 0)
-        assert end() is Exit.DONE
+        assert end() is ExitCode.DONE
 
     def test_what_does_not_end_in_time_is_left_and_said(
         self, deployment: Deployment, parts: tuple[Recorder, Chore]
@@ -192,7 +193,7 @@ class TestTheRunner:
         runner = Runner(deployment, ["both"], RunnerOptions(OPTIONS.loop, stop_ms=50))
         end = start(runner)
         eventually(lambda: chore.reported == ["open"])
-        assert end() is Exit.STUCK
+        assert end() is ExitCode.STUCK
         chore.block.set()
 
     def test_a_thread_that_dies_stops_the_process_so_that_it_is_started_again(
@@ -202,14 +203,14 @@ class TestTheRunner:
         runner = Runner(deployment, ["both"], OPTIONS)
         end: Any = start(runner)
         eventually(lambda: not end.thread.is_alive())
-        assert end() is Exit.CRASHED
+        assert end() is ExitCode.NOT_WELL
 
     def test_once_works_until_nothing_is_left(
         self, deployment: Deployment, client: Any, stream: str, parts: tuple[Recorder, Chore]
     ) -> None:
         role, chore = parts
         publish(client, stream, *map(event, range(20)))
-        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.DONE
+        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is ExitCode.DONE
         assert (len(role.seen), chore.piece_count) == (20, 0)
 
     def test_once_waits_for_what_a_service_cannot_decide_yet_without_opening_it_again(
@@ -217,7 +218,7 @@ class TestTheRunner:
     ) -> None:
         chore = Undecided(looks=5)
         monkeypatch.setattr(roles, "TABLE", {"both": Work(lambda _: parts[0], lambda _: chore)})
-        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.DONE
+        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is ExitCode.DONE
         assert chore.unjudged_count == 0
         assert chore.reported == ["open", "work", "close"]
 
@@ -229,7 +230,7 @@ class TestTheRunner:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr(roles, "TABLE", {"both": Work(lambda _: parts[0], lambda _: Undecided(looks=10**9))})
-        assert Runner(deployment, ["both"], RunnerOptions(OPTIONS.loop, settle_ms=10)).run_until_idle() is Exit.DONE
+        assert Runner(deployment, ["both"], RunnerOptions(OPTIONS.loop, settle_ms=10)).run_until_idle() is ExitCode.DONE
         assert "chore: 1 changes are not decided yet" in caplog.text
 
     def test_once_fails_when_something_fails_and_nothing_is_acknowledged(
@@ -237,7 +238,7 @@ class TestTheRunner:
     ) -> None:
         (entry,) = publish(client, stream, event(0))
         parts[0].plan = always(ConnectionError("gone"))
-        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is Exit.FAILED
+        assert Runner(deployment, ["both"], OPTIONS).run_until_idle() is ExitCode.FAILED
         assert list(pending_ids(client, stream, "recorder")) == [entry]
 
     def test_a_backlog_is_worked_off_one_batch_at_a_time(

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from backtest_kit_mongo.errors import BacktestKitError
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import resolve
 from backtest_kit_mongo.terminal import echo
@@ -21,7 +22,7 @@ from backtest_kit_worker.health import Limits, Monitor
 from backtest_kit_worker.logs import LogFormat, logger, start_logging
 from backtest_kit_worker.loop import LoopOptions
 from backtest_kit_worker.pacing import SHARE_MIN
-from backtest_kit_worker.runner import Exit, Runner, RunnerOptions
+from backtest_kit_worker.runner import Runner, RunnerOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 app.add_typer(replica_cli.app)
@@ -71,7 +72,7 @@ def run(
     feed.
 
     Any number of workers share the work. Exit status: 0 stopped as asked, 1 a server failed (only with --once), 2 wrong
-    settings, 3 a bug ended a thread, 4 something did not stop in time.
+    settings, 3 a bug ended a thread, 5 something did not stop in time.
     """
     if context.invoked_subcommand is not None:
         return
@@ -88,8 +89,8 @@ def check(role: Roles = None, max_lag_s: MaxLag = 60, log_format: Format = LogFo
     """Look once whether the feed is worked on: servers, groups, lag, dead letters. Changes nothing.
 
     Exit status: 0 all is well, 2 wrong settings, 10 a server does not answer, 11 a role has never run, 12 a role is
-    further behind than --max-lag-seconds, 13 entries are parked, 14 a group that nobody serves holds back trimming, 15
-    work stands still or something is not what it should be. Of several the first is returned.
+    further behind than --max-lag-seconds, 13 there are dead letters, 14 a group that nobody serves holds back trimming,
+    15 work stands still or something is not what it should be. Of several the first is returned.
     """
     start_logging(log_format)
     chosen = _chosen(role)
@@ -108,7 +109,7 @@ def _chosen(given: list[str] | None) -> list[str]:
     unknown = sorted(set(chosen) - set(roles.NAMES))
     if unknown:
         logger.error("unknown role %s; known: %s", ", ".join(unknown), ", ".join(roles.NAMES))
-        raise typer.Exit(Exit.SETTINGS)
+        raise typer.Exit(ExitCode.WRONG_ARGUMENT)
     return chosen
 
 
@@ -117,7 +118,7 @@ def _settings() -> Settings:
         return resolve(load())
     except BacktestKitError as cause:
         logger.error("%s", cause)
-        raise typer.Exit(Exit.SETTINGS) from None
+        raise typer.Exit(ExitCode.WRONG_ARGUMENT) from None
 
 
 def serve(
@@ -128,7 +129,7 @@ def serve(
     metrics_address: tuple[str, int] | None,
     *,
     once: bool,
-) -> Exit:
+) -> ExitCode:
     """Run until SIGTERM or SIGINT, or with `once` until nothing is left. Order of shutdown: see `runner`."""
     # What a batch decodes to is many objects and no cycles: looking for cycles at the usual rate takes a fifth of the
     # time.
@@ -143,21 +144,21 @@ def serve(
         runner = Runner(deployment, chosen, options)
         if not runner.names:
             logger.error("nothing of %s is configured", ", ".join(chosen))
-            return Exit.SETTINGS
+            return ExitCode.WRONG_ARGUMENT
         logger.info("%s on %s, feed at %s", ", ".join(runner.names), settings.mongo_address, settings.redis_address)
         if once:
             return runner.run_until_idle()
         return _run_watched(runner, limits, metrics_address, stop)
     except BacktestKitError as cause:
         logger.error("%s", cause)
-        return Exit.SETTINGS
+        return ExitCode.WRONG_ARGUMENT
     finally:
         deployment.close()
 
 
 def _run_watched(
     runner: Runner, limits: Limits, metrics_address: tuple[str, int] | None, stop: threading.Event
-) -> Exit:
+) -> ExitCode:
     if metrics_address is None:
         return runner.run(stop)
     from backtest_kit_worker.metrics import MetricsServer
@@ -166,7 +167,7 @@ def _run_watched(
         server = MetricsServer(Monitor(runner.deployment, runner.loops, runner.services, limits), *metrics_address)
     except OSError as cause:
         logger.error("metrics cannot be served on %s:%d: %s. Nothing was consumed.", *metrics_address, cause)
-        return Exit.SETTINGS
+        return ExitCode.WRONG_ARGUMENT
     logger.info("metrics and health on port %d", server.port)
     try:
         return runner.run(stop)

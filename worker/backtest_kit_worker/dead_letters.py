@@ -12,10 +12,11 @@ from typing import Any
 
 from bson.binary import Binary
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.feed.dead_letters import COLLECTION, PARKED, letter_id
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.feed.dead_letters import PARKED, letter_id
 from backtest_kit_mongo.feed.positions import text
+from backtest_kit_mongo.stored import PARKED_ITEMS as COLLECTION
 
 BYTES_MAX = 15 * 1024 * 1024
 """Larger entries do not fit into a MongoDB document; they stay in the stream, and trimming stops before them."""
@@ -27,7 +28,7 @@ class DeadLetterWriter:
     """Dead letters in MongoDB, one document per (stream, role, entry)."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._parked = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._parked = database.get_collection(COLLECTION, write_concern=DURABLE)
 
     def park(self, stream: str | bytes, role: str, entry: str, fields: Mapping[bytes, bytes], cause: str) -> None:
         """Keep an entry. Parking it again counts the sighting, and leaves an operator's decision in place.

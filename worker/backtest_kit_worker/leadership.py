@@ -19,9 +19,10 @@ import pymongo
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
-from pymongo.write_concern import WriteConcern
 
-COLLECTION = "worker-leases"
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import WORKER_LEASES as COLLECTION
+
 LEASE_MS = 15_000
 TROUBLE_MAX = 500
 """Characters of an error that are reported with the lease."""
@@ -50,7 +51,7 @@ class Leadership:
         lease_ms: int = LEASE_MS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._leases = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._leases = database.get_collection(COLLECTION, write_concern=DURABLE)
         self._holder = holder
         self._names = tuple(names)
         self._lease_ms = lease_ms

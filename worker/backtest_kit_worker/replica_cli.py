@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import IntEnum
 from typing import Annotated, Any
 
 import redis
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import BacktestKitError, InvalidSetting
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.setup import resolve
 from backtest_kit_mongo.terminal import echo, escape
@@ -29,18 +29,7 @@ from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import State
 from backtest_kit_worker.replicas.target import Target
 
-__all__ = ["Exit", "app"]
-
-
-class Exit(IntEnum):
-    """What the exit status means to a script. 0: as asked, and without differences."""
-
-    DIFFERENT = 1
-    """`compare` found differences, or `rebuild` could not repair all of them."""
-    SETTINGS = 2
-    """A setting or argument is wrong, or a target is not this source's replica; nothing was written."""
-    FAILED = 3
-    """A server or disk failed; repeat the command."""
+__all__ = ["app"]
 
 
 app = typer.Typer(
@@ -78,7 +67,7 @@ def status(chosen: Chosen = None, as_json: AsJson = False) -> None:
 
     [cyan]backtest-kit-worker replica status --json | jq '.lag.seconds'[/]     for a monitor
 
-    Exit status: 0; 2 for wrong settings, 3 if a server of the source failed.
+    Exit status: 0; 2 for wrong settings, 1 if a server of the source failed.
     """
     with _session(chosen) as (deployment, targets):
         state = State(deployment.database)
@@ -131,13 +120,13 @@ def rebuild(chosen: Chosen = None) -> None:
 
     If it is interrupted, the worker goes on with the copy; only the repair needs the command again.
 
-    Exit status: 0 when equal, 1 when documents remain that the target cannot hold, 2 for wrong settings, 3 on a
+    Exit status: 0 when equal, 4 when documents remain that the target cannot hold, 2 for wrong settings, 1 on a
     failure.
     """
     with _session(chosen) as (deployment, targets):
         remaining = sum(_rebuild(deployment, target) for target in targets)
     if remaining:
-        raise typer.Exit(Exit.DIFFERENT)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 def _rebuild(deployment: Deployment, target: Target) -> int:
@@ -182,7 +171,7 @@ def compare(
 
     Repair what it finds with [cyan]backtest-kit-worker replica rebuild[/].
 
-    Exit status: 0 without differences, 1 with, 2 for wrong settings, 3 if a server or disk failed.
+    Exit status: 0 without differences, 4 with, 2 for wrong settings, 1 if a server or disk failed.
     """
     with _session(chosen) as (deployment, targets):
         results = [(target, _compare(deployment, target, recheck_ms)) for target in targets]
@@ -192,7 +181,7 @@ def compare(
         for target, found in results:
             _print(target, found)
     if not all(found.is_equal for _, found in results):
-        raise typer.Exit(Exit.DIFFERENT)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 def _compare(deployment: Deployment, target: Target, recheck_ms: int) -> Comparison:
@@ -242,10 +231,10 @@ def _session(chosen: str | None) -> Iterator[tuple[Deployment, list[Target]]]:
             deployment.close()
     except InvalidSetting as cause:
         console.print(f"[red]Error:[/] {escape(str(cause))}", soft_wrap=True)
-        raise typer.Exit(Exit.SETTINGS) from cause
+        raise typer.Exit(ExitCode.WRONG_ARGUMENT) from cause
     except (BacktestKitError, PyMongoError, redis.RedisError, OSError) as cause:
         console.print(f"[red]Error:[/] {escape(str(cause))}", soft_wrap=True)
-        raise typer.Exit(Exit.FAILED) from cause
+        raise typer.Exit(ExitCode.FAILED) from cause
 
 
 def _progress() -> Progress:

@@ -20,8 +20,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_worker import roles
 from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.dead_letters import DeadLetterWriter
@@ -35,21 +35,6 @@ SETTLE_PAUSE_S = 0.05
 FOLLOWER_PAUSE_MS = 200
 """How often a process that does not lead a service looks whether it does."""
 logger = logging.getLogger(__name__)
-
-
-class Exit(IntEnum):
-    """Exit codes of `backtest-kit-worker`. After any of them nothing is lost: what was not acknowledged comes again."""
-
-    DONE = 0
-    """Stopped as asked; everything taken was applied and acknowledged."""
-    FAILED = 1
-    """With --once: a server failed."""
-    SETTINGS = 2
-    """A setting or argument is wrong; nothing was consumed."""
-    CRASHED = 3
-    """A thread ended by itself, which is a bug; the log has the traceback. Start the worker again."""
-    STUCK = 4
-    """Stopped as asked, but something did not end in time and was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +196,7 @@ class Runner:
         """What runs here: roles, then services."""
         return [loop.name for loop in self.loops] + [service.name for service in self.services]
 
-    def run(self, stop: threading.Event) -> Exit:
+    def run(self, stop: threading.Event) -> ExitCode:
         """Work until `stop` is set."""
         leading = threading.Event()  # Leases are kept until the services have ended.
         workers = [_thread(f"role:{loop.name}", loop.run, stop) for loop in self.loops]
@@ -229,10 +214,10 @@ class Runner:
             self.leadership.release()
         self._report(left)
         if crashed:
-            return Exit.CRASHED
-        return Exit.STUCK if left else Exit.DONE
+            return ExitCode.NOT_WELL
+        return ExitCode.STUCK if left else ExitCode.DONE
 
-    def run_until_idle(self) -> Exit:
+    def run_until_idle(self) -> ExitCode:
         """Work until nothing is left: roles, then services, and again while services make new events or have something
         to decide (recovery gives each change a grace).
         """
@@ -242,14 +227,14 @@ class Runner:
                 loop.drain()
         except Exception as cause:
             logger.error("stopped: %s. What was not acknowledged will be delivered again.", cause)
-            return Exit.FAILED
+            return ExitCode.FAILED
         finally:
             for service in self.services:
                 service.end()
             self.leadership.release()
             self._close()
         self._report([])
-        return Exit.DONE
+        return ExitCode.DONE
 
     def _until_idle(self, led: Sequence[ServiceRunner]) -> None:
         end_s = 0.0

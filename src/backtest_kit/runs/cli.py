@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from backtest_kit.cli import ExitCode, reported
+import backtest_kit_mongo as bk
+from backtest_kit.cli import reported
 from backtest_kit.errors import DeclarationError
 from backtest_kit.loading import load_strategy, prepare_store
 from backtest_kit.moments import minute_text
@@ -93,7 +94,7 @@ def sweep(
             found.report(report)
         _show(found, by, as_json=as_json)
     if found.failed:
-        raise typer.Exit(ExitCode.STRATEGY_FAILED)
+        raise typer.Exit(bk.ExitCode.NOT_WELL)
 
 
 def _grid(param: Sequence[str]) -> dict[str, Sequence[Any]] | None:

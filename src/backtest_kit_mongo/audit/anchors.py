@@ -31,10 +31,11 @@ from backtest_kit_mongo.audit.chain import seal_hash
 from backtest_kit_mongo.audit.findings import Finding, Kind
 from backtest_kit_mongo.audit.kept import KeptTree, kept_tree
 from backtest_kit_mongo.audit.merkle import Growing
-from backtest_kit_mongo.audit.records import SEALS, readable
+from backtest_kit_mongo.audit.records import readable
 from backtest_kit_mongo.audit.seals import record_leaves, seal_leaf
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 
 Document = dict[str, Any]
 

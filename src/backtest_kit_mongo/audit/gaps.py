@@ -14,9 +14,11 @@ from typing import Any
 
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.records import HEADS, ITEMS, readable
+from backtest_kit_mongo.audit.records import readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.record import Part
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
 Document = dict[str, Any]
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.moments import moment_ms
@@ -23,6 +22,7 @@ from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
 Document = dict[str, Any]
 BATCH = 1_000
@@ -234,13 +234,10 @@ def open_log(settings: Settings | None = None) -> Iterator[AuditLog]:
     """The audit log of the database that the settings name (default: the environment's), over a connection of its
     own.
     """
+    from backtest_kit_mongo.servers import Servers
     from backtest_kit_mongo.settings import load
     from backtest_kit_mongo.setup import resolve
 
     used = resolve(load()) if settings is None else settings
-    uri = used.mongo_connection_string.get_secret_value()
-    client: MongoClient[Document] = MongoClient(uri, serverSelectionTimeoutMS=used.mongo_bound_ms, appname="bkm-audit")
-    try:
-        yield AuditLog(client[used.database])
-    finally:
-        client.close()
+    with Servers(used, "bkm-audit", find_ms=used.mongo_bound_ms) as servers:
+        yield AuditLog(servers.database)

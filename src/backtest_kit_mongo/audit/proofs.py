@@ -19,10 +19,12 @@ from backtest_kit_mongo.audit.chain import read_seal, seal_hash
 from backtest_kit_mongo.audit.kept import KeptTree, kept_tree
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.merkle import consistency, inclusion, over
-from backtest_kit_mongo.audit.records import ITEMS, SEALS, digest, raw, readable, split_id
+from backtest_kit_mongo.audit.records import digest, raw, readable, split_id
 from backtest_kit_mongo.audit.seals import is_numbered, record_leaves, seal_leaf
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.errors import CallerError, CorruptData, NotFound
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 
 Document = dict[str, Any]
 CLOCKS: Final = timedelta(seconds=5)

@@ -40,10 +40,6 @@ from pymongo.read_preferences import ReadPreference
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.record import Part
 
-ITEMS: Final = "audit-items"
-PENDING: Final = "audit-pending"
-SEALS: Final = "audit-seals"
-HEADS: Final = "audit-heads"
 GAP: Final = "gap"
 FOREIGN: Final = "foreign"
 CORRECTION: Final = "correction"

@@ -9,8 +9,9 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.audit.chain import read_seal
 from backtest_kit_mongo.audit.merkle import Growing, leaf
-from backtest_kit_mongo.audit.records import SEALS, readable
+from backtest_kit_mongo.audit.records import readable
 from backtest_kit_mongo.backends.mongo.errors import reading
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 
 Document = dict[str, Any]
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pymongo
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.audit.anchors import TreeAnchor, parsed, read_anchors
+from backtest_kit_mongo.connect import DURABLE, mongo_client
 from backtest_kit_mongo.errors import EnvironmentFault, InvalidSetting
 
 COLLECTION: Final = "audit-anchors"
@@ -105,13 +104,9 @@ class AnchorDatabase:
 
     def _asked(self, ask: Any) -> Any:
         try:
-            client: MongoClient[dict[str, Any]] = MongoClient(
-                self._uri, appname="backtest-kit-mongo", serverSelectionTimeoutMS=BOUND_S * 250
-            )
+            client = mongo_client(self._uri, "backtest-kit-mongo", find_ms=BOUND_S * 250)
             with client, pymongo.timeout(BOUND_S):
-                return ask(
-                    client[self._database].get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
-                )
+                return ask(client[self._database].get_collection(COLLECTION, write_concern=DURABLE))
         except PyMongoError as cause:
             raise AnchorNotKept(
                 f"{self.name}: {type(cause).__name__}: {cause!s:.300}; the anchor may not have been kept"

@@ -1,10 +1,9 @@
 """Finding the records and seals that were tampered with, the first of them first.
 
 Detected: a sealed record that was altered or deleted; one that was altered after it was recorded and before it was
-    sealed; a
-second record of a revision, under whatever id; a sealed revision that is missing in a document's chain; a seal that was
-altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals deleted from the end
-while a head still names one of them.
+    sealed; a second record of a revision, under whatever id; a sealed revision that is missing in a document's chain;
+    a seal that was altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals
+    deleted from the end while a head still names one of them.
 
 Not detected, because nothing inside a database can witness against whoever may change all of it:
 - The end cut off consistently: the last seals, their records, and the heads set back. What remains is a valid, shorter
@@ -38,9 +37,13 @@ from pymongo.database import Database
 from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
-from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, PENDING, SEALS, digest, raw, readable
+from backtest_kit_mongo.audit.records import IDENTITY, digest, raw, readable
 from backtest_kit_mongo.audit.seals import is_numbered
 from backtest_kit_mongo.backends.mongo.errors import reading
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 
 Document = dict[str, Any]
 RECORDS_MAX: Final = 1_000

@@ -24,10 +24,11 @@ from backtest_kit_mongo.audit.log import Snapshot
 from backtest_kit_mongo.audit.records import AuditRecord
 from backtest_kit_mongo.audit.show import line, timeline
 from backtest_kit_mongo.errors import CallerError
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import echo, escape
 
 from .audit_anchors import anchor, consistency, kept_anchors, prove
-from .audit_opening import ExitCode, KeyText, open_audit_log
+from .audit_opening import KeyText, open_audit_log
 from .moments import past_date, simulated_ms
 
 __all__ = ["ExitCode", "audit"]
@@ -115,7 +116,7 @@ def verify_command(
         console.print(f"Stopped after {findings_max:,} findings; there may be more: --findings.")
     _print_report(report, holes, as_json=as_json)
     if not report.clean:
-        raise typer.Exit(ExitCode.TAMPERED)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> None:

@@ -16,10 +16,11 @@ from backtest_kit_mongo.audit.proofs import prove_consistency, prove_inclusion
 from backtest_kit_mongo.audit.signing import private_key, public_key, signed, unsigned
 from backtest_kit_mongo.audit.targets import COLLECTION, AnchorCommand, AnchorDatabase, AnchorFile, Target
 from backtest_kit_mongo.errors import CallerError, InvalidSetting, NotFound
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.settings import load
 from backtest_kit_mongo.terminal import echo, escape
 
-from .audit_opening import ExitCode, KeyText, open_audit_log
+from .audit_opening import KeyText, open_audit_log
 
 __all__ = ["anchor", "consistency", "kept_anchors", "prove"]
 
@@ -86,7 +87,7 @@ def anchor(
     for found in findings:
         Console(stderr=True).print(f"{found.kind.value}: {escape(f'{found.where}: {found.detail}')}", soft_wrap=True)
     if findings:
-        raise typer.Exit(ExitCode.TAMPERED)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 def prove(

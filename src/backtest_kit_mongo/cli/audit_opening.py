@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Annotated
 
 import typer
@@ -12,18 +11,6 @@ import typer
 from backtest_kit_mongo.audit import AuditLog, open_log
 
 from .opening import opened
-
-
-class ExitCode(IntEnum):
-    """What the exit status of these commands means to a script."""
-
-    #: A server could not be reached or could not answer; nothing can be said.
-    FAILED = 1
-    #: A setting, key or argument is wrong; nothing was asked.
-    WRONG_ARGUMENT = 2
-    #: `verify` and `anchor` only: something was tampered with.
-    TAMPERED = 4
-
 
 KeyText = Annotated[
     str,

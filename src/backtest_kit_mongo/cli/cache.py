@@ -5,10 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pymongo import MongoClient
 from rich.console import Console
 from rich.progress import Progress
 
@@ -16,12 +15,13 @@ from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import SharedIdentity
 from backtest_kit_mongo.caches import identity_of
 from backtest_kit_mongo.coherence.eras import REPLACED
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.operate.cache_check import Auditor, Report, open_auditor, summary
+from backtest_kit_mongo.servers import Servers
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
 from backtest_kit_mongo.terminal import echo
 
-from .opening import ExitCode, opened
+from .opening import opened
 
 __all__ = ["cache"]
 
@@ -42,8 +42,8 @@ def check(
     """Compare cached entries with MongoDB and count violations of "an entry equals MongoDB".
 
     It reads only. Servers come from the CC_ variables. Each violation is looked at again after 1 s, and with --follow
-    after 1 min and 5 min. `nines` is -log10 of the share of violations. Exit status: 0 without violations, 1 with (or
-    when a server cannot be asked), 2 for wrong settings.
+    after 1 min and 5 min. `nines` is -log10 of the share of violations. Exit status: 0 without violations, 4 with,
+    1 when a server cannot be asked, 2 for wrong settings.
     """
     console = Console(stderr=True)
     report = Report()
@@ -59,7 +59,7 @@ def check(
         for offender in data["offenders"]:
             echo(f"violation: {json.dumps(offender)}")
     if report.violations:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 @cache.command()
@@ -83,12 +83,8 @@ def renew(
 @contextmanager
 def _identity(settings: Settings) -> Iterator[SharedIdentity]:
     """The identity of the database, with its connections."""
-    link = link_over(redis_client(settings))
-    with MongoClient[dict[str, Any]](settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
-        try:
-            yield identity_of(settings, lambda: client, link)
-        finally:
-            link.close()
+    with Servers(settings) as servers:
+        yield identity_of(settings, lambda: servers.mongo, link_over(servers.redis))
 
 
 def _run(auditor: Auditor, report: Report, sample: int, console: Console, *, follow: bool) -> None:

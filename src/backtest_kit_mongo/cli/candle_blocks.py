@@ -20,10 +20,11 @@ from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import NotFound
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.terminal import echo, escape
 
-from .opening import ExitCode, opened
+from .opening import opened
 
 if TYPE_CHECKING:
     # At run time only where it is used: NumPy takes longer to import than all other commands need to start.
@@ -136,7 +137,7 @@ def verify(
 
     [cyan]bkm candles blocks verify --json | jq .faults[/]
 
-    Exit status: 0 when no block differs, 1 when one does (rebuild mends it), or when that could not be found out.
+    Exit status: 0 when no block differs, 4 when one does (rebuild mends it), 1 when that could not be found out.
     """
     with opened(_workshop) as workshop:
         ranges = workshop.ranges(workshop.chosen(exchange, symbol, interval))
@@ -153,7 +154,7 @@ def verify(
         echo(f"{block_count:,} blocks compared, {len(faults):,} differ from their documents")
         echo(f"{open_count:,} ranges have candles that are in documents only")
     if faults:
-        raise typer.Exit(ExitCode.FAILED)
+        raise typer.Exit(ExitCode.DIFFERS)
 
 
 class _Workshop(NamedTuple):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pymongo.database import Database
 
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
-from backtest_kit_mongo.backends.mongo.candles import CONFLICTS
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
@@ -23,6 +22,7 @@ from backtest_kit_mongo.errors import InvalidKey, NotFound
 from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, find_series
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 
 from .moments import past_ms, when_ms
 

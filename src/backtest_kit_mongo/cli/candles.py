@@ -6,28 +6,22 @@ needs NumPy when they run: it takes longer than the rest of the program.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
+from backtest_kit_mongo.exits import ExitCode
+
 from .candle_blocks import blocks
 from .candle_removal import remove
-from .opening import ExitCode, opened
+from .opening import opened
 
 if TYPE_CHECKING:
     from .candle_store import CandleStore
 
-__all__ = ["CandlesExit", "candles"]
-
-
-class CandlesExit(IntEnum):
-    """What the exit status means beside those of all commands."""
-
-    #: `check` only: candles are missing.
-    GAPS = 4
+__all__ = ["candles"]
 
 
 candles = typer.Typer(
@@ -211,7 +205,7 @@ def check(
 
         found = checks(store, Chosen(exchange, symbol, interval), calendar, since, until)
         if not print_checks(found, shown_max, as_json=as_json):
-            raise typer.Exit(CandlesExit.GAPS)
+            raise typer.Exit(ExitCode.DIFFERS)
 
 
 @candles.command()

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.dead_letters import DeadLetter
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.terminal import echo, escape
 
-from .embedded import ExitCode
 from .opening import connected
 
 __all__ = ["park"]

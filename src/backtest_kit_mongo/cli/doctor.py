@@ -4,31 +4,19 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import IntEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.operate.doctor import Finding, Level, examine, worst
 from backtest_kit_mongo.terminal import echo, escape
 
 from .opening import connected
 
-__all__ = ["DoctorExit", "doctor"]
-
-
-class DoctorExit(IntEnum):
-    """What the exit status means to a script."""
-
-    WELL = 0
-    ERRORS = 1
-    """At least one finding is an error."""
-    SETTINGS = 2
-    """A CC_ variable is wrong; nothing was asked."""
-    WARNINGS = 3
-    """With --strict: warnings, but no error."""
+__all__ = ["doctor"]
 
 
 _COLOURS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARNING: "yellow", Level.ERROR: "red"}
@@ -70,10 +58,10 @@ def doctor(
     raise typer.Exit(_exit(worst(findings), strict=strict))
 
 
-def _exit(level: Level, *, strict: bool) -> DoctorExit:
+def _exit(level: Level, *, strict: bool) -> ExitCode:
     if level is Level.ERROR:
-        return DoctorExit.ERRORS
-    return DoctorExit.WARNINGS if strict and level is Level.WARNING else DoctorExit.WELL
+        return ExitCode.FAILED
+    return ExitCode.NOT_WELL if strict and level is Level.WARNING else ExitCode.DONE
 
 
 def _table(findings: Sequence[Finding]) -> Table:

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,18 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from backtest_kit_mongo import embedded
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import echo, escape
 
 __all__ = ["ExitCode", "down", "status", "up"]
-
-
-class ExitCode(IntEnum):
-    """What the exit status of these commands means to a script."""
-
-    #: A server could not be started, stopped or found; standard error says why.
-    FAILED = 1
-    #: `status` only: not both servers run and answer. The same number as `systemctl status` uses.
-    NOT_RUNNING = 3
 
 
 Directory = Annotated[
@@ -117,7 +108,7 @@ def status(
     else:
         Console().print(_table(found))
     if not found.answering:
-        raise typer.Exit(ExitCode.NOT_RUNNING)
+        raise typer.Exit(ExitCode.NOT_WELL)
 
 
 def _table(found: embedded.Status) -> Table:

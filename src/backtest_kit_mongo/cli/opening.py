@@ -4,7 +4,6 @@ status.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from enum import IntEnum
 from typing import TypeVar
 
 import redis
@@ -13,23 +12,15 @@ from pymongo.errors import PyMongoError
 from rich.console import Console
 
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, NotFound
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.opened import FeedServers, open_servers
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.setup import resolve
 from backtest_kit_mongo.terminal import escape
 
-__all__ = ["ExitCode", "connected", "opened"]
+__all__ = ["connected", "opened"]
 
 T = TypeVar("T")
-
-
-class ExitCode(IntEnum):
-    """What the exit status of a command means to a script."""
-
-    #: A server could not be reached or refused, or what was named does not exist.
-    FAILED = 1
-    #: A setting, key or argument is wrong.
-    WRONG_ARGUMENT = 2
 
 
 @contextmanager

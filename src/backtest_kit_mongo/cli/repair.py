@@ -6,10 +6,12 @@ import typer
 from bson import ObjectId
 
 from backtest_kit_mongo.domains.table import BY_NAME, describe
-from backtest_kit_mongo.operate.repair import ASIDE, Doubled, Repairer, chosen, open_repairer
+from backtest_kit_mongo.exits import ExitCode
+from backtest_kit_mongo.operate.repair import Doubled, Repairer, chosen, open_repairer
+from backtest_kit_mongo.stored import REPAIRED_ITEMS as ASIDE
 from backtest_kit_mongo.terminal import echo
 
-from .opening import ExitCode, opened
+from .opening import opened
 
 __all__ = ["repair"]
 

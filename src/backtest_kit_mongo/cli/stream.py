@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backtest_kit_mongo.errors import NotFound
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
 from backtest_kit_mongo.feed.settings import load_feed_settings
@@ -18,7 +19,6 @@ from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim
 from backtest_kit_mongo.feed.trimming import trim as carry_out
 from backtest_kit_mongo.terminal import echo, escape
 
-from .embedded import ExitCode
 from .opening import connected
 
 __all__ = ["stream"]

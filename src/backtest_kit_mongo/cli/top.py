@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.top import Sample, draw, take
 
-from .opening import ExitCode, connected
+from .opening import connected
 
 __all__ = ["top"]
 

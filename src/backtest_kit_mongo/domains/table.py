@@ -9,17 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, overload
 
+from backtest_kit_mongo import stored
 from backtest_kit_mongo.candles.intervals import INTERVAL_MS as INTERVAL_MS
 from backtest_kit_mongo.candles.intervals import interval_ms as interval_ms
 from backtest_kit_mongo.coherence.record import Column, Domain, Index, Level, OnConflict, Part, Shape
 from backtest_kit_mongo.domains import payloads
-
-_OTHER_COLLECTIONS: Final = frozenset({
-    "audit-heads", "audit-items", "audit-pending", "audit-seals", "bkm-doctor", "cache-identity", "candle-blocks",
-    "candle-conflicts", "candle-ranges", "candle-removals", "engine-leases", "feed-groups", "parked-items",
-    "recovery-state", "repaired-items", "replica-state", "worker-leases", "worker-troubles",
-})  # fmt: skip
-"""What this package and its worker keep beside the domains."""
 
 
 class Table(Sequence[Domain]):
@@ -59,7 +53,7 @@ class Table(Sequence[Domain]):
             ValueError: its name or collection is taken.
         """
         taken = self._by_name.get(row.name) or self._by_collection.get(row.collection)
-        if taken is not None or row.collection in _OTHER_COLLECTIONS:
+        if taken is not None or row.collection in stored.ALL:
             raise ValueError(
                 f"{row}: the name, or the collection {row.collection}, is taken{f' by {taken}' if taken else ''}"
             )
@@ -225,7 +219,7 @@ BY_NAME: Final = DOMAINS.by_name
 
 def own_collections() -> frozenset[str]:
     """Every collection that this package and its worker keep: nobody else's to write to."""
-    return _OTHER_COLLECTIONS.union(domain.collection for domain in DOMAINS)
+    return stored.ALL.union(domain.collection for domain in DOMAINS)
 
 
 def context_names(domain: Domain) -> tuple[str, ...]:

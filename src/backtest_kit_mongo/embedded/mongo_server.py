@@ -6,6 +6,8 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
+from backtest_kit_mongo.connect import mongo_at
+
 from .binaries import find_mongod
 from .processes import HOST, NotReadyError, Program
 
@@ -31,15 +33,7 @@ def _arguments(data: Path, port: int) -> list[str]:
 
 
 def _client(port: int) -> "MongoClient[dict[str, Any]]":
-    return MongoClient(
-        HOST,
-        port,
-        directConnection=True,
-        retryReads=False,
-        serverSelectionTimeoutMS=CLIENT_TIMEOUT_MS,
-        connectTimeoutMS=CLIENT_TIMEOUT_MS,
-        socketTimeoutMS=CLIENT_TIMEOUT_MS,
-    )
+    return mongo_at(HOST, port, CLIENT_TIMEOUT_MS)
 
 
 def _ask(port: int) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis import Redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
+
+from backtest_kit_mongo.connect import redis_at, transport
 
 from .binaries import find_redis_server
 from .processes import HOST, NotReadyError, Program
@@ -26,8 +26,7 @@ def _arguments(data: Path, port: int) -> list[str]:
 
 
 def _client(port: int) -> Redis:
-    # Whoever waits for the server polls anyway; retries inside the client would only hide that it has died.
-    return Redis(host=HOST, port=port, socket_timeout=CLIENT_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+    return redis_at(HOST, port, transport(CLIENT_TIMEOUT_S * 1000))
 
 
 def _ask(port: int) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 
 import redis
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent, decode
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.feed.positions import EntryId, text
+from backtest_kit_mongo.stored import PARKED_ITEMS as COLLECTION
 
-COLLECTION = "parked-items"
 PARKED, REPLAYED, HANDLED, DROPPED = "parked", "replayed", "handled", "dropped"
 LOG = "mongodb"
 """The `stream` of what was set aside from MongoDB's log instead: changes that recovery cannot understand."""
@@ -76,7 +76,7 @@ class DeadLetters:
     """The operator's side of parking."""
 
     def __init__(self, database: Database[dict[str, Any]], client: redis.Redis, streams: Sequence[str]) -> None:
-        self._rows = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._rows = database.get_collection(COLLECTION, write_concern=DURABLE)
         self._redis: Any = client
         self._streams = frozenset(streams)
 

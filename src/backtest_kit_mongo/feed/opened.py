@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from pymongo import MongoClient
 from pymongo.database import Database
 
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.feed.dead_letters import DeadLetters
+from backtest_kit_mongo.servers import Servers
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,5 @@ class FeedServers:
 @contextmanager
 def open_servers(settings: Settings) -> Iterator[FeedServers]:
     """Clients of both servers, closed at the end. They connect on first use; each operation on MongoDB is bounded."""
-    uri = settings.mongo_connection_string.get_secret_value()
-    with (
-        MongoClient[dict[str, Any]](
-            uri, tz_aware=True, timeoutMS=settings.mongo_bound_ms, appname="backtest-kit-mongo cli"
-        ) as mongo,
-        redis_client(settings) as client,
-    ):
-        yield FeedServers(settings, mongo[settings.database], client)
+    with Servers(settings, "backtest-kit-mongo cli", operation_ms=settings.mongo_bound_ms) as servers:
+        yield FeedServers(settings, servers.database, servers.redis)

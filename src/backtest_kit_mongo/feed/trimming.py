@@ -22,13 +22,14 @@ from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.feed import size
 from backtest_kit_mongo.feed.consume.groups import PREFIX
 from backtest_kit_mongo.feed.consume.handing_over import hand_over
-from backtest_kit_mongo.feed.dead_letters import COLLECTION as DEAD_LETTERS
 from backtest_kit_mongo.feed.dead_letters import letter_id, whole
 from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look, text
 from backtest_kit_mongo.feed.scripts import HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as AUDIT_COLLECTION
+from backtest_kit_mongo.stored import PARKED_ITEMS as DEAD_LETTERS
 
 AUDIT_GROUP = "audit"
-AUDIT_COLLECTION = "audit-items"
 EXAMINED_MAX = 5_000
 """Entries compared with the audit in one plan; the next plan goes on from there."""
 _PAGE = 500
@@ -160,7 +161,7 @@ def _examine(
                 f"it again: redis-cli XGROUP SETID '{stream}' {AUDIT_GROUP} 0. Records that exist are not changed by "
                 "that"
             )
-            return count, Limit("audit", "audit-items", missing, why, True), False
+            return count, Limit("audit", AUDIT_ITEMS, missing, why, True), False
         count += len(page)
         held += sum(sizes)
         if excess and held >= excess:
@@ -170,7 +171,7 @@ def _examine(
             return count, Limit("bytes", "bytes", page[-1][0].next, why), False
         if count >= EXAMINED_MAX:
             stop = page[-1][0].next
-            return count, Limit("audit", "audit-items", stop, f"examined {count} entries, more next time"), True
+            return count, Limit("audit", AUDIT_ITEMS, stop, f"examined {count} entries, more next time"), True
     return count, None, False
 
 

@@ -14,13 +14,16 @@ from typing import Any, Final
 
 from bson import ObjectId
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.audit.records import HEADS, IDENTITY, ITEMS, KEYS, PENDING
+from backtest_kit_mongo.audit.records import IDENTITY, KEYS
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.feed.workers import service_leases
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_mongo.stored import RECOVERY_STATE
+from backtest_kit_mongo.stored import WORKER_TROUBLES as COLLECTION
 
-COLLECTION: Final = "worker-troubles"
-RECOVERY_STATE: Final = "recovery-state"
 STILL_MS: Final = 180_000
 """What has waited for so long is not on its way any more: three times what any of it may take."""
 RENEWED_MS: Final = 60_000
@@ -68,7 +71,7 @@ class Notes:
     """What a worker notes down."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._notes = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._notes = database.get_collection(COLLECTION, write_concern=DURABLE)
 
     def note(self, kind: str, example: str, count: int = 1, advice: str = "") -> None:
         """Something was seen (again). `advice`: what to do, for kinds that `ADVICE` does not know.
@@ -117,7 +120,7 @@ def _seconds(ms: float) -> str:
 def _services(database: Database[dict[str, Any]], now: datetime) -> Iterator[Trouble]:
     for lease in service_leases(database):
         name = f"service.{lease.service}"
-        forget = f'db["worker-leases"].deleteOne({{_id: "{lease.service}"}})'
+        forget = f'db[WORKER_LEASES].deleteOne({{_id: "{lease.service}"}})'
         if lease.left_ms < -UNLED_MS:
             yield Trouble(
                 name, f"nobody leads {lease.service}; {lease.holder} did until {_seconds(-lease.left_ms)} ago",

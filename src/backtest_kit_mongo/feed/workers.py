@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import redis
 from pymongo.database import Database
 
 from backtest_kit_mongo.feed.positions import GroupPosition, text
-
-LEASES: Final = "worker-leases"
-"""The workers' collection of leases: one document a service."""
+from backtest_kit_mongo.stored import WORKER_LEASES as LEASES
 
 
 @dataclass(frozen=True, slots=True)

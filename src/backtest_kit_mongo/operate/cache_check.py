@@ -28,8 +28,8 @@ from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.coherence.keys import Names, entry_pattern, era_name, names, parse_entry_name
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import redis_client
 
 AGES_S = (1.0, 60.0, 300.0)
 """When a violation is looked at again."""

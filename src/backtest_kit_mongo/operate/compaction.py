@@ -18,21 +18,21 @@ import numpy as np
 from pymongo import ASCENDING, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.backends.mongo.candles import BLOCKS, encoded_block
+from backtest_kit_mongo.backends.mongo.candles import encoded_block
 from backtest_kit_mongo.candles.codec import CorruptBlock, block_start, decode_block, span_ms
 from backtest_kit_mongo.candles.columns import FIELDS, Columns
 from backtest_kit_mongo.candles.plans import Compacted, FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.drivers.store import drive
 from backtest_kit_mongo.ports import Series
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
+from backtest_kit_mongo.stored import CANDLE_RANGES as RANGES
 
-RANGES: Final = "candle-ranges"
-DURABLE: Final = WriteConcern("majority", j=True)
 TIMES_END: Final = 2**53
 """No open time is as large; a foreign document's infinity would be."""
 TIME_TYPES: Final = ["int", "long", "double"]

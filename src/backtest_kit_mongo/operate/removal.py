@@ -19,7 +19,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.adapters.contracts import CandleTable, When
 from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
-from backtest_kit_mongo.backends.mongo.candles import BLOCKS, CONFLICTS, MongoCandles
+from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import FOLLOW_S, Generations, begin, end
@@ -28,10 +28,13 @@ from backtest_kit_mongo.candles.columns import Columns, take
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.errors import CallerError
-from backtest_kit_mongo.operate.compaction import DURABLE, TIME_TYPES, TIMES_END, BlockRange, Compactor, find_ranges
+from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, BlockRange, Compactor, find_ranges
 from backtest_kit_mongo.setup import get_config
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
+from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 
 __all__ = ["Removal", "Removed", "remove_candles", "replace_candles"]
 

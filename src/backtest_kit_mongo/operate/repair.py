@@ -19,25 +19,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from bson.raw_bson import RawBSONDocument
-from pymongo import DeleteOne, MongoClient
+from pymongo import DeleteOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.backends.mongo import indexes
-from backtest_kit_mongo.backends.mongo.candles import BLOCKS
 from backtest_kit_mongo.backends.mongo.decoding import RAW
 from backtest_kit_mongo.coherence.effects import Abort, Defer, Lease
 from backtest_kit_mongo.coherence.record import Domain, Key, OnConflict, Part, Shape
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.ports import Cache
+from backtest_kit_mongo.servers import Servers
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
+from backtest_kit_mongo.stored import REPAIRED_ITEMS as ASIDE
 
-ASIDE: Final = "repaired-items"
 Raw = RawBSONDocument
 
 
@@ -165,14 +166,10 @@ def chosen(names: Iterable[str]) -> tuple[Domain, ...]:
 def open_repairer(settings: Settings) -> Iterator[Repairer]:
     """Over connections of its own. Not through the store's: that refuses the databases that need this."""
     store = make_store(settings)
-    uri = settings.mongo_connection_string.get_secret_value()
-    client: MongoClient[Raw] = MongoClient(
-        uri, document_class=RawBSONDocument, serverSelectionTimeoutMS=settings.mongo_bound_ms, appname="bkm-repair"
-    )
+    servers = Servers(settings, "bkm-repair", find_ms=settings.mongo_bound_ms, document_class=RawBSONDocument)
     try:
-        concern = WriteConcern("majority", j=True)
         store.cache.open()
-        yield Repairer(client.get_database(settings.database, RAW, write_concern=concern), store.cache)
+        yield Repairer(servers.mongo.get_database(settings.database, RAW, write_concern=DURABLE), store.cache)
     finally:
         store.close()
-        client.close()
+        servers.close()

@@ -11,6 +11,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.audit import verify
 from backtest_kit_mongo.coherence.record import Domain, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.stored import AUDIT_ITEMS, AUDIT_PENDING, AUDIT_SEALS, PARKED_ITEMS, REPLICA_STATE
 from backtest_kit_verify.chaos.checks import Violation
 from backtest_kit_verify.chaos.workload import mark_of
 
@@ -64,13 +65,13 @@ class AuditState:
         waiting = {name: count for name, count in self._waiting().items() if count}
         if waiting:
             return ", ".join(f"{name} has {count:,} to do" for name, count in waiting.items())
-        copies = list(self.database["replica-state"].find({"_id": {"$regex": "^copy/"}}))
+        copies = list(self.database[REPLICA_STATE].find({"_id": {"$regex": "^copy/"}}))
         done = min((sum(part["done"] for part in copy.get("domains", {}).values()) for copy in copies), default=0)
         if done < len(DOMAINS):
             return f"{len(DOMAINS) - done} domains to copy"
         # A batch whose worker died before it confirmed it is sealed after a minute's grace; `verify` covers it as it
         # is.
-        unsealed = self.database["audit-pending"].count_documents({"confirmed": True})
+        unsealed = self.database[AUDIT_PENDING].count_documents({"confirmed": True})
         return f"{unsealed:,} batches to seal" if unsealed else ""
 
 
@@ -99,13 +100,13 @@ def check_audit(database: Database[Document], differing_replicas: str) -> AuditV
     violations += [Violation("the log does not verify", "", str(finding)) for finding in report.findings]
     if differing_replicas:
         violations.append(Violation("a replica differs", "", differing_replicas))
-    items = database["audit-items"]
+    items = database[AUDIT_ITEMS]
     return AuditVerdict(
         revisions,
         items.count_documents({"operation": {"$in": ["upsert", "remove", "gap"]}}),
         items.count_documents({"operation": "gap"}),
-        database["audit-seals"].estimated_document_count(),
-        database["parked-items"].estimated_document_count(),
+        database[AUDIT_SEALS].estimated_document_count(),
+        database[PARKED_ITEMS].estimated_document_count(),
         tuple(violations),
     )
 
@@ -125,13 +126,13 @@ def _audited(database: Database[Document]) -> dict[tuple[str, str], _Audited]:
     ]
     return {
         (found["_id"]["domain"], found["_id"]["document"]): _Audited(found["n"], int(found["low"]), int(found["high"]))
-        for found in database["audit-items"].aggregate(pipeline, allowDiskUse=True)
+        for found in database[AUDIT_ITEMS].aggregate(pipeline, allowDiskUse=True)
     }
 
 
 def _is_reported(database: Database[Document], domain: Domain, document: Document, rev: int) -> bool:
     """Whether the newest record carries the mark of what is stored. A gap has no payload to compare."""
-    record = database["audit-items"].find_one({"_id": f"{domain.name}/{document['_id']}/{rev}"})
+    record = database[AUDIT_ITEMS].find_one({"_id": f"{domain.name}/{document['_id']}/{rev}"})
     if record is None or record["operation"] == "gap":
         return record is not None
     return mark_of(domain, record["payload"]) == mark_of(domain, document[domain.payload])

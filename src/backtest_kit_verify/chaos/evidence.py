@@ -7,11 +7,11 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION
 from backtest_kit_mongo.backends.redis.entry import parse_entry
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, names
 from backtest_kit_mongo.coherence.record import Domain, Key
+from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 from backtest_kit_verify.chaos.checks import Evidence
 from backtest_kit_verify.chaos.faulty_servers import Servers
 from backtest_kit_verify.chaos.feed_evidence import Feed

@@ -13,8 +13,8 @@ import redis
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.embedded import EmbeddedError
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings, load
-from backtest_kit_mongo.setup import redis_client
 from backtest_kit_mongo.testing.servers import Servers as AnyServers
 from backtest_kit_verify.chaos.errors import ChaosError
 from backtest_kit_verify.chaos.history import RedisKill

@@ -16,8 +16,9 @@ from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.lists import Seen
 from backtest_kit_mongo.coherence.record import Change, Key, Part, Record, digest
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import make_store, redis_client
+from backtest_kit_mongo.setup import make_store
 from backtest_kit_verify.chaos.journal import Journal
 from backtest_kit_verify.chaos.workload import mark_of
 

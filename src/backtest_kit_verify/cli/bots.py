@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.testing.servers import UnavailableError, private_servers
 from backtest_kit_verify.bots.campaign import Outcome, run_campaign
 from backtest_kit_verify.bots.child import Task

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos import ChaosError
 from backtest_kit_verify.chaos.report import as_json, show

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.embedded import ExitCode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.errors import BacktestKitError
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.demo import DemoError
 from backtest_kit_verify.demo.checks import run_checks

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.embedded import ExitCode
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulate_near import NearSimulation
 from backtest_kit_verify.cli.simulate_steps import simulate_steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 
-from backtest_kit_mongo.cli.embedded import ExitCode
+from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.cli.simulating import given, run_campaign
 from backtest_kit_verify.simulation.exhaustive import TooMany

@@ -16,12 +16,12 @@ from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE
 from backtest_kit_mongo.feed.positions import look
 from backtest_kit_mongo.operate.cache_check import Report, open_auditor
+from backtest_kit_mongo.stored import AUDIT_ITEMS as AUDIT
 from backtest_kit_verify.demo.candles import Series
 
 __all__ = ["DOCUMENTS", "Evidence", "gather"]
 
 DOCUMENTS: Final = tuple(domain for domain in DOMAINS if domain is not CANDLE)
-AUDIT: Final = "audit-items"
 GROUP: Final = "audit"
 POLL_S: Final = 0.1
 STALLED_S: Final = 60.0

@@ -15,6 +15,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
+from backtest_kit_mongo.stored import RECOVERY_STATE as COLLECTION
 from backtest_kit_worker.recovery.caches import Caches
 from backtest_kit_worker.recovery.changes import (
     COLLECTIONS,
@@ -33,7 +34,6 @@ from backtest_kit_worker.recovery.changes import (
     skipped,
 )
 from backtest_kit_worker.recovery.records import AuditRecords
-from backtest_kit_worker.recovery.state import COLLECTION
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, ITEMS, RESTORE, raw, readable
+from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, RESTORE, raw, readable
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_worker.loop import PASSING
 from backtest_kit_worker.recovery.changes import LoggedChange, recorded_key, revision, written_at
 from backtest_kit_worker.recovery.comparing import FIELDS

@@ -8,9 +8,10 @@ from typing import Any, Final
 from bson import ObjectId
 from bson.timestamp import Timestamp
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
-COLLECTION: Final = "recovery-state"
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import RECOVERY_STATE as COLLECTION
+
 MARKER: Final = "marker"
 _TOKEN, _RECONCILE = "token", "reconcile"
 
@@ -22,7 +23,7 @@ class RecoveryState:
     """Three documents: `token` (how far changes are judged), `reconcile` (a scan under way) and `marker`."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._states = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._states = database.get_collection(COLLECTION, write_concern=DURABLE)
 
     def position(self) -> Position | None:
         """Where to read on; None if nothing was ever judged."""

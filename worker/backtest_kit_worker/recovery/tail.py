@@ -14,8 +14,9 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from backtest_kit_mongo.stored import RECOVERY_STATE as COLLECTION
 from backtest_kit_worker.recovery.changes import COLLECTIONS, RAW
-from backtest_kit_worker.recovery.state import COLLECTION, MARKER, Position
+from backtest_kit_worker.recovery.state import MARKER, Position
 
 logger = logging.getLogger(__name__)
 

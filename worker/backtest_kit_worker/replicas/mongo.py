@@ -14,13 +14,14 @@ from pymongo import InsertOne, MongoClient, ReplaceOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY
 from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.connect import DURABLE, mongo_client
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.stored import REPLICA_STATE
 from backtest_kit_worker.replicas.source import CHUNK_MAX, RAW, Raw, Source, batched
 from backtest_kit_worker.replicas.target import Marker, ReplicaFailed, ReplicaUnreachable, Seen, Verdict, version
 
@@ -63,14 +64,11 @@ class MongoTarget:
     @property
     def _database(self) -> Database[Raw]:
         if self._client is None:
-            self._client = MongoClient(
-                self._connection_string,
-                serverSelectionTimeoutMS=int(self._timeout_s * 1000),
-                appname="backtest-kit-replica",
-                document_class=RAW.document_class,
+            bound_ms = int(self._timeout_s * 1000)
+            self._client = mongo_client(
+                self._connection_string, "backtest-kit-replica", find_ms=bound_ms, document_class=RAW.document_class
             )
-        concern = WriteConcern("majority", j=True)
-        return self._client.get_database(self._database_name, RAW, write_concern=concern)
+        return self._client.get_database(self._database_name, RAW, write_concern=DURABLE)
 
     def open(self) -> None:
         with self._bounded("building indexes"):
@@ -104,16 +102,16 @@ class MongoTarget:
 
     def marker(self) -> Marker | None:
         with self._bounded("reading its marker"):
-            found = self._database["replica-state"].find_one({"_id": _MARKER})
+            found = self._database[REPLICA_STATE].find_one({"_id": _MARKER})
         return None if found is None else Marker(found["source"], found["run"])
 
     def mark(self, marker: Marker) -> None:
         with self._bounded("writing its marker"):
-            self._database["replica-state"].update_one({"_id": _MARKER}, {"$set": marker._asdict()}, upsert=True)
+            self._database[REPLICA_STATE].update_one({"_id": _MARKER}, {"$set": marker._asdict()}, upsert=True)
 
     def is_empty(self) -> bool:
         with self._bounded("looking whether it is empty"):
-            if self._database["replica-state"].find_one({"_id": "source"}):
+            if self._database[REPLICA_STATE].find_one({"_id": "source"}):
                 raise InvalidSetting(
                     f"{self.place} is itself a source of replicas, perhaps of this very one. Name another database in "
                     "CC_REPLICA_MONGO_CONNECTION_STRING. Nothing was written."

@@ -16,6 +16,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
+from backtest_kit_mongo.stored import REPLICA_STATE
 from backtest_kit_worker.replicas.target import key_of
 
 CHUNK_MAX: Final = 1_000
@@ -133,6 +134,6 @@ class Source:
         """Make sure that reads which follow see all that a majority had before: a deposed primary cannot answer
         this.
         """
-        state = self._database.get_collection("replica-state", read_concern=ReadConcern("linearizable"))
+        state = self._database.get_collection(REPLICA_STATE, read_concern=ReadConcern("linearizable"))
         with pymongo.timeout(self._timeout_s):
             state.find_one({"_id": "source"})

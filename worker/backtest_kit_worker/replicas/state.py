@@ -18,13 +18,12 @@ from typing import Any
 
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.stored import REPLICA_STATE as COLLECTION
 from backtest_kit_worker.replicas.target import Marker, ReplicaUnreachable, Target
-
-COLLECTION = "replica-state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class State:
     """Reads and writes the collection; every change is on a majority's disk before it returns."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._documents = database.get_collection(COLLECTION, write_concern=WriteConcern("majority", j=True))
+        self._documents = database.get_collection(COLLECTION, write_concern=DURABLE)
 
     def source_id(self) -> str:
         """This source's own name; made once."""

@@ -20,14 +20,16 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, ITEMS, KEYS, PENDING, RAW, digest, raw
+from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, KEYS, RAW, digest, raw
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Part
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
 
 COLLECTION: Final = ITEMS
 DUPLICATE_KEY: Final = 11_000
-DURABLE: Final = WriteConcern("majority", j=True)
 TIMEOUT_S: Final = 30
 """Bound on one batch, the driver's retries included."""
 CONTENT_CODES: Final = frozenset({15, 22, 10_334, 17_280})

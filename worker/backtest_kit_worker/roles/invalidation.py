@@ -14,14 +14,13 @@ from typing import Annotated
 import redis
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
 from backtest_kit_mongo.backends.redis.relay import relay
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names, names
 from backtest_kit_mongo.coherence.record import Shape
+from backtest_kit_mongo.connect import redis_named
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.settings import invalid
 from backtest_kit_worker.deployment import Deployment
@@ -78,16 +77,8 @@ class InvalidationRole:
         Raises:
             InvalidSetting: it names something else.
         """
-        timeout_s = deployment.settings.redis_timeout_ms / 1000
-        targets = [
-            redis.Redis.from_url(
-                url.get_secret_value(),
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-            for url in load_invalidation().invalidation_redis
-        ]
+        timeout_ms = deployment.settings.redis_timeout_ms
+        targets = [redis_named(url.get_secret_value(), timeout_ms) for url in load_invalidation().invalidation_redis]
         return cls(targets, deployment.settings.database, deployment.settings.partitions) if targets else None
 
     def open(self) -> None:

@@ -15,7 +15,8 @@ from typing import Final
 import pymongo
 
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
-from backtest_kit_mongo.operate.compaction import DURABLE, Compactor, ToDo
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.operate.compaction import Compactor, ToDo
 from backtest_kit_mongo.ports import Series
 from backtest_kit_worker.deployment import Deployment
 

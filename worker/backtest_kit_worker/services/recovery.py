@@ -61,8 +61,7 @@ class RecoveryOptions:
 
     Attributes:
         grace_ms: how long a writer has to publish a change, and the audit role to record it, before it is looked for.
-            Also
-        how long recovery has to read on, before it believes that a document still is what a change made of it.
+            Also how long recovery has to read on, before it believes that a document still is what a change made of it.
         await_ms: how long one read of the change stream waits for more; a stale cache entry lives about twice as long.
         batch_max, batch_bytes_max: changes read at once.
         unjudged_max, unjudged_bytes_max: beyond these nothing more is read until some are judged.

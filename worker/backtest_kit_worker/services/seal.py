@@ -20,10 +20,14 @@ from bson.int64 import Int64
 from pymongo import UpdateOne
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, make_seal, pieces, read_seal
-from backtest_kit_mongo.audit.records import HEADS, ITEMS, PENDING, SEALS, digest, raw, readable, split_id
+from backtest_kit_mongo.audit.records import digest, raw, readable, split_id
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 from backtest_kit_worker.sealing import (
     NEW,
     Arrived,
@@ -46,7 +50,6 @@ REST_MS: Final = 500
 """From one seal to the next while records keep coming."""
 GRACE_MS: Final = 60_000
 """More than a writer's own bound on a batch."""
-DURABLE: Final = WriteConcern("majority", j=True)
 DUPLICATE_KEY: Final = 11_000
 
 NUMBERED: Final = {"_id": {"$gte": 0}}

@@ -17,12 +17,14 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
-from backtest_kit_mongo.audit.records import ITEMS, SEALS, digest, raw, readable
+from backtest_kit_mongo.audit.records import digest, raw, readable
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.troubles import ALTERED, MISMATCHED, Notes
 from backtest_kit_mongo.operate.doctor import agreement, cache, identity
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 from backtest_kit_worker.recovery.changes import RAW, document_name, revision
 
 AREAS: Final[Sequence[Callable[[FeedServers], Iterator[Finding]]]] = (

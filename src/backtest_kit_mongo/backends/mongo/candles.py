@@ -67,11 +67,11 @@ from backtest_kit_mongo.coherence.effects import Append, Appended, Conflict, Kee
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
+from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 
 logger = locks.logger(__name__)
 
-BLOCKS: Final = "candle-blocks"
-CONFLICTS: Final = "candle-conflicts"
 BATCH_DOCUMENTS: Final = 20_000
 """2 MB: as fast as larger answers, which would hold memory and one bound in time for longer."""
 BATCH_BLOCKS: Final = 16

@@ -24,7 +24,6 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo import listing
-from backtest_kit_mongo.backends.mongo.client import connect
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
@@ -47,6 +46,7 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Atomic
+from backtest_kit_mongo.connect import mongo_client
 from backtest_kit_mongo.errors import (
     CallerError,
     CorruptData,
@@ -121,7 +121,8 @@ class MongoTruth:
         with self._lock:
             if self._client is not None:
                 return self._client
-            made = connect(self._uri, int(self._timeout_s * 1000), [self._deadlines.clocks])
+            bound_ms, clocks = int(self._timeout_s * 1000), [self._deadlines.clocks]
+            made = mongo_client(self._uri, "backtest-kit-mongo", find_ms=bound_ms, socket_ms=bound_ms, listeners=clocks)
             return self._keep(made)
 
     def _keep(self, made: MongoClient[Document]) -> MongoClient[Document]:

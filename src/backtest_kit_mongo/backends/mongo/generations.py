@@ -24,12 +24,12 @@ from typing import Any, Final
 
 from pymongo import UpdateOne
 from pymongo.database import Database
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import CANDLE_REMOVALS as REMOVALS
 
-REMOVALS: Final = "candle-removals"
 FOLLOW_S: Final = 1.0
 """How old a process' knowledge may be. One look is one query by `_id`, half a millisecond on a near server."""
 SERIES_MAX: Final = 10_000
@@ -85,7 +85,7 @@ def end(database: Database[Document], scope: Key, starts: Iterable[int]) -> None
 
 
 def _move(database: Database[Document], scope: Key, starts: Iterable[int], by: Document) -> None:
-    durable = database.get_collection(REMOVALS, write_concern=WriteConcern("majority", j=True))
+    durable = database.get_collection(REMOVALS, write_concern=DURABLE)
     operations = []
     for start in starts:
         described = {name: {"$literal": part} for name, part in {**scope.query(), "start": start}.items()}

@@ -24,14 +24,14 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.eras import REPLACED, Ended, Noted, Restored
+from backtest_kit_mongo.connect import DURABLE
+from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 
 logger = locks.logger(__name__)
 
-COLLECTION: Final = "cache-identity"
 IDENTITY: Final = "identity"
 IDLE_MS: Final = 10_000
 """An era that nobody has raised for so long, while somebody raised another one, is over: its Redis may miss writes."""
@@ -74,7 +74,7 @@ class IdentityDocument:
             COLLECTION,
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("local"),
-            write_concern=WriteConcern("majority", j=True),
+            write_concern=DURABLE,
         )
 
     def read(self) -> Document:

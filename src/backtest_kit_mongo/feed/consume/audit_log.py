@@ -14,13 +14,14 @@ from typing import Any
 import pymongo
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.records import ITEMS, readable
+from backtest_kit_mongo.audit.records import readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Part, Shape
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.consume.groups import order
 from backtest_kit_mongo.feed.consume.progress import Job, Position
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
 OPERATIONS = ("upsert", "remove", "batch", "conflict")
 BATCH = 500

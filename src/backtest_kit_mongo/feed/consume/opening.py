@@ -8,13 +8,10 @@ import secrets
 import socket
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 import redis
-from pymongo import MongoClient
 
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE
-from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.errors import InvalidSetting, ReadFailed, ServerUnreachable
@@ -25,8 +22,9 @@ from backtest_kit_mongo.feed.consume.membership import Membership, Start
 from backtest_kit_mongo.feed.consume.progress import Progress
 from backtest_kit_mongo.feed.consume.replay import Replay
 from backtest_kit_mongo.reachability import WAYS_OUT
+from backtest_kit_mongo.servers import Servers
 from backtest_kit_mongo.settings import Settings
-from backtest_kit_mongo.setup import get_config, redis_client, resolve
+from backtest_kit_mongo.setup import get_config, resolve
 
 NAME_MAX = 200
 
@@ -127,24 +125,20 @@ def _connect(
     options: FeedOptions,
 ) -> ChangeFeed:
     unique = consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    client, mongo = _clients(settings, options.block_ms)
-    database = mongo[settings.database]
-    group = Group(client, streams(settings.database, settings.partitions), name, unique)
+    servers = _servers(settings, options.block_ms)
+    database = servers.database
+    group = Group(servers.redis, servers.streams, name, unique)
     # Its own even where the consumer's name is not: a process that was replaced must not go on replaying.
     progress = Progress(database, name, f"{unique} {secrets.token_hex(8)}", settings.mongo_bound_ms)
     log = AuditLog(database, settings.partitions, domains)
     replay = Replay(progress, log, group, options.claim_idle_ms)
     membership = Membership(name, group, progress, start, domains)
-    return ChangeFeed(membership, group, log, replay, mongo, options, named=consumer is not None)
+    return ChangeFeed(membership, group, log, replay, servers.mongo, options, named=consumer is not None)
 
 
-def _clients(settings: Settings, block_ms: int) -> tuple[redis.Redis, MongoClient[dict[str, Any]]]:
-    """Both connect on first use."""
-    mongo: MongoClient[dict[str, Any]] = MongoClient(
-        settings.mongo_connection_string.get_secret_value(), tz_aware=True,
-        serverSelectionTimeoutMS=min(settings.mongo_bound_ms, 5_000), appname="backtest-kit-mongo feed",
-    )  # fmt: skip
-    return redis_client(settings.model_copy(update={"redis_timeout_ms": settings.redis_timeout_ms + block_ms})), mongo
+def _servers(settings: Settings, block_ms: int) -> Servers:
+    bound_ms = min(settings.mongo_bound_ms, 5_000)
+    return Servers(settings, "backtest-kit-mongo feed", find_ms=bound_ms, block_ms=block_ms)
 
 
 def forget(group: str, *, settings: Settings | None = None) -> bool:
@@ -156,18 +150,17 @@ def forget(group: str, *, settings: Settings | None = None) -> bool:
         ServerUnreachable: a server cannot be reached; call it again.
     """
     found = resolve(settings or get_config())
-    client, mongo = _clients(found, block_ms=0)
+    servers = _servers(found, block_ms=0)
     try:
         # Redis first: cut off in between, the group is found again and not half there.
-        count = Group(client, streams(found.database, found.partitions), group, "").destroy()
-        return Progress(mongo[found.database], group, "", found.mongo_bound_ms).forget() or count > 0
+        count = Group(servers.redis, servers.streams, group, "").destroy()
+        return Progress(servers.database, group, "", found.mongo_bound_ms).forget() or count > 0
     except UNREACHABLE as cause:
         raise ServerUnreachable(
             f"Redis at {found.redis_address} did not answer: {cause}. Call it again. {WAYS_OUT}"
         ) from cause
     finally:
-        client.close()
-        mongo.close()
+        servers.close()
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -14,12 +14,11 @@ import pymongo
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
-from pymongo.write_concern import WriteConcern
 
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.feed.consume.groups import Span, order
-
-COLLECTION = "feed-groups"
+from backtest_kit_mongo.stored import FEED_GROUPS as COLLECTION
 
 Position = tuple[datetime, str, int]
 """A record's place in the order of a replay: writtenAt, documentId, rev."""
@@ -64,9 +63,7 @@ class Progress:
     """
 
     def __init__(self, database: Database[dict[str, Any]], group: str, holder: str, timeout_ms: int) -> None:
-        self._groups = database.get_collection(
-            COLLECTION, write_concern=WriteConcern("majority", j=True), read_concern=ReadConcern("local")
-        )
+        self._groups = database.get_collection(COLLECTION, write_concern=DURABLE, read_concern=ReadConcern("local"))
         self._group = group
         self._holder = holder
         self._timeout_s = timeout_ms / 1000

@@ -9,10 +9,10 @@ from backtest_kit_mongo.feed.dead_letters import count_open
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.positions import GroupPosition, StreamPosition, look
 from backtest_kit_mongo.feed.trimming import AUDIT_GROUP
-from backtest_kit_mongo.feed.troubles import COLLECTION as NOTES
 from backtest_kit_mongo.feed.troubles import FOREIGN_WRITES, troubles
 from backtest_kit_mongo.feed.workers import Consumer, consumers, service_leases
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, note, ok, warning
+from backtest_kit_mongo.stored import WORKER_TROUBLES as NOTES
 
 LAG_MS: Final = 60_000
 """As the worker's own health check judges it, unless it is set otherwise."""

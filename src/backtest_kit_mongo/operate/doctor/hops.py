@@ -6,10 +6,9 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
+from backtest_kit_mongo.backends.mongo.identity import IDENTITY
 from backtest_kit_mongo.backends.near_cache import HEARTBEATS_PER_STALENESS
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
@@ -18,17 +17,18 @@ from backtest_kit_mongo.coherence.effects import CacheRead
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.newest import newest
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, is_unauthorized, note, ok, said, warning
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
+from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
+from backtest_kit_mongo.stored import DOCTOR_SCRATCH as SCRATCH
 
 PINGS_COUNT: Final = 50
 WRITES_COUNT: Final = 10
 RECENT_COUNT: Final = 200
-SCRATCH: Final = "bkm-doctor"
-"""The collection that a look writes to and drops. One name, so that a role can allow it."""
 SHARE_MAX: Final = 0.25
 """Of a time limit: a hop that takes so much of it may run into it under load."""
 
@@ -111,7 +111,7 @@ def _cached_key(servers: FeedServers) -> Key | None:
 
 def durable_write(servers: FeedServers) -> Iterator[Finding]:
     """Writes that a majority of the members has in its journal, to a collection that is dropped afterwards."""
-    scratch = servers.database.get_collection(SCRATCH, write_concern=WriteConcern("majority", j=True))
+    scratch = servers.database.get_collection(SCRATCH, write_concern=DURABLE)
     own = secrets.token_hex(6)
     try:
         found = latency(lambda: scratch.update_one({"_id": own}, {"$inc": {"n": 1}}, upsert=True), WRITES_COUNT)

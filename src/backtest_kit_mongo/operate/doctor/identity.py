@@ -8,11 +8,12 @@ from typing import Any, Final
 from pymongo.errors import PyMongoError
 
 from backtest_kit_mongo.backends.mongo.concerns import has_one_member, is_replicated
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY
+from backtest_kit_mongo.backends.mongo.identity import IDENTITY
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, partition_names
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok, warning
+from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 
 _RESTORED: Final = "read RUNBOOK.md, `Restoring a backup`; a worker records it in the audit log"
 

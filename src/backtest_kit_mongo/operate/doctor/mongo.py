@@ -11,6 +11,7 @@ from pymongo.uri_parser import parse_uri
 
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, said, version, warning
+from backtest_kit_mongo.stored import PARKED_ITEMS
 
 VERSION_MIN: Final = (4, 2)
 """Updates by pipeline, `$$NOW`, and change streams that go on after an invalidating change."""
@@ -30,7 +31,7 @@ def reach(servers: FeedServers) -> Iterator[Finding]:
     try:
         with pymongo.timeout(bound_ms / 1000):
             # Needs the right to read the database, which `ping` does not.
-            servers.database["parked-items"].find_one({}, {"_id": 1})
+            servers.database[PARKED_ITEMS].find_one({}, {"_id": 1})
             found = str(servers.database.client.server_info()["version"])
     except PyMongoError as cause:
         # A time limit that ran out may be the server's word too, but it refuses nobody.

@@ -10,9 +10,8 @@ from pymongo.errors import OperationFailure
 
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, said, warning
+from backtest_kit_mongo.stored import RECOVERY_STATE
 
-RECOVERY_STATE: Final = "recovery-state"
-"""The recovery service's collection; its document `token` is where it stands."""
 WINDOW_MIN_MS: Final = 24 * 3_600_000
 """For so long recovery may be stopped before what was written meanwhile can no longer be reconstructed; a day is a
 person's time to react.

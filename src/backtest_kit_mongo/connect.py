@@ -1,0 +1,97 @@
+"""The only place that makes clients of MongoDB and Redis; a test forbids others. All connect on first use.
+
+What is the same for every client is said here once: times have zones, MongoDB's log shows who asks (`appname`), and a
+client of Redis never repeats a command by itself, because a repeat needs a fresh token and is made where tokens are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import redis
+from pymongo import MongoClient
+from pymongo.errors import ConfigurationError
+from pymongo.write_concern import WriteConcern
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from backtest_kit_mongo.errors import ServerUnreachable
+
+__all__ = ["DURABLE", "mongo_at", "mongo_client", "redis_at", "redis_named", "transport"]
+
+DURABLE: Final = WriteConcern("majority", j=True)
+"""What was acknowledged outlives any one server: a majority has it in its journal."""
+
+
+def mongo_client(
+    uri: str,
+    appname: str,
+    *,
+    find_ms: int | None = None,
+    operation_ms: int | None = None,
+    socket_ms: int | None = None,
+    document_class: type[Any] = dict,
+    listeners: Sequence[Any] = (),
+) -> MongoClient[Any]:
+    """A client for a connection string; the names of `mongodb+srv` are asked for here, once.
+
+    Args:
+        find_ms: how long to look for a server that can do it; None: the driver's 30 s, or what the string says.
+        operation_ms: how long an operation may take, all attempts together; None: as long as it needs.
+        socket_ms: how long an answer may be silent; None: for ever.
+        document_class: what documents are decoded to.
+        listeners: of the driver's events.
+
+    Raises:
+        ServerUnreachable: DNS does not know the name, or does not answer.
+    """
+    is_srv = uri.startswith("mongodb+srv:")
+    options: dict[str, Any] = {
+        "serverSelectionTimeoutMS": find_ms,
+        "timeoutMS": operation_ms,
+        "socketTimeoutMS": socket_ms,
+        "event_listeners": list(listeners) or None,
+        # It bounds DNS too, by 20 s if nobody says otherwise.
+        "connectTimeoutMS": find_ms if is_srv and "connecttimeoutms" not in uri.lower() else None,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return MongoClient(uri, document_class=document_class, tz_aware=True, appname=appname, **given)
+    except ConfigurationError as cause:
+        if not is_srv:
+            raise
+        name = uri.rpartition("@")[2].removeprefix("mongodb+srv://").partition("/")[0]
+        raise ServerUnreachable(
+            f"MongoDB: the name {name} could not be resolved (DNS). Nothing was read or written: {cause}"
+        ) from cause
+
+
+def mongo_at(host: str, port: int, timeout_ms: int) -> MongoClient[dict[str, Any]]:
+    """Of this one server, whatever set it belongs to: to ask how it is. Nothing is tried twice."""
+    return MongoClient(
+        host,
+        port,
+        directConnection=True,
+        retryReads=False,
+        serverSelectionTimeoutMS=timeout_ms,
+        connectTimeoutMS=timeout_ms,
+        socketTimeoutMS=timeout_ms,
+    )
+
+
+def transport(timeout_ms: float) -> dict[str, Any]:
+    """The library's options that every connection to a Redis or a Sentinel has."""
+    timeout_s = timeout_ms / 1000
+    return {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "retry": Retry(NoBackoff(), 0)}
+
+
+def redis_at(host: str, port: int, options: Mapping[str, Any]) -> redis.Redis:
+    """Of one server; `options` are the library's, from `transport`."""
+    return redis.Redis(host=host, port=port, **options)
+
+
+def redis_named(url: str, timeout_ms: float) -> redis.Redis:
+    """Of the server that a redis:// or rediss:// URL names."""
+    client: redis.Redis = redis.Redis.from_url(url, **transport(timeout_ms))
+    return client
