@@ -54,8 +54,10 @@ sys.stdin.read()
 LAUNCH = """
 import sys
 from pathlib import Path
+from backtest_kit_mongo.embedded import processes
 from backtest_kit_mongo.embedded.processes import Server, free_port
 from backtest_kit_mongo.embedded.redis_server import REDIS
+processes.GUARD_WAIT_S = 60  # However busy the machine, the launcher is seen while it waits.
 Server(REDIS, Path(sys.argv[1])).launch(port=free_port(), options=(), die_with_caller=False)
 """
 
@@ -73,7 +75,7 @@ def remove(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> bool:
+def eventually(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
