@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from math import inf
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.audit.support import START, Worker, change, foreign, gap
 
 from backtest_kit_mongo.audit import AuditLog, export_jsonl, export_parquet
 from backtest_kit_mongo.audit.export import ParquetMissing
+from backtest_kit_mongo.audit.show import line
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import BY_NAME, STATE
@@ -43,6 +45,15 @@ def test_a_timeline_has_all_changes_of_a_key_and_of_no_other(worker: Worker, log
         (1, None, {"data": 1}), (1, 9, {"data": "theirs"}), (2, None, {"data": 2}), (10, None, {"data": 10}),
     ]  # fmt: skip
     assert next(log.timeline(Key(STATE, ("signal", "bucket")))).id == "state/d1/1"
+
+
+def test_the_records_of_a_step_are_shown_together(worker: Worker, log: AuditLog) -> None:
+    other = change(1, document="d2", key=("signal", "other"))
+    worker.record([replace(change(2), step="s1"), change(1), replace(other, step="s1")])
+    records = log.of_step("s1")
+    assert [(record.id, record.step) for record in records] == [("state/d1/2", "s1"), ("state/d2/1", "s1")]
+    assert line(records[0]).endswith("  step s1")
+    assert "step" not in line(next(log.timeline(KEY)))
 
 
 def test_a_record_tells_who_and_when(worker: Worker, log: AuditLog) -> None:

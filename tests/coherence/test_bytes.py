@@ -4,6 +4,7 @@ running deployment.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf, isnan, nan
 from typing import Any
@@ -46,6 +47,10 @@ class TestEvents:
 
     def test_the_golden_bytes_of_version_1_are_still_written(self) -> None:
         assert EVENT.header() == GOLDEN_V1
+
+    def test_an_event_of_a_step_carries_its_id(self) -> None:
+        event = replace(EVENT, step="7c020cd4f12e3c50")
+        assert decode({b"e": event.header(), b"p": event.body}) == event
 
     def test_an_event_of_a_later_version_is_refused_by_name(self) -> None:
         later = msgpack.packb({**msgpack.unpackb(GOLDEN_V1), "v": 2})

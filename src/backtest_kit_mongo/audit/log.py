@@ -144,6 +144,11 @@ class AuditLog:
                 from_document, self._items.find(selection(domain, symbol), batch_size=BATCH).sort("$natural", 1)
             )
 
+    def of_step(self, name: str) -> list[AuditRecord]:
+        """The records of one step, by domain and key. They are searched for in the whole log."""
+        with reading(f"step {name}"):
+            return list(map(from_document, self._items.find({"step": name}).sort([("domain", 1), ("label", 1)])))
+
     def count(self, *, domain: str | None = None, symbol: str | None = None) -> int:
         """How many records `records` will give, about: exact only for a chosen domain or symbol."""
         query = selection(domain, symbol)

@@ -17,6 +17,7 @@
 | payload     | the payload after the change |
 | host, process, writtenAt | who wrote it, and when by the writer's clock |
 | recordedAt, entry | when it was recorded, and from which stream entry |
+| step        | of a change that is part of a step (`docs/steps.md`): its id; a change that recovery found has none |
 
 No field is ever changed.
 """
@@ -130,6 +131,7 @@ class AuditRecord:
         reason: of a `gap`, why the content is lost; of a `correction`, what it corrects.
         first: of a `gap` that stands for several revisions up to `rev`, the first; otherwise `rev`.
         detail: what a foreign writer did; of a `correction`, what the revision was: upsert or remove.
+        step: the step that the change is part of; empty for none, or none that is known.
     """
 
     id: str
@@ -149,6 +151,7 @@ class AuditRecord:
     reason: str = ""
     first: int = 0
     detail: str = ""
+    step: str = ""
 
 
 def from_document(stored: Mapping[str, Any]) -> AuditRecord:
@@ -172,6 +175,7 @@ def from_document(stored: Mapping[str, Any]) -> AuditRecord:
         entry=str(stored.get("entry") or ""),
         reason=str(stored.get("reason") or ""),
         detail=str(stored.get("detail") or ""),
+        step=str(stored.get("step") or ""),
     )
 
 

@@ -13,7 +13,8 @@ from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditReco
 def line(record: AuditRecord) -> str:
     """One record on one line: when it was written, what was done, to what, and by whom."""
     key = format_key(record.domain, record.key) if record.key else f"{record.domain}/? ({record.document_id})"
-    return f"{_written(record)}  {record.operation:<7}  {key}  {_revision(record)}{_simulated(record)}{_writer(record)}"
+    done = f"{_written(record)}  {record.operation:<7}  {key}  {_revision(record)}"
+    return f"{done}{_simulated(record)}{_writer(record)}{_step(record)}"
 
 
 def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
@@ -33,7 +34,7 @@ def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
         rev = max(rev, record.rev)
         yield (
             f"  {_revision(record)}  {record.operation}  written "
-            f"{_written(record)}{_simulated(record)}{_writer(record)}"
+            f"{_written(record)}{_simulated(record)}{_writer(record)}{_step(record)}"
         )
         if record.reason:
             yield f"    {record.reason}"
@@ -68,6 +69,10 @@ def _simulated(record: AuditRecord) -> str:
 
 def _writer(record: AuditRecord) -> str:
     return f"  by {record.host}:{record.process}" if record.host else ""
+
+
+def _step(record: AuditRecord) -> str:
+    return f"  step {record.step}" if record.step else ""
 
 
 def _iso(moment: datetime) -> str:

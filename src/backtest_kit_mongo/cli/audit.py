@@ -184,6 +184,22 @@ def show(key: KeyText, as_json: AsJson = False) -> None:
 
 
 @audit.command()
+def step(name: Annotated[str, typer.Argument(metavar="STEP")], as_json: AsJson = False) -> None:
+    """Show all records of one step, whose id `tail` and `show` print. Goes through the whole log.
+
+    [bold]Examples[/]
+
+    [cyan]bkm audit step 7c020cd4f12e3c50[/]
+    """
+    with open_audit_log() as log:
+        records = log.of_step(name)
+    for record in records:
+        echo(to_json(record) if as_json else line(record))
+    if not records:
+        Console(stderr=True).print("No record of this step.")
+
+
+@audit.command()
 def asof(
     key: KeyText,
     when: Annotated[

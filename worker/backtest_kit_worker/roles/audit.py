@@ -207,6 +207,7 @@ def _record(entry: str, event: Event, recorded_at: datetime) -> Document:
         "writtenAt": datetime.fromtimestamp(event.written_ms / 1000, UTC),
         "recordedAt": recorded_at,
         "entry": entry,
+        **({"step": event.step} if event.step else {}),
     }
 
 
