@@ -47,9 +47,9 @@ MISSED = "read@b write@a | 0 0 0 0 1 1 1 lose:b"
 class TestRandomOrder:
     def test_nothing_is_broken_and_copies_are_served(self) -> None:
         campaign = Campaign(1)
-        assert campaign.run(2_500) is None
+        assert campaign.run(1_200) is None
         # A cache that never serves a copy keeps every promise.
-        assert campaign.hit_count > 1_000
+        assert campaign.hit_count > 500
 
     def test_everything_that_can_happen_happens(self) -> None:
         assert set(ACTS) == set(VERBS)
