@@ -6,29 +6,17 @@ import os
 from collections.abc import Callable
 from time import perf_counter, process_time
 
-import numpy as np
-
 from backtest_kit.events import Event
 from backtest_kit.identity import MINUTE_MS, ContextId
 from backtest_kit.operations import Operations
 from backtest_kit.replay import Columns, replay
 from backtest_kit.rules import DEFAULT
 from backtest_kit.signals import Proposal, long
+from backtest_kit_verify.made_up import START_MS, random_walk
 
-START_MS = 1_704_067_200_000
 CONTEXT = ContextId("BTCUSDT", "bench", "made-up", "frame")
 WARM_UP = 100
 GOALS = {"empty, 1m": 250_000, "60 candles, 1m": 100_000, "hourly, opens": 350_400}
-
-
-def made_up(minutes: int) -> Columns:
-    """A random walk of `minutes` and a warm-up."""
-    draw, count = np.random.default_rng(7), minutes + WARM_UP
-    close = 42_000 * np.exp(np.cumsum(draw.normal(0, 0.0005, count)))
-    start = np.concatenate([[42_000.0], close[:-1]])
-    high, low = np.maximum(start, close) * 1.0002, np.minimum(start, close) * 0.9998
-    times = np.arange(-WARM_UP, minutes, dtype=np.int64) * MINUTE_MS + START_MS
-    return Columns(times, start, high, low, close, draw.uniform(1, 50, count))
 
 
 class Strategy:
@@ -61,7 +49,7 @@ def strategies(candles: Columns) -> dict[str, Strategy]:
 
 def main() -> None:
     for name, minutes in (("a week", 7 * 1440), ("a year", 365 * 1440)):
-        candles = made_up(minutes)
+        candles = random_walk(7, minutes, before=WARM_UP, price=42_000.0, volatility=0.0005, wick=0.0002)
         for label, strategy in strategies(candles).items():
             began, cpu = perf_counter(), process_time()
             done = replay(

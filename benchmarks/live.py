@@ -30,7 +30,8 @@ from backtest_kit.identity import MINUTE_MS
 from backtest_kit.signals import Proposal, long
 from backtest_kit_mongo.testing.servers import private_servers
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
-from backtest_kit_verify.bots.plan import START_MS, SYMBOL, job, walk
+from backtest_kit_verify.bots.plan import SYMBOL, job, walk
+from backtest_kit_verify.made_up import START_MS
 
 MINUTES = 400
 RESTARTS = 5

@@ -16,7 +16,7 @@ or `bkm run strategy.py --backtest --symbol BTCUSDT`. See docs/engine.md.
 from backtest_kit import living as living  # First, because it notes which processes live now.
 
 # isort: split
-from backtest_kit.background import BackgroundRun, Backtest
+from backtest_kit.background import BackgroundRun, Backtest, Live
 from backtest_kit.bars import Bars
 from backtest_kit.caching import cached, once
 from backtest_kit.context import Context
@@ -80,6 +80,7 @@ __all__ = [
     "Event",
     "Exchange",
     "Frame",
+    "Live",
     "Proposal",
     "Result",
     "Risk",

@@ -14,7 +14,7 @@ Values = NDArray[np.float64]
 
 
 class Table(Protocol):
-    """Candles by column, as `backtest_kit_mongo` reads them."""
+    """Candles by column, ascending; `timestamp` are open times in epoch ms. `bk.Candles` and a `Series` are some."""
 
     @property
     def timestamp(self) -> Times: ...

@@ -83,7 +83,7 @@ def _memo(interval: str, name: str | None, kind: Any) -> Callable[[Function], Fu
             inner = next(steps)
             if inner is None:
                 return _end(steps, None)
-            with bk.simulation_time(inner.now, guards_threads=False):
+            with bk.simulation_time(inner.now, guards_threads=False), ctx.moved(inner.now):
                 value = function(inner, *args, **named)
             return _end(steps, value)
 

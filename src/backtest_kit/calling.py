@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import backtest_kit_mongo as bk
 from backtest_kit.context import Context
-from backtest_kit.coroutines import Coroutines
+from backtest_kit.coroutines import Coroutines, TookTooLong
 from backtest_kit.declare import CALLBACKS, Strategy
 from backtest_kit.errors import ENDS, StrategyFailed
 from backtest_kit.events import Event
@@ -112,7 +112,7 @@ class CallingStrategy:
     def _failure(self, name: str, now_ms: int, cause: BaseException) -> Exception:
         if isinstance(cause, bk.LookAhead):
             return bk.LookAhead(f"{self._at(name, now_ms)} looked ahead: {cause}")
-        if isinstance(cause, TimeoutError):
+        if isinstance(cause, TookTooLong):
             return StrategyFailed(f"{self._at(name, now_ms)} took longer than {GET_SIGNAL_S:g} s and was ended.")
         return StrategyFailed(f"{self._at(name, now_ms)} raised {type(cause).__name__}: {cause}")
 

@@ -8,6 +8,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -20,7 +21,7 @@ from rich.table import Table
 import backtest_kit_mongo as bk
 from backtest_kit import running
 from backtest_kit.errors import DeclarationError, StrategyFailed
-from backtest_kit.loading import load_strategy, prepare_store
+from backtest_kit.loading import connect, load_strategy, run_config
 from backtest_kit.moments import minute_text
 from backtest_kit.results import Result
 from backtest_kit.rules import DEFAULT, ORIGINAL
@@ -86,12 +87,17 @@ def run(
     with reported():
         chosen = _mode(mode, backtest=backtest, paper=paper, live=live)
         _require_place(report)
-        prepare_store(file, chosen)
+        is_configured = run_config(file) is not None
         load_strategy(file)
-        job = running.choose(
-            symbol, chosen, strategy=strategy, exchange=exchange, frame=frame,
+        choose = partial(
+            running.choose, symbol, chosen, strategy=strategy, exchange=exchange, frame=frame,
             rules=ORIGINAL if rules == "original" else DEFAULT, fill_gaps=fill_gaps,
         )  # fmt: skip
+        # What is declared wrongly is said before servers are waited for; a backtest may ask the store for its frame.
+        job = None if chosen == "backtest" else choose()
+        if not is_configured:
+            connect(chosen)
+        job = job or choose()
         result = _replayed(job) if chosen == "backtest" else running.run_job(job, _line)
         if report is not None:
             result.report(report)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
@@ -94,6 +95,17 @@ class Context:
         earlier = Context(self.identity, self._history, self.run_id)
         earlier._minute, earlier._price = moment, None
         return earlier
+
+    @contextmanager
+    def moved(self, moment: int) -> Iterator[None]:
+        """This very context at an earlier moment, for the length of a block: whoever holds it looks no further."""
+        before = self._minute, self._price
+        if moment < self._minute:
+            self._minute, self._price = moment, None
+        try:
+            yield
+        finally:
+            self._minute, self._price = before
 
     def _average_price(self) -> float:
         """Of an earlier moment; the present one comes from the engine."""

@@ -8,7 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Coroutines"]
+__all__ = ["Coroutines", "TookTooLong"]
+
+
+class TookTooLong(Exception):
+    """The time limit of a coroutine has passed; it was cancelled. A TimeoutError is the coroutine's own."""
 
 
 class Coroutines:
@@ -25,7 +29,7 @@ class Coroutines:
         """The answer itself, or if it is awaitable, what it comes to.
 
         Raises:
-            TimeoutError: it took too long and was cancelled.
+            TookTooLong: and was cancelled.
         """
         if not inspect.isawaitable(answer):
             return answer
@@ -58,7 +62,13 @@ class Coroutines:
 
 
 async def _within(awaitable: Any, timeout_s: float | None) -> Any:
-    return await awaitable if timeout_s is None else await asyncio.wait_for(awaitable, timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            return await awaitable
+    except TimeoutError as cause:
+        if limit.expired():
+            raise TookTooLong from cause
+        raise
 
 
 def _has_running_loop() -> bool:

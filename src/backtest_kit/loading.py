@@ -14,7 +14,7 @@ import backtest_kit_mongo as bk
 from backtest_kit import declare
 from backtest_kit.errors import StrategyFileError
 
-__all__ = ["load_strategy", "prepare_store"]
+__all__ = ["connect", "load_strategy", "run_config"]
 
 CONFIG: Final = "setup_config.py"
 
@@ -35,24 +35,30 @@ def load_strategy(path: Path) -> None:
         )
 
 
-def prepare_store(strategy: Path, mode: str) -> Path | None:
-    """Run `setup_config.py` if there is one (working directory, beside the strategy, config/), else connect what the
-    environment names. A backtest without any keeps files below ./dump.
+def run_config(strategy: Path) -> Path | None:
+    """Run `setup_config.py` if there is one (working directory, beside the strategy, config/). It chooses the adapters.
 
     Returns:
         The configuration that was run.
 
     Raises:
         StrategyFileError: the configuration raises.
-        bk.EnvironmentFault: servers cannot be reached.
     """
     config = next((place for place in _places(strategy) if place.is_file()), None)
     if config is not None:
         bk.set_modes(None)  # Whoever configures chooses the adapters, unless the file chooses modes.
         _run(config, "setup_config")
-    elif mode != "backtest" or os.environ.get("CC_MONGO_CONNECTION_STRING") or os.environ.get("CC_EMBEDDED"):
-        bk.setup()
     return config
+
+
+def connect(mode: str) -> None:
+    """Without a configuration: connect what the environment names. A backtest without any keeps files below ./dump.
+
+    Raises:
+        bk.EnvironmentFault: servers cannot be reached.
+    """
+    if mode != "backtest" or os.environ.get("CC_MONGO_CONNECTION_STRING") or os.environ.get("CC_EMBEDDED"):
+        bk.setup()
 
 
 def _places(strategy: Path) -> Iterator[Path]:

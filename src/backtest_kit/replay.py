@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backtest_kit.bars import Table
 from backtest_kit.effects import (
     AskRisk,
     AskSignal,
@@ -41,24 +42,9 @@ FIRST_LOOK: Final = 64
 LONGEST_LOOK: Final = 8192
 
 
-class Candles(Protocol):
-    """One-minute candles without a gap, ascending; `timestamp` are open times in epoch ms. `bk.Candles` is one."""
-
-    @property
-    def timestamp(self) -> NDArray[np.int64]: ...
-    @property
-    def high(self) -> Values: ...
-    @property
-    def low(self) -> Values: ...
-    @property
-    def close(self) -> Values: ...
-    @property
-    def volume(self) -> Values: ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """`Candles` of plain arrays."""
+    """A `Table` of plain arrays."""
 
     timestamp: NDArray[np.int64]
     open: Values
@@ -79,7 +65,7 @@ class Replay:
 
     def __init__(
         self,
-        candles: Candles,
+        candles: Table,
         port: StrategyPort,
         rules: Rules,
         start_ms: int,
@@ -194,7 +180,7 @@ class Replay:
 
 def replay(
     context: ContextId,
-    candles: Candles,
+    candles: Table,
     port: StrategyPort,
     rules: Rules = DEFAULT,
     *,
@@ -218,7 +204,7 @@ def replay(
     return driver
 
 
-def _checked_first(candles: Candles, rules: Rules, start_ms: int, end_ms: int) -> int:
+def _checked_first(candles: Table, rules: Rules, start_ms: int, end_ms: int) -> int:
     """Open time of the first candle."""
     times = candles.timestamp
     for name, moment in (("start", start_ms), ("end", end_ms)):

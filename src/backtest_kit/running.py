@@ -138,6 +138,11 @@ def _frame(wanted: object, exchange: Exchange, symbol: str, rules: Rules) -> Fra
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise DeclarationError(f"a frame is a name, 'FROM..TO' or a pair of moments, not {wanted!r:.80}")
         start, end = pair
+        if "" in (start, end):
+            raise DeclarationError(
+                f"--frame {wanted!r} lacks a moment: write both, as 2024-02-08..2024-02-09. Without --frame a backtest "
+                "takes all candles that there are."
+            )
         return declare.make_frame(f"{start}..{end}", start, end)
     if (frame := _one(declare.frames, None, "--frame")) is not None:
         return frame
@@ -243,7 +248,7 @@ def live(symbol: str, **chosen: object) -> Result:
     return run_job(choose(symbol, "live", **chosen))  # type: ignore[arg-type]
 
 
-def run_job(job: Job, on_line: Callable[[str], None] | None = None) -> Result:
+def run_job(job: Job, on_line: Callable[[str], None] | None = None, stop: threading.Event | None = None) -> Result:
     """Paper or live, until it is stopped. What it answers reports this process's share alone.
 
     Args:
@@ -258,7 +263,7 @@ def run_job(job: Job, on_line: Callable[[str], None] | None = None) -> Result:
     events: list[Event] = []
     since_s, since_ms = time.perf_counter(), time.time_ns() // 1_000_000
     with bk.in_mode(job.mode, RUNS_DIRECTORY / job.mode):
-        ticking = bot.run(job, on_line=on_line or logger.info, record=events.append)
+        ticking = bot.run(job, on_line=on_line or logger.warning, record=events.append, stop=stop)
     until_ms = time.time_ns() // 1_000_000
     elapsed_s, nothing = time.perf_counter() - since_s, np.empty(0)
     prices = Prices(nothing.astype(np.int64), nothing)

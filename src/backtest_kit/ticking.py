@@ -78,6 +78,7 @@ class Ticking:
     stop: set: no new positions; the run ends when nothing is held.
     until_ms: the last minute that is reported; None: for ever.
     asked: how often the strategy was asked.
+    _is_between: it waits for a minute or its candles; nothing of the one before is left to do.
     """
 
     context: ContextId
@@ -98,6 +99,7 @@ class Ticking:
     _last: int = 0
     _failure: str = ""
     _is_repeat: bool = True
+    _is_between: bool = False
     _state: State | None = None
 
     def run(self) -> None:
@@ -118,7 +120,16 @@ class Ticking:
                 self.keeping.require_not_taken()
                 if isinstance(cause, bk.WriteOutcomeUnknown):
                     pause(WRITE_S)  # Nothing of it may arrive after what the next attempt writes.
-                self.clock.wait(wait_s, threading.Event())  # Also while stopping: a position is not left alone.
+                if self._is_stopped():
+                    return
+                # Also while stopping: a position is not left alone.
+                self.clock.wait(wait_s, self.stop if self._is_between else threading.Event())
+                if self._is_stopped():
+                    return
+
+    def _is_stopped(self) -> bool:
+        """Whether the end was asked for and nothing is held, nor half done."""
+        return self.stop.is_set() and self._is_between and self._state is not None and not self._state.is_busy
 
     def _report(self, cause: Exception) -> bool:
         """Say a failure once. False: it is still the same one."""
@@ -127,7 +138,7 @@ class Ticking:
         if kind == self._failure:
             return False
         self._failure = kind
-        logger.error("%s: a tick failed and is tried again: %s", self.context.symbol, text)
+        logger.debug("%s: a tick failed and is tried again", self.context.symbol, exc_info=cause)
         self.on_line(f"a tick failed and is tried again; nothing changed: {text}")
         return True
 
@@ -194,7 +205,7 @@ class Ticking:
             self._complain(cause)
 
     def _complain(self, cause: Exception) -> None:
-        logger.error("%s", cause, exc_info=cause.__cause__)
+        logger.debug("%s", cause, exc_info=cause.__cause__)
         self.on_line(f"the strategy failed, and the run goes on: {cause}")
 
     # -- time
@@ -203,6 +214,7 @@ class Ticking:
         """The next minute, when it has come."""
         state = self._state
         assert state is not None
+        self._is_between = True
         if self._last:  # A whole minute has been lived.
             self._is_repeat, self._failure = False, ""
         if self.stop.is_set():
@@ -219,7 +231,7 @@ class Ticking:
         window = self._window(minute)
         if window is None:
             return None
-        self._last = minute
+        self._last, self._is_between = minute, False
         return self._tick(minute, window)
 
     def _minute(self, state: State) -> int:

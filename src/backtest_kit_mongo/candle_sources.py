@@ -5,6 +5,7 @@ NumPy and ccxt are imported by those who call, not by `import backtest_kit_mongo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["fetch_candles", "read_candle_files"]
 
 
-def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: str) -> Candles:
+def read_candle_files(
+    path: Path | str,
+    symbol: str,
+    interval: str,
+    exchange: str,
+    *,
+    on_note: Callable[[str], object] = lambda text: None,
+) -> Candles:
     """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT
     or BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are closed by then.
+
+    Args:
+        on_note: called with what was left out: candles that stand there twice count once.
 
     Raises:
         WrongFile: it cannot be read or holds something that is no candle. (A `CallerError`.)
@@ -40,7 +51,7 @@ def read_candle_files(path: Path | str, symbol: str, interval: str, exchange: st
     if found is None:
         raise NotFound(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}")
     now = simulation_now(found)
-    columns = read_file(found, step_ms)
+    columns = read_file(found, step_ms, on_note=on_note)
     assert len(columns.values) == len(FIELDS)
     since, until = (int(columns.timestamp[0]), int(columns.timestamp[-1]) + step_ms) if len(columns) else (0, 0)
     candles = Candles(symbol, interval, exchange, since, until, step_ms, columns)

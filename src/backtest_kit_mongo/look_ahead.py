@@ -3,10 +3,11 @@
     with bk.simulation_time(moment):
         strategy(...)          # reads without `when=` are as of `moment`, writes are stamped with it
 
-It reaches what the block starts: tasks, threads (`threading.Thread`, `ThreadPoolExecutor`, so `asyncio.to_thread` too),
-and child processes that are forked. A thread that was started before the block, by whoever, knows no time; while a
-block is open its reads are refused, unless it says `with bk.simulation_time(None)`. Not reached: processes started by
-`spawn` or a shell, `BaseCRUD`, `get_mongo()` and `get_redis()`, the change feed and the audit log.
+A block within a block may go back in time, not on. It reaches what the block starts: tasks, threads
+(`threading.Thread`, `ThreadPoolExecutor`, so `asyncio.to_thread` too), and child processes that are forked. A thread
+that was started before the block, by whoever, knows no time; while a block is open its reads are refused, unless it
+says `with bk.simulation_time(None)`. Not reached: processes started by `spawn` or a shell, `BaseCRUD`, `get_mongo()`
+and `get_redis()`, the change feed and the audit log.
 
 What a read does at simulation time T:
 
@@ -60,20 +61,29 @@ class SimulationTime:
         moment: epoch milliseconds, or None: no simulation time, said on purpose.
     """
 
-    __slots__ = ("_guards_threads", "_tokens", "moment")
+    __slots__ = ("_guards_threads", "_outer", "_tokens", "moment")
 
     def __init__(self, moment: int | datetime | None, *, guards_threads: bool = True) -> None:
         self.moment = None if moment is None else moment_ms(moment, "simulation time")
         self._guards_threads = guards_threads and moment is not None
         self._tokens: list[Token[SimulationTime]] = []
+        self._outer: SimulationTime | None = None
 
     def move(self, moment: int | datetime) -> None:
-        """Go on to another time. Threads and tasks that were started in the block go with it."""
-        self.moment = moment_ms(moment, "simulation time")
+        """Go on to another time. Threads and tasks that were started in the block go with it.
+
+        Raises:
+            LookAhead: it lies after the time of the block around this one.
+        """
+        later = moment_ms(moment, "simulation time")
+        _require_within(later, self._outer)
+        self.moment = later
 
     def __enter__(self) -> SimulationTime:
         global _open_blocks
         _install()
+        self._outer = _scope()
+        _require_within(self.moment, self._outer)
         self._tokens.append(_current.set(self))
         if self._guards_threads:
             with _lock:
@@ -88,6 +98,7 @@ class SimulationTime:
             with _lock:
                 _open_blocks -= 1
         _current.reset(self._tokens.pop())
+        self._outer = None
 
 
 def simulation_time(moment: int | datetime | None, *, guards_threads: bool = True) -> SimulationTime:
@@ -101,6 +112,8 @@ def simulation_time(moment: int | datetime | None, *, guards_threads: bool = Tru
 
     Raises:
         InvalidKey: `moment` is neither, or cannot have been meant (see `moment_ms`).
+        LookAhead: when it is entered: it lies after the time of the block around it. What is meant to leave that time
+            says `simulation_time(None)`.
     """
     return SimulationTime(moment, guards_threads=guards_threads)
 
@@ -113,6 +126,12 @@ _started_in: WeakKeyDictionary[threading.Thread, SimulationTime] = WeakKeyDictio
 _open_blocks = 0
 _lock = locks.Lock()
 _reported: set[Key] = set()
+
+
+def _require_within(moment: int | None, outer: SimulationTime | None) -> None:
+    """A block in a block may go back in time, not on: that would be a way to look ahead."""
+    if moment is not None and outer is not None and outer.moment is not None and moment > outer.moment:
+        raise refuse("simulation_time", f"{moment} ({iso(moment)}) was asked for", outer.moment, "Nothing was read.")
 
 
 def _scope() -> SimulationTime:

@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import backtest_kit_mongo as bk
 from backtest_kit import cli
 
 from .conftest import forget
@@ -78,6 +79,7 @@ FAULTS: dict[str, tuple[str | None, list[str], int, str]] = {
     "unknown strategy": (GOES_LONG, ["--strategy", "goes_lnog"], 2, "did you mean 'goes_long'"),
     "frame of the future": (GOES_LONG, ["--frame", "2024-01-01..2999-01-01"], 2, "ends in the future"),
     "frame that is no moment": (GOES_LONG, ["--frame", "soon..later"], 2, "'soon' is no moment"),
+    "half a frame": (GOES_LONG, ["--frame", "2024-02-08.."], 2, "lacks a moment"),
     "frame backwards": (GOES_LONG, ["--frame", "2024-01-02..2024-01-01"], 2, "ends before it starts"),
     "two modes": (GOES_LONG, ["--paper"], 2, "not backtest, paper"),
     "no place for the report": (GOES_LONG, ["--report", "nowhere/page.html"], 2, "no such directory"),
@@ -128,7 +130,7 @@ def test_prices_that_are_no_numbers_are_refused_and_reported(desk: Path) -> None
 
 
 def test_gaps_are_named_and_counted_as_minutes_without_trade_if_wanted(desk: Path) -> None:
-    write_candles(desk / "candles", [row for row in FLAT if not 20 <= (row[0] - START_MS) / 60_000 < 23])
+    write_candles(desk / "candles", [FLAT[0], *(row for row in FLAT if not 20 <= (row[0] - START_MS) / 60_000 < 23)])
     (desk / "s.py").write_text(GOES_LONG)
     status, _, err = run("s.py", "--backtest", "--symbol", "BTCUSDT")
     assert status == 1
@@ -138,6 +140,16 @@ def test_gaps_are_named_and_counted_as_minutes_without_trade_if_wanted(desk: Pat
     status, out, _ = run("s.py", "--backtest", "--symbol", "BTCUSDT", "--fill-gaps")
     assert status == 0
     assert "note 3 missing minutes in 1 gap(s) count as minutes without trade" in out
+    assert "note 1 candle(s) of BTCUSDT-1m.csv stand there twice and count once" in out
+
+
+def test_what_is_declared_wrongly_is_said_before_servers_are_waited_for(
+    desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bk, "setup", lambda: pytest.fail("servers were asked"))
+    (desk / "s.py").write_text(answering("[]"))
+    status, _, err = run("s.py", "--paper", "--symbol", "BTCUSDT", "--strategy", "goes_lnog")
+    assert (status, "did you mean 'goes_long'" in err) == (2, True)
 
 
 def test_a_configuration_runs_first_and_chooses_the_places(desk: Path) -> None:

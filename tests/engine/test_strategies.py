@@ -177,6 +177,10 @@ def test_callbacks_and_listeners_hear_of_what_they_name_and_may_trade(candles: P
     assert heard.count("opened BTCUSDT") == 1
 
 
+async def _timed_out() -> None:
+    raise TimeoutError("the model")
+
+
 async def _cancelled() -> None:
     raise asyncio.CancelledError
 
@@ -187,6 +191,7 @@ MISUSES = {
     "n must be a whole number from 1 on, not 1.5": lambda ctx: ctx.candles("1h", 1.5),
     "raised SystemExit": lambda ctx: sys.exit(0),
     "raised CancelledError": lambda ctx: _cancelled(),
+    "raised TimeoutError: the model": lambda ctx: _timed_out(),
     r"looked ahead: ctx.at\(": lambda ctx: ctx.at(ctx.now + 1).price,
     "looked ahead: frame .* ends at": lambda ctx: bt.backtest(
         "BTCUSDT", strategy="misuses", frame=(ctx.now, ctx.now + HOUR_MS)
@@ -372,3 +377,6 @@ def test_backtests_run_in_the_background_and_can_be_stopped(candles: Path) -> No
     with pytest.raises(bt.DeclarationError, match="was stopped"):
         second.wait(30)
     assert (ends, second.status, bt.Backtest.stop("BTCUSDT")) == (["done"], "stopped", 0)
+    with pytest.raises(bt.DeclarationError, match="needs candles as they close"):
+        bt.Live.background("BTCUSDT").wait(30)
+    assert bt.Live.get_status("BTCUSDT") == "failed"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import backtest_kit_mongo as bk
@@ -33,6 +32,7 @@ from backtest_kit.running import Job, run_backtest
 from backtest_kit.signals import Proposal, long, short
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_verify.made_up import random_walk
 
 from .support import START_MS, at, flat
 
@@ -92,14 +92,7 @@ class ScriptedExchange:
 
 
 def walk(seed: int, minutes: int = 400) -> Columns:
-    """A random walk with wicks."""
-    rng = np.random.default_rng(seed)
-    columns = flat((0, 100.0), minutes=minutes)
-    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.002, len(columns.close))))
-    opened = np.concatenate(([100.0], close[:-1]))
-    high = np.maximum(opened, close) * (1 + np.abs(rng.normal(0, 0.001, len(close))))
-    low = np.minimum(opened, close) * (1 - np.abs(rng.normal(0, 0.001, len(close))))
-    return Columns(columns.timestamp, opened, high, low, close, rng.uniform(1, 9, len(close)))
+    return random_walk(seed, minutes)
 
 
 def planned(seed: int) -> Strategy:
@@ -213,6 +206,19 @@ def test_a_minute_without_trade_is_known_by_the_next_candle() -> None:
     assert ticking.tick_count > 50
 
 
+def test_a_stop_ends_the_run_while_the_exchange_is_away_and_nothing_is_held() -> None:
+    clock, stop, lines = ScriptedClock(), threading.Event(), list[str]()
+
+    def on_line(line: str) -> None:
+        lines.append(line)
+        if "exchange away" in line:
+            stop.set()
+
+    exchange = ScriptedExchange(clock, walk(2), failures=10**9)
+    bot.run(a_job(exchange, 2), on_line=on_line, clock=clock, stop=stop)
+    assert len(lines) == 2
+
+
 class Died(BaseException):
     """As a kill: nothing cleans up."""
 
@@ -225,13 +231,14 @@ class DyingBroker(PaperBroker):
 
     deaths: dict[int, str]
     orders: list[str] = field(default_factory=list)
+    filled: dict[str, OrderState] = field(default_factory=dict)
     calls: int = 0
 
     def __post_init__(self) -> None:
         PaperBroker.__init__(self)
 
     def find(self, client_order_id: str, symbol: str) -> Any:
-        return OrderState(client_order_id, "done", 1.0, 1.0) if client_order_id in self.orders else None
+        return self.filled.get(client_order_id)
 
     def submit(self, order: Any) -> Any:
         self.calls += 1
@@ -240,9 +247,10 @@ class DyingBroker(PaperBroker):
             raise Died
         assert order.client_order_id not in self.orders
         self.orders.append(order.client_order_id)
+        self.filled[order.client_order_id] = super().submit(order)
         if death == "after":
             raise Died
-        return super().submit(order)
+        return self.filled[order.client_order_id]
 
 
 def test_a_process_that_dies_at_an_order_is_taken_up_and_the_order_is_sent_once() -> None:

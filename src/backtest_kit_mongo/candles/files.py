@@ -141,12 +141,15 @@ def _left_out(path: Path, symbol: str | None, interval: str | None) -> str:
     return "" if every in INTERVAL_MS else f"the interval must be one of {', '.join(INTERVAL_MS)}, not {every!r}"
 
 
-def read_file(path: Path, step_ms: int, *, sparse: bool = False) -> Columns:
+def read_file(
+    path: Path, step_ms: int, *, sparse: bool = False, on_note: Callable[[str], object] = lambda text: None
+) -> Columns:
     """All candles of a file, sorted; a candle that stands there twice counts once.
 
     Args:
         step_ms: the interval; every open time must be a multiple of it.
         sparse: they are of this interval although the distances between them are those of a coarser one.
+        on_note: called with how many stand there twice.
 
     Raises:
         WrongFile: the file cannot be read, a row is no candle (see `plausible.py`), they are evidently of a coarser
@@ -159,7 +162,10 @@ def read_file(path: Path, step_ms: int, *, sparse: bool = False) -> Columns:
         if isinstance(cause, ParquetMissing):
             raise
         raise WrongFile(f"{path} cannot be read: {cause}") from cause
-    return _checked(table, partial(wrong_at, path, where), where, step_ms, sparse=sparse)
+    columns = _checked(table, partial(wrong_at, path, where), where, step_ms, sparse=sparse)
+    if (again := len(table.arrays[0]) - len(columns)) > 0:
+        on_note(f"{again:,} candle(s) of {path.name} stand there twice and count once")
+    return columns
 
 
 # -- checks

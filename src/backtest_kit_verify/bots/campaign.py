@@ -17,9 +17,9 @@ from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_verify.bots.child import DONE, LOST, Task, start
 from backtest_kit_verify.bots.desk import Desk
-from backtest_kit_verify.bots.plan import START_MS
 from backtest_kit_verify.bots.verdict import Verdict, crashes, judge
 from backtest_kit_verify.chaos.faulty_servers import DATABASE
+from backtest_kit_verify.made_up import START_MS
 
 OnLine = Callable[[str], None]
 

@@ -18,7 +18,8 @@ from backtest_kit.errors import AlreadyRunning
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.leases import LeaseLost
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
-from backtest_kit_verify.bots.plan import EXCHANGE, START_MS, job, strategy, walk
+from backtest_kit_verify.bots.plan import EXCHANGE, job, strategy, walk
+from backtest_kit_verify.made_up import START_MS
 
 DONE, LOST, REFUSED, CRASHED = 0, 3, 4, 5
 

@@ -20,7 +20,8 @@ from backtest_kit import bot
 from backtest_kit.declare import Exchange, Strategy
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.running import Job
-from backtest_kit_verify.bots.plan import START_MS, walk
+from backtest_kit_verify.bots.plan import walk
+from backtest_kit_verify.made_up import START_MS
 
 ANSWER_S = 0.03
 """How long the exchange takes for an answer: a fetcher that is killed meanwhile has asked for nothing."""

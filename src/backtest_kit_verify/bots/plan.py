@@ -6,16 +6,14 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-import numpy as np
-
 from backtest_kit.context import Context
 from backtest_kit.declare import Exchange, Frame, Strategy
 from backtest_kit.identity import MINUTE_MS, Mode
 from backtest_kit.replay import Columns
 from backtest_kit.running import Job
 from backtest_kit.signals import Proposal, long, short
+from backtest_kit_verify.made_up import START_MS, random_walk
 
-START_MS: Final = 1_704_067_200_000
 SYMBOL: Final = "BTCUSDT"
 STRATEGY: Final = "killed"
 EXCHANGE: Final = "desk"
@@ -26,14 +24,8 @@ LAST_MINUTES: Final = 160
 
 
 def walk(seed: str, minutes: int) -> Columns:
-    """A random walk with wicks."""
-    rng = np.random.default_rng(random.Random(seed).getrandbits(64))
-    times = np.arange(-10, minutes + 60, dtype=np.int64) * MINUTE_MS + START_MS
-    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.002, len(times))))
-    opened = np.concatenate(([100.0], close[:-1]))
-    high = np.maximum(opened, close) * (1 + np.abs(rng.normal(0, 0.001, len(close))))
-    low = np.minimum(opened, close) * (1 - np.abs(rng.normal(0, 0.001, len(close))))
-    return Columns(times, opened, high, low, close, rng.uniform(1, 9, len(close)))
+    """Candles of a run, and an hour more."""
+    return random_walk(seed, minutes + 60)
 
 
 def strategy(seed: str, minutes: int, note: Callable[[int], None] = lambda minute: None) -> Strategy:
