@@ -46,6 +46,8 @@ CREDENTIALS: Final = {
     "password": "EXCHANGE_API_PASSWORD",
 }
 """By ccxt's name, the environment variable."""
+NOT_BY_CLIENT_ID: Final = frozenset({"kraken"})
+"""Exchanges where ccxt (4.5) sends a client order id under one name and looks it up under another."""
 
 
 def run(
@@ -179,6 +181,11 @@ def _broker(job: Job) -> Broker:
 
 
 def _ccxt(exchange: Exchange) -> Any:
+    if exchange.ccxt in NOT_BY_CLIENT_ID:
+        raise DeclarationError(
+            f"ccxt does not find orders of {exchange.ccxt} by the id they were sent with: one could be sent twice. "
+            "Give the exchange a broker of your own (bt.exchange(.., broker=..)). Nothing was started."
+        )
     try:
         ccxt = import_module("ccxt")
     except ModuleNotFoundError as cause:

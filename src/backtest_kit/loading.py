@@ -14,7 +14,7 @@ import backtest_kit_mongo as bk
 from backtest_kit import declare
 from backtest_kit.errors import StrategyFileError
 
-__all__ = ["connect", "load_strategy", "run_config"]
+__all__ = ["connect", "load_strategy", "prepare_store", "run_config"]
 
 CONFIG: Final = "setup_config.py"
 
@@ -59,6 +59,12 @@ def connect(mode: str) -> None:
     """
     if mode != "backtest" or os.environ.get("CC_MONGO_CONNECTION_STRING") or os.environ.get("CC_EMBEDDED"):
         bk.setup()
+
+
+def prepare_store(strategy: Path, mode: str) -> None:
+    """Run the configuration; without one, connect what the environment names. Raises as both."""
+    if run_config(strategy) is None:
+        connect(mode)
 
 
 def _places(strategy: Path) -> Iterator[Path]:
