@@ -31,6 +31,7 @@ bench: venv
 	$(BIN)/python benchmarks/near.py
 	$(BIN)/python benchmarks/worker.py
 	$(BIN)/python benchmarks/candles.py
+	$(BIN)/python benchmarks/lists.py
 	$(BIN)/python benchmarks/engine.py
 
 demo: venv

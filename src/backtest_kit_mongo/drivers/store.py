@@ -45,7 +45,7 @@ REPORTED_MAX = 10_000
 PAUSE_S: Final = 0.004
 PAUSE_MAX_S: Final = 0.25
 """Between attempts of a step that met another writer."""
-MERGED_MAX: Final = 10_000
+MERGED_MAX: Final = 2_500
 """Rows that are compared and written under one lease: a list of any length is written within its deadlines."""
 REMEMBERED_MAX: Final = 100_000
 """Rows of one list that a store knows the stored digests of: some 30 MB. The others are asked for."""

@@ -66,9 +66,9 @@ def scan(
         newest = sorted(found, key=_changed, reverse=True)
         yield from listed(scope, newest[:limit], keys_only=keys_only)
         return
-    cursor = reader.find(wanted, projection)
-    cursor = cursor.sort(BY_CREATION if limit is None and only == ALL else BY_CHANGE).limit(limit or 0)
-    yield from listed(scope, bounded(cursor, timeout_s), keys_only=keys_only)
+    order = BY_CREATION if limit is None and only == ALL else BY_CHANGE
+    found = reader.find(wanted, projection).sort(order).limit(limit or 0)
+    yield from listed(scope, bounded(found, timeout_s), keys_only=keys_only)
 
 
 def rows(reader: Collection[Raw], scope: Key, items: tuple[Part, ...], timeout_s: float) -> dict[Part, Record]:

@@ -24,7 +24,7 @@ def indexes(servers: FeedServers) -> Iterator[Finding]:
     good_count = 0
     for domain in DOMAINS:
         if domain.collection in existing:
-            found = list(_of_collection(servers.database[domain.collection], domain))
+            found = list(of_collection(servers.database[domain.collection], domain))
             good_count += not found
             yield from found
     absent_count = len(DOMAINS) - len(existing & {domain.collection for domain in DOMAINS})
@@ -32,7 +32,7 @@ def indexes(servers: FeedServers) -> Iterator[Finding]:
     yield ok("mongo.indexes", seen + (f", {absent_count} do not exist yet" if absent_count else ""))
 
 
-def _of_collection(collection: Collection[dict[str, Any]], domain: Domain) -> Iterator[Finding]:
+def of_collection(collection: Collection[dict[str, Any]], domain: Domain) -> Iterator[Finding]:
     present = collection.index_information()
     for name, index in present.items():
         try:
