@@ -60,7 +60,12 @@ def test_an_index_answers_what_is_asked_for_and_nothing_is_sorted_in_memory(
         handle(store, domain, f"t{number}").write_example()
     scope = make_key(domain, parts(domain, "t0")).scope
     plans: list[Any] = []
-    monkeypatch.setattr(listing, "bounded", lambda found, _: plans.append(bson.decode(found.explain().raw)) or iter(()))
+
+    def explained(found: Any, _: float) -> Iterator[Any]:
+        plans.append(bson.decode(found.explain().raw))
+        return iter(())
+
+    monkeypatch.setattr(listing, "bounded", explained)
     asked: list[dict[str, Any]] = [{"limit": 10}, {"only": Only(since_ms=BASE_MS)}, {"only": Only(items=("t0", "t1"))}]
     asked += [{"limit": 10, "only": Only(where=((name, "x"),))} for name in domain.filters]
     for options in asked:
