@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import statistics
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from time import perf_counter, process_time
 
+import backtest_kit_mongo as bk
+from backtest_kit import declare
 from backtest_kit.events import Event
 from backtest_kit.identity import MINUTE_MS, ContextId
 from backtest_kit.operations import Operations
 from backtest_kit.replay import Columns, replay
 from backtest_kit.rules import DEFAULT
+from backtest_kit.running import Job, run_backtest
 from backtest_kit.signals import Proposal, long
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
+from backtest_kit_mongo.testing.servers import private_servers
 from backtest_kit_verify.made_up import START_MS, random_walk
 
 CONTEXT = ContextId("BTCUSDT", "bench", "made-up", "frame")
 WARM_UP = 100
+BLOCKS = 6
+"""The first of them warms up and does not count."""
 GOALS = {"empty, 1m": 250_000, "60 candles, 1m": 100_000, "hourly, opens": 350_400}
 
 
@@ -63,5 +76,42 @@ def main() -> None:
             )
 
 
+def stored() -> None:
+    """Runs with candles of each place, in alternating blocks: what the store adds to a run."""
+    with tempfile.TemporaryDirectory() as name, private_servers(Path(name) / "servers") as servers:
+        os.chdir(name)
+        string = servers.mongo_connection_string("bench")
+        bk.setup(mongo_connection_string=string, redis_host=servers.redis_host, redis_port=servers.redis_port)
+        memory = stores.new_memory_store()
+        registry = REGISTRIES[DOMAINS.index(CANDLE)]
+        for label, minutes in (("a week", 7 * 1440), ("two months", 60 * 1440)):
+            table = random_walk(7, minutes, before=WARM_UP, volatility=0.0005)
+            names = ("timestamp", "open", "high", "low", "close", "volume")
+            for place in (nullcontext(), registry.serving(memory)):
+                with place:
+                    bk.write_candles("B", "1m", "bench", {name: getattr(table, name) for name in names})
+            took_s: dict[str, list[float]] = {"memory": [], "mongodb": []}
+            for _ in range(BLOCKS):
+                for kind, place in (("memory", registry.serving(memory)), ("mongodb", nullcontext())):
+                    with place:
+                        took_s[kind].append(_run_s(minutes))
+            medians = {kind: statistics.median(found[1:]) for kind, found in took_s.items()}
+            told = ", ".join(f"{kind} {median * 1000:.0f} ms" for kind, median in medians.items())
+            ratio = medians["mongodb"] / medians["memory"]
+            print(
+                f"{label:10} with 60 candles a minute: {told}: {ratio:.2f}x (goal 1.2x), load {os.getloadavg()[0]:.1f}"
+            )
+
+
+def _run_s(minutes: int) -> float:
+    """From nothing to a result, candles read anew."""
+    reads = declare.Strategy("bench", lambda ctx: ctx.candles("1m", 60) and None, "1m")
+    frame = declare.Frame("bench", START_MS, START_MS + (minutes - 1) * MINUTE_MS)
+    began = perf_counter()
+    run_backtest(Job(reads, declare.Exchange("bench"), (), "B", "backtest", frame))
+    return perf_counter() - began
+
+
 if __name__ == "__main__":
     main()
+    stored()
