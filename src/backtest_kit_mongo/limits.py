@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
+from typing import Final
 
 __all__ = ["write_limit_s", "write_until"]
 
 _limit_s: ContextVar[float] = ContextVar("backtest_kit_write_limit", default=inf)
+write_limit_s: Final[Callable[[], float]] = _limit_s.get
+"""The moment in force here, on the monotonic clock; infinite without a block."""
 
 
 @contextmanager
@@ -33,8 +36,3 @@ def write_until(moment_s: float) -> Iterator[None]:
         yield
     finally:
         _limit_s.reset(token)
-
-
-def write_limit_s() -> float:
-    """The moment in force here, on the monotonic clock; infinite without a block."""
-    return _limit_s.get()

@@ -166,6 +166,9 @@ def stamp(what: object, when: int | None) -> int | None:
     Raises:
         LookAhead: `when` lies after the simulation time. Nothing was written.
     """
+    scope = _current.get()
+    if scope is _UNSAID and not _open_blocks and not _started_in:
+        return when  # Nobody in this process speaks of simulation time: the usual case of a live one.
     now = simulation_now(what)
     if now is None:
         return when

@@ -61,8 +61,7 @@ class TracedStore(Store):
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
 
-    def _perform(self, effect: fx.Effect[Any]) -> Any:
-        answer = super()._perform(effect)
+    def _watch(self, effect: fx.Effect[Any], answer: Any) -> None:
         if isinstance(effect, fx.CacheRead):
             is_hit = isinstance(answer, Record)
             trace.get_current_span().set_attribute(
@@ -70,7 +69,6 @@ class TracedStore(Store):
             )
         elif isinstance(effect, fx.Defer):
             trace.get_current_span().set_attribute(OUTCOME, "bypass")
-        return answer
 
     def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
         with self._span("read", domain):

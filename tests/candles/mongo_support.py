@@ -20,7 +20,7 @@ from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.drivers.store import Store, drive
+from backtest_kit_mongo.drivers.store import OneForAll, Store, drive
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 from tests.integration.support import store_for
@@ -90,7 +90,7 @@ class Bed:
                 return self.candles.find_generation(effect)
             return self.candles.find_rows(effect) if isinstance(effect, FindRows) else self.candles.put_block(effect)
 
-        return drive(compact(self.scope, STEP_MS, start), perform).count
+        return drive(compact(self.scope, STEP_MS, start), OneForAll(perform)).count
 
     def read(self, count: int, first: int = 0) -> Candles:
         return self.instance.read_candles(START + first * STEP_MS, START + (first + count) * STEP_MS)

@@ -155,7 +155,7 @@ class TestConflicts:
         plan = plans.append(bed.scope, columns, STEP_MS)
         effect: Any = next(plan)
         while not isinstance(effect, Publish):
-            effect = plan.send(bed.store._perform(effect))
+            effect = plan.send(bed.store.performers(bed.scope.domain)[type(effect)](effect))
         plan.close()
         assert [kept["count"] for kept in bed.conflicts()] == [1]
         assert bed.events("conflict") == []

@@ -17,7 +17,7 @@ from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindGenerati
 from backtest_kit_mongo.coherence.effects import Effect, Plan
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.drivers.store import drive
+from backtest_kit_mongo.drivers.store import OneForAll, drive
 
 STEP_MS = 60_000
 SPAN_MS = span_ms(STEP_MS)
@@ -38,7 +38,7 @@ def asked(plan: Plan[Any], *answers: Any) -> tuple[list[Effect[Any]], Any]:
         effects.append(effect)
         return next(left)
 
-    return effects, drive(plan, perform)
+    return effects, drive(plan, OneForAll(perform))
 
 
 def test_a_read_of_what_a_block_holds_asks_for_blocks_only() -> None:
@@ -85,7 +85,7 @@ def test_queries_for_many_gaps_are_bounded_and_ask_for_each_missing_candle_once(
         queries.append(effect)
         return empty()
 
-    answer = drive(plans.read(SCOPE, STEP_MS, 0, 100_000 * STEP_MS), perform)
+    answer = drive(plans.read(SCOPE, STEP_MS, 0, 100_000 * STEP_MS), OneForAll(perform))
     assert equal(answer, block.columns)
     assert max(len(query.ranges) for query in queries) <= plans.RANGES_MAX
     assert max(len(query.times) for query in queries) <= plans.TIMES_MAX

@@ -15,7 +15,7 @@ from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.cli.candles import candles
-from backtest_kit_mongo.drivers.store import drive
+from backtest_kit_mongo.drivers.store import OneForAll, drive
 from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.operate import removal
 from backtest_kit_mongo.operate.compaction import BlockRange, Compactor
@@ -78,7 +78,7 @@ def test_another_process_that_keeps_the_block_follows_and_a_block_that_comes_lat
                 return bed.candles.find_generation(effect)
             return bed.candles.find_rows(effect) if isinstance(effect, FindRows) else held.append(effect)
 
-        drive(compact(bed.scope, STEP_MS, START), slow)
+        drive(compact(bed.scope, STEP_MS, START), OneForAll(slow))
         remover(bed).remove(START, START + 10 * STEP_MS)
         (late,) = held
         assert isinstance(late, PutBlock)

@@ -139,7 +139,7 @@ class TestMerge:
 
     def test_a_stored_log_row_is_never_written_again(self) -> None:
         scope = Key(LOG, ())
-        change = Change(scope.child("x"), {"id": "x", "v": 2})
+        change = Change(scope.child("x"), {"id": "x", "v": 2}, pack({"id": "x", "v": 2}))
         steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"x": Record(change.key, 1, {"id": "x", "v": 1}, id="i")})]
         assert play(lists.merge(scope, [change], None), *steps, (fx.Commit, None)).written == 0
 

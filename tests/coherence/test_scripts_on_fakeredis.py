@@ -76,7 +76,7 @@ def store(client: Any) -> Store:
     options = CacheOptions("db", 1, 1_000, 500, 60_000, 1, True, Origin("host", 1))
     numbers = itertools.count(1)
     link: Any = FakeLink(client)
-    cache = RedisCache(link, options, script=seamed, wall_ms=lambda: next(numbers))
+    cache = RedisCache(link, options, script=seamed, wall_ns=lambda: next(numbers) * 1_000_000)
     client.set("{bk:0}:db:o:", "e" * 16 + "1")
     client.set("{bk:0}:db:b", "a" * 24 + "e" * 16 + "0")  # Seen in 1970, so open.
     return Store("fake", MemoryTruth(), cache)

@@ -183,7 +183,7 @@ class TestAListWriteTouchesOnlyRowsThatChanged:
             two.write(changes(2)[0])
             # What `one` read is old by the time it writes: its row "a" clashes and is settled alone, after "b".
             monkeypatch.setattr(one.truth, "upsert", unreachable)
-            monkeypatch.setattr(one, "_handlers", {**one._handlers, Rows: lambda _: stale})
+            monkeypatch.setitem(one._handlers, Rows, lambda _: stale)
             one._known.clear()
             with pytest.raises(bk.WriteOutcomeUnknown, match="some rows were written"):
                 one.merge(scope, changes(3))

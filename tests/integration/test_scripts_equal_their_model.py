@@ -102,7 +102,7 @@ class Pair:
             options,
             identity=self.identity,
             script=lambda name: seamed(name, edit),
-            wall_ms=lambda: 0,
+            wall_ns=lambda: 0,
             monotonic_s=lambda: self.redis.now_ms / 1000,
         )
         stand_in: Any = self.tokens

@@ -88,9 +88,6 @@ class Bound:
         now = simulation_now(key)
         return (self._store.read(key) if now is None else self._read_at(key, None, now)).exists
 
-    def _write(self, key: Key, payload: Any) -> None:
-        self._store.write(make_change(key, payload, stamp(key, None)))
-
     def _write_dated(self, key: Key, payload: Any, when: When | None) -> None:
         """Where no read takes a `when` (measures), it dates the document for reads at a simulation time."""
         moment = stamp(key, make_when(self._domain, when, required=False))

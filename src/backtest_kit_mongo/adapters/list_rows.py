@@ -9,6 +9,7 @@ its rows are encoded, and checked where their digest is another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -88,7 +89,7 @@ class ListRows:
                 return make_change(key, row, moment)  # Which says what is wrong with it.
             if digest(body) == seen.digest:
                 return Change(key, PACKED, body, moment)
-        return make_change(key, row, moment)
+        return replace(make_change(key, row, moment), bson=b"")  # It is kept for long.
 
     def _key(self, item: Part) -> Key:
         try:

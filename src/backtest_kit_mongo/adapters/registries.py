@@ -112,6 +112,8 @@ write_candles = PersistCandleAdapter.write_candles
 
 REGISTRIES = Registries(value for value in list(globals().values()) if isinstance(value, Registry))
 """All registries of the process, in the order of the domain table."""
+for _registry in REGISTRIES:
+    _registry.__module__ = __name__  # Where pickle finds it by its name.
 
 
 def _forget_after_fork() -> None:

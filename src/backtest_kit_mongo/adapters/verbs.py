@@ -25,8 +25,9 @@ from typing import Any, Final, TypeVar
 from backtest_kit_mongo.adapters.bound import Bound
 from backtest_kit_mongo.adapters.list_rows import put, said
 from backtest_kit_mongo.coherence.record import Domain, Part, Shape
+from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import context_names
-from backtest_kit_mongo.look_ahead import stamped
+from backtest_kit_mongo.look_ahead import stamp, stamped
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SAID: Final = frozenset({"when", "limit", "initial"})
@@ -62,7 +63,11 @@ class Verb:
 
 
 read: Final = Verb("read", "return self._read({key})", "return self._read({key}, when)")
-write: Final = Verb("write", "self._write({key}, {payload})", "self._write_dated({key}, {payload}, when)")
+write: Final = Verb(
+    "write",
+    "key = {key}\n    self._store.write(make_change(key, {payload}, stamp(key, None)))",
+    "self._write_dated({key}, {payload}, when)",
+)
 remove: Final = Verb("remove", "self._remove({key})")
 has: Final = Verb("has", "return self._has({key})")
 list_keys: Final = Verb("list", "return self._keys(None, limit)", "return self._keys(when, limit)")
@@ -156,14 +161,25 @@ def serve(registry: type, calls: Mapping[str, Call]) -> None:
             body = call.verb.served.format(context=", ".join(call.context))
         else:
             passed = ", ".join(_passed(call, one) for one in call.of_instance)
+            context = [*call.context]
+            key = "".join(f"{one}, " for one in context)
+            body = _SERVED.format(context=", ".join(context), key=key, call=f"{call.name}({passed})")
             at = f"self._at({', '.join(call.context)})"
-            body = f"return {at}.{call.name}({passed})"
             if call.verb.name == "read_rows":
                 # Another implementation need not know more than a limit.
                 body = f"return {at}.{call.name}(limit=limit, **said({passed.removeprefix('limit=limit, ')}))"
             if call.verb.optional:
                 body = f"put({at}, {call.name!r}, 'write_{call.domain.name}_data', {passed})"
         setattr(registry, call.name, _method(getattr(registry, call.name), call.parameters, body))
+
+
+_SERVED: Final = """\
+try:
+        slot = self._slots.get(({key}))
+    except TypeError:
+        slot = None  # A key that cannot be one: `_at` says so.
+    instance = slot.instance if slot is not None and slot.ready else self._at({context})
+    return instance.{call}"""
 
 
 def _passed(call: Call, parameter: Parameter) -> str:
@@ -192,6 +208,10 @@ def _body(call: Call) -> str:
     )
 
 
+_SPACE: Final = {"stamped": stamped, "stamp": stamp, "make_change": make_change, "put": put, "said": said}
+"""What bodies name."""
+
+
 def _method(declared: Any, parameters: tuple[Parameter, ...], body: str) -> Any:
     """A function of these parameters. Compiled from text, as dataclasses are: arguments by place and by name, and no
     call more than if it had been typed.
@@ -204,7 +224,7 @@ def _method(declared: Any, parameters: tuple[Parameter, ...], body: str) -> Any:
     text = f"def {declared.__name__}({', '.join(listed)}):\n    {body}\n"
     file = f"<{declared.__module__}.{declared.__qualname__}({len(parameters)})>"
     linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file  # So that tracebacks show it.
-    space: dict[str, Any] = {"stamped": stamped, "put": put, "said": said, "__name__": declared.__module__}
+    space: dict[str, Any] = {**_SPACE, "__name__": declared.__module__}
     exec(compile(text, file, "exec"), space)
     made: Any = update_wrapper(space[declared.__name__], declared)
     made.__signature__ = inspect.Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *parameters],

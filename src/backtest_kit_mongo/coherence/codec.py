@@ -33,7 +33,7 @@ def dump(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(by_alias=True, exclude_unset=True, serialize_as_any=True)
 
 
-def _default(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """What msgpack should encode in place of a value that is not exactly of a plain type."""
     if isinstance(value, BaseModel):
         return dump(value)
@@ -51,7 +51,7 @@ def _default(value: Any) -> Any:
         if type(inner) in _PLAIN:
             return inner
         if type(inner) is not type(value) and inner is not None:
-            return _default(inner)
+            return plain_value(inner)
     raise TypeError(f"a {type(value).__name__} cannot be stored")
 
 
@@ -113,7 +113,7 @@ def pack(value: Any) -> bytes:
     Raises:
         TypeError, ValueError, OverflowError: the value holds something that cannot be stored.
     """
-    packed: bytes = msgpack.packb(value, default=_default, strict_types=True)
+    packed: bytes = msgpack.packb(value, default=plain_value, strict_types=True)
     return packed
 
 
@@ -151,10 +151,11 @@ def detached(value: Any) -> Any:
 
 def unpack(body: bytes | memoryview) -> Any:
     """Decode what `pack` made; always a fresh object."""
-    return msgpack.unpackb(body, timestamp=3, ext_hook=_no_extension)
+    return msgpack.unpackb(body, timestamp=3, ext_hook=no_extension)
 
 
-def _no_extension(code: int, _: bytes) -> Any:
+def no_extension(code: int, _: bytes) -> Any:
+    """No extension of msgpack but its timestamps is stored."""
     raise ValueError(f"extension type {code} of msgpack cannot be stored")
 
 

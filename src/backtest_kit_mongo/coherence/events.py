@@ -84,7 +84,7 @@ class Event:
     def header(self) -> bytes:
         fields: dict[str, Any] = {
             "v": SCHEMA_VERSION,
-            "id": self.id,
+            "id": f"{self.domain}/{self.document}/{self.rev}",
             "domain": self.domain,
             "key": self.key,
             "doc": self.document,

@@ -59,6 +59,15 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
     )  # fmt: skip
 
 
+@lru_cache(maxsize=65_536)
+def script_names(
+    database: str, partitions: int, deployment: str, domain: str, parts: tuple[Part, ...]
+) -> tuple[str, ...]:
+    """All names of a document, and O: what the scripts of a write take. Cached as `names`."""
+    found = names(database, partitions, domain, parts)
+    return (*found, era_name(found.born, deployment))
+
+
 def escaped(parts: tuple[Part, ...]) -> str:
     """Key parts as one text, from which they could be distinguished again."""
     return ":".join(quote(text(part), safe="") for part in parts)
@@ -93,6 +102,7 @@ def channels(database: str, partitions: int, domains: Iterable[str], process: st
     )
 
 
+@lru_cache(maxsize=4_096)
 def era_name(born: str, deployment: str) -> str:
     """O of a deployment in the partition of a `born` key."""
     return f"{born[:-1]}o:{deployment}"

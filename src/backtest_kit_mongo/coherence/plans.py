@@ -158,7 +158,7 @@ def announce(
         return
     reported = 0
     try:
-        for page in pages(published, events_max):
+        for page in (published,) if len(published) == 1 else pages(published, events_max):
             if reported + len(page) == len(published):
                 yield from ask(Commit(key, leased.token, entry, body, page))
             else:

@@ -92,6 +92,7 @@ class Domain:
         indexes: what is needed besides the unique index.
         legacy_unique: unique indexes of older releases that forbid valid documents.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
+        columns: the names of `key`.
     """
 
     name: str
@@ -114,10 +115,10 @@ class Domain:
     filters: tuple[str, ...] = ()
     indexes: tuple[Index, ...] = ()
     legacy_unique: tuple[tuple[str, ...], ...] = ()
+    columns: tuple[str, ...] = field(init=False)
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", tuple(column.name for column in self.key))
 
     @property
     def cached(self) -> bool:
@@ -155,7 +156,7 @@ class Key(NamedTuple):
 
     def query(self) -> dict[str, Part]:
         """Key columns by stored name: the exact filter of this document or scope."""
-        return {column.name: part for column, part in zip(self.domain.key, self.parts, strict=False)}
+        return dict(zip(self.domain.columns, self.parts, strict=False))
 
     def __str__(self) -> str:
         """For people, in one line: a long part is cut, and says how long it is."""
@@ -222,13 +223,16 @@ PACKED: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a write wants to store under a key. `packed` is the payload's bytes where they are known already."""
+    """What a write wants to store under a key. `packed` is the payload's bytes where they are known already; `bson` is
+    `{"payload": payload}` as BSON where the check of its size has made it.
+    """
 
     key: Key
     payload: Any
     packed: bytes | None = None
     when: int | None = None
     removed: bool = False
+    bson: bytes = field(default=b"", repr=False, compare=False)
     _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @property

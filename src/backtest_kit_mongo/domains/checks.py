@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import bson
 from bson.errors import BSONError
+from msgpack import packb, unpackb
 from pydantic import BaseModel, ValidationError
 
-from backtest_kit_mongo.coherence.codec import dump, pack, plain_scalar, unpack
+from backtest_kit_mongo.coherence.codec import dump, no_extension, pack, plain_scalar, plain_value, unpack
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Change, Column, Domain, Key, Part
 from backtest_kit_mongo.coherence.showing import shown
@@ -86,11 +87,15 @@ def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
     Raises:
         InvalidPayload: it does not fit the domain's model, holds something that cannot be stored, or is too large.
     """
-    body, plain = encode(key, payload)
+    try:
+        body: bytes = packb(payload, default=plain_value, strict_types=True)  # `encode`, without its calls.
+        plain = unpackb(body, timestamp=3, ext_hook=no_extension)
+    except UNSTORABLE as cause:
+        raise _refusal(key, payload, cause) from cause
     check(key, plain)
-    _require_fits(key, plain)
+    stored = _fitting(key, plain, body)
     removed = key.domain.has_removed and isinstance(plain, dict) and plain.get("removed") is True
-    return Change(key, plain, body, when, removed)
+    return Change(key, plain, body, when, removed, stored)
 
 
 def encode(key: Key, payload: Any) -> tuple[bytes, Any]:
@@ -102,9 +107,18 @@ def encode(key: Key, payload: Any) -> tuple[bytes, Any]:
     try:
         body = pack(payload)
         return body, unpack(body)
-    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
-        where = next(_unstorable(payload, "", 0), "")
-        raise InvalidPayload(f"{key}: {where or cause}. Nothing was written.") from cause
+    except UNSTORABLE as cause:
+        raise _refusal(key, payload, cause) from cause
+
+
+UNSTORABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What `pack` and `unpack` raise of a payload that cannot be stored."""
+
+
+def _refusal(key: Key, payload: Any, cause: Exception) -> InvalidPayload:
+    """The message says where in the payload it is."""
+    where = next(_unstorable(payload, "", 0), "")
+    return InvalidPayload(f"{key}: {where or cause}. Nothing was written.")
 
 
 def check(key: Key, plain: Any) -> None:
@@ -114,33 +128,41 @@ def check(key: Key, plain: Any) -> None:
         InvalidPayload: with every field that does not fit.
     """
     try:
-        payloads.check(key.domain.model, plain)
+        payloads.adapter(key.domain.model).validate_python(plain, context=payloads.AS_STORED)
     except ValidationError as cause:
         errors = cause.errors(include_url=False, include_input=False)
         shown = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'value'}: {error['msg']}" for error in errors[:5])
         raise InvalidPayload(f"{key}: {shown}. Nothing was written.") from cause
 
 
-def _require_fits(key: Key, plain: Any) -> None:
-    """Refuse what no MongoDB document can hold, on every backend alike: a run on files must not fail only in
-    production.
+_CONTAINERS: Final = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
+"""The bytes that begin an object or a list in msgpack; they may stand elsewhere too."""
+
+
+def _fitting(key: Key, plain: Any, body: bytes) -> bytes:
+    """The payload as BSON, encoded once for all. What no MongoDB document can hold is refused, on every backend alike: a run on
+    files must not fail only in production.
+
+    Raises:
+        InvalidPayload: it is nested too deeply or too large.
     """
-    if _too_deep(plain):
+    # Who has not so many containers has not so many levels; most payloads need no closer look.
+    if len(body) - len(body.translate(None, _CONTAINERS)) > NESTING_MAX and _too_deep(plain):
         raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
     try:
-        size = len(bson.encode({"payload": plain}))
+        stored: bytes = bson.encode({"payload": plain})
     except (BSONError, OverflowError) as cause:
-        where = next(_unstorable(plain, "", 0), "")
-        raise InvalidPayload(f"{key}: {where or cause}. Nothing was written.") from cause
-    if size > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
+        raise _refusal(key, plain, cause) from cause
+    if len(stored) > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
         raise InvalidPayload(
-            f"{key}: the payload takes {size:,} bytes; MongoDB's limit for a document is {DOCUMENT_MAX_BYTES:,}. "
+            f"{key}: the payload takes {len(stored):,} bytes; MongoDB's limit for a document is {DOCUMENT_MAX_BYTES:,}. "
             "Nothing was written. Split it over several keys."
         )
+    return stored
 
 
 def _too_deep(value: Any) -> bool:
-    """Level by level, containers only: most payloads have two or three levels, and this runs on each write."""
+    """Level by level, containers only."""
     containers = [value] if type(value) in (dict, list) else []
     for _ in range(NESTING_MAX):
         containers = [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
@@ -18,6 +20,7 @@ from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.drivers.counts import (
+    BOUNDS_S,
     DEFERRED,
     FAILED_READ,
     HIT,
@@ -50,10 +53,26 @@ MERGED_MAX: Final = 2_500
 REMEMBERED_MAX: Final = 100_000
 """Rows of one list that a store knows the stored digests of: some 30 MB. The others are asked for."""
 R = TypeVar("R")
-Perform = Callable[[fx.Effect[Any]], Any]
+Perform = Callable[[Any], Any]
 
 
-def drive(plan: fx.Plan[R], perform: Perform) -> R:
+class Performers(Protocol):
+    """Who performs which kind of effect."""
+
+    def __getitem__(self, kind: type[fx.Effect[Any]], /) -> Perform: ...
+
+
+class OneForAll:
+    """A function that performs effects of every kind."""
+
+    def __init__(self, perform: Perform) -> None:
+        self._perform = perform
+
+    def __getitem__(self, kind: type[fx.Effect[Any]]) -> Perform:
+        return self._perform
+
+
+def drive(plan: fx.Plan[R], performers: Performers) -> R:
     """Run a plan to its end. Any exception, KeyboardInterrupt too, is thrown into the plan, which owns the clean-up."""
     step: Callable[[Any], fx.Effect[Any]] = plan.send
     argument: Any = None
@@ -64,7 +83,7 @@ def drive(plan: fx.Plan[R], perform: Perform) -> R:
             answer: R = done.value
             return answer
         try:
-            step, argument = plan.send, perform(effect)
+            step, argument = plan.send, performers[type(effect)](effect)
         except BaseException as error:
             step, argument = plan.throw, error
 
@@ -108,7 +127,7 @@ class Store:
         # By thread, how the operation that it is in will end where that is not the usual way, which so costs nothing.
         self._outcomes: dict[int, int] = {}
         self._near_domains = frozenset() if near is None else near.domains
-        self._handlers: dict[type[fx.Effect[Any]], Callable[[Any], Any]] = {
+        self._handlers: dict[type[fx.Effect[Any]], Perform] = {
             fx.Find: SingleFlight(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
@@ -124,7 +143,7 @@ class Store:
             fx.Commit: cache.commit,
             fx.Publish: cache.publish,
             fx.Defer: self._defer,
-            fx.CacheRead: cache.read,
+            fx.CacheRead: self._read_cache,
             fx.Fill: cache.fill,
             st.Atomic: lambda effect: truth.atomic(effect),
             st.LeaseAll: lambda effect: cache.lease_all(effect),
@@ -132,10 +151,14 @@ class Store:
             st.CommitAll: lambda effect: cache.commit_all(effect),
             st.Again: _wait_for_others,
         }
+        self._near_handlers = self._handlers
         if near is not None:
-            self._handlers |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
+            self._near_handlers = {**self._handlers, fx.NearBegin: near.begin, fx.NearEnd: near.end}
             for kind in (fx.Lease, fx.Commit, fx.Defer, st.LeaseAll, st.CommitAll):
-                self._handlers[kind] = _dropping(near, self._handlers[kind])
+                self._near_handlers[kind] = _dropping(near, self._handlers[kind])
+        is_watched = type(self)._watch is not Store._watch
+        tables = (self._handlers, self._near_handlers)
+        self._performers = [OneForAll(partial(self._watched, one)) if is_watched else one for one in tables]
         self._opened = False
         self._open_lock = Lock()
         self._known: dict[Key, lists.KnownRows | None] = {}
@@ -178,8 +201,20 @@ class Store:
             self._opened = False
             self._known.clear()
 
-    def _perform(self, effect: fx.Effect[Any]) -> Any:
-        answer = self._handlers[type(effect)](effect)
+    def performers(self, domain: Domain) -> Performers:
+        """Who performs the effects of an operation in this domain: copies are dropped only where there may be some."""
+        return self._performers[domain in self._near_domains]
+
+    def _watched(self, handlers: Performers, effect: fx.Effect[Any]) -> Any:
+        answer = handlers[type(effect)](effect)
+        self._watch(effect, answer)
+        return answer
+
+    def _watch(self, effect: fx.Effect[Any], answer: Any) -> None:
+        """For subclasses: what was performed, and what came of it."""
+
+    def _read_cache(self, effect: fx.CacheRead) -> Record | fx.Right:
+        answer = self.cache.read(effect)
         if type(answer) is fx.Right:
             self._outcomes[get_ident()] = PASSED_BY if answer.is_bypass else MISS
         return answer
@@ -204,8 +239,9 @@ class Store:
     def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
         since_s = perf_counter()
         try:
-            self.open()
-            return drive(plan, self._perform)
+            if not self._opened:
+                self.open()
+            return drive(plan, self._performers[domain in self._near_domains])
         except BaseException:
             self._outcomes[get_ident()] = FAILED_READ
             raise
@@ -229,14 +265,19 @@ class Store:
     def _writing(self, domain: Domain, plan: fx.Plan[R]) -> R:
         since_s = perf_counter()
         try:
-            self.open()
-            return drive(plan, self._perform)
+            if not self._opened:
+                self.open()
+            return drive(plan, self._performers[domain in self._near_domains])
         except BaseException as error:
             self._outcomes[get_ident()] = failed_write(error)
             raise
         finally:
-            outcome = self._outcomes.pop(get_ident(), WRITTEN)
-            self.counts.writes_of(domain).add(outcome, perf_counter() - since_s)
+            outcome = self._outcomes.pop(get_ident(), WRITTEN) if self._outcomes else WRITTEN
+            tally = self.counts.writes.get(domain) or self.counts.writes_of(domain)
+            taken_s = perf_counter() - since_s  # `Tally.add`, without a call.
+            tally.outcomes[outcome] += 1
+            tally.durations[bisect_left(BOUNDS_S, taken_s)] += 1
+            tally.seconds += taken_s
 
     def write(self, change: Change) -> Record:
         if (scope := current.get()) is not None:
@@ -372,5 +413,5 @@ class Store:
     def columns(self, scope: Key, step_ms: int, since: int, until: int) -> Columns:
         """Rows of a series with since <= timestamp < until, column by column."""
         return self._listing(
-            scope.domain, lambda: drive(series_plans.read(scope, step_ms, since, until), self._perform)
+            scope.domain, lambda: drive(series_plans.read(scope, step_ms, since, until), self.performers(scope.domain))
         )

@@ -28,7 +28,7 @@ from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
-from backtest_kit_mongo.drivers.store import drive
+from backtest_kit_mongo.drivers.store import OneForAll, drive
 from backtest_kit_mongo.ports import Series
 from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
 from backtest_kit_mongo.stored import CANDLE_RANGES as RANGES
@@ -293,7 +293,7 @@ class Compactor:
 
     def compact(self, each: BlockRange) -> Compacted:
         """Make a range's block anew from its documents."""
-        return drive(compact(each.scope, each.step_ms, each.start), self._perform)
+        return drive(compact(each.scope, each.step_ms, each.start), OneForAll(self._perform))
 
     def _perform(self, effect: Any) -> Any:
         if isinstance(effect, FindGeneration):

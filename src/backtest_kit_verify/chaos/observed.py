@@ -92,8 +92,7 @@ class ObservedStore(Store):
         self._stored: dict[Part, Seen] = {}
         self._written: tuple[fx.Published, ...] = ()
 
-    def _perform(self, effect: fx.Effect[Any]) -> Any:
-        answer = super()._perform(effect)
+    def _watch(self, effect: fx.Effect[Any], answer: Any) -> None:
         if isinstance(effect, fx.Lease):
             # Before the truth is asked: what is known of a killed call must include whether it held a lease.
             self._journal.leased(self._number, answer is not None)
@@ -108,7 +107,6 @@ class ObservedStore(Store):
         elif isinstance(answer, Record):
             self.record = answer
             self.is_hit = isinstance(effect, fx.CacheRead)
-        return answer
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         before = dict(self.known_rows(scope))

@@ -25,6 +25,7 @@ from typing import Any
 
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis, counter
 from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.errors import (
@@ -87,7 +88,7 @@ class World:
         self.redis = MemoryRedis(born=(1, -LEASE_TICKS - 1))
         self._tokens = counter("")
         for key in KEYS:
-            self.redis.entries[key] = (1, self.truth.put(fx.Upsert(Change(key, {"by": []}), None)))
+            self.redis.entries[key] = (1, self.truth.put(fx.Upsert(Change(key, {"by": []}, pack({"by": []})), None)))
         self.processes = [self._make_process(name) for name in PROCESSES]
         self.redis.listeners.append(self._publish)
         self.runs = [Run(number, op, self.processes[op.process]) for number, op in enumerate(workload)]

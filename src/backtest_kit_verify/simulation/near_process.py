@@ -142,7 +142,10 @@ class Process:
         self._drops_own = drops_own
         store = Store(name, truth, self.link, self)
         # One step at a time, through the shipped table of who performs what.
-        self.perform: Callable[[fx.Effect[Any]], Any] = store._perform
+        self._performers = store.performers(STATE)
+
+    def perform(self, effect: fx.Effect[Any]) -> Any:
+        return self._performers[type(effect)](effect)
 
     def get(self, key: Key) -> Record | None:
         return self.copies.get(key, self._now())
@@ -277,7 +280,8 @@ class Run:
         self.answers: tuple[Any, ...] = ()
 
     def make_plan(self) -> None:
-        change = Change(self.key, {"by": [self.number]})
+        payload = {"by": [self.number]}
+        change = Change(self.key, payload, pack(payload))
         match self.op.kind:
             case "read":
                 self.plan = plans.read_near(self.key)

@@ -36,7 +36,16 @@ from pymongo.monitoring import (
     ServerHeartbeatSucceededEvent,
 )
 
-from backtest_kit_mongo.backends.mongo.errors import LATE, UNAUTHORIZED, brief, is_late, reading, unknown, writing
+from backtest_kit_mongo.backends.mongo.errors import (
+    FAULTS,
+    LATE,
+    UNAUTHORIZED,
+    brief,
+    is_late,
+    reading,
+    unknown,
+    write_error,
+)
 from backtest_kit_mongo.errors import (
     EnvironmentFault,
     ServerUnreachable,
@@ -76,6 +85,8 @@ class ServerClocks(ServerHeartbeatListener):
 
     def __init__(self) -> None:
         self._seen: dict[Any, _Seen] = {}
+        self.are_heard = False
+        """Heartbeats tell them, so that nobody has to ask."""
 
     def started(self, event: ServerHeartbeatStartedEvent) -> None:
         return
@@ -85,16 +96,21 @@ class ServerClocks(ServerHeartbeatListener):
         if event.reply.is_writable:
             self._note(event.connection_id, event.reply.document)
         else:
-            self._seen.pop(event.connection_id, None)
+            self._forget(event.connection_id)
 
     def failed(self, event: ServerHeartbeatFailedEvent) -> None:
-        self._seen.pop(event.connection_id, None)
+        self._forget(event.connection_id)
+
+    def _forget(self, address: Any) -> None:
+        self._seen.pop(address, None)
+        self.are_heard = bool(self._seen) and None not in self._seen
 
     def _note(self, address: Any, hello: Mapping[str, Any]) -> None:
         at_s = time.monotonic()
         self._seen[address] = _Seen(hello["localTime"].replace(tzinfo=UTC).timestamp() * 1000, at_s)
         if address is not None:
             self._seen.pop(None, None)
+        self.are_heard = None not in self._seen
 
     def ask(self, client: MongoClient[dict[str, Any]]) -> None:
         """Learn the clock at once: it was set ahead, or this process stood still, or no heartbeats tell it (load
@@ -113,14 +129,12 @@ class ServerClocks(ServerHeartbeatListener):
         Raises:
             ServerSelectionTimeoutError: no server is known that takes writes; for the driver that is what it says.
         """
-        now_s = time.monotonic()
-        shown = [
-            each.server_ms + (at_s - each.at_s - DRIFT * (now_s - each.at_s)) * 1000
-            for each in list(self._seen.values())
-        ]
-        if not shown:
+        now_s, least = time.monotonic(), inf
+        for each in list(self._seen.values()):
+            least = min(least, each.server_ms + (at_s - each.at_s - DRIFT * (now_s - each.at_s)) * 1000)
+        if least == inf:
             raise ServerSelectionTimeoutError("the clock of no server that takes writes is known")
-        return int(min(shown))
+        return int(least)
 
     @property
     def must_ask(self) -> bool:
@@ -129,9 +143,7 @@ class ServerClocks(ServerHeartbeatListener):
         return not self._seen or (asked is not None and time.monotonic() - asked.at_s > ASKED_S)
 
 
-def _fails_from(by_ms: int) -> dict[str, Any]:
-    # Not constant before `$$NOW` is known, so that no optimizer fails in advance.
-    return {"$toInt": {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}}
+_OPERATOR: Final = "$toInt"
 
 
 Let: TypeAlias = dict[str, Any]
@@ -140,7 +152,7 @@ Let: TypeAlias = dict[str, Any]
 
 class Deadline(Mapping[str, Any]):
     """An expression that fails once it is too late. It is computed while its command is encoded, so each attempt has
-    its own.
+    its own. It is not constant before `$$NOW` is known, so that no optimizer fails in advance.
 
     Attributes:
         sent_count: commands encoded so far; only what was encoded can have been sent.
@@ -153,10 +165,10 @@ class Deadline(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         by_ms = self._clocks.least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
         self.sent_count += 1
-        return _fails_from(by_ms)[name]
+        return {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_fails_from(0))
+        return iter((_OPERATOR,))
 
     def __len__(self) -> int:
         return 1
@@ -194,7 +206,7 @@ class Deadlines:
         Raises:
             WriteTooLate, WriteOutcomeUnknown: see there.
             WriteRefused: this process was held up until no time was left.
-            and what `writing` raises.
+            and what `write_error` returns.
         """
         end_s, arrival_s = self.bounds(client, what, until_s)
         try:
@@ -214,7 +226,7 @@ class Deadlines:
             # What arrives by the end may run as long again.
             arrival_s = min(arrival_s, (limit_s - now_s) / 2)
             end_s = min(end_s, now_s + (limit_s - now_s) / 2)
-        if self.clocks.must_ask:
+        if not self.clocks.are_heard and self.clocks.must_ask:
             self._ask(client, what, end_s)
         return end_s, arrival_s
 
@@ -230,8 +242,11 @@ class Deadlines:
     def _attempt(self, what: object, send: Callable[[Let], R], end_s: float, arrival_s: float) -> R:
         deadline = Deadline(self.clocks, end_s, arrival_s)
         try:
-            with writing(what, deadline.settled_in_ms), pymongo.timeout(_remaining_s(what, end_s)):
-                return send({"inTime": deadline})
+            try:
+                with pymongo.timeout(_remaining_s(what, end_s)):
+                    return send({"inTime": deadline})
+            except FAULTS as fault:
+                raise write_error(what, fault, deadline.settled_in_ms) from fault
         except (WriteRefused, ServerUnreachable) as cause:
             # They speak of the last command; an earlier one of the same write may have got through.
             if deadline.sent_count > isinstance(cause, WriteRefused):
@@ -262,7 +277,7 @@ def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) ->
         UnsafeServer: it does not.
         pymongo's errors.
     """
-    late = {"inTime": _fails_from(0)}
+    late = {"inTime": {_OPERATOR: {"$cond": [{"$lt": ["$$NOW", DatetimeMS(0)]}, "1", LATE]}}}
     which, change = dict.fromkeys(shard_key, ""), {"$setOnInsert": {"__v": 0}}
     nowhere = {"$merge": {"into": collection.name, "whenMatched": "fail", "whenNotMatched": "insert"}}
     nothing: list[dict[str, Any]] = [{"$match": {"_id": {"$in": []}}}, nowhere]

@@ -182,7 +182,7 @@ class MongoTruth:
 
     def write_in_time(self, what: object, send: Callable[[Let], R], until_s: float | None = None) -> R:
         """As `Deadlines.write`: a write that cannot commit after its lease has ended (I1, I5b, I7)."""
-        return self._deadlines.write(self.client, what, send, until_s)
+        return self._deadlines.write(self._client or self.client, what, send, until_s)
 
     # -- single documents
 

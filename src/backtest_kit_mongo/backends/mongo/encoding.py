@@ -16,12 +16,17 @@ from backtest_kit_mongo.coherence.record import Change
 
 Document = dict[str, Any]
 ONE = Int64(1)
+_OBJECT = b"\x03"
+_HEAD = 4 + len(b"\x03payload\0")
+"""What stands before the payload: the length of all, its type and its name."""
 
 
 def _stored(change: Change) -> Document:
     """The columns that a write replaces."""
     domain = change.key.domain
-    columns: Document = {domain.payload: change.payload}
+    # An object's bytes, where the check of its size has made them; anything else is encoded with its document.
+    is_made = change.bson[4:5] == _OBJECT
+    columns: Document = {domain.payload: RawBSONDocument(change.bson[_HEAD:-1]) if is_made else change.payload}
     if domain.has_when or change.when is not None:
         columns["when"] = None if change.when is None else Int64(change.when)
     if domain.has_removed:
@@ -29,9 +34,8 @@ def _stored(change: Change) -> Document:
     return columns
 
 
-def _undated(columns: Document) -> Document:
-    """Domains whose contract knows no time carry one only where a write had one; an older one must not stay."""
-    return {} if "when" in columns else {"$unset": {"when": ""}}
+_UNDATED = {"$unset": {"when": ""}}
+"""Domains whose contract knows no time carry one only where a write had one; an older one must not stay."""
 
 
 def replacement(change: Change, now: datetime) -> Document:
@@ -40,7 +44,7 @@ def replacement(change: Change, now: datetime) -> Document:
         "$set": {**columns, "updatedDate": now},
         "$inc": {"rev": ONE},
         "$setOnInsert": {"createDate": now, "__v": 0},
-        **_undated(columns),
+        **({} if "when" in columns else _UNDATED),
     }
 
 
@@ -65,6 +69,6 @@ def row_update(row: Expected, now: datetime) -> UpdateOne:
     update = {
         "$set": {**columns, "updatedDate": now, "rev": Int64(row.rev + 1)},
         "$setOnInsert": {"createDate": now, "__v": 0},
-        **_undated(columns),
+        **({} if "when" in columns else _UNDATED),
     }
     return UpdateOne(seen, update, upsert=True)

@@ -62,46 +62,56 @@ def reading(what: object) -> Iterator[None]:
         raise ReadFailed(f"{what}: MongoDB could not answer the read: {brief(cause)}") from cause
 
 
+FAULTS: Final = (pe.PyMongoError, bson.errors.BSONError, OverflowError)
+"""What a write may raise."""
+
+
 @contextmanager
-def writing(what: object, settled_in_ms: Callable[[], int] | None = None) -> Iterator[None]:
-    """Translate the errors of a write.
+def writing(what: object) -> Iterator[None]:
+    """Translate the errors of a write; raises what `write_error` says."""
+    try:
+        yield
+    except FAULTS as cause:
+        raise write_error(what, cause) from cause
+
+
+def write_error(what: object, cause: Exception, settled_in_ms: Callable[[], int] | None = None) -> Exception:
+    """What an error of a write means.
 
     Args:
         settled_in_ms: asked when its outcome is unknown: for how long it may still happen.
 
-    Raises:
-        InvalidPayload, ServerUnreachable, WriteRefused: the write did not happen and will not.
+    Returns:
+        InvalidPayload, ServerUnreachable, LegacyIndex, WriteTooLate, WriteRefused: the write did not happen and will
+        not.
         WriteOutcomeUnknown: it may have happened.
     """
-    try:
-        yield
-    except (pe.DocumentTooLarge, bson.errors.BSONError, OverflowError) as cause:
-        raise InvalidPayload(f"{what}: MongoDB cannot store this: {brief(cause)}. Nothing was written.") from cause
-    except (pe.ServerSelectionTimeoutError, pe.ConfigurationError) as cause:
+    if isinstance(cause, pe.DocumentTooLarge | bson.errors.BSONError | OverflowError):
+        return InvalidPayload(f"{what}: MongoDB cannot store this: {brief(cause)}. Nothing was written.")
+    if isinstance(cause, pe.ServerSelectionTimeoutError | pe.ConfigurationError):
         # The driver raises the first attempt's error if there was one, so no attempt was made.
-        raise ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was written: {brief(cause)}") from cause
-    except pe.DuplicateKeyError as cause:
-        raise LegacyIndex(
-            f"{what}: a unique index forbids this document, nothing was written: {brief(cause)}"
-        ) from cause
-    except pe.WriteConcernError as cause:
-        raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
-    except pe.OperationFailure as cause:
-        if is_late(cause):
-            raise WriteTooLate(
-                f"{what}: the write reached MongoDB too late and was refused, nothing was written. Try again. If this "
-                "goes on, the "
-                f"network delays commands, or the server's clock jumps: see docs/coherence.md."
-            ) from cause
-        if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
-            raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
-        if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
-            raise IndexGone(f"{what}: the unique index is gone, nothing was written") from cause
-        if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
-            raise NoRevision(f"{what}: the stored revision is no number, nothing was written") from cause
-        raise WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}") from cause
-    except pe.PyMongoError as cause:
-        raise WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms))) from cause
+        return ServerUnreachable(f"{what}: MongoDB cannot be reached, nothing was written: {brief(cause)}")
+    if isinstance(cause, pe.DuplicateKeyError):
+        return LegacyIndex(f"{what}: a unique index forbids this document, nothing was written: {brief(cause)}")
+    if isinstance(cause, pe.OperationFailure) and not isinstance(cause, pe.WriteConcernError):
+        return _refusal(what, cause) or WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms)))
+    return WriteOutcomeUnknown(unknown(what, cause, _asked(settled_in_ms)))
+
+
+def _refusal(what: object, cause: pe.OperationFailure) -> Exception | None:
+    """What a server's error means; None if the write may have happened all the same."""
+    if is_late(cause):
+        return WriteTooLate(
+            f"{what}: the write reached MongoDB too late and was refused, nothing was written. Try again. If this goes "
+            "on, the network delays commands, or the server's clock jumps: see docs/coherence.md."
+        )
+    if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
+        return None
+    if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
+        return IndexGone(f"{what}: the unique index is gone, nothing was written")
+    if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
+        return NoRevision(f"{what}: the stored revision is no number, nothing was written")
+    return WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}")
 
 
 def is_late(cause: pe.OperationFailure) -> bool:

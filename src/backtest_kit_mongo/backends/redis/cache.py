@@ -9,7 +9,7 @@ be believed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, p
 from backtest_kit_mongo.backends.redis.errors import Refused, is_unreachable
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
-from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
+from backtest_kit_mongo.backends.redis.reach import FAULTS, Keeper, Reach, after
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
 from backtest_kit_mongo.backends.redis.step_scripts import StepScripts
 from backtest_kit_mongo.coherence.codec import pack
@@ -40,14 +40,14 @@ from backtest_kit_mongo.coherence.effects import (
     Right,
 )
 from backtest_kit_mongo.coherence.events import Event, Origin
-from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
+from backtest_kit_mongo.coherence.keys import Names, era_name, id_cache_name, names, script_names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import CommitAll
 from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
 
 logger = locks.logger(__name__)
 
-Call = tuple[Script, tuple[str, ...], Iterable[Argument]]
+Call = tuple[Script, tuple[str, ...], Sequence[Argument]]
 """A script, its keys and its arguments."""
 
 
@@ -90,7 +90,7 @@ class RedisCache(StepScripts):
         *,
         identity: Identity | None = None,
         script: Callable[[str], Script] = Script,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
         health_key: str = "",
         counts: CacheCounts | None = None,
@@ -99,7 +99,7 @@ class RedisCache(StepScripts):
         self._health_key = health_key
         self._options = options
         self._identity = identity if identity is not None else FixedIdentity(options.partitions)
-        self._wall_ms = wall_ms
+        self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
         self._read, self._lease, self._commit, self._fill, self._relay, self._lease_all, self._commit_all = (
@@ -171,9 +171,16 @@ class RedisCache(StepScripts):
 
         def send() -> Any:
             script, keys, arguments = build()
-            return self._link.run(script, keys, list(arguments))
+            return self._link.run(script, keys, arguments)
 
-        return self._reach.guarded(send)
+        if self._reach.is_troubled:
+            return self._reach.guarded(send)
+        try:
+            script, keys, arguments = build()
+            return self._link.run(script, keys, arguments)
+        except FAULTS as fault:
+            # As nearly never, so the usual way has no more calls than it needs.
+            return self._reach.guarded(after(fault, send))
 
     @property
     def _open_ms(self) -> int:
@@ -187,6 +194,7 @@ class RedisCache(StepScripts):
 
     def lease(self, effect: Lease) -> Leased | None:
         token, deadline_s = "", 0.0
+        database, identity = self._options.database, self._identity
 
         def build() -> Call:
             nonlocal token, deadline_s
@@ -195,7 +203,9 @@ class RedisCache(StepScripts):
             deadline_s = self._monotonic_s() + self._options.write_ms / 1000
             return (
                 self._lease,
-                self._with_era(self._names(effect.key)),
+                script_names(
+                    database, identity.partitions, identity.deployment, effect.key.domain.name, effect.key.parts
+                ),
                 (
                     self._identity.era,
                     token,
@@ -237,7 +247,7 @@ class RedisCache(StepScripts):
 
     def _with_era(self, found: tuple[str, ...]) -> tuple[str, ...]:
         """Names for a script: those that it works on, and O."""
-        return (*found, self._identity.name(found[3]))
+        return (*found, era_name(found[3], self._identity.deployment))
 
     def abort(self, effect: Abort) -> None:
         self._send([["ZREM", self._names(effect.key).leases, effect.token]])
@@ -245,21 +255,22 @@ class RedisCache(StepScripts):
     def commit(self, effect: Commit) -> None:
         def build() -> Call:
             head = (self._identity.era, effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
-            return (
-                self._commit,
-                self._with_era(self._names(effect.key)),
-                (*head, *self._event_arguments(effect.published, effect.body)),
+            arguments = (*head, *self._event_arguments(effect.published, effect.body))
+            key, identity = effect.key, self._identity
+            found = script_names(
+                self._options.database, identity.partitions, identity.deployment, key.domain.name, key.parts
             )
+            return self._commit, found, arguments
 
         installed, _ = self._attempt(build)
         if not installed:
             self.counts.lease_conflicts += 1
 
-    def _event_arguments(self, published: Iterable[Published], shared: bytes) -> Iterator[bytes]:
+    def _event_arguments(self, published: Iterable[Published], shared: bytes) -> list[Argument]:
+        arguments: list[Argument] = []
         for change in published:
-            event = self._event(change)
-            yield event.header()
-            yield b"" if event.body == shared else event.body
+            arguments += (self._event(change).header(), b"" if change.body == shared else change.body)
+        return arguments
 
     def _event(self, change: Published) -> Event:
         record = change.record
@@ -270,7 +281,7 @@ class RedisCache(StepScripts):
             rev=record.rev,
             operation=change.operation,
             when=record.when,
-            written_ms=self._wall_ms(),
+            written_ms=self._wall_ns() // 1_000_000,
             origin=self._options.origin,
             body=change.body,
             trace=self._options.trace(),

@@ -40,6 +40,8 @@ class Identity(Protocol):
     partitions: int
     mode: str
     open_ms: int
+    deployment: str
+    """What names O; empty as long as it is not known."""
 
     def name(self, born: str) -> str:
         """O in the partition of a `born` key."""
@@ -67,11 +69,11 @@ class FixedIdentity:
 
     def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
         self.era, self.partitions, self.mode = era, partitions, "document"
-        self._deployment = deployment
+        self.deployment = deployment
         self.open_ms = 0
 
     def name(self, born: str) -> str:
-        return era_name(born, self._deployment)
+        return era_name(born, self.deployment)
 
     def stretch(self, open_ms: int) -> None:
         self.open_ms = max(self.open_ms, open_ms)
@@ -109,14 +111,14 @@ class SharedIdentity:
         self._random_era = random_era
         self._claim = Script("claim")
         self._lock = locks.Lock()
-        self._deployment = ""
+        self.deployment = ""
         self._widest = settings.partitions
         self._counts: Mapping[int, int] = {}
         self._said: set[str] = set()
         self.era, self.partitions, self.mode, self.open_ms = NO_ERA, settings.partitions, settings.mode, 0
 
     def name(self, born: str) -> str:
-        return era_name(born, self._deployment)
+        return era_name(born, self.deployment)
 
     def _held(self) -> AbstractContextManager[None]:
         if self._lock.is_mine:
@@ -162,14 +164,14 @@ class SharedIdentity:
                 self._renew()  # Nobody else has counted since the last time.
 
     def _renew(self) -> None:
-        if not self._deployment:
+        if not self.deployment:
             self._adopt(self._note())
         for _ in range(ROUNDS_MAX):
-            looked_at = self._deployment, self._widest
+            looked_at = self.deployment, self._widest
             held = self._look()
             noted = self._note(*{found.era for found in held.values() if found.era})
             self._adopt(noted)
-            if looked_at != (self._deployment, self._widest):
+            if looked_at != (self.deployment, self._widest):
                 # The database was dropped and made anew, or is used with more partitions: there is more to look at.
                 continue
             verdict = judge(held, noted)
@@ -198,7 +200,7 @@ class SharedIdentity:
                     "processes the same, and start this one again.", name, mine, theirs,
                 )  # fmt: skip
                 self._said.add(reported)
-        self._deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
+        self.deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
         self.partitions, self.mode, self.open_ms = noted.partitions, noted.mode, noted.open_ms
 
     def _look(self) -> dict[int, Held]:

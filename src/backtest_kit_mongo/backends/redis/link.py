@@ -33,6 +33,7 @@ NOT_PRIMARY = ("BKREPLICA", "BKALONE", "READONLY", "NOREPLICAS", "MASTERDOWN")
 for in the text, because Redis 6.2 puts words of its own before what a script says."""
 
 _LUA = files(__package__) / "lua"
+_pack: Any = pack_command  # Its stub knows tuples of one part only.
 
 
 class Script:
@@ -91,9 +92,9 @@ class RedisLink:
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Execute a script once. (An unknown script was not executed, so sending its source is no second attempt.)"""
         try:
-            return self.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+            return self.execute_many((("EVALSHA", script.sha, len(keys), *keys, *args),))[0]
         except NoScriptError:
-            return self.execute("EVAL", script.source, len(keys), *keys, *args)
+            return self.execute_many((("EVAL", script.source, len(keys), *keys, *args),))[0]
 
     def execute(self, *command: Argument) -> Any:
         """Send one command and return its answer.
@@ -101,7 +102,7 @@ class RedisLink:
         Raises:
             one of `UNREACHABLE`: it may or may not have been executed.
         """
-        return self.execute_many([command])[0]
+        return self.execute_many((command,))[0]
 
     def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one packet. The first error is raised after all answers were read."""
@@ -115,11 +116,23 @@ class RedisLink:
 
     def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Send commands in one packet; errors that the server answered stand among the answers."""
-        connection, idle = self._take()
+        if self._process != os.getpid():
+            self._idle = deque()  # The parent's sockets.
+            self._process = os.getpid()
+        idle = self._idle
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection, idle = self._connected(idle)
+        answers: list[Any] = []
         try:
             # hiredis packs a whole command in C; the library would look at each argument in Python first.
-            connection.send_packed_command([_packed(command) for command in commands])
-            answers = [self._answer(connection) for _ in commands]
+            connection.send_packed_command([_pack(tuple(command)) for command in commands])
+            for _ in commands:
+                try:
+                    answers.append(connection.read_response())
+                except redis.ResponseError as error:
+                    answers.append(error)
         except BaseException:
             connection.disconnect()
             raise
@@ -149,25 +162,8 @@ class RedisLink:
         self.drop_idle()
         return redis.ConnectionError(f"the server is not, or may no longer be, the primary: {error}")
 
-    @staticmethod
-    def _answer(connection: Any) -> Any:
-        try:
-            return connection.read_response()
-        except redis.ResponseError as error:
-            return error
-
-    def _take(self) -> tuple[Any, deque[Any]]:
-        """A connection, and where to put it afterwards."""
-        if self._process != os.getpid():
-            self._idle = deque()  # The parent's sockets.
-            self._process = os.getpid()
-        idle = self._idle
-        try:
-            return idle.pop(), idle
-        except IndexError:
-            return self._connected(idle)
-
     def _connected(self, idle: deque[Any]) -> tuple[Any, deque[Any]]:
+        """A new connection, and where to put it afterwards."""
         # Not the pool's own `make_connection`: it counts every connection ever made against a maximum.
         connection = self._source.connection_class(**self._source.connection_kwargs)
         connection.connect()
@@ -188,9 +184,3 @@ class RedisLink:
                 dropped.pop().disconnect()
             except IndexError:
                 return
-
-
-def _packed(command: Sequence[Argument]) -> bytes:
-    parts: Any = tuple(command)  # hiredis' stub knows tuples of one part only.
-    packed: bytes = pack_command(parts)
-    return packed

@@ -199,6 +199,18 @@ class Reach:
             time.sleep(_PAUSE_S)
 
 
+def after(fault: BaseException, send: Callable[[], R]) -> Callable[[], R]:
+    """`send`, of which a first attempt has failed already."""
+    failed = [fault]
+
+    def again() -> R:
+        if failed:
+            raise failed.pop()
+        return send()
+
+    return again
+
+
 class Unsafe(redis.ResponseError):
     """Redis came back with a configuration that may lose leases."""
 

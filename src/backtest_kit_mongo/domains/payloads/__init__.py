@@ -1,7 +1,17 @@
 """The payloads of the domains: what may be stored, checked before it is stored."""
 
 from backtest_kit_mongo.coherence.restoring import Kind, Restoration, restoration, restore
-from backtest_kit_mongo.domains.payloads.base import Millis, Minutes, Payload, Position, Price, check, dump
+from backtest_kit_mongo.domains.payloads.base import (
+    AS_STORED,
+    Millis,
+    Minutes,
+    Payload,
+    Position,
+    Price,
+    adapter,
+    check,
+    dump,
+)
 from backtest_kit_mongo.domains.payloads.notifications import NOTIFICATION_VARIANTS, NotificationModel
 from backtest_kit_mongo.domains.payloads.signals import (
     DcaEntry,
@@ -48,6 +58,8 @@ from backtest_kit_mongo.domains.payloads.strategy import (
 )
 
 __all__ = [
+    "AS_STORED",
+    "adapter",
     "NOTIFICATION_VARIANTS",
     "ActivateScheduledCommit",
     "AverageBuyCommit",

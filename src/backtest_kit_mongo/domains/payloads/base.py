@@ -35,7 +35,7 @@ Position: TypeAlias = Literal["long", "short"]
 """Direction of a trade."""
 
 
-_AS_STORED: Final = {"names": "as stored"}
+AS_STORED: Final = {"names": "as stored"}
 """Context of a check: names are those that will be stored. A constructor takes Python names instead."""
 
 
@@ -47,7 +47,7 @@ class Payload(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _stored_names_only(cls, data: Any, info: ValidationInfo) -> Any:
-        if info.context is _AS_STORED and isinstance(data, dict) and not _renamed(cls).keys().isdisjoint(data):
+        if info.context is AS_STORED and isinstance(data, dict) and not _renamed(cls).keys().isdisjoint(data):
             given, stored = next((name, stored) for name, stored in _renamed(cls).items() if name in data)
             raise PydanticCustomError(
                 "python_name", "{given}: the stored name is {stored}", {"given": given, "stored": stored}
@@ -71,10 +71,11 @@ def check(tp: Any, payload: object) -> None:
     Raises:
         pydantic.ValidationError: with every field that does not fit.
     """
-    _adapter(tp).validate_python(payload, context=_AS_STORED)
+    adapter(tp).validate_python(payload, context=AS_STORED)
 
 
 @cache
-def _adapter(tp: Any) -> TypeAdapter[Any]:
+def adapter(tp: Any) -> TypeAdapter[Any]:
+    """What validates a model, or any annotation of models; with the context `AS_STORED` under stored names only."""
     brings_own_config = isinstance(tp, type) and issubclass(tp, BaseModel)
     return TypeAdapter(tp) if brings_own_config else TypeAdapter(tp, config=ConfigDict(strict=True))

@@ -1,0 +1,98 @@
+"""What one write walks through: the product's own Python calls, file by file, from the adapter's call to its return.
+
+    python benchmarks/walk.py [--verbose] [--cpu COUNT]
+
+Real servers (those of the CC_ environment variables, or private ones), everything warm. A generator counts once, however
+often it is resumed, and a comprehension not at all: from Python 3.12 on it is no call. `--cpu` measures the CPU time of
+this process per write, in blocks, of which the best and the median are shown: what a loaded machine disturbs least.
+
+It uses public names only, so the same file counts other versions: PYTHONPATH=<their src> python benchmarks/walk.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from measuring import servers
+
+import backtest_kit_mongo as bk
+
+SIGNAL = {
+    "id": "b7c1", "position": "long", "priceOpen": 100.0, "priceTakeProfit": 110.0, "priceStopLoss": 95.5, "minuteEstimatedTime": 1440,
+    "cost": 100.0, "symbol": "BTC/USDT", "exchangeName": "binance", "strategyName": "trend", "frameName": "", "note": "crossed",
+    "scheduledAt": 1_704_067_200_000, "pendingAt": 1_704_067_200_001, "timestamp": 1_704_067_200_000, "_isScheduled": False,
+}  # fmt: skip
+WARM_COUNT = 200
+BLOCK_COUNT = 9
+
+
+def write(number: int = 0) -> None:
+    bk.PersistSignalAdapter.write_signal_data(SIGNAL, f"S{number % 64}", "walk", "binance")
+
+
+def walk() -> list[tuple[str, str]]:
+    """File and function of each call of one write, in order."""
+    found: list[tuple[str, str]] = []
+    met: dict[int, FrameType] = {}  # Kept, so that no two have one identity.
+
+    def look(frame: FrameType, event: str, _: Any) -> None:
+        is_ours = frame.f_globals.get("__name__", "").startswith("backtest_kit")
+        if event == "call" and is_ours and id(frame) not in met and not frame.f_code.co_name.endswith("comp>"):
+            met[id(frame)] = frame
+            found.append((frame.f_globals["__name__"], frame.f_code.co_qualname))
+
+    sys.setprofile(look)
+    try:
+        write()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def cpu_us(count: int) -> list[float]:
+    """CPU time of this process per write, microseconds, by block."""
+    found = []
+    for _ in range(BLOCK_COUNT):
+        since_s = time.process_time()
+        for number in range(count // BLOCK_COUNT):
+            write(number)
+        found.append((time.process_time() - since_s) / (count // BLOCK_COUNT) * 1e6)
+    return found
+
+
+def report(options: argparse.Namespace) -> None:
+    for number in range(WARM_COUNT):
+        write(number)
+    calls = walk()
+    if options.verbose:
+        for module, name in calls:
+            print(f"  {module.removeprefix('backtest_kit_mongo.')}: {name}")
+    by_file = Counter(module for module, _ in calls)
+    for module, count in by_file.most_common():
+        print(f"{count:4} {module}")
+    print(f"{len(calls)} calls over {len(by_file)} files ({Path(bk.__file__).parents[2]})")
+    if options.cpu:
+        blocks = cpu_us(options.cpu)
+        print(f"CPU of this process per write: best {min(blocks):.0f} us, median {statistics.median(blocks):.0f} us")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--verbose", action="store_true", help="name every call")
+    parser.add_argument("--cpu", type=int, default=0, metavar="COUNT", help="measure the CPU time of so many writes")
+    options = parser.parse_args()
+    with servers("bkm-walk") as given:
+        bk.setup(**given)
+        report(options)
+        bk.shutdown()
+
+
+if __name__ == "__main__":
+    main()
