@@ -25,9 +25,10 @@ from measuring import servers
 import backtest_kit_mongo as bk
 
 SIGNAL = {
-    "id": "b7c1", "position": "long", "priceOpen": 100.0, "priceTakeProfit": 110.0, "priceStopLoss": 95.5, "minuteEstimatedTime": 1440,
-    "cost": 100.0, "symbol": "BTC/USDT", "exchangeName": "binance", "strategyName": "trend", "frameName": "", "note": "crossed",
-    "scheduledAt": 1_704_067_200_000, "pendingAt": 1_704_067_200_001, "timestamp": 1_704_067_200_000, "_isScheduled": False,
+    "id": "b7c1", "position": "long", "priceOpen": 100.0, "priceTakeProfit": 110.0, "priceStopLoss": 95.5,
+    "minuteEstimatedTime": 1440, "cost": 100.0, "symbol": "BTC/USDT", "exchangeName": "binance",
+    "strategyName": "trend", "frameName": "", "note": "crossed", "scheduledAt": 1_704_067_200_000,
+    "pendingAt": 1_704_067_200_001, "timestamp": 1_704_067_200_000, "_isScheduled": False,
 }  # fmt: skip
 WARM_COUNT = 200
 BLOCK_COUNT = 9

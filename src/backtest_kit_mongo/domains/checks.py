@@ -140,8 +140,8 @@ _CONTAINERS: Final = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
 
 
 def _fitting(key: Key, plain: Any, body: bytes) -> bytes:
-    """The payload as BSON, encoded once for all. What no MongoDB document can hold is refused, on every backend alike: a run on
-    files must not fail only in production.
+    """The payload as BSON, encoded once for all. What no MongoDB document can hold is refused, on every backend alike:
+    a run on files must not fail only in production.
 
     Raises:
         InvalidPayload: it is nested too deeply or too large.
@@ -155,8 +155,8 @@ def _fitting(key: Key, plain: Any, body: bytes) -> bytes:
         raise _refusal(key, plain, cause) from cause
     if len(stored) > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
         raise InvalidPayload(
-            f"{key}: the payload takes {len(stored):,} bytes; MongoDB's limit for a document is {DOCUMENT_MAX_BYTES:,}. "
-            "Nothing was written. Split it over several keys."
+            f"{key}: the payload takes {len(stored):,} bytes; MongoDB's limit for a document is "
+            f"{DOCUMENT_MAX_BYTES:,}. Nothing was written. Split it over several keys."
         )
     return stored
 
