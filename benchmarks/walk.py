@@ -2,9 +2,10 @@
 
     python benchmarks/walk.py [--verbose] [--cpu COUNT]
 
-Real servers (those of the CC_ environment variables, or private ones), everything warm. A generator counts once, however
-often it is resumed, and a comprehension not at all: from Python 3.12 on it is no call. `--cpu` measures the CPU time of
-this process per write, in blocks, of which the best and the median are shown: what a loaded machine disturbs least.
+Real servers (those of the CC_ environment variables, or private ones), everything warm. A generator counts once,
+however often it is resumed, and a comprehension not at all: from Python 3.12 on it is no call. `--cpu` measures the
+CPU time of this process per write, in blocks, of which the best and the median are shown: what a loaded machine
+disturbs least.
 
 It uses public names only, so the same file counts other versions: PYTHONPATH=<their src> python benchmarks/walk.py
 """

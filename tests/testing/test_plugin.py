@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np  # noqa: F401 - a run within this process forgets what it imported, and NumPy is not imported twice.
 import pymongo
 import pytest
+from tests.conformance import dict_backend
 
 import backtest_kit_mongo as bk
 import backtest_kit_pytest
@@ -188,33 +189,28 @@ class TestBkmLive:
 
 
 class TestConformance:
-    BACKEND = """
-        from backtest_kit_mongo.backends.memory import MemoryTruth
-        from backtest_kit_mongo.ports import NoCache
-        from backtest_kit_mongo.drivers.store import Store
+    BACKEND = Path(dict_backend.__file__).read_text("utf-8")
+    FORGETFUL = """
+class Forgetful(DictTruth):
+    def find(self, effect):
+        return super().find(effect)._replace(payload=None)
 
-        class Forgetful(MemoryTruth):
-            def find(self, effect):
-                return super().find(effect)._replace(payload=None)
 
-        def good():
-            return Store("mine", MemoryTruth(), NoCache())
-
-        def bad():
-            return Store("mine", Forgetful(), NoCache())
-        """
+def bad():
+    return Store("mine", Forgetful(), NoCache())
+"""
     SUITE = "backtest_kit_mongo.testing.conformance"
     CHAPTER = ("--pyargs", f"{SUITE}::TestADocument", "-k", "state")
 
     def test_a_backend_proves_itself_with_one_line(self, pytester: pytest.Pytester) -> None:
         pytester.makepyfile(my_backend=self.BACKEND)
-        result = run(pytester, *self.CHAPTER, "--bkm-store=my_backend:good")
+        result = run(pytester, *self.CHAPTER, "--bkm-store=my_backend:make_store")
         outcomes = result.parseoutcomes()
         assert outcomes["passed"] > 5
         assert outcomes.keys() <= {"passed", "deselected", "skipped"}
 
     def test_one_that_forgets_fails(self, pytester: pytest.Pytester) -> None:
-        pytester.makepyfile(my_backend=self.BACKEND)
+        pytester.makepyfile(my_backend=self.BACKEND + self.FORGETFUL)
         result = run(pytester, *self.CHAPTER, "--bkm-store=my_backend:bad")
         assert result.parseoutcomes()["failed"] > 3
 

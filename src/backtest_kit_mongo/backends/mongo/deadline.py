@@ -146,13 +146,18 @@ class ServerClocks(ServerHeartbeatListener):
 _OPERATOR: Final = "$toInt"
 
 
+def _fails_from(by_ms: int) -> dict[str, Any]:
+    # Not constant before `$$NOW` is known, so that no optimizer fails in advance.
+    return {_OPERATOR: {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}}
+
+
 Let: TypeAlias = dict[str, Any]
 """The variables of a command."""
 
 
 class Deadline(Mapping[str, Any]):
     """An expression that fails once it is too late. It is computed while its command is encoded, so each attempt has
-    its own. It is not constant before `$$NOW` is known, so that no optimizer fails in advance.
+    its own.
 
     Attributes:
         sent_count: commands encoded so far; only what was encoded can have been sent.
@@ -165,7 +170,7 @@ class Deadline(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         by_ms = self._clocks.least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
         self.sent_count += 1
-        return {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}
+        return _fails_from(by_ms)[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter((_OPERATOR,))
@@ -277,7 +282,7 @@ def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) ->
         UnsafeServer: it does not.
         pymongo's errors.
     """
-    late = {"inTime": {_OPERATOR: {"$cond": [{"$lt": ["$$NOW", DatetimeMS(0)]}, "1", LATE]}}}
+    late = {"inTime": _fails_from(0)}
     which, change = dict.fromkeys(shard_key, ""), {"$setOnInsert": {"__v": 0}}
     nowhere = {"$merge": {"into": collection.name, "whenMatched": "fail", "whenNotMatched": "insert"}}
     nothing: list[dict[str, Any]] = [{"$match": {"_id": {"$in": []}}}, nowhere]

@@ -1,0 +1,91 @@
+"""A backend of one's own, as small as it can be: a dict behind the ports. It knows no domain, and nothing knows it.
+
+pytest --pyargs backtest_kit_mongo.testing.conformance --bkm-store=tests.conformance.dict_backend:make_store
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count
+from threading import RLock
+from typing import Any
+
+from backtest_kit_mongo.backends.row_series import RowsOnly
+from backtest_kit_mongo.candles.columns import of_rows, to_rows
+from backtest_kit_mongo.candles.conflicts import conflicts_of
+from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import NoCache
+
+
+class DictTruth(RowsOnly):
+    """Records by key, their payloads as bytes, the latest change last."""
+
+    def __init__(self) -> None:
+        self._records: dict[Key, Record] = {}
+        self._candles: dict[Key, dict[int, dict[str, Any]]] = {}
+        self._ids = count(1)
+        self._lock = RLock()
+
+    def open(self) -> None:
+        """There is nothing to connect to."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def find(self, effect: Find) -> Record:
+        record = self._records.get(effect.key)
+        return Record(effect.key) if record is None else record._replace(payload=unpack(record.payload))
+
+    def upsert(self, effect: Upsert) -> Record:
+        return self._put(effect.change)
+
+    def _put(self, change: Change) -> Record:
+        with self._lock:
+            before = self._records.pop(change.key, None) or Record(change.key, id=str(next(self._ids)))
+            after = Record(change.key, before.rev + 1, change.body, change.when, change.removed, before.id)
+            self._records[change.key] = after
+            return after._replace(payload=change.payload)
+
+    def remove(self, effect: SoftRemove) -> Record | None:
+        with self._lock:
+            record = self.find(Find(effect.key))
+            if not record.exists or record.removed:
+                return None
+            payload = {**record.payload, "removed": True}
+            return self._put(Change(effect.key, payload, pack(payload), record.when, removed=True))
+
+    def rows(self, effect: Rows) -> Mapping[Part, Record]:
+        found = (self.find(Find(effect.scope.child(item))) for item in effect.items)
+        return {record.key.item: record for record in found if record.exists}
+
+    def merge(self, effect: Merge) -> tuple[Published, ...]:
+        keeps = effect.scope.domain.on_conflict is OnConflict.KEEP
+        with self._lock:
+            wanted = [row.change for row in effect.rows if not (keeps and row.change.key in self._records)]
+            return tuple(Published(self._put(change), "upsert", change.body) for change in wanted)
+
+    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+        with self._lock:
+            found = [one for key, one in self._records.items() if key.scope == scope and one.visible(when)]
+        newest = found if limit is None else found[max(0, len(found) - limit) :]
+        return (record._replace(payload=unpack(record.payload)) for record in newest)
+
+    def append(self, effect: Append) -> Appended:
+        with self._lock:
+            stored = self._candles.setdefault(effect.scope, {})
+            offered = {int(row["timestamp"]): row for row in to_rows(effect.rows)}
+            conflicts = conflicts_of(of_rows([stored[at] for at in offered if at in stored]), effect.rows)
+            new = tuple(at for at in offered if at not in stored)
+            stored.update((at, offered[at]) for at in new)
+        return Appended(new, conflicts)
+
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        stored = self._candles.get(scope, {})
+        return [dict(stored[at]) for at in sorted(stored) if since <= at < until]
+
+
+def make_store() -> Store:
+    return Store("a dict", DictTruth(), NoCache())
