@@ -15,7 +15,9 @@ from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.ports import NoCache
 
@@ -40,7 +42,13 @@ class DictTruth(RowsOnly):
         return Record(effect.key) if record is None else record._replace(payload=unpack(record.payload))
 
     def upsert(self, effect: Upsert) -> Record:
-        return self._put(effect.change)
+        with self._lock:
+            self._expect(effect.change.key, effect.expected_rev)
+            return self._put(effect.change)
+
+    def _expect(self, key: Key, expected_rev: int | None) -> None:
+        if expected_rev is not None:
+            require_rev(self.find(Find(key)), expected_rev)
 
     def _put(self, change: Change) -> Record:
         with self._lock:
@@ -66,6 +74,28 @@ class DictTruth(RowsOnly):
         with self._lock:
             wanted = [row.change for row in effect.rows if not (keeps and row.change.key in self._records)]
             return tuple(Published(self._put(change), "upsert", change.body) for change in wanted)
+
+    def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
+        with self._lock:
+            for write in effect.writes:
+                if not isinstance(write, ExpectedRows):
+                    self._expect(write.key, write.expected_rev)
+            return tuple(self._written(write) for write in effect.writes)
+
+    def _written(self, write: Ready) -> tuple[Published, ...]:
+        if isinstance(write, Put):
+            operation: Operation = "remove" if write.change.removed else "upsert"
+            return (Published(self._put(write.change), operation, write.change.body),)
+        if isinstance(write, Drop):
+            record = self.remove(SoftRemove(write.key, None))
+            return () if record is None else (Published(record, "remove", pack(record.payload)),)
+        return self.merge(Merge(write.key, write.rows, None)) if isinstance(write, ExpectedRows) else ()
+
+    def require_steps(self) -> None:
+        """Steps can be done here."""
+
+    def step_lifetime_ms(self) -> int:
+        return 0
 
     def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
         with self._lock:

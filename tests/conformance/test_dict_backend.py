@@ -13,8 +13,10 @@ from backtest_kit_mongo.testing.suites.fixtures import empty_store, tag, twin
 from backtest_kit_mongo.testing.suites.lists import TestAnEmptyList, TestLists, TestRowsThatOthersWrote, TestTheLog
 from backtest_kit_mongo.testing.suites.look_ahead import TestLookAhead, TestLookAheadInLists
 from backtest_kit_mongo.testing.suites.removal import TestRemovedMemory, TestSoftRemoval
+from backtest_kit_mongo.testing.suites.steps import TestSteps
 
 __all__ = [
+    "TestSteps",
     "TestADocument", "TestAnEmptyList", "TestAnEmptyStore", "TestCandleColumns", "TestCandleConflicts",
     "TestCandleWindows", "TestFirstWriteWins", "TestLists", "TestLookAhead", "TestLookAheadInLists",
     "TestNothingIsShared", "TestRemovedMemory", "TestRowsThatOthersWrote", "TestSoftRemoval", "TestTheLog",
