@@ -6,7 +6,7 @@ pytest --pyargs backtest_kit_mongo.testing.conformance --bkm-store=tests.conform
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import count
+from itertools import count, islice
 from threading import RLock
 from typing import Any
 
@@ -16,7 +16,7 @@ from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
-from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.ports import NoCache
@@ -27,6 +27,7 @@ class DictTruth(RowsOnly):
 
     def __init__(self) -> None:
         self._records: dict[Key, Record] = {}
+        self._changed_ms: dict[Key, int] = {}
         self._candles: dict[Key, dict[int, dict[str, Any]]] = {}
         self._ids = count(1)
         self._lock = RLock()
@@ -55,6 +56,7 @@ class DictTruth(RowsOnly):
             before = self._records.pop(change.key, None) or Record(change.key, id=str(next(self._ids)))
             after = Record(change.key, before.rev + 1, change.body, change.when, change.removed, before.id)
             self._records[change.key] = after
+            self._changed_ms[change.key] = self.now_ms()
             return after._replace(payload=change.payload)
 
     def remove(self, effect: SoftRemove) -> Record | None:
@@ -97,11 +99,13 @@ class DictTruth(RowsOnly):
     def step_lifetime_ms(self) -> int:
         return 0
 
-    def scan(self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool) -> Iterator[Record]:
+    def scan(
+        self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
+    ) -> Iterator[Record]:
         with self._lock:
-            found = [one for key, one in self._records.items() if key.scope == scope and one.visible(when)]
-        newest = found if limit is None else found[max(0, len(found) - limit) :]
-        return (record._replace(payload=unpack(record.payload)) for record in newest)
+            kept = [self.find(Find(key)) for key in self._records if key.scope == scope]
+            found = [one for one in kept if one.visible(when) and only.fits(one, self._changed_ms[one.key])]
+        return islice(iter(found) if limit is None and only == ALL else reversed(found), limit)
 
     def append(self, effect: Append) -> Appended:
         with self._lock:
