@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
@@ -32,6 +32,9 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     failed_write,
 )
+from backtest_kit_mongo.drivers.drive import OneForAll as OneForAll
+from backtest_kit_mongo.drivers.drive import Perform, Performers
+from backtest_kit_mongo.drivers.drive import drive as drive
 from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown
@@ -53,39 +56,6 @@ MERGED_MAX: Final = 2_500
 REMEMBERED_MAX: Final = 100_000
 """Rows of one list that a store knows the stored digests of: some 30 MB. The others are asked for."""
 R = TypeVar("R")
-Perform = Callable[[Any], Any]
-
-
-class Performers(Protocol):
-    """Who performs which kind of effect."""
-
-    def __getitem__(self, kind: type[fx.Effect[Any]], /) -> Perform: ...
-
-
-class OneForAll:
-    """A function that performs effects of every kind."""
-
-    def __init__(self, perform: Perform) -> None:
-        self._perform = perform
-
-    def __getitem__(self, kind: type[fx.Effect[Any]]) -> Perform:
-        return self._perform
-
-
-def drive(plan: fx.Plan[R], performers: Performers) -> R:
-    """Run a plan to its end. Any exception, KeyboardInterrupt too, is thrown into the plan, which owns the clean-up."""
-    step: Callable[[Any], fx.Effect[Any]] = plan.send
-    argument: Any = None
-    while True:
-        try:
-            effect = step(argument)
-        except StopIteration as done:
-            answer: R = done.value
-            return answer
-        try:
-            step, argument = plan.send, performers[type(effect)](effect)
-        except BaseException as error:
-            step, argument = plan.throw, error
 
 
 _OF_MANY: Final = (fx.Defer, st.LeaseAll, st.CommitAll)
