@@ -121,18 +121,21 @@ class Store:
             st.CommitAll: lambda effect: cache.commit_all(effect),
             st.Again: _wait_for_others,
         }
-        self._near_handlers = self._handlers
-        if near is not None:
-            self._near_handlers = {**self._handlers, fx.NearBegin: near.begin, fx.NearEnd: near.end}
-            for kind in (fx.Lease, fx.Commit, fx.Defer, st.LeaseAll, st.CommitAll):
-                self._near_handlers[kind] = _dropping(near, self._handlers[kind])
-        is_watched = type(self)._watch is not Store._watch
-        tables = (self._handlers, self._near_handlers)
-        self._performers = [OneForAll(partial(self._watched, one)) if is_watched else one for one in tables]
+        self._performers = self._tables(near)
         self._opened = False
         self._open_lock = Lock()
         self._known: dict[Key, lists.KnownRows | None] = {}
         self._reported: set[tuple[Key, bytes]] = set()
+
+    def _tables(self, near: Near | None) -> list[Performers]:
+        """Who performs what in domains of which this process keeps no copies, and in those of which it does."""
+        dropping = dict(self._handlers)
+        if near is not None:
+            dropping |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
+            for kind in (fx.Lease, fx.Commit, fx.Defer, st.LeaseAll, st.CommitAll):
+                dropping[kind] = _dropping(near, self._handlers[kind])
+        is_watched = type(self)._watch is not Store._watch
+        return [OneForAll(partial(self._watched, one)) if is_watched else one for one in (self._handlers, dropping)]
 
     def __repr__(self) -> str:
         return f"<store {self.name}>"
