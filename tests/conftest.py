@@ -33,6 +33,14 @@ if "TMPDIR" not in os.environ and _has_room():
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
 
+LONG = ("chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_bots", "integration/test_cut_off")
+"""Modules that take long with few tests. Begun last, they would leave the other processes with nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
+
+
 def pytest_collection_finish() -> None:
     """What has been imported and collected lives to the end, so the garbage collector need not look through it each
     time.
