@@ -141,7 +141,7 @@ class TestListsAndWindows:
         assert list(measures.list_measure_data()) == ["3", "a2", "a10", "b0", "B1", "é"]
         measures.write_measure_data({"data": 2}, "a10", T)
         measures.remove_measure_data("3")
-        assert list(measures.list_measure_data(limit=3)) == ["é", "B1", "a10"]
+        assert list(measures.list_measure_data(limit=3)) == ["a10", "B1", "é"]
         assert list(measures.list_measure_data(limit=0)) == []
 
     def test_changes_within_one_tick_of_the_kernels_clock_have_an_order(
@@ -153,7 +153,7 @@ class TestListsAndWindows:
             measures.write_measure_data({"data": 1}, key, T)
         changed_ns = [(dump / f"data/measure/b/{key}.json").stat().st_mtime_ns - T * 10**6 for key in ("c", "a", "b")]
         assert changed_ns == [0, 1, 2]
-        assert list(measures.list_measure_data(limit=2)) == ["a", "b"]
+        assert list(measures.list_measure_data(limit=2)) == ["b", "a"]
 
     def test_ids_of_any_length_are_listed(self, store: Store) -> None:
         measures = i.MeasureInstance(store, "b" * 500)

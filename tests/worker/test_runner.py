@@ -259,6 +259,7 @@ class TestTheRunner:
             "blocks": ["blocks", "compaction"],
             "trim": ["trim"],
             "verify": ["verify"],
+            "anchor": [],
         }
 
     def test_a_replica_that_is_configured_brings_its_copy_along(

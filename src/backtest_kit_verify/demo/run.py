@@ -38,6 +38,8 @@ DATABASE: Final = "backtest-kit-demo"
 LAST_MINUTES: Final = 600
 SHARING_FEWER_THAN: Final = 3
 """With fewer symbols each is traded by all variants, so that several processes always share what they can."""
+SPARE_S: Final = 0.5
+"""Beyond the lease time, until the cache is open for certain."""
 STOP_S: Final = 15.0
 IN_MEMORY: Final = {domain.name: "memory" for domain in DOMAINS if domain.name != "candle"}
 
@@ -75,7 +77,9 @@ def run_demo(options: Options, console: Console) -> Outcome:
     with connected(options.database) as connection:
         console.print(f"Run {run_id} in database {options.database} on {connection.note}", soft_wrap=True)
         lease_s = int(connection.variables["CC_LEASE_MS"]) / 1000
-        console.print(f"A Redis that is new to the database caches nothing for one lease time ({lease_s:g} s).")
+        console.print(
+            f"A Redis that is new to the database caches nothing for one lease time ({lease_s:g} s): waiting."
+        )
         load_strategy(STRATEGY)
         bk.setup(**dict[str, Any](connection.variables), modes={"backtest": IN_MEMORY})
         try:
@@ -93,9 +97,12 @@ def _on_servers(
         Task(run_id, name, one.symbol, one.exchange, one.start_ms, one.end_ms) for one in series for name in variants
     ]
     runs = [HostRun(task, _kill_at(task) if options.kill else None) for task in tasks]
+    since_s = time.monotonic()
     new, known = store(series)
     console.print(f"candles: {new:,} new to the store, {known:,} were there")
     with _worker(options, connection, console) as worker, _progress(console) as progress:
+        lease_s = int(connection.variables["CC_LEASE_MS"]) / 1000
+        time.sleep(max(0.0, since_s + lease_s + SPARE_S - time.monotonic()))
         _live(runs, connection, progress)
         evidence = _gathered(run_id, tasks, series, progress)
     reported, lost = _replayed(runs, evidence)

@@ -70,7 +70,7 @@ def any_keys() -> Keys:
             name: partial(of, key) if of.arity() == 2 else of(key) for name, of in kept.items()
         })  # fmt: skip
 
-    sets = {name: z3.Function(name, Op, Key, z3.BoolSort()) for name in ("wants", "stored", "told")}
+    sets = {name: z3.Function(name, Op, Key, z3.BoolSort()) for name in ("wants", "stored", "reported")}
     return Keys(at, **sets)
 
 
@@ -226,7 +226,9 @@ class DroppedOfSteps(NamedTuple):
 
 
 DROPPED_OF_STEPS: Mapping[str, DroppedOfSteps] = {
-    "all leases are held before the transaction": DroppedOfSteps(partial(store_all, all_leased=False), "I1 I5b I7 I11"),
+    ("all leases are held before the transaction"): DroppedOfSteps(
+        partial(store_all, all_leased=False), "I1 I5b I7 I11 I13"
+    ),
     "one transaction": DroppedOfSteps(partial(store_all, where=_mine_here), "A1"),
     "COMMIT comes after the acknowledgement": DroppedOfSteps(
         partial(commit_all, acknowledged=False), "I1 I2 I3 I3b A2"
@@ -234,5 +236,5 @@ DROPPED_OF_STEPS: Mapping[str, DroppedOfSteps] = {
     "a step's leases outlive its transaction": DroppedOfSteps(
         partial(lease_ends_everywhere, after_transaction=False), "I12"
     ),
-    "a retry leases with a fresh token": DroppedOfSteps(lease_again_all, "I5b I7"),
+    "a retry leases with a fresh token": DroppedOfSteps(lease_again_all, "I5b I7 I13"),
 }
