@@ -97,6 +97,7 @@ def _on_servers(
         Task(run_id, name, one.symbol, one.exchange, one.start_ms, one.end_ms) for one in series for name in variants
     ]
     runs = [HostRun(task, _kill_at(task) if options.kill else None) for task in tasks]
+    bk.PersistStateAdapter.read_state_data("demo", run_id)  # The first use of Redis: the lease time counts from here.
     since_s = time.monotonic()
     new, known = store(series)
     console.print(f"candles: {new:,} new to the store, {known:,} were there")
