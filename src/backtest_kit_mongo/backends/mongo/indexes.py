@@ -75,7 +75,7 @@ def rebuild(collection: Collection[dict[str, Any]], domain: Domain) -> None:
         collection.full_name,
     )
     try:
-        ensure(collection, domain)
+        ensure(collection, domain, believes=False)
     except PyMongoError as cause:
         raise WriteRefused(
             f"{collection.full_name}: its unique index is gone and is not built again yet; without it one key could "
@@ -120,11 +120,15 @@ def _build(missing_by_collection: Sequence[tuple[Collection[dict[str, Any]], lis
             )  # fmt: skip
 
 
-def ensure(collection: Collection[dict[str, Any]], domain: Domain, *, wait: bool = True) -> list[Index]:
+def ensure(
+    collection: Collection[dict[str, Any]], domain: Domain, *, wait: bool = True, believes: bool = True
+) -> list[Index]:
     """Build what is missing and refuse what forbids valid documents. Safe to run from many processes at once.
 
     Args:
         wait: also for indexes that only make lists faster, however many documents there are.
+        believes: that the unique index is there if it is listed. It is listed while another process builds it, and to
+            ask for it then waits for its end.
 
     Returns:
         What is missing and was not waited for.
@@ -138,7 +142,7 @@ def ensure(collection: Collection[dict[str, Any]], domain: Domain, *, wait: bool
     for name, index in present.items():
         require_valid(collection, domain, name, index)
     have = {index_fields(index) for index in present.values()}
-    missing = [index for index in wanted(domain) if index.fields not in have]
+    missing = [index for index in wanted(domain) if index.fields not in have or (index.unique and not believes)]
     if not wait and collection.estimated_document_count() > AT_ONCE_MAX:
         now, later = [index for index in missing if index.unique], [index for index in missing if not index.unique]
     else:
