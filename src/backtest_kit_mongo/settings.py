@@ -328,14 +328,17 @@ ELSEWHERE = frozenset(
         "CC_ANCHOR_MISSED_MAX",
         "CC_ANCHOR_MONGO_CONNECTION_STRING",
         "CC_ANCHOR_SIGN_KEY",
+        "CC_CANDLE_CACHE_DIR",
+        "CC_CANDLE_CACHE_MB",
         "CC_INVALIDATION_REDIS",
         "CC_REPLICA_DIRECTORY",
         "CC_REPLICA_MONGO_CONNECTION_STRING",
+        "CC_STRATEGY_DIR",
         "CC_STREAM_MAX_BYTES",
         "CC_STREAM_RETENTION_MS",
     }
 )
-"""Variables that other settings classes read, those of the worker among them."""
+"""Variables that other settings classes read, those of the worker and of sweeps."""
 LIKENESS_MIN = 0.75
 """Below it a name is another program's: the engine has CC_ variables of its own."""
 
