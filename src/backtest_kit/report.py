@@ -14,7 +14,7 @@ from backtest_kit.moments import minute_text
 from backtest_kit.printing import STAT_NAMES, stat_text
 from backtest_kit.results import Result, Trade
 
-__all__ = ["page_of", "write_report"]
+__all__ = ["STYLE", "page_of", "write_report", "write_whole"]
 
 MARKERS_MAX: Final = 1500
 STYLE: Final = """
@@ -44,14 +44,19 @@ td.n,th.n{text-align:right}td.win{color:var(--win)}td.loss{color:var(--loss)}td.
 
 
 def write_report(result: Result, path: Path | str) -> None:
-    """Write the page; it appears only when it is complete.
+    """Write the page of a result, as `write_whole`."""
+    write_whole(path, page_of(result))
+
+
+def write_whole(path: Path | str, page: str) -> None:
+    """Write a page; it appears only when it is complete.
 
     Raises:
         OSError: it cannot be written.
     """
     target = Path(path)
     unfinished = target.with_name(f".{target.name}.unfinished")
-    unfinished.write_text(page_of(result), "utf-8")
+    unfinished.write_text(page, "utf-8")
     unfinished.replace(target)
 
 

@@ -121,7 +121,7 @@ class Claim:
     """A run that this worker does. The ledger renews it until it has ended."""
 
     def __init__(self, ledger: Ledger, row: Row, revision: int) -> None:
-        self.row, self._list_row, self._revision = row, ledger, revision
+        self.row, self._ledger, self._revision = row, ledger, revision
         self._lock = threading.Lock()
         self._is_lost = self._has_ended = False
         self.since = time.monotonic()
@@ -152,7 +152,7 @@ class Claim:
         """Renew it no longer."""
         with self._lock:
             self._has_ended = True
-        self._list_row.leave(self)
+        self._ledger.leave(self)
 
     def renew(self) -> None:
         """Write it again as it is, so that whoever watches sees that its worker lives."""
@@ -160,7 +160,7 @@ class Claim:
             if self._has_ended or self._is_lost:
                 return
             try:
-                self._revision = self._list_row.rows.write(self.row.run_id, self.row.to_dict(), self._revision)
+                self._revision = self._ledger.rows.write(self.row.run_id, self.row.to_dict(), self._revision)
             except bk.Conflict:
                 self._is_lost = True
             except bk.BacktestKitError:
@@ -170,13 +170,13 @@ class Claim:
         self.abandon()
         try:
             if not self._is_lost:
-                self._list_row.rows.write(row.run_id, row.to_dict(), self._revision)
+                self._ledger.rows.write(row.run_id, row.to_dict(), self._revision)
                 return row
         except bk.Conflict:
             pass
         raise ClaimLost(
             f"run {row.run_id} was taken over while {row.holder} did it: its claim was not renewed for "
-            f"{self._list_row.lease_s:g} s. The other worker's result stays; nothing was stored."
+            f"{self._ledger.lease_s:g} s. The other worker's result stays; nothing was stored."
         )
 
 

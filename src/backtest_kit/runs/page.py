@@ -15,7 +15,7 @@ import numpy as np
 from backtest_kit.drawing import Plot, thinned
 from backtest_kit.moments import minute_text
 from backtest_kit.printing import STAT_NAMES, number_text
-from backtest_kit.report import STYLE
+from backtest_kit.report import STYLE, write_whole
 from backtest_kit.runs.ledger import Row
 from backtest_kit.runs.study import Study, equity_of
 
@@ -54,15 +54,8 @@ isNaN(x)?1:-1):x-y;return up?d:(isNaN(x)!==isNaN(y)?d:-d)});t.tBodies[0].append(
 
 
 def write_page(study: Study, path: Path | str) -> None:
-    """Write the page; it appears only when it is complete.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    target = Path(path)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    unfinished.write_text(page_of(study), "utf-8")
-    unfinished.replace(target)
+    """Write the page of a study, as `write_whole`."""
+    write_whole(path, page_of(study))
 
 
 def page_of(study: Study) -> str:

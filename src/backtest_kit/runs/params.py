@@ -6,7 +6,9 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import product
 from typing import Any, Final, TypeAlias
 
@@ -121,9 +123,6 @@ def with_params(strategy: Strategy, params: Params) -> Strategy:
     """The strategy with values for its parameters; it keeps its name."""
     if not params:
         return strategy
-    from dataclasses import replace
-    from functools import partial
-
     return replace(strategy, get_signal=partial(strategy.get_signal, **params))
 
 

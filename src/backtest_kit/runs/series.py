@@ -9,7 +9,6 @@ time.
 from __future__ import annotations
 
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -97,7 +96,7 @@ class SeriesFiles:
                 f"the candles here are not those that the study was planned with ({found}, not {name}): they have "
                 "changed since, or this host reads them from elsewhere. Plan the study again."
             )
-        unfinished = path.with_suffix(f".{secrets.token_hex(4)}")
+        unfinished = path.with_suffix(".unfinished")  # Under the lock; what a killed maker left is written over.
         with unfinished.open("wb") as file:
             for column in _columns(series):
                 file.write(np.ascontiguousarray(column).data)
@@ -131,9 +130,8 @@ class SeriesFiles:
                 return
             if file != keep:
                 total -= _size(file)
-                for gone in (file, file.with_suffix(".lock")):
-                    with suppress(OSError):
-                        gone.unlink()
+                with suppress(OSError):
+                    file.unlink()  # Its lock stays: who waits for it would not meet who makes a new one.
 
 
 def _bound() -> int:

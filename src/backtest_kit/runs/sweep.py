@@ -106,7 +106,7 @@ class Sweep:
     ) -> None:
         self._plan, self._pool, self._known = plan, pool, known
         self._batch = Batch(replace(plan, runs=()), (), "", lease_s, attempts, again, store=StoredRows.place())
-        self._list_row = Ledger(StoredRows(), lease_s, attempts)
+        self._ledger = Ledger(StoredRows(), lease_s, attempts)
         self._rows: dict[str, Row] = {}
         self._waiting: deque[Run] = deque()
         self._busy: dict[str, Run] = {}
@@ -147,7 +147,7 @@ class Sweep:
         """What an earlier call has done needs no worker."""
         if self._batch.again or run.run_id not in self._known:
             return False
-        row = self._list_row.read(run.run_id)
+        row = self._ledger.read(run.run_id)
         if row is None or not row.has_ended:
             return False
         self._rows[run.run_id] = row
@@ -212,7 +212,7 @@ class Sweep:
             return
         self._next_look_s = now + LOOK_S
         for run in list(self._busy.values()):
-            found = self._list_row.watch(run.run_id)
+            found = self._ledger.watch(run.run_id)
             if found is None:
                 continue
             del self._busy[run.run_id]

@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -79,7 +79,7 @@ def run_batch(batch: Batch) -> list[Outcome]:
         bk.EnvironmentFault: the store cannot be reached.
     """
     worker = _worker(batch)
-    return [worker.do(run) for run in batch.runs]
+    return [worker.do(batch, run) for run in batch.runs]
 
 
 class _Worker:
@@ -88,27 +88,25 @@ class _Worker:
     def __init__(self, batch: Batch) -> None:
         self._strategy = _find(batch.plan.source)
         _require_store(batch.store)
-        self._list_row = Ledger(StoredRows(), batch.lease_s, batch.attempts, batch.pool)
+        self._ledger = Ledger(StoredRows(), batch.lease_s, batch.attempts, batch.pool)
         self._files = SeriesFiles()
         self._histories: OrderedDict[tuple[str, str], History] = OrderedDict()
-        self.batch = batch
 
-    def do(self, run: Run) -> Outcome:
-        batch, since = self.batch, time.perf_counter()
+    def do(self, batch: Batch, run: Run) -> Outcome:
+        since = time.perf_counter()
         over = batch.over.get(run.run_id, -1)
-        claim = self._list_row.claim(batch.plan, run, again=batch.again, over=over, dead=batch.dead)
+        claim = self._ledger.claim(batch.plan, run, again=batch.again, over=over, dead=batch.dead)
         if not isinstance(claim, Claim):
             return Outcome(run.run_id, claim)
         try:
-            row = self._replay(run, claim)
+            row = self._replay(batch.plan, run, claim)
         except ClaimLost as lost:
             return Outcome(run.run_id, None, lost=str(lost))
         finally:
             claim.abandon()
         return Outcome(run.run_id, row, was_run=True, elapsed_s=time.perf_counter() - since)
 
-    def _replay(self, run: Run, claim: Claim) -> Row:
-        plan = self.batch.plan
+    def _replay(self, plan: Plan, run: Run, claim: Claim) -> Row:
         strategy = with_params(self._strategy, run.params)
         exchange = _exchange(plan.exchange)
         risks = tuple(declare.risks.get(name) for name in strategy.risks)
@@ -143,9 +141,7 @@ def _worker(batch: Batch) -> _Worker:
     if key not in _workers:
         _workers.clear()
         _workers[key] = _Worker(batch)
-    worker = _workers[key]
-    worker.batch = replace(batch, runs=())
-    return worker
+    return _workers[key]
 
 
 def _find(source: Source) -> Strategy:
