@@ -29,6 +29,7 @@ import pymongo
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.mongo import deadline, documents
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
@@ -142,7 +143,7 @@ class Commits(threading.Thread):
     def __init__(self, uri: str) -> None:
         super().__init__(daemon=True)
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)
-        self._stream = self._client[DATABASE][STATE.collection].watch(max_await_time_ms=100)
+        self._stream = self._client[DATABASE][collection_of(STATE)].watch(max_await_time_ms=100)
         self.seen: list[tuple[str, int]] = []
         self.is_ending = False
         self.start()

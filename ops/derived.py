@@ -10,6 +10,7 @@ from backtest_kit_mongo.adapters import contracts
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.adapters.verbs import Call, snake
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import DOMAINS, context_names
 
 CONTRACTS = Path(contracts.__file__)
@@ -55,7 +56,7 @@ def contracts_text() -> str:
 def roles_text() -> str:
     """`roles.json` as it should be: the domains' collections are named once, at its top."""
     lines, line = [], "   "
-    for name in sorted(domain.collection for domain in DOMAINS):
+    for name in sorted(collection_of(domain) for domain in DOMAINS):
         if len(line) + len(name) + 4 > 120:
             lines.append(line)
             line = "   "

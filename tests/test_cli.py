@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
@@ -33,7 +34,7 @@ def test_domains_lists_the_table() -> None:
     assert [row["domain"] for row in rows] == [domain.name for domain in DOMAINS]
     assert rows[0]["key"] == ["exchangeName", "symbol", "interval", "timestamp"]
     printed = runner.invoke(app, ["domains"]).stdout
-    assert all(domain.collection in printed for domain in DOMAINS)
+    assert all(collection_of(domain) in printed for domain in DOMAINS)
 
 
 EVIL = "\x1b[2J\x07\x9b31m\u202e"

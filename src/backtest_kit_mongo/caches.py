@@ -11,6 +11,7 @@ from typing import Any
 from pymongo import MongoClient
 
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.identity import Identity, SharedIdentity
@@ -35,7 +36,7 @@ def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, A
 
 def identity_document(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]]) -> IdentityDocument:
     """MongoDB's half of it."""
-    collections = [domain.collection for domain in DOMAINS if domain.shape is not Shape.SERIES]
+    collections = [collection_of(domain) for domain in DOMAINS if domain.shape is not Shape.SERIES]
     return IdentityDocument(
         lambda: client().get_database(settings.database), collections, settings.mongo_bound_ms / 1000
     )

@@ -18,7 +18,8 @@ import backtest_kit_verify
 import backtest_kit_worker
 from backtest_kit_mongo import stored
 from backtest_kit_mongo.adapters.registries import REGISTRIES
-from backtest_kit_mongo.domains.table import DOMAINS, own_collections
+from backtest_kit_mongo.backends.mongo.layout import own_collections
+from backtest_kit_mongo.domains.table import DOMAINS
 
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
@@ -75,7 +76,7 @@ ARROWS = {
     "candles": "coherence errors",
     "terminal": "coherence exits",
     "look_ahead": "coherence errors locks",
-    "domains": "candles coherence errors stored",
+    "domains": "candles coherence errors",
     "settings": "domains errors locks",
     "ports": "candles coherence",
     "backends": "candles coherence connect errors limits locks stored",
@@ -185,13 +186,24 @@ def test_what_is_derived_from_the_table_and_the_signatures_is_up_to_date() -> No
     assert ops["ROLES"].read_text("utf-8") == ops["roles_text"](), "run `make derived`"
 
 
-def test_no_backend_or_driver_knows_a_domain_by_name() -> None:
+NPM_TABLES = {"mongo/layout.py", "files/layout.py", "redis/npm_names.py"}
+"""What the npm package, with which all three share what is stored, does otherwise than the rule, by domain."""
+
+
+def test_no_backend_or_driver_knows_a_domain_by_name_but_in_a_table() -> None:
     # Comments and the word "candle" in prose are fine; comparing a domain's name is not.
+    names, tables = {domain.name for domain in DOMAINS}, {PACKAGE / "backends" / each for each in NPM_TABLES}
     for room in ("coherence", "backends", "drivers"):
         for path in (PACKAGE / room).rglob("*.py"):
-            for node in ast.walk(tree(path)):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    assert node.value not in {domain.name for domain in DOMAINS}, f"{path.name}:{node.lineno}"
+            found = [each for each in tree(path).body if path not in tables or not isinstance(each, ast.AnnAssign)]
+            for node in (node for each in found for node in ast.walk(each)):
+                assert not (isinstance(node, ast.Constant) and node.value in names), f"{path.name}:{node.lineno}"
+
+
+def test_a_row_of_the_domain_table_names_no_database() -> None:
+    for module in ("coherence/record.py", "domains/table.py"):
+        text = (PACKAGE / module).read_text("utf-8").replace("backtest_kit_mongo", "")
+        assert not re.search(r"(?i)mongo|redis|\b(collection|index|indexes)\b|-items|_cache\b", text), module
 
 
 ENGINE_CORE = (
@@ -286,4 +298,4 @@ def test_every_collection_is_known_and_so_has_its_place_in_the_roles() -> None:
     named = set().union(*(_collections_named_in(path, constants) for path in sources))
     assert len(named) > 10
     elsewhere = ("oplog", "audit-anchors")  # Of another database.
-    assert {name for name in named if not name.startswith(elsewhere)} <= own_collections()
+    assert {name for name in named if not name.startswith(elsewhere)} <= own_collections(DOMAINS)

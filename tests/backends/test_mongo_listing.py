@@ -9,7 +9,7 @@ from typing import Any, Final
 import bson
 import pytest
 
-from backtest_kit_mongo.backends.mongo import indexes, listing
+from backtest_kit_mongo.backends.mongo import indexes, layout, listing
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.coherence.record import Domain, Key, Only
 from backtest_kit_mongo.domains.checks import make_change, make_key
@@ -84,7 +84,7 @@ def test_a_large_collection_gets_its_missing_indexes_beside_the_work_and_the_doc
     store = opened()
     store.put(make_change(key := make_key(domain, (False, "a")), example(domain, "a")))
     collection = truth_of(store)._collections[domain]
-    wanted = {index.fields for index in indexes.wanted(domain)}
+    wanted = {index.fields for index in layout.wanted(domain)}
     for name, index in collection.index_information().items():
         if indexes.index_fields(index) in wanted and not index.get("unique"):
             collection.drop_index(name)

@@ -16,7 +16,7 @@ from backtest_kit_mongo import connect
 from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.audit.records import IDENTITY
 from backtest_kit_mongo.backends.mongo.concerns import read_concerns
-from backtest_kit_mongo.backends.mongo.indexes import wanted
+from backtest_kit_mongo.backends.mongo.layout import collection_of, wanted
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -34,7 +34,7 @@ SHARD_KEYS = {
     for name, fields in re.findall(r"^\| `([a-z-]+)` \| `([A-Za-z, ]+)` \|", DOCUMENT.read_text("utf-8"), re.MULTILINE)
 }
 UNIQUE: dict[str, list[tuple[tuple[str, int], ...]]] = {
-    **{domain.collection: [i.fields for i in wanted(domain) if i.unique] for domain in DOMAINS},
+    **{collection_of(domain): [i.fields for i in wanted(domain) if i.unique] for domain in DOMAINS},
     ITEMS: [IDENTITY],
 }
 
@@ -121,7 +121,7 @@ def test_every_write_names_its_whole_shard_key(sent: Commands) -> None:
 
 @pytest.mark.live
 def test_every_read_whose_answer_is_cached_goes_to_one_shard(sent: Commands) -> None:
-    cached = {domain.collection for domain in DOMAINS if domain.cached}
+    cached = {collection_of(domain) for domain in DOMAINS if domain.cached}
     assert {collection for collection, _ in sent.finds} >= cached
     for collection, fields in sent.finds:
         assert set(SHARD_KEYS.get(collection, ())) <= set(fields)

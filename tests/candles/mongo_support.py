@@ -13,6 +13,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.codec import span_ms
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, compact
@@ -28,7 +29,7 @@ from tests.integration.support import store_for
 STEP_MS = 60_000
 START = 3_000 * span_ms(STEP_MS)
 """Where a block begins."""
-COLLECTION = CANDLE.collection
+COLLECTION = collection_of(CANDLE)
 
 
 def rows(count: int, first: int = 0) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pymongo.database import Database
 from tests.audit.support import Worker
 from tests.integration.support import settings_for, store_for
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key
@@ -82,7 +83,7 @@ def test_a_record_of_another_value_or_of_nothing_and_a_changed_log_are_found(
 ) -> None:
     of_kept, of_lost = ({"key": list(key.parts)} for key in (KEPT, LOST))
     assert not judged(database, reported).violations
-    database[STATE.collection].delete_one(dict(zip(STATE.columns, LOST.parts, strict=True)))
+    database[collection_of(STATE)].delete_one(dict(zip(STATE.columns, LOST.parts, strict=True)))
     assert kinds(check_audit(database, "")) == ["a record of nothing"]
     database["audit-items"].delete_many(of_lost)
     database["audit-items"].update_one({**of_kept, "rev": 2}, {"$set": {"payload": payload_of(KEPT, "another")}})

@@ -12,12 +12,13 @@ from tests.cluster.support import PARTITIONS, Cluster, Node
 from tests.integration.support import eventually
 
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.redis import npm_names
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.coherence.eras import parse_held
-from backtest_kit_mongo.coherence.keys import Names, id_cache_name, names
+from backtest_kit_mongo.coherence.keys import Names, names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.drivers.store import Store
@@ -202,7 +203,7 @@ def test_ids_for_the_npm_package_are_written_wherever_their_slots_are(
     before = {key: plain.xlen(names_of(settings, key).stream) for key in placed_keys}
     for key in placed_keys:
         write(store, key, 1)
-    assert all(plain.get(id_cache_name(key)).decode() == store.read(key).id for key in placed_keys)
+    assert all(plain.get(npm_names.name(key)).decode() == store.read(key).id for key in placed_keys)
     assert {key: plain.xlen(names_of(settings, key).stream) for key in placed_keys} == {
         key: n + 1 for key, n in before.items()
     }

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backtest_kit_mongo.backends.redis import npm_names
 from backtest_kit_mongo.backends.redis.entry import parse_entry, record_header
 from backtest_kit_mongo.coherence.codec import millis, pack, unpack
 from backtest_kit_mongo.coherence.events import Event, Origin, UnknownEvent, decode
-from backtest_kit_mongo.coherence.keys import id_cache_name, names, partition, streams
+from backtest_kit_mongo.coherence.keys import names, partition, streams
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.table import DOMAINS, RECENT, SESSION, STATE
 
@@ -105,12 +106,12 @@ class TestNames:
 
     def test_the_npm_packages_names_are_its_own(self) -> None:
         recent = Key(RECENT, ("BTC", "s", "e", "", True))
-        assert id_cache_name(recent) == "recent_cache:backtest:e:s::BTC"
-        assert id_cache_name(Key(SESSION, ("s", "e", "f", "BTC", False))) == "session_cache:e:s:f:BTC:live"
+        assert npm_names.name(recent) == "recent_cache:backtest:e:s::BTC"
+        assert npm_names.name(Key(SESSION, ("s", "e", "f", "BTC", False))) == "session_cache:e:s:f:BTC:live"
 
     @pytest.mark.parametrize("domain", DOMAINS, ids=lambda domain: domain.name)
     def test_every_domain_names_all_its_key_columns(self, domain: Any) -> None:
-        assert all(f"{{{column}}}" in domain.id_cache for column in domain.columns)
+        assert all(f"{{{column}}}" in npm_names.template(domain) for column in domain.columns)
 
 
 PLAIN = st.recursive(

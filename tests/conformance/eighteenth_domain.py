@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.adapters.verbs import drop, has, list_entries, prepare, read, remove, write
-from backtest_kit_mongo.coherence.record import Column, Domain, Level, Shape
+from backtest_kit_mongo.coherence.record import Column, Domain, Shape
 from backtest_kit_mongo.domains.payloads import Payload
 from backtest_kit_mongo.domains.table import DOMAINS
 
@@ -29,10 +29,8 @@ class Verdict(Payload):
 
 
 VERDICT = Domain(
-    name="verdict", collection="verdict-items", shape=Shape.KEYED, empty=lambda: None, model=Verdict,
-    key=(Column("runId"), Column("isFinal", bool), Column("judgeName")), has_when=True, has_removed=True,
-    id_cache="verdict_cache:{runId}:{isFinal}:{judgeName}",
-    path=(Level(literal="verdict"), Level(columns=("runId", "isFinal"))), file=Level(columns=("judgeName",)),
+    name="verdict", shape=Shape.KEYED, empty=lambda: None, model=Verdict, has_when=True, has_removed=True,
+    key=(Column("runId"), Column("isFinal", bool), Column("judgeName")),
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from tests.integration.test_redis_faults import hits, open_cache, put, value_of
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import StorageInstance
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import STATE
@@ -153,7 +154,7 @@ def test_what_was_written_while_mode_id_was_in_force_is_read_afterwards(
         with store_for(servers, name, cache_mode="id") as plain:
             put(plain, 2)
             assert value_of(document) == 2
-            database[STATE.collection].update_one({}, {"$set": {"payload.data": 3}})  # The npm package.
+            database[collection_of(STATE)].update_one({}, {"$set": {"payload.data": 3}})  # The npm package.
             assert (value_of(plain), value_of(document)) == (3, 3)
     with store_for(servers, name) as again:
         assert value_of(again) == 3
@@ -199,7 +200,7 @@ def test_entries_of_the_release_before_eras_are_worthless(
     cache.set(f"{{bk:0}}:{name}:b", memory + b"0")
     cache.delete(*cache.keys(f"{{bk:0}}:{name}:o:*"))
     database[COLLECTION].drop()
-    database[STATE.collection].update_one({}, {"$set": {"payload.data": 2}})
+    database[collection_of(STATE)].update_one({}, {"$set": {"payload.data": 2}})
     with store_for(servers, name) as store:
         assert value_of(store) == 2
         cached(store, 3)

@@ -52,7 +52,7 @@ def stores(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[list
 
 def collection_of(store: Store, domain: Domain) -> Collection[Any]:
     assert isinstance(store.truth, MongoTruth)
-    return store.truth._database[domain.collection]
+    return store.truth._collections[domain]
 
 
 def write_states(store: Store, of: str) -> None:

@@ -24,6 +24,7 @@ from tests.integration.support import settings_for, store_for
 import backtest_kit_mongo as bk
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
+from backtest_kit_mongo.backends.mongo.layout import FORMER_KEYS, collection_of, payload_field
 from backtest_kit_mongo.coherence.effects import Find, Rows
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
@@ -227,7 +228,7 @@ class TestIndexesExistBeforeTheFirstWrite:
     ) -> None:
         store.open()
         for domain in DOMAINS:
-            indexes = mongo[database][domain.collection].index_information().values()
+            indexes = mongo[database][collection_of(domain)].index_information().values()
             assert [(name, 1) for name in domain.columns] in [i["key"] for i in indexes if i.get("unique")], domain.name
 
 
@@ -236,11 +237,11 @@ class TestALegacyUniqueIndexIsReportedWithItsRemedy:
     def test_the_error_names_the_index_and_the_command(
         self, domain: Any, store: Store, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
     ) -> None:
-        columns = domain.legacy_unique[0]
-        mongo[database][domain.collection].create_index([(name, 1) for name in columns], unique=True, name="old")
-        with pytest.raises(bk.LegacyIndex, match=rf'getCollection\("{domain.collection}"\)\.dropIndex\("old"\)'):
+        columns = FORMER_KEYS[domain.name]
+        mongo[database][collection_of(domain)].create_index([(name, 1) for name in columns], unique=True, name="old")
+        with pytest.raises(bk.LegacyIndex, match=rf'getCollection\("{collection_of(domain)}"\)\.dropIndex\("old"\)'):
             store.open()
-        mongo[database][domain.collection].drop_index("old")
+        mongo[database][collection_of(domain)].drop_index("old")
         store.open()
 
     def test_a_key_index_that_is_not_unique_is_reported_too(
@@ -343,9 +344,9 @@ class TestDocumentsOfTheNpmPackage:
     ) -> None:
         parts = tuple(column.type("x") if column.type is str else True for column in domain.key)
         store.write(make_change(Key(domain, parts), example(domain, "x"), 5 if domain.has_when else None))
-        document = mongo[database][domain.collection].find_one({})
+        document = mongo[database][collection_of(domain)].find_one({})
         assert document is not None
-        expected = {"_id", "rev", "__v", "createDate", "updatedDate", domain.payload, *domain.columns}
+        expected = {"_id", "rev", "__v", "createDate", "updatedDate", payload_field(domain), *domain.columns}
         expected |= {name for name, has in (("when", domain.has_when), ("removed", domain.has_removed)) if has}
         assert set(document) == expected
 

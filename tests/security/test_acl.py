@@ -14,13 +14,14 @@ from pymongo.errors import OperationFailure
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.layout import collection_of, own_collections
 from backtest_kit_mongo.backends.near_cache import NearCache
 from backtest_kit_mongo.backends.redis.link import RedisLink
 from backtest_kit_mongo.coherence.effects import CacheRead, Find
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change, make_key
-from backtest_kit_mongo.domains.table import DOMAINS, STATE, own_collections
+from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.drivers.counts import HIT
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import ServerUnreachable
@@ -311,9 +312,9 @@ COMMANDS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 def test_every_collection_has_its_place_in_the_roles() -> None:
     given = json.loads((OPS / "mongo-init" / "roles.json").read_text())
-    assert given["documents"] == sorted(domain.collection for domain in DOMAINS)
+    assert given["documents"] == sorted(collection_of(domain) for domain in DOMAINS)
     named = {name for role in given["roles"].values() for name in role if not name.startswith("*")}
-    assert named | set(given["documents"]) | {"repaired-items"} == own_collections()
+    assert named | set(given["documents"]) | {"repaired-items"} == own_collections(DOMAINS)
 
 
 def test_nobody_is_somebody_without_a_name(guarded: GuardedRedis) -> None:

@@ -22,6 +22,7 @@ from backtest_kit_mongo.adapters.instances import (
     StateInstance,
 )
 from backtest_kit_mongo.backends.files.documents import FileTruth
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -110,7 +111,7 @@ class Bed:
 
     def raw(self, domain: Domain, *, replica: bool = False) -> list[RawBSONDocument]:
         database = self.replica if replica else self.mongo
-        collection = database[domain.collection].with_options(RAW)
+        collection = database[collection_of(domain)].with_options(RAW)
         return list(collection.find().sort("_id", 1))
 
     def files(self) -> Store:

@@ -13,6 +13,7 @@ from bson.raw_bson import RawBSONDocument
 from tests.worker.replica_support import NOWHERE, Bed, bed_on
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE, STATE
 from backtest_kit_mongo.embedded import Endpoints
@@ -73,7 +74,7 @@ class TestCopies:
             unique = [
                 [
                     index["key"]
-                    for index in database[domain.collection].index_information().values()
+                    for index in database[collection_of(domain)].index_information().values()
                     if "unique" in index
                 ]
                 for database in (bed.mongo, bed.replica)

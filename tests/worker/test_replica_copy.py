@@ -13,6 +13,7 @@ from tests.worker.replica_support import Bed, bed_on, finish
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
@@ -70,7 +71,7 @@ class TestCopy:
             bed.state_data(value)
         bed.state_data("gone", "made after the backup")
         service = bed.copy(target)
-        states = bed.mongo[STATE.collection]
+        states = bed.mongo[collection_of(STATE)]
         states.update_one({"payload.data": 3}, {"$set": {"rev": 1, "payload.data": 1}})
         states.delete_one({"payload.data": "gone"})
         bed.mongo["cache-identity"].update_one({}, {"$set": {"restores": [{"over": "an era"}]}})

@@ -16,6 +16,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
 from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
@@ -164,7 +165,7 @@ class AuditLog:
         documents = list(dict.fromkeys(record["documentId"] for record in found))
         if not documents:
             # Its first revision may be a gap that does not know its key.
-            document = readable(self.database, key.domain.collection).find_one(key.query(), {"_id": 1})
+            document = readable(self.database, collection_of(key.domain)).find_one(key.query(), {"_id": 1})
             documents = [] if document is None else [str(document["_id"])]
         return [{"documentId": document, "domain": key.domain.name} for document in documents]
 

@@ -14,6 +14,7 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS, interval_ms
@@ -79,7 +80,7 @@ class CandleStore:
         return found
 
     def _span(self, series: Key) -> range:
-        candles = self.database[CANDLE.collection]
+        candles = self.database[collection_of(CANDLE)]
         query = {**series.query(), "timestamp": {"$gte": 0, "$lt": TIMES_END, "$type": TIME_TYPES}}
         ends = [candles.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", order)]) for order in (1, -1)]
         step_ms = INTERVAL_MS[str(series.item)]

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.terminal import echo
@@ -36,7 +37,7 @@ def _row(domain: Domain) -> dict[str, Any]:
     kept = [name for name, has in (("when", domain.has_when), ("removed", domain.has_removed)) if has]
     return {
         "domain": domain.name,
-        "collection": domain.collection,
+        "collection": collection_of(domain),
         "key": list(domain.columns),
         "shape": domain.shape.value,
         "on conflict": domain.on_conflict.value,

@@ -146,13 +146,3 @@ def _part(value: str, kind: type) -> Part:
     if kind is bool:
         return value == BACKTEST
     return int(value) if kind is int else value
-
-
-def id_cache_name(key: Key) -> str:
-    """The npm package's own Redis key of a document, unescaped as there: only `_id` is kept under it, and only written.
-
-    Empty for a document whose parts hold a colon: there it would be another document's name too.
-    """
-    if any(":" in text(part) for part in key.parts):
-        return ""
-    return key.domain.id_cache.format(**{name: text(part) for name, part in key.query().items()})

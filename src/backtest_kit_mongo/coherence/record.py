@@ -51,60 +51,31 @@ class Column(NamedTuple):
     choices: frozenset[str] | None = None
 
 
-class Index(NamedTuple):
-    """A MongoDB index as (field, direction) pairs."""
-
-    fields: tuple[tuple[str, int], ...]
-    unique: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One level of a file path:
-
-    literal text, or columns joined with `_`. Columns in `optional` are left out when empty.
-    """
-
-    columns: tuple[str, ...] = ()
-    literal: str = ""
-    optional: frozenset[str] = frozenset()
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Domain:
     """One row of the domain table. Two domains are equal only if they are the same row.
 
     Attributes:
-        name: the domain's name in events, cache keys and the command line.
-        collection: the MongoDB collection, shared with the npm package.
-        key: the columns of the unique index, in index order; all but the last are the context unless the shape is SLOT.
-        payload: the column that holds the payload; for SERIES, empty: the columns of `fields` hold it.
+        name: the domain's name in events, cache keys and the command line; how a backend names what it keeps follows
+            from it.
+        key: the columns that name one document, in order; all but the last are the context unless the shape is SLOT.
         fields: SERIES only, the payload's own columns.
         empty: makes the value that a read returns when nothing is stored.
         has_when: the simulation time of a write is stored and guards reads against look-ahead.
         dated_by: payload fields (ms) that date a row which carries no simulation time.
         has_removed: documents are deleted softly.
         memo: a key's value is computed once and only ever removed, so a copy that is a moment old does no harm.
-        id_cache: the npm package's Redis key, as a format string over key columns.
-        path: directories of the original's dump; `file` names the file.
         row_id: LIST only, the payload field that is the last key column.
         filters: LIST only, payload fields (text) that a list can be reduced to a value of.
-        indexes: what is needed besides the unique index.
-        legacy_unique: unique indexes of older releases that forbid valid documents.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
         columns: the names of `key`.
     """
 
     name: str
-    collection: str
     shape: Shape
     key: tuple[Column, ...]
     empty: Callable[[], Any]
     model: Any
-    id_cache: str
-    path: tuple[Level, ...]
-    file: Level
-    payload: str = "payload"
     fields: tuple[str, ...] = ()
     has_when: bool = False
     dated_by: tuple[str, ...] = ()
@@ -113,8 +84,6 @@ class Domain:
     on_conflict: OnConflict = OnConflict.REPLACE
     row_id: str = ""
     filters: tuple[str, ...] = ()
-    indexes: tuple[Index, ...] = ()
-    legacy_unique: tuple[tuple[str, ...], ...] = ()
     columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +93,7 @@ class Domain:
     def cached(self) -> bool:
         """Whether single documents are read by key, and so have cache entries.
 
-        Lists and windows are one query to MongoDB.
+        Lists and windows are one query to the truth.
         """
         return self.shape in (Shape.SLOT, Shape.KEYED)
 
@@ -172,7 +141,7 @@ class Record(NamedTuple):
     Attributes:
         rev: how often the document was written; 0 if a foreign writer made it and nobody wrote it since.
         when: simulation time of the last write in ms. None: it had none.
-        id: the MongoDB `_id` as text; empty if there is no document.
+        id: how the truth names the document, as text; empty if there is none.
     """
 
     key: Key

@@ -18,9 +18,10 @@ from pymongo.collection import Collection
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Raw, decoded
 from backtest_kit_mongo.backends.mongo.errors import reading
+from backtest_kit_mongo.backends.mongo.layout import own_collections
 from backtest_kit_mongo.backends.mongo.paging import bounded
 from backtest_kit_mongo.coherence.codec import dump
-from backtest_kit_mongo.domains.table import own_collections
+from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import CorruptData, InvalidPayload, InvalidSetting, NotFound
 
 logger = locks.logger(__name__)
@@ -50,7 +51,7 @@ class BaseCRUD:
     def __init__(self, collection: str, model: type[BaseModel] | None = None) -> None:
         if (fault := _name_fault(collection)) is not None:
             raise InvalidSetting(f"{collection!r:.80} cannot name a collection: {fault}. Nothing was written.")
-        if collection in own_collections():
+        if collection in own_collections(DOMAINS):
             raise InvalidSetting(
                 f"{collection!r} is a collection of this package: written past its adapters, caches and audit log "
                 "would not know. Choose another name. Nothing was written."

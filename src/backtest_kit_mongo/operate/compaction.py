@@ -20,6 +20,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 
 from backtest_kit_mongo.backends.mongo.candles import encoded_block
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.codec import CorruptBlock, block_start, decode_block, span_ms
 from backtest_kit_mongo.candles.columns import FIELDS, Columns
 from backtest_kit_mongo.candles.plans import Compacted, FindGeneration, FindRows, PutBlock, compact
@@ -84,7 +85,7 @@ def find_series(
     Each step leaps over the distinct values of one index column, so its cost does not grow with the candles.
     """
     found: set[tuple[str, str, str]] = set()
-    for name in (CANDLE.collection, BLOCKS):
+    for name in (collection_of(CANDLE), BLOCKS):
         collection = database[name]
         for on in [exchange] if exchange is not None else _texts(collection, "exchangeName", {}):
             one = {"exchangeName": on}
@@ -110,9 +111,10 @@ def find_ranges(database: Database[Document], scope: Key) -> list[BlockRange]:
 def _starts(database: Database[Document], scope: Key) -> Iterator[int]:
     """Leaps from the first candle of a range to the first one behind that range."""
     step_ms, since = INTERVAL_MS[str(scope.item)], -TIMES_END
+    rows = database[collection_of(CANDLE)]
     while True:
         query = {**scope.query(), "timestamp": {"$gte": since, "$lt": TIMES_END, "$type": TIME_TYPES}}
-        found = database[CANDLE.collection].find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", ASCENDING)])
+        found = rows.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", ASCENDING)])
         if found is None:
             return
         start = block_start(int(found["timestamp"]), step_ms)

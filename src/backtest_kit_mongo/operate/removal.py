@@ -23,6 +23,7 @@ from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import FOLLOW_S, Generations, begin, end
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.codec import block_start, span_ms
 from backtest_kit_mongo.candles.columns import Columns, take
 from backtest_kit_mongo.candles.conflicts import conflicts_of
@@ -152,7 +153,7 @@ class Removal:
 
     def look(self, since: int | None = None, until: int | None = None) -> Removed:
         """What `remove` of the same limits would remove."""
-        found, candles = Removed(), self._durable[CANDLE.collection]
+        found, candles = Removed(), self._durable[collection_of(CANDLE)]
         query = self._query(since, until)
         with reading(self._scope):
             found.candles = candles.count_documents(query)
@@ -177,7 +178,7 @@ class Removal:
                     max(each.start, -TIMES_END if since is None else since), min(each.end, _or_end(until))
                 )
                 with writing(each):
-                    self._durable[CANDLE.collection].delete_many(query)
+                    self._durable[collection_of(CANDLE)].delete_many(query)
                     self._durable[CONFLICTS].delete_many(query)
         return removed
 
@@ -193,7 +194,7 @@ class Removal:
                     "timestamp": {"$in": rows.timestamp[place : place + TIMES_MAX].tolist()},
                 }
                 with writing(self._scope):
-                    self._durable[CANDLE.collection].delete_many(query)
+                    self._durable[collection_of(CANDLE)].delete_many(query)
                     self._durable[CONFLICTS].delete_many(query)
             yield
 

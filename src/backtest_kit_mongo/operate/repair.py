@@ -28,6 +28,7 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.backends.mongo import indexes
 from backtest_kit_mongo.backends.mongo.decoding import RAW
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.effects import Abort, Defer, Lease
 from backtest_kit_mongo.coherence.record import Domain, Key, OnConflict, Part, Shape
 from backtest_kit_mongo.connect import DURABLE
@@ -83,7 +84,7 @@ class Repairer:
         ]
         first = "createDate" if domain.on_conflict is OnConflict.KEEP else "updatedDate"
         order = 1 if domain.on_conflict is OnConflict.KEEP else -1
-        collection = self.database[domain.collection]
+        collection = self.database[collection_of(domain)]
         for group in collection.aggregate(groups, allowDiskUse=True):
             columns = {name: group["_id"].get(name) for name in domain.columns}
             found = collection.find(columns).sort([(first, order), ("rev", order), ("_id", order)])
@@ -101,7 +102,7 @@ class Repairer:
             for document in doubled.documents[1:]
         ]
         with self._forgotten(doubled.key):
-            self.database[domain.collection].bulk_write(others)
+            self.database[collection_of(domain)].bulk_write(others)
         if domain.shape is Shape.SERIES:
             # A block may have been made of what was deleted; documents serve until it is made again.
             *scope, row = doubled.columns.items()
@@ -114,14 +115,14 @@ class Repairer:
         Raises:
             LegacyIndex: a key was doubled meanwhile, or another index is in the way.
         """
-        indexes.ensure(_plain(self.database[domain.collection]), domain)
+        indexes.ensure(_plain(self.database[collection_of(domain)]), domain)
 
     def _set_aside(self, doubled: Doubled) -> None:
         now = datetime.now(UTC)
         kept = doubled.documents[0]["_id"]
         rows = [
             {
-                "collection": doubled.domain.collection,
+                "collection": collection_of(doubled.domain),
                 "key": dict(doubled.columns),
                 "kept": document["_id"] == kept,
                 "repairedAt": now,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit import verify
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.record import Domain, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.stored import AUDIT_ITEMS, AUDIT_PENDING, AUDIT_SEALS, PARKED_ITEMS, REPLICA_STATE
@@ -114,7 +115,7 @@ def check_audit(database: Database[Document], differing_replicas: str) -> AuditV
 def _documents(database: Database[Document]) -> Iterator[tuple[tuple[Domain, Document], int]]:
     for domain in DOMAINS:
         if domain.shape is not Shape.SERIES:
-            for document in database[domain.collection].find():
+            for document in database[collection_of(domain)].find():
                 yield (domain, document), int(document.get("rev") or 0)
 
 
@@ -135,4 +136,4 @@ def _is_reported(database: Database[Document], domain: Domain, document: Documen
     record = database[AUDIT_ITEMS].find_one({"_id": f"{domain.name}/{document['_id']}/{rev}"})
     if record is None or record["operation"] == "gap":
         return record is not None
-    return mark_of(domain, record["payload"]) == mark_of(domain, document[domain.payload])
+    return mark_of(domain, record["payload"]) == mark_of(domain, document[payload_field(domain)])

@@ -7,6 +7,7 @@ from typing import Any
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.redis.entry import parse_entry
 from backtest_kit_mongo.coherence.eras import parse_held
 from backtest_kit_mongo.coherence.keys import era_name, names
@@ -30,7 +31,7 @@ def gather(servers: Servers, feed: Feed, workload: Workload) -> Evidence:
     client: MongoClient[dict[str, Any]]
     with MongoClient(servers.settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
         database: Database[dict[str, Any]] = client[servers.settings.database]
-        stored = [found for domain in domains for found in _stored(domain, database[domain.collection].find())]
+        stored = [found for domain in domains for found in _stored(domain, database[collection_of(domain)].find())]
     return Evidence(stored, list(_cached(servers, documents)), feed.counts, feed.reported)
 
 
@@ -38,7 +39,7 @@ def _stored(domain: Domain, documents: Iterable[dict[str, Any]]) -> Iterator[Ope
     now_ns = time.monotonic_ns()
     for document in documents:
         key = Key(domain, tuple(document[name] for name in domain.columns))
-        value = Value(mark_of(domain, document[domain.payload]), document.get("removed") is True)
+        value = Value(mark_of(domain, document[payload_field(domain)]), document.get("removed") is True)
         yield _observation("mongod", CallKind.STORED, str(key), now_ns, int(document["rev"]), value)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.audit.records import FOREIGN
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE
@@ -101,11 +102,11 @@ def _documents(run: str) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     for domain in DOCUMENTS:
         named = [column.name for column in domain.key if column.type is str]
-        named += [f"{domain.payload}.{name}" for name in ("strategyName", "methodContext.strategyName")]
+        named += [f"{payload_field(domain)}.{name}" for name in ("strategyName", "methodContext.strategyName")]
         query: Document = {"$or": [{name: mine} for name in named]}
         if domain is MEASURE:
             query = {"bucket": "typical_range_1h"}
-        for document in _database()[domain.collection].find(query, {"rev": 1}):
+        for document in _database()[collection_of(domain)].find(query, {"rev": 1}):
             found[domain.name, str(document["_id"])] = int(document["rev"])
     return found
 

@@ -13,12 +13,13 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo.backends.mongo.decoding import decoded
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 
 Source = Literal["insert", "update", "replace", "delete", "scan"]
-COLLECTIONS: Final = DOMAINS.by_collection
+COLLECTIONS: Final = {collection_of(domain): domain for domain in DOMAINS}
 OVERHEAD_BYTES: Final = 600
 """Of a change in memory, beside its BSON."""
 # Whatever MongoDB holds decodes: dates outside of Python's calendar as numbers, text that is no UTF-8 with its odd
@@ -194,7 +195,7 @@ def cache_key(key: Key) -> Key | None:
 
 @cache
 def _own_columns(domain: Domain) -> frozenset[str]:
-    stored = domain.fields or (domain.payload,)
+    stored = domain.fields or (payload_field(domain),)
     return frozenset((*domain.columns, *stored, "when", "removed", "rev"))
 
 
@@ -208,14 +209,14 @@ def is_complete(domain: Domain, fields: Mapping[str, Any]) -> bool:
     """Whether changed fields alone tell the payload and its time. MongoDB leaves out a field that was set to what it
     was.
     """
-    return domain.payload in fields and (not domain.has_when or "when" in fields)
+    return payload_field(domain) in fields and (not domain.has_when or "when" in fields)
 
 
 def operation_of(change: LoggedChange) -> Operation:
     """What a change was. A removal marks the document and leaves its payload's own fields as they are."""
     fields = decode(change.body)
     marked = change.domain.has_removed and fields.get("removed") is True
-    return "remove" if marked and (change.source == "scan" or change.domain.payload not in fields) else "upsert"
+    return "remove" if marked and (change.source == "scan" or payload_field(change.domain) not in fields) else "upsert"
 
 
 def written_at(change: LoggedChange) -> datetime:

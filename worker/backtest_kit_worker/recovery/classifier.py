@@ -14,6 +14,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.stored import RECOVERY_STATE as COLLECTION
 from backtest_kit_worker.recovery.caches import Caches
@@ -177,9 +178,9 @@ class Classifier:
     def _documents(
         self, domain: Domain, ids: Mapping[str, Any]
     ) -> Iterator[tuple[tuple[Domain, str], RawBSONDocument]]:
-        columns = (*domain.columns, *(domain.fields or (domain.payload,)), "rev", "when")
+        columns = (*domain.columns, *(domain.fields or (payload_field(domain),)), "rev", "when")
         query = {"_id": {"$in": [one for one in ids.values() if not isinstance(one, str) or is_part(one)]}}
-        for document in self._database[domain.collection].find(query, dict.fromkeys(columns, 1)):
+        for document in self._database[collection_of(domain)].find(query, dict.fromkeys(columns, 1)):
             yield (domain, document_name(document)), document
 
     def _compare(self, drafts: Sequence[_Draft], latest: _Memory) -> None:

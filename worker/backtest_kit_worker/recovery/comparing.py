@@ -13,6 +13,7 @@ from typing import Any, Final
 from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo.audit.records import GAP
+from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_worker.recovery.changes import RAW, LoggedChange, decode, operation_of
@@ -34,7 +35,7 @@ def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     if operation not in ("upsert", "remove") or ("removed" in reported and operation != operation_of(change)):
         return False
     domain = change.domain
-    whole = reported if change.whole or (change.intact and domain.payload in reported) else found
+    whole = reported if change.whole or (change.intact and payload_field(domain) in reported) else found
     if (
         domain.has_when
         and "when" in (times := found or reported)
@@ -42,11 +43,11 @@ def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     ):
         return False
     if whole is None:
-        return _holds(decode(change.body), domain.payload, decode(bytes(record.raw)).get("payload"))
-    stored, recorded = whole.get(domain.payload), record.get("payload")
+        return _holds(decode(change.body), payload_field(domain), decode(bytes(record.raw)).get("payload"))
+    stored, recorded = whole.get(payload_field(domain)), record.get("payload")
     if isinstance(stored, RawBSONDocument) and isinstance(recorded, RawBSONDocument) and stored.raw == recorded.raw:
         return True  # Nearly always, and without decoding.
-    return _same(domain, _decoded(whole).get(domain.payload), decode(bytes(record.raw)).get("payload"))
+    return _same(domain, _decoded(whole).get(payload_field(domain)), decode(bytes(record.raw)).get("payload"))
 
 
 def _decoded(document: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.coherence.restoring import restoration, restore
@@ -47,7 +48,8 @@ def rebuild(change: LoggedChange, before: State | None) -> State:
 
 
 def _of_document(domain: Domain, document: Mapping[str, Any]) -> State:
-    stored = {name: document.get(name) for name in domain.fields} if domain.fields else document.get(domain.payload)
+    columns = {name: document.get(name) for name in domain.fields}
+    stored = columns if domain.fields else document.get(payload_field(domain))
     return State(plain(domain, stored), moment(document.get("when")))
 
 
@@ -80,10 +82,10 @@ def plain(domain: Domain, payload: Any) -> Any:
 
 
 def _applied(domain: Domain, fields: Mapping[str, Any], before: State) -> State:
-    payload = fields[domain.payload] if domain.payload in fields else deepcopy(before.payload)
+    payload = fields[payload_field(domain)] if payload_field(domain) in fields else deepcopy(before.payload)
     for path, value in fields.items():
         column, _, inner = path.partition(".")
-        if column == domain.payload and inner:
+        if column == payload_field(domain) and inner:
             _set(payload, inner.split("."), value)
     return State(plain(domain, payload), moment(fields.get("when", before.when)))
 

@@ -18,6 +18,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_worker.recovery.changes import (
@@ -157,14 +158,14 @@ class Reconciler:
             else:
                 if page:
                     logger.error("%s: %d documents cannot be named, so those after them are not compared",
-                                 domain.collection, len(page))  # fmt: skip
-                logger.info("compared %s; %d documents so far", domain.collection, self.scanned_count)
+                                 collection_of(domain), len(page))  # fmt: skip
+                logger.info("compared %s; %d documents so far", collection_of(domain), self.scanned_count)
                 number, after = number + 1, None
             yield number, after
 
     def _page(self, domain: Domain, after: Any) -> list[RawBSONDocument]:
         # Bounds of the index rather than a comparison, which would see ids of one type only. They include the first.
-        cursor = self._database[domain.collection].find().hint([("_id", 1)]).limit(PAGE_MAX + 1)
+        cursor = self._database[collection_of(domain)].find().hint([("_id", 1)]).limit(PAGE_MAX + 1)
         first = b""
         if after is not None:
             cursor, first = cursor.min([("_id", after)]), bson.encode({"_id": after})

@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.caches import identity_document
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
@@ -146,6 +147,6 @@ class CopyService:
             return 0
         except (CorruptData, CallerError) as cause:
             if len(documents) == 1:
-                logger.error("replica: %s %s is left out: %s", domain.collection, documents[0]["_id"], cause)
+                logger.error("replica: %s %s is left out: %s", collection_of(domain), documents[0]["_id"], cause)
                 return 1
             return sum(self._put(target, domain, [document]) for document in documents)

@@ -21,7 +21,9 @@ from typing import Any, Final
 from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
+from backtest_kit_mongo.backends.files.layout import layout
 from backtest_kit_mongo.backends.mongo.decoding import decoded
+from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore
@@ -151,7 +153,7 @@ class DirectoryTarget:
 
     def stored(self, domain: Domain) -> Iterator[list[str]]:
         """Paths below the base."""
-        literals = [level.literal for level in domain.path]
+        literals = [level.literal for level in layout(domain).directories]
         top = "/".join(literals[: literals.index("")] if "" in literals else literals)
         yield from batched(self._files(top), CHUNK_MAX)
 
@@ -191,7 +193,7 @@ def _content(key: Key, document: Raw) -> bytes:
         payload: Any = {"timestamp": key.item}
         payload.update((n, v) for n, v in columns.items() if n not in _BOOKKEEPING and n not in domain.columns)
     else:
-        payload = columns.get(domain.payload)
+        payload = columns.get(payload_field(domain))
     try:
         plain = restore(unpack(pack(payload)), restoration(domain.model, "integer"))
     except (TypeError, ValueError) as cause:

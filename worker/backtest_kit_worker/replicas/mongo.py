@@ -17,6 +17,7 @@ from pymongo.uri_parser import parse_uri
 
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.connect import DURABLE, mongo_client
 from backtest_kit_mongo.domains.table import DOMAINS
@@ -73,7 +74,7 @@ class MongoTarget:
     def open(self) -> None:
         with self._bounded("building indexes"):
             for domain in DOMAINS:
-                collection: Collection[dict[str, Any]] = self._database[domain.collection].with_options(
+                collection: Collection[dict[str, Any]] = self._database[collection_of(domain)].with_options(
                     RAW.with_options(document_class=dict)
                 )
                 mongo_indexes.ensure(collection, domain)
@@ -116,12 +117,12 @@ class MongoTarget:
                     f"{self.place} is itself a source of replicas, perhaps of this very one. Name another database in "
                     "CC_REPLICA_MONGO_CONNECTION_STRING. Nothing was written."
                 )
-            return all(self._database[domain.collection].find_one({}, {"_id": 1}) is None for domain in DOMAINS)
+            return all(self._database[collection_of(domain)].find_one({}, {"_id": 1}) is None for domain in DOMAINS)
 
     # -- copying
 
     def put(self, domain: Domain, documents: Sequence[Raw], *, force: bool = False) -> int:
-        collection = self._database[domain.collection]
+        collection = self._database[collection_of(domain)]
         waiting, written = list(documents), 0
         with self._bounded(f"writing {domain.name}"):
             for _ in range(ATTEMPTS_MAX):
@@ -161,19 +162,19 @@ class MongoTarget:
         other = collection.find_one(query, {"_id": 1})
         if other is not None and not self._source.present_ids(domain, [other["_id"]]):
             collection.delete_one({"_id": other["_id"]})
-            logger.warning("replica: %s %s is gone from the source and gives way", domain.collection, other["_id"])
+            logger.warning("replica: %s %s is gone from the source and gives way", collection_of(domain), other["_id"])
 
     # -- comparing
 
     def look(self, domain: Domain, documents: Sequence[Raw]) -> list[Seen]:
         with self._bounded(f"reading {domain.name}"):
-            found = self._database[domain.collection].find({"_id": {"$in": [d["_id"] for d in documents]}})
+            found = self._database[collection_of(domain)].find({"_id": {"$in": [d["_id"] for d in documents]}})
             copies = {copy["_id"]: copy for copy in found}
         return [_seen(document, copies.get(document["_id"])) for document in documents]
 
     def stored(self, domain: Domain) -> Iterator[list[Any]]:
         with self._bounded(f"listing {domain.name}"):
-            ids = self._database[domain.collection].find({}, {"_id": 1}).sort("_id", 1)
+            ids = self._database[collection_of(domain)].find({}, {"_id": 1}).sort("_id", 1)
         batches = batched((document["_id"] for document in ids), CHUNK_MAX)
         while True:
             with self._bounded(f"listing {domain.name}"):
@@ -188,7 +189,7 @@ class MongoTarget:
 
     def discard(self, domain: Domain, identities: Sequence[Any]) -> None:
         with self._bounded(f"removing {domain.name}"):
-            self._database[domain.collection].delete_many({"_id": {"$in": list(identities)}})
+            self._database[collection_of(domain)].delete_many({"_id": {"$in": list(identities)}})
 
 
 def _forced(documents: list[Raw]) -> list[Newer]:

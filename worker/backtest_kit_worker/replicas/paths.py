@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from backtest_kit_mongo.backends.files import names as names
+from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.coherence.keys import BACKTEST, LIVE
-from backtest_kit_mongo.coherence.record import Domain, Key, Level, Part
+from backtest_kit_mongo.coherence.record import Domain, Key, Part
 
 
 def key_at(domain: Domain, path: str) -> Key | None:
     """The key whose document stands at this path (relative to the base); None if no key's does."""
-    levels = [*domain.path, domain.file]
+    levels = list(layout(domain).levels)
     found = _joined(path.removesuffix(names.EXTENSION))
     if len(found) < len(levels):
         levels = [level for level in levels if level.literal or set(level.columns) - level.optional]

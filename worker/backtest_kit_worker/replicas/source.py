@@ -15,6 +15,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.stored import REPLICA_STATE
 from backtest_kit_worker.replicas.target import key_of
@@ -74,7 +75,7 @@ class Source:
         self._timeout_s = timeout_ms / 1000
 
     def _collection(self, domain: Domain) -> Collection[Raw]:
-        return self._database[domain.collection]
+        return self._database[collection_of(domain)]
 
     def by_ids(self, domain: Domain, ids: Iterable[Any]) -> Iterator[list[Raw]]:
         """The documents of these `_id`s, in chunks; those that do not exist are left out."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.errors import CorruptData
@@ -124,9 +125,9 @@ def key_of(domain: Domain, document: Mapping[str, Any]) -> Key:
     try:
         parts = tuple(document[column.name] for column in domain.key)
     except KeyError as cause:
-        raise CorruptData(f"{domain.collection} {document['_id']}: the key column {cause} is missing") from None
+        raise CorruptData(f"{collection_of(domain)} {document['_id']}: the key column {cause} is missing") from None
     # Foreign programs store whole numbers as doubles, and ours come back as Int64.
     plain = tuple(int(part) if column.type is int else part for column, part in zip(domain.key, parts, strict=True))
     if any(type(part) is not column.type for column, part in zip(domain.key, plain, strict=True)):
-        raise CorruptData(f"{domain.collection} {document['_id']}: a key column has the wrong type: {plain!r:.200}")
+        raise CorruptData(f"{collection_of(domain)} {document['_id']}: a key column has the wrong type: {plain!r:.200}")
     return Key(domain, plain)

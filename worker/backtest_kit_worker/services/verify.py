@@ -18,6 +18,7 @@ from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
 from backtest_kit_mongo.audit.records import digest, raw, readable
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.troubles import ALTERED, MISMATCHED, Notes
@@ -159,7 +160,7 @@ class VerifyService:
             if links.rev and domain in BY_NAME:
                 highest.setdefault(domain, {})[ObjectId(name) if ObjectId.is_valid(name) else name] = links.rev
         for domain, revs in highest.items():
-            found = self._documents[BY_NAME[domain].collection].find({"_id": {"$in": list(revs)}}, {"rev": 1})
+            found = self._documents[collection_of(BY_NAME[domain])].find({"_id": {"$in": list(revs)}}, {"rev": 1})
             reached = {document_name(document): revision(document.get("rev")) for document in found}
             for name, rev in revs.items():
                 if reached.get(str(name), rev) < rev:

@@ -1,6 +1,6 @@
 r"""Names of files: the original's `dump` layout, made reversible and free of collisions.
 
-A domain's path and file levels become directories and a file name. The original joins key parts with `_` as they are,
+The levels of a domain's layout become directories and a file name. The original joins key parts with `_` as they are,
 so two contexts can mean one file, a `/` leads elsewhere and `..` leads outside. Here each part is escaped first (where
 only `_` had to be, the file may stand under the original's name all the same: `sharing.py`):
 
@@ -22,8 +22,9 @@ import re
 import unicodedata
 from typing import Final
 
+from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.coherence.keys import text
-from backtest_kit_mongo.coherence.record import Key, Level, Part
+from backtest_kit_mongo.coherence.record import Key, Part
 
 EXTENSION: Final = ".json"
 TEMPORARY: Final = ".tmp-"
@@ -46,25 +47,26 @@ _TOKEN: Final = re.compile(r"\d+|[^\W\d_]+|[\W_]+")
 def directory(key: Key) -> str:
     """The directory of a document or scope, relative to the base."""
     parts = key.query()
-    return "/".join(chunk for level in key.domain.path for chunk in _chunks(_directory_name(level, parts)))
+    levels = layout(key.domain).directories
+    return "/".join(chunk for level in levels for chunk in _chunks(_directory_name(level, parts)))
 
 
 def path(key: Key) -> str:
     """The file of a document, relative to the base."""
-    return f"{directory(key)}/{'/'.join(_chunks(_name(key.domain.file, key.query())))}{EXTENSION}"
+    return f"{directory(key)}/{'/'.join(_chunks(_name(layout(key.domain).file, key.query())))}{EXTENSION}"
 
 
 def original_directory(key: Key) -> str | None:
     """Where the original keeps a scope; None if that is not a plain place below the base."""
     parts = key.query()
-    names = (original_name(level, parts) for level in key.domain.path)
+    names = (original_name(level, parts) for level in layout(key.domain).directories)
     return _reachable("/".join(name for name in names if name is not None))
 
 
 def original_path(key: Key) -> str | None:
     """Where the original keeps a document; None if that is `path(key)`, or not a plain place below the base."""
     where = original_directory(key)
-    found = where and _reachable(f"{where}/{original_name(key.domain.file, key.query())}{EXTENSION}")
+    found = where and _reachable(f"{where}/{original_name(layout(key.domain).file, key.query())}{EXTENSION}")
     return None if not found or found == path(key) else found
 
 

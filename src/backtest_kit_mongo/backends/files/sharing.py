@@ -22,8 +22,9 @@ from typing import Final, NamedTuple
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk, names
 from backtest_kit_mongo.backends.files.json import OWNER_BYTES, Stamp, unseal
+from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.coherence.keys import BACKTEST, LIVE
-from backtest_kit_mongo.coherence.record import Column, Key, Level, Part
+from backtest_kit_mongo.coherence.record import Column, Key, Part
 
 logger = locks.logger(__name__)
 
@@ -52,7 +53,7 @@ def owner(key: Key) -> bytes:
 def rivals(key: Key) -> tuple[Key, ...]:
     """The other keys that the original would put into the same file."""
     parts = key.query()
-    levels = [*key.domain.path, key.domain.file]
+    levels = layout(key.domain).levels
     if not any(len(level.columns) > 1 for level in levels):
         return ()
     readings = [list(_readings(level, names.original_name(level, parts))) for level in levels if not level.literal]

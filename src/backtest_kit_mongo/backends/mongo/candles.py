@@ -51,6 +51,7 @@ from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import Generations
 from backtest_kit_mongo.backends.mongo.inserting import insert
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.candles.codec import (
     Block,
@@ -156,7 +157,7 @@ class MongoCandles:
         """Insert in any order; returns the positions that met an existing key."""
         met: list[int] = []
         with reading(scope), pymongo.timeout(self._timeout_s):
-            mongo_indexes.require(self._database[scope.domain.collection], scope.domain)
+            mongo_indexes.require(self._database[collection_of(scope.domain)], scope.domain)
         for number, documents in enumerate(_packed(scope, rows)):
             try:
                 met += (number * PART_ROWS + position for position in self._insert_part(scope, documents))
@@ -167,7 +168,7 @@ class MongoCandles:
         return met
 
     def _insert_part(self, scope: Key, documents: Sequence[RawBSONDocument]) -> list[int]:
-        collection = self._database[scope.domain.collection]
+        collection = self._database[collection_of(scope.domain)]
         return sorted(self._write(scope, lambda let: insert(scope.domain, collection, documents, let)))
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
@@ -191,7 +192,7 @@ class MongoCandles:
         # Each branch names the whole key: then MongoDB walks one piece of the index for each.
         branches = [{**scope.query(), "timestamp": times} for times in wanted]
         query = branches[0] if len(branches) == 1 else {"$or": branches}
-        collection = database[scope.domain.collection]
+        collection = database[collection_of(scope.domain)]
         cursor = collection.find_raw_batches(query, candle_bson.PROJECTION, batch_size=BATCH_DOCUMENTS)
         batches = [candle_bson.read(raw, effect.step_ms) for raw in self._each(scope, cursor) if raw]
         rejected = [moment for batch in batches for moment in batch.rejected]

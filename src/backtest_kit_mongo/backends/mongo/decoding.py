@@ -19,6 +19,7 @@ from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import EPOCH, pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Record, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore
@@ -80,7 +81,7 @@ def unreferenced(value: Any) -> Any:
 
 def fields(domain: Domain) -> dict[str, int]:
     """A projection to what `record` needs."""
-    return {domain.payload: 1, "rev": 1, "when": 1, "removed": 1}
+    return {payload_field(domain): 1, "rev": 1, "when": 1, "removed": 1}
 
 
 def record(key: Key, raw: Raw, *, keys_only: bool = False) -> Record:
@@ -92,7 +93,7 @@ def record(key: Key, raw: Raw, *, keys_only: bool = False) -> Record:
     domain = key.domain
     try:
         document = decoded(raw.raw)
-        payload = restore(unpack(pack(document.get(domain.payload))), restoration(domain.model, "integer"))
+        payload = restore(unpack(pack(document.get(payload_field(domain)))), restoration(domain.model, "integer"))
         if domain.shape is Shape.LIST and not keys_only and not isinstance(payload, dict):
             raise ValueError("a row must be an object")
         when = document.get("when")

@@ -29,6 +29,7 @@ from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
@@ -158,7 +159,7 @@ class MongoTruth:
                 hello.get("me", self._database_name),
             )
 
-        collections = {domain: database[domain.collection] for domain in self._domains}
+        collections = {domain: database[collection_of(domain)] for domain in self._domains}
         mongo_indexes.ensure_all(collections)
         self._database = database
         for domain, collection in collections.items():
@@ -233,7 +234,7 @@ class MongoTruth:
 
     def remove(self, effect: SoftRemove) -> Record | None:
         key = effect.key
-        collection, column = self._readers[key.domain], key.domain.payload
+        collection, column = self._readers[key.domain], payload_field(key.domain)
         update = {
             "$set": {"removed": True, f"{column}.removed": True, "updatedDate": datetime.now(UTC)},
             "$inc": {"rev": ONE},

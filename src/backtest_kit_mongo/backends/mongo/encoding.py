@@ -11,6 +11,7 @@ from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 
+from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.effects import Expected
 from backtest_kit_mongo.coherence.record import Change
 
@@ -26,7 +27,7 @@ def _stored(change: Change) -> Document:
     domain = change.key.domain
     # An object's bytes, where the check of its size has made them; anything else is encoded with its document.
     is_made = change.bson[4:5] == _OBJECT
-    columns: Document = {domain.payload: RawBSONDocument(change.bson[_HEAD:-1]) if is_made else change.payload}
+    columns: Document = {payload_field(domain): RawBSONDocument(change.bson[_HEAD:-1]) if is_made else change.payload}
     if domain.has_when or change.when is not None:
         columns["when"] = None if change.when is None else Int64(change.when)
     if domain.has_removed:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import bson.errors
 import pymongo.errors as pe
 
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.errors import (
     InvalidPayload,
@@ -156,7 +157,7 @@ def own_duplicate(domain: Domain, error: Mapping[str, Any], cause: Exception) ->
         raise LegacyIndex(
             f"{domain.name}: a unique index on {', '.join(met)} forbids valid documents; some rows may have been "
             "written. "
-            f"Drop that index of {domain.collection}, then repeat the write."
+            f"Drop that index of {collection_of(domain)}, then repeat the write."
         ) from cause
 
 

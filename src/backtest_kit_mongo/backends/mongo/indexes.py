@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import pymongo
@@ -21,15 +21,14 @@ from pymongo.collection import Collection
 from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.backends.mongo import listing
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, brief, writing
+from backtest_kit_mongo.backends.mongo.layout import Fields, Index, hint, is_former_key, wanted
 from backtest_kit_mongo.backends.mongo.side_by_side import results
-from backtest_kit_mongo.coherence.record import Domain, Index
+from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.errors import LegacyIndex, WriteRefused
 
 logger = locks.logger(__name__)
 
-Fields = tuple[tuple[str, int], ...]
 _OTHER_OPTIONS: Final = frozenset({85, 86})
 """Server errors of an index that exists with other options."""
 AT_ONCE_MAX: Final = 10_000
@@ -37,17 +36,6 @@ AT_ONCE_MAX: Final = 10_000
 BUILD_S: Final = 3_600.0
 """For an index of a large collection."""
 REPAIR: Final = "`bkm repair` shows these keys, and with --apply keeps one document of each and sets the others aside"
-
-
-def wanted(domain: Domain) -> tuple[Index, ...]:
-    """The domain's indexes: the unique key, and what its lists need. Prefixes of the key need none of their own."""
-    return (Index(tuple(hint(domain)), unique=True), *domain.indexes, *listing.indexes(domain))
-
-
-@lru_cache
-def hint(domain: Domain) -> list[tuple[str, int]]:
-    """What an upsert names so that MongoDB refuses it where the unique index is gone."""
-    return [(name, 1) for name in domain.columns]
 
 
 def require(collection: Collection[dict[str, Any]], domain: Domain) -> None:
@@ -169,8 +157,8 @@ def ensure(
     return later
 
 
-def _create(collection: Collection[dict[str, Any]], indexes: Sequence[Index]) -> None:
-    collection.create_indexes([IndexModel(list(index.fields), unique=index.unique) for index in indexes])
+def _create(collection: Collection[dict[str, Any]], missing: Sequence[Index]) -> None:
+    collection.create_indexes([IndexModel(list(index.fields), unique=index.unique) for index in missing])
 
 
 def index_fields(index: dict[str, Any]) -> Fields:
@@ -187,7 +175,7 @@ def require_valid(collection: Collection[dict[str, Any]], domain: Domain, name: 
     columns = tuple(field for field, _ in index_fields(index))
     unique = bool(index.get("unique"))
     drop = f'mongosh: use {collection.database.name}; db.getCollection("{collection.name}").dropIndex("{name}")'
-    if unique and columns in domain.legacy_unique:
+    if unique and is_former_key(domain, columns):
         raise LegacyIndex(
             f"{collection.full_name} has the unique index {name} of an older release. It would refuse valid documents "
             f"(its key lacks {', '.join(sorted(set(domain.columns) - set(columns)))}). Stop the old release, then "

@@ -16,10 +16,10 @@ from pymongo import ReturnDocument
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
-from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.deadline import Let
 from backtest_kit_mongo.backends.mongo.encoding import first_row
 from backtest_kit_mongo.backends.mongo.errors import may_be_partial, own_duplicate
+from backtest_kit_mongo.backends.mongo.layout import hint
 from backtest_kit_mongo.backends.mongo.paging import pages
 from backtest_kit_mongo.coherence.record import Change, Domain, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
@@ -57,7 +57,7 @@ def insert_one(collection: Collection[dict[str, Any]], change: Change, now: date
         projection={"_id": 1},
         upsert=True,
         return_document=ReturnDocument.AFTER,
-        hint=mongo_indexes.hint(key.domain),
+        hint=hint(key.domain),
         let=let,
     )
     assert stored is not None  # An upsert that returns the document after it always has one.

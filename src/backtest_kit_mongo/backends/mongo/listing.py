@@ -16,21 +16,12 @@ from typing import Any, Final
 from pymongo.collection import Collection
 
 from backtest_kit_mongo.backends.mongo.decoding import Raw, fields, listed, record_or_unread
+from backtest_kit_mongo.backends.mongo.layout import BY_CHANGE, payload_field
 from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.coherence.codec import EPOCH
-from backtest_kit_mongo.coherence.record import ALL, Domain, Index, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Key, Only, Part, Record
 
 BY_CREATION: Final = [("createDate", 1), ("_id", 1)]
-BY_CHANGE: Final = [("updatedDate", -1), ("_id", -1)]
-
-
-def indexes(domain: Domain) -> tuple[Index, ...]:
-    """What listing the domain's contexts needs."""
-    if not domain.is_listed:
-        return ()
-    context = tuple((name, 1) for name in domain.columns[:-1])
-    filters = tuple((f"{domain.payload}.{name}", 1) for name in domain.filters)
-    return tuple(Index((*context, *one, *BY_CHANGE)) for one in ((), *((each,) for each in filters)))
 
 
 def query(scope: Key, when: int | None, only: Only) -> dict[str, Any]:
@@ -42,7 +33,7 @@ def query(scope: Key, when: int | None, only: Only) -> dict[str, Any]:
         wanted["$or"] = [{"when": {"$lte": when}}, {"when": None}]
     if only.since_ms is not None:
         wanted["updatedDate"] = {"$gte": EPOCH + timedelta(milliseconds=only.since_ms)}
-    return wanted | {f"{domain.payload}.{name}": text for name, text in only.where}
+    return wanted | {f"{payload_field(domain)}.{name}": text for name, text in only.where}
 
 
 def scan(
@@ -66,7 +57,7 @@ def scan(
         newest = sorted(found, key=_changed, reverse=True)
         yield from listed(scope, newest[:limit], keys_only=keys_only)
         return
-    order = BY_CREATION if limit is None and only == ALL else BY_CHANGE
+    order = BY_CREATION if limit is None and only == ALL else list(BY_CHANGE)
     found = reader.find(wanted, projection).sort(order).limit(limit or 0)
     yield from listed(scope, bounded(found, timeout_s), keys_only=keys_only)
 

@@ -27,6 +27,7 @@ from backtest_kit_mongo.backends.mongo.deadline import Deadline, Deadlines
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, first_row, replacement, row_update
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, IndexGone, NoRevision, brief, own_duplicate, writing
+from backtest_kit_mongo.backends.mongo.layout import hint, payload_field
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Published
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
@@ -221,7 +222,7 @@ class Transactions:
     def _drop(self, write: Drop, session: ClientSession, let: Document) -> tuple[Published, ...]:
         key = write.key
         update = {
-            "$set": {"removed": True, f"{key.domain.payload}.removed": True, "updatedDate": datetime.now(UTC)},
+            "$set": {"removed": True, f"{payload_field(key.domain)}.removed": True, "updatedDate": datetime.now(UTC)},
             "$inc": {"rev": ONE},
         }
         found = self._collections[key.domain].with_options(RAW).find_one_and_update(
@@ -317,7 +318,7 @@ def store(
             projection={"rev": 1},
             upsert=not expected_rev,
             return_document=ReturnDocument.AFTER,
-            hint=mongo_indexes.hint(key.domain),
+            hint=hint(key.domain),
             let=let,
             session=session,
         )

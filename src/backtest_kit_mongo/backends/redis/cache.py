@@ -17,6 +17,7 @@ from typing import Any
 import redis
 
 from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.redis import npm_names
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
 from backtest_kit_mongo.backends.redis.errors import Refused, is_unreachable
@@ -40,7 +41,7 @@ from backtest_kit_mongo.coherence.effects import (
     Right,
 )
 from backtest_kit_mongo.coherence.events import Event, Origin
-from backtest_kit_mongo.coherence.keys import Names, era_name, id_cache_name, names, script_names
+from backtest_kit_mongo.coherence.keys import Names, era_name, names, script_names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import CommitAll
 from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
@@ -368,7 +369,7 @@ class RedisIdCache(RedisCache):
             ["DEL", found.entry, found.right], ["ZREM", found.leases, effect.token],
             *(self._append_command(found.stream, change) for change in effect.published),
         ]  # fmt: skip
-        if effect.entry.exists and effect.key.domain.cached and (name := id_cache_name(effect.key)):
+        if effect.entry.exists and effect.key.domain.cached and (name := npm_names.name(effect.key)):
             commands.append(["SET", name, effect.entry.id])
         self._send(commands)
 

@@ -8,7 +8,8 @@ from typing import Any, Final
 from pymongo.collection import Collection
 from pymongo.errors import PyMongoError
 
-from backtest_kit_mongo.backends.mongo.indexes import index_fields, require_valid, wanted
+from backtest_kit_mongo.backends.mongo.indexes import index_fields, require_valid
+from backtest_kit_mongo.backends.mongo.layout import collection_of, wanted
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import LegacyIndex
@@ -23,11 +24,11 @@ def indexes(servers: FeedServers) -> Iterator[Finding]:
     existing = set(servers.database.list_collection_names())
     good_count = 0
     for domain in DOMAINS:
-        if domain.collection in existing:
-            found = list(of_collection(servers.database[domain.collection], domain))
+        if collection_of(domain) in existing:
+            found = list(of_collection(servers.database[collection_of(domain)], domain))
             good_count += not found
             yield from found
-    absent_count = len(DOMAINS) - len(existing & {domain.collection for domain in DOMAINS})
+    absent_count = len(DOMAINS) - len(existing & {collection_of(domain) for domain in DOMAINS})
     seen = f"{good_count} of {len(DOMAINS)} collections have all of theirs"
     yield ok("mongo.indexes", seen + (f", {absent_count} do not exist yet" if absent_count else ""))
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import redis
 
+from backtest_kit_mongo.backends.redis import npm_names
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok, warning
@@ -40,7 +41,7 @@ def rights(servers: FeedServers) -> Iterator[Finding]:
     """What the user may not do."""
     needed = list(CLIENT)
     if servers.settings.cache_mode == "id":
-        needed += [("SET", domain.id_cache, "v") for domain in DOMAINS if domain.cached]
+        needed += [("SET", npm_names.template(domain), "v") for domain in DOMAINS if domain.cached]
     lacking = _refused(servers, needed)
     if lacking is None:
         yield note(
