@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from pymongo import MongoClient
@@ -31,7 +32,9 @@ def identity_of(settings: Settings, client: Callable[[], MongoClient[dict[str, A
         link: to the settings' Redis.
     """
     document = identity_document(settings, client)
-    return SharedIdentity(document, link, settings.database, Start(settings.partitions, settings.cache_mode))
+    who = f"{socket.gethostname()}/{os.getpid()}"
+    start = Start(settings.partitions, settings.cache_mode, settings.lease_ms, version("backtest-kit-mongo"), who)
+    return SharedIdentity(document, link, settings.database, start)
 
 
 def identity_document(settings: Settings, client: Callable[[], MongoClient[dict[str, Any]]]) -> IdentityDocument:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from bson import ObjectId
 from bson.int64 import Int64
 from tests.integration.support import eventually, settings_for, store_for
 
+from backtest_kit_mongo.backends.mongo.identity import Start
+from backtest_kit_mongo.caches import identity_document
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import names
@@ -84,6 +87,17 @@ def forge(rig: Rig) -> None:
     rig.verify()
 
 
+def forge_candles(rig: Rig) -> None:
+    role, sealer = AuditRole(rig.database), SealService(rig.database, rest_ms=0)
+    payload = pack({"ranges": [[60_000, 120_000, 2]], "count": 2})
+    event = Event("candle", ("e", "BTC", "1m"), "e/BTC/1m/60000", 1, "batch", None, 1, Origin("h", 1), payload)
+    role.open()
+    role.apply([("1-0", event)])
+    sealer.open()
+    sealer.run_once()
+    rig.verify()
+
+
 def lose_indexes(rig: Rig) -> None:
     rig.record()
     rig.database[ITEMS].drop_indexes()
@@ -113,6 +127,12 @@ def take_longer_lease(rig: Rig) -> None:
     rig.verify()
 
 
+def run_a_peer(rig: Rig) -> None:
+    other = Start(1, "document", lease_ms=12_345, version=version("backtest-kit-mongo"), who="host-2/7")
+    identity_document(rig.deployment.settings, lambda: rig.deployment.mongo).note(other)
+    rig.verify()
+
+
 def use_another_mode(rig: Rig) -> None:
     rig.write()
     rig.database["cache-identity"].update_many({}, {"$set": {"mode": "id"}})
@@ -122,6 +142,7 @@ def use_another_mode(rig: Rig) -> None:
 FAULTS: Final[dict[str, Callable[[Rig], object]]] = {
     "an altered audit record": alter,
     "a record of a forged event, ahead of its document": forge,
+    "a record of candles that do not exist": forge_candles,
     "the audit log's indexes are gone": lose_indexes,
     "sealing stands still": lambda rig: rig.database[PENDING].insert_one({"_id": ObjectId.from_datetime(LONG_AGO)}),
     "the lease of `seal` is held by nobody": lambda rig: rig.lease(expiresAt=LONG_AGO),
@@ -134,6 +155,7 @@ FAULTS: Final[dict[str, Callable[[Rig], object]]] = {
     "a `rev` that is no whole number": set_odd_revision,
     "a corrupted cache entry": corrupt_entry,
     "another CC_LEASE_MS on another host": take_longer_lease,
+    "another CC_LEASE_MS in a process that holds no lease": run_a_peer,
     "another CC_CACHE_MODE on another host": use_another_mode,
 }
 
@@ -150,12 +172,12 @@ def clear(rig: Rig) -> None:
     for name in rig.database.list_collection_names(filter={"name": {"$not": {"$regex": "^system"}}}):
         if name != "cache-identity":
             rig.database[name].delete_many({})
-    rig.database["cache-identity"].update_many({}, {"$set": {"mode": "document"}})
+    rig.database["cache-identity"].update_many({}, {"$set": {"mode": "document", "peers": []}})
     for handle in rig.deployment.redis.scan_iter(match=f"*:{rig.deployment.settings.database}:[efls]*"):
         rig.deployment.redis.delete(handle)
 
 
-AREAS: Final = (feed_state.workers, agreement.leases, cache.entries, identity.settings)
+AREAS: Final = (feed_state.workers, agreement.peers, agreement.leases, cache.entries, identity.settings)
 """Of the doctor, those that concern a fault here."""
 
 

@@ -67,7 +67,7 @@ class Coverage:
             if key is None:
                 continue
             ranges = self._recent.setdefault((key.domain, key.parts), [])
-            ranges += _ranges(record)
+            ranges += [(first, last) for first, last, _ in ranges_of(record)]
             del ranges[:-RANGES_MAX]
             self._recent.move_to_end((key.domain, key.parts))
         while len(self._recent) > SERIES_MAX:
@@ -81,18 +81,18 @@ class Coverage:
         }
         left = list(moments)
         for record in self._records.find(query, {"payload.ranges": 1}):
-            for first, last in _ranges(record):
+            for first, last, _ in ranges_of(record):
                 _cut(left, first, last)
         return left
 
 
-def _ranges(record: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    """(first, last) of a batch's ranges. What is none covers nothing."""
+def ranges_of(record: Mapping[str, Any]) -> Iterator[tuple[int, int, int]]:
+    """(first, last, count) of a batch's ranges. What is none covers nothing."""
     payload = record.get("payload")
     ranges = payload.get("ranges") if isinstance(payload, dict) else None
     for each in ranges if isinstance(ranges, list) else ():
         if isinstance(each, list) and len(each) == 3 and all(isinstance(moment, int) for moment in each):
-            yield int(each[0]), int(each[1])
+            yield int(each[0]), int(each[1]), int(each[2])
 
 
 def _identity(series: Series, first: Part) -> str:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from bson import ObjectId
+from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
 from backtest_kit_mongo.audit.records import digest, raw, readable
+from backtest_kit_mongo.backends.mongo.generations import REMOVALS
 from backtest_kit_mongo.backends.mongo.layout import collection_of
+from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.feed.troubles import ALTERED, MISMATCHED, Notes
@@ -26,10 +29,11 @@ from backtest_kit_mongo.operate.doctor import agreement, cache, identity
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
-from backtest_kit_worker.recovery.changes import RAW, document_name, revision
+from backtest_kit_worker.recovery.candles import ranges_of
+from backtest_kit_worker.recovery.changes import RAW, decode, document_name, revision
 
 AREAS: Final[Sequence[Callable[[FeedServers], Iterator[Finding]]]] = (
-    identity.settings, agreement.partitions, agreement.leases, cache.entries,
+    identity.settings, agreement.peers, agreement.partitions, agreement.leases, cache.entries,
 )  # fmt: skip
 SHARE: Final = 0.1
 """Of the time that is worked: others read and write the same disks."""
@@ -143,12 +147,35 @@ class VerifyService:
         for start in range(0, len(expected), RECORDS_MAX):
             piece = expected[start : start + RECORDS_MAX]
             wanted = [record_id for record_id, _, _ in piece]
-            found = {record["_id"]: digest(record.raw) for record in self._items.find({"_id": {"$in": wanted}})}
+            stored = list(self._items.find({"_id": {"$in": wanted}}))
+            found = {record["_id"]: digest(record.raw) for record in stored}
+            self._batches(stored)
             for record_id, before, chain in piece:
                 if record_id not in found:
                     yield f"{record_id} is gone"
                 elif link(before, found[record_id]) != chain:
                     yield f"{record_id} was altered"
+
+    def _batches(self, records: Sequence[RawBSONDocument]) -> None:
+        """Candles are inserted once and stay, so those that a batch reports are there, unless an operator removed some
+        of the series: else it was made of a forged event, or somebody deleted them past `bkm candles remove`.
+        """
+        for record in records:
+            domain = BY_NAME.get(str(record.get("domain")))
+            if record.get("operation") != "batch" or domain is None or domain.shape is not Shape.SERIES:
+                continue
+            batch = decode(bytes(record.raw))
+            *names, moment = (column.name for column in domain.key)
+            scope = dict(zip(names, batch.get("key") or (), strict=False))
+            if len(scope) < len(names) or self._database[REMOVALS].find_one(scope, {"_id": 1}):
+                continue
+            for first, last, count in ranges_of(batch):
+                span = {**scope, moment: {"$gte": first, "$lte": last}}
+                held = self._documents[collection_of(domain)].count_documents(span)
+                if held < count:
+                    seen = f"{record['_id']} reports {count} candles from {first} to {last}; MongoDB holds {held}"
+                    logger.error("a batch of candles that do not exist: %s", seen)
+                    self._notes.note(MISMATCHED, seen)
 
     def _ahead(self, seal: Seal) -> None:
         """A record of a revision that its document never came to was made of a forged event, or the document went

@@ -7,6 +7,7 @@
     eras         in force: name, count, when it was last raised
     ended        the newest eras that were ended on purpose, and why
     restores     the newest times that revisions went back, with the last entries of the feed's streams of then
+    peers        processes that raised an era in the last minutes, and their settings that must agree
 
 All times are MongoDB's own (`$$NOW`). What the rules are is said in `coherence/eras.py`.
 """
@@ -35,6 +36,9 @@ logger = locks.logger(__name__)
 IDENTITY: Final = "identity"
 IDLE_MS: Final = 10_000
 """An era that nobody has raised for so long, while somebody raised another one, is over: its Redis may miss writes."""
+PEER_MS: Final = 180_000
+"""A process that has not been heard of for so long has ended: it speaks each minute."""
+PEERS_MAX: Final = 200
 KEPT: Final = 100
 """Ended eras and restores that are remembered."""
 UNAUTHORIZED: Final = 13
@@ -43,10 +47,18 @@ Document = dict[str, Any]
 
 
 class Start(NamedTuple):
-    """The settings of a process that is being started: they are in force from then on."""
+    """The settings of a process that is being started: they are in force from then on.
+
+    Attributes:
+        lease_ms, version: the others that all processes should share; `bkm doctor` compares them.
+        who: host and process; empty for one that does not say.
+    """
 
     partitions: int
     mode: str
+    lease_ms: int = 0
+    version: str = ""
+    who: str = ""
 
 
 class IdentityDocument:
@@ -215,8 +227,17 @@ def _noting(
                 "widest": {"$max": ["$widest", "$partitions", *([settings.partitions] if starting else [])]},
             }
         },
+        *([{"$set": {"peers": _peers(settings)}}] if settings.who else []),
         {"$unset": ["why", "over", "replaced"]},
     ]
+
+
+def _peers(settings: Start) -> Document:
+    me = {"$literal": settings._asdict()}
+    is_other = {"$ne": ["$$this.who", {"$literal": settings.who}]}
+    is_heard = {"$gt": ["$$this.at", {"$subtract": ["$$NOW", PEER_MS]}]}
+    others = _filter(_all("peers"), {"$and": [is_other, is_heard]})
+    return {"$slice": [{"$concatArrays": [others, [{"$mergeObjects": [me, {"at": "$$NOW"}]}]]}, -PEERS_MAX]}
 
 
 def _why(mine: Document, *, starting: bool) -> Document:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Protocol
@@ -28,6 +29,8 @@ logger = locks.logger(__name__)
 
 HEARTBEAT_S: Final = 1.0
 """A process notices within two of these, and the time of the commands, that its database was set back."""
+PEER_S: Final = 60.0
+"""Each process says its settings this often, whoever else counts meanwhile."""
 ROUNDS_MAX: Final = 20
 NO_ERA: Final = "-" * ERA_CHARS
 """Of a client that knows no era: no Redis is in it."""
@@ -115,6 +118,7 @@ class SharedIdentity:
         self._widest = settings.partitions
         self._counts: Mapping[int, int] = {}
         self._said: set[str] = set()
+        self._noted_s = 0.0
         self.era, self.partitions, self.mode, self.open_ms = NO_ERA, settings.partitions, settings.mode, 0
 
     def name(self, born: str) -> str:
@@ -160,8 +164,9 @@ class SharedIdentity:
             counts = {partition: found.noted_count for partition, found in held.items()}
             before, self._counts = self._counts, counts
             same = all(found.era == self.era for found in held.values())
-            if not (same and before and any(count > before.get(p, count) for p, count in counts.items())):
-                self._renew()  # Nobody else has counted since the last time.
+            is_counted = same and before and any(count > before.get(p, count) for p, count in counts.items())
+            if not is_counted or time.monotonic() - self._noted_s > PEER_S:
+                self._renew()  # Nobody else has counted since the last time, or this process was silent for long.
 
     def _renew(self) -> None:
         if not self.deployment:
@@ -183,6 +188,7 @@ class SharedIdentity:
 
     def _note(self, *eras: str, starting: bool = False) -> Noted:
         try:
+            self._noted_s = time.monotonic()
             return self._document.note(self._settings, eras, starting=starting)
         except PyMongoError as cause:
             raise ServerUnreachable(f"MongoDB could not be asked whom its cache belongs to: {cause}") from cause

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import bson
 import pymongo
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.records import readable
+from backtest_kit_mongo.audit.records import READABLE, raw, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Part, Shape
@@ -42,8 +43,8 @@ class AuditLog:
     partitions: int
     domains: frozenset[str] | None
 
-    def records(self, job: Job, since: datetime | None) -> Iterator[Record]:
-        """Records that may belong to a job, in order; from after the job's position.
+    def records(self, job: Job, since: datetime | None) -> Iterator[tuple[Record, int]]:
+        """Records that may belong to a job, with their sizes in bytes, in order; from after the job's position.
 
         Raises:
             ServerUnreachable, ReadFailed: ask again from the position of the last record.
@@ -57,12 +58,15 @@ class AuditLog:
             query["entry"] = {"$gte": str(lowest_ms)}
         with reading("the audit log"):
             # Sorted on disk where there is no index: a replay is rare, an index would cost every write of the worker.
-            yield from (
-                readable(self.database, ITEMS)
+            # As bytes: MongoDB sends up to 16 MiB at once, which would be a hundred when decoded.
+            for stored in (
+                raw(self.database, ITEMS)
                 .find(query, batch_size=BATCH)
                 .sort([("writtenAt", 1), ("documentId", 1), ("rev", 1)])
                 .allow_disk_use(True)
-            )
+            ):
+                record: Record = bson.decode(stored.raw, READABLE)  # type: ignore[arg-type]
+                yield record, len(stored.raw)
 
     def _chosen(self) -> dict[str, Any]:
         chosen: dict[str, Any] = {"operation": {"$in": OPERATIONS}}

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 
 from backtest_kit_mongo.errors import EnvironmentFault
 from backtest_kit_mongo.feed.consume.audit_log import AuditLog, Record, position
 from backtest_kit_mongo.feed.consume.groups import Group, order
 from backtest_kit_mongo.feed.consume.progress import Job, Progress
+from backtest_kit_mongo.feed.scripts import BYTES_MAX
 
 SAVE_S = 1.0
 """How often progress is stored; what was acknowledged since comes again after a crash."""
@@ -48,7 +48,7 @@ class Replay:
         """Start from what is stored, as a process does that knows nothing else."""
         self._job = job
         self._since = since
-        self._records: Iterator[Record] | None = None
+        self._records: Iterator[tuple[Record, int]] | None = None
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._after = self._seen = None if job is None else job.after
         self._held_s = self._saved_s = NEVER_S
@@ -83,17 +83,28 @@ class Replay:
             self._read_all = True
         else:
             try:
-                page = list(islice(self._stored(), count))
+                page, is_end = self._page(count)
                 due = self._due(page)
             except BaseException:
                 self._records = None  # What was read here and not noted is read again.
                 raise
-            self._read_all = len(page) < count
+            self._read_all = is_end
         self._note(page, due)
         self._changed = True
         return due
 
-    def _stored(self) -> Iterator[Record]:
+    def _page(self, count: int) -> tuple[list[Record], bool]:
+        """The next records, at most so many and about `BYTES_MAX`; and whether there are no more."""
+        page: list[Record] = []
+        left = BYTES_MAX
+        for record, size in self._stored():
+            page.append(record)
+            left -= size
+            if len(page) == count or left <= 0:
+                return page, False
+        return page, True
+
+    def _stored(self) -> Iterator[tuple[Record, int]]:
         if self._records is None:
             assert self._job is not None
             self._records = self._log.records(Job(self._job.spans, self._seen), self._since)

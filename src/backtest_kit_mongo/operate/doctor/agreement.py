@@ -1,10 +1,13 @@
-"""Settings that all hosts must share. No host writes its settings down, but what they do shows in Redis."""
+"""Settings that all hosts must share: each process says them with its heartbeat, and what it does shows in Redis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any, Final
 
+from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY, PEER_MS
 from backtest_kit_mongo.backends.redis.cluster import servers_of
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import lease_pattern, names, streams
@@ -23,6 +26,7 @@ STREAMS_MAX: Final = 64
 RECENT_MS: Final = 3_600_000
 """What is older may be of before the setting was changed."""
 LEASES_MAX: Final = 1_000
+NAMED_MAX: Final = 5
 PAGE: Final = 10_000
 PAGES_MAX: Final = 200
 """Keys of Redis that are passed at once, and how often: leases are few, but only a walk over all keys finds them."""
@@ -56,6 +60,40 @@ def partitions(servers: FeedServers) -> Iterator[Finding]:
             "agreement.stream", f"{stream} is beyond the {chosen} streams that workers read",
             "let a worker with the old CC_PARTITIONS read it to its end (`bkm stream status`), then DEL it in Redis",
         )  # fmt: skip
+
+
+def peers(servers: FeedServers) -> Iterator[Finding]:
+    """Whether the processes that were heard of in the last minutes have this host's settings."""
+    found = servers.database[COLLECTION].find_one({"_id": IDENTITY}, {"peers": 1}) or {}
+    now = servers.database.client.admin.command("hello")["localTime"].replace(tzinfo=UTC)
+    heard = [each for each in found.get("peers", ()) if (now - each["at"]).total_seconds() * 1000 < PEER_MS]
+    chosen = servers.settings
+    mine = {"lease_ms": chosen.lease_ms, "mode": chosen.cache_mode, "partitions": chosen.partitions}
+    names = {"lease_ms": "CC_LEASE_MS", "mode": "CC_CACHE_MODE", "partitions": "CC_PARTITIONS"}
+    differing = [
+        f"{names[name]} is {value} here and {each.get(name)} in {each['who']} ({duration(_age_ms(now, each))} ago)"
+        for each in heard
+        for name, value in mine.items()
+        if each.get(name) != value
+    ]
+    releases = {str(each.get("version")) for each in heard} | {version("backtest-kit-mongo")}
+    if differing:
+        yield error(
+            "agreement.peers", "; ".join(differing[:NAMED_MAX]),
+            "set the same on every host, this one among them, and start what differs again",
+        )  # fmt: skip
+    else:
+        yield ok("agreement.peers", f"{len(heard)} processes of the last minutes, all with this host's settings")
+    if len(releases) > 1:
+        yield warning(
+            "agreement.release", f"releases at work, or here: {', '.join(sorted(releases))}",
+            "finish the update: each release is tested with itself",
+        )  # fmt: skip
+
+
+def _age_ms(now: datetime, peer: Mapping[str, Any]) -> float:
+    age_ms: float = (now - peer["at"]).total_seconds() * 1000
+    return max(0.0, age_ms)
 
 
 def _beyond(servers: FeedServers) -> list[str]:

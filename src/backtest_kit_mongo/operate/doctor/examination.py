@@ -26,8 +26,8 @@ from backtest_kit_mongo.operate.doctor.findings import Finding, Level, error, is
 Area = Callable[[FeedServers], Iterator[Finding]]
 SETTINGS: Final[tuple[Area, ...]] = (agreement.near_cache,)
 MONGO: Final[tuple[Area, ...]] = (
-    mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, indexes.indexes, oplog.recovery,
-    feed_state.parked, feed_state.workers, feed_state.foreign,
+    mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, agreement.peers,
+    indexes.indexes, oplog.recovery, feed_state.parked, feed_state.workers, feed_state.foreign,
     clocks.mongo_clock, hops.pings,
 )  # fmt: skip
 REDIS: Final[tuple[Area, ...]] = (
