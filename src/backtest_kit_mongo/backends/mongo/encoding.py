@@ -11,7 +11,7 @@ from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 
-from backtest_kit_mongo.backends.mongo.layout import payload_field
+from backtest_kit_mongo.backends.mongo.layout import hint, payload_field
 from backtest_kit_mongo.coherence.effects import Expected
 from backtest_kit_mongo.coherence.record import Change
 
@@ -72,4 +72,4 @@ def row_update(row: Expected, now: datetime) -> UpdateOne:
         "$setOnInsert": {"createDate": now, "__v": 0},
         **({} if "when" in columns else _UNDATED),
     }
-    return UpdateOne(seen, update, upsert=True)
+    return UpdateOne(seen, update, upsert=True, hint=hint(change.key.domain))

@@ -23,6 +23,8 @@ from backtest_kit_mongo.errors import (
 
 DUPLICATE_KEY = 11_000
 _BAD_VALUE = 2
+NO_UNIQUE_INDEX = 51183
+"""No unique index covers the fields that `$merge` is told to join on."""
 _TYPE_MISMATCH = 14
 LATE: Final = "this write arrived after its deadline"
 """What a late command cannot convert to a number (`deadline.py`), and so part of the server's error."""
@@ -108,8 +110,9 @@ def _refusal(what: object, cause: pe.OperationFailure) -> Exception | None:
         )
     if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
         return None
-    if cause.code == _BAD_VALUE and "hint provided does not correspond to an existing index" in str(cause):
-        return IndexGone(f"{what}: the unique index is gone, nothing was written")
+    is_unknown_hint = "hint provided does not correspond to an existing index" in str(cause)
+    if cause.code == NO_UNIQUE_INDEX or (cause.code == _BAD_VALUE and is_unknown_hint):
+        return IndexGone(f"{what}: the unique index is gone, nothing was written; the next write builds it")
     if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
         return NoRevision(f"{what}: the stored revision is no number, nothing was written")
     return WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}")
@@ -166,7 +169,7 @@ def may_be_partial(cause: pe.OperationFailure) -> bool:
     return not (
         is_late(cause)
         or isinstance(cause, pe.WriteConcernError)
-        or cause.code == UNAUTHORIZED
+        or cause.code in (UNAUTHORIZED, NO_UNIQUE_INDEX)
         or cause.code in _TIMED_OUT_CODES
     )
 
