@@ -330,6 +330,7 @@ def test_inserted_documents_are_stored_to_the_byte_and_those_that_met_a_key_are_
 
 def test_an_insertion_that_another_index_forbids_is_no_known_row(bed: Bed) -> None:
     rows = bed.mongo[bed.database]["forbidden"]
+    rows.create_index([(name, 1) for name in STORAGE.columns], unique=True)
     rows.create_index([("payload", 1)], unique=True)
     scope = dict.fromkeys(STORAGE.columns[:-1], "x")
     documents = [

@@ -18,6 +18,7 @@ from tests.integration.support import store_for
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.adapters.instances import CandleInstance
+from backtest_kit_mongo.backends.mongo import indexes
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.coherence.record import Domain, Key
@@ -25,7 +26,7 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import CANDLE, STATE, STORAGE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.errors import LegacyIndex
+from backtest_kit_mongo.errors import LegacyIndex, WriteRefused
 
 pytestmark = pytest.mark.live
 WRITERS: Final = 3
@@ -89,6 +90,29 @@ def test_first_writers_after_a_loss_of_the_index_make_one_document_a_key(
     counts = Counter(tuple(found[name] for name in domain.columns) for found in collection.find())
     assert set(counts.values()) == {1}
     assert [index for index in collection.index_information().values() if index.get("unique")]
+
+
+@pytest.mark.parametrize(
+    ("domain", "write"), [(STORAGE, write_rows), (CANDLE, write_candles)], ids=["lists", "candles"]
+)
+def test_an_index_that_is_dropped_after_it_was_looked_for_lets_no_second_document_in(
+    stores: list[Store], domain: Domain, write: Callable[[Store, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection, look = collection_of(stores[0], domain), indexes.require
+    before = collection.count_documents({})
+
+    def look_and_lose(of: Collection[Any], domain: Domain) -> None:
+        look(of, domain)
+        collection.drop_indexes()
+
+    monkeypatch.setattr(indexes, "require", look_and_lose)
+    with pytest.raises(WriteRefused, match="the unique index is gone"):
+        write(stores[0], "race")
+    monkeypatch.undo()
+    assert collection.count_documents({}) == before
+    for store in stores[:2]:
+        write(store, "race")
+    assert collection.count_documents({}) == before + 5
 
 
 def double(collection: Collection[Any], key: Key, versions: int) -> list[dict[str, Any]]:

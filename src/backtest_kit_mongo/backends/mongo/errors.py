@@ -112,7 +112,7 @@ def _refusal(what: object, cause: pe.OperationFailure) -> Exception | None:
         return None
     is_unknown_hint = "hint provided does not correspond to an existing index" in str(cause)
     if cause.code == NO_UNIQUE_INDEX or (cause.code == _BAD_VALUE and is_unknown_hint):
-        return IndexGone(f"{what}: the unique index is gone, nothing was written; the next write builds it")
+        return IndexGone(f"{what}: the unique index is gone, nothing was written. Try again")
     if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
         return NoRevision(f"{what}: the stored revision is no number, nothing was written")
     return WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}")

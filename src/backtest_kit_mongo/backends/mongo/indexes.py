@@ -3,7 +3,9 @@ two documents of one key.
 
 A dropped, renamed or restored collection has lost its indexes, and running processes hear nothing of it. So every
 upsert names the unique index as its hint: where there is none MongoDB refuses the write, which costs nothing where
-there is. Inserts know no hints, and look before. Either way what is missing is built again first.
+there is. Inserts know no hints; they
+look before, and are refused too if it was dropped since (`inserting.py`). Either way what is missing is built again
+first.
 """
 
 from __future__ import annotations
