@@ -19,7 +19,6 @@ from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
 from backtest_kit_mongo.audit.records import digest, raw, readable
-from backtest_kit_mongo.backends.mongo.generations import REMOVALS
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
@@ -29,6 +28,7 @@ from backtest_kit_mongo.operate.doctor import agreement, cache, identity
 from backtest_kit_mongo.operate.doctor.findings import Finding, Level
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
+from backtest_kit_mongo.stored import CANDLE_REMOVALS as REMOVALS
 from backtest_kit_worker.recovery.candles import ranges_of
 from backtest_kit_worker.recovery.changes import RAW, decode, document_name, revision
 

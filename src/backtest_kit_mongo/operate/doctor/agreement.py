@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Final
 
-from backtest_kit_mongo.backends.mongo.identity import COLLECTION, IDENTITY, PEER_MS
+from backtest_kit_mongo.backends.mongo.identity import IDENTITY, PEER_MS
 from backtest_kit_mongo.backends.redis.cluster import servers_of
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import lease_pattern, names, streams
@@ -16,6 +16,7 @@ from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.feed.newest import newest
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, warning
+from backtest_kit_mongo.stored import CACHE_IDENTITY
 
 PARTITIONS_MAX: Final = 4_096
 """Of CC_PARTITIONS."""
@@ -64,7 +65,7 @@ def partitions(servers: FeedServers) -> Iterator[Finding]:
 
 def peers(servers: FeedServers) -> Iterator[Finding]:
     """Whether the processes that were heard of in the last minutes have this host's settings."""
-    found = servers.database[COLLECTION].find_one({"_id": IDENTITY}, {"peers": 1}) or {}
+    found = servers.database[CACHE_IDENTITY].find_one({"_id": IDENTITY}, {"peers": 1}) or {}
     now = servers.database.client.admin.command("hello")["localTime"].replace(tzinfo=UTC)
     heard = [each for each in found.get("peers", ()) if (now - each["at"]).total_seconds() * 1000 < PEER_MS]
     chosen = servers.settings
