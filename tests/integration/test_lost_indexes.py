@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import CANDLE, STATE, STORAGE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
-from backtest_kit_mongo.errors import LegacyIndex, WriteRefused
+from backtest_kit_mongo.errors import LegacyIndex, ServerUnreachable, WriteRefused
 
 pytestmark = pytest.mark.live
 WRITERS: Final = 3
@@ -73,12 +74,12 @@ def write_candles(store: Store, of: str) -> None:
     CandleInstance(store, of, "1m", "e").write_candles_data(rows)
 
 
+WRITES: Final = [(STATE, write_states), (STORAGE, write_rows), (CANDLE, write_candles)]
+WRITE_NAMES: Final = ["documents", "lists", "candles"]
+
+
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize(
-    ("domain", "write"),
-    [(STATE, write_states), (STORAGE, write_rows), (CANDLE, write_candles)],
-    ids=["documents", "lists", "candles"],
-)
+@pytest.mark.parametrize(("domain", "write"), WRITES, ids=WRITE_NAMES)
 def test_first_writers_after_a_loss_of_the_index_make_one_document_a_key(
     stores: list[Store], domain: Domain, write: Callable[[Store, str], None], loss: str
 ) -> None:
@@ -92,27 +93,42 @@ def test_first_writers_after_a_loss_of_the_index_make_one_document_a_key(
     assert [index for index in collection.index_information().values() if index.get("unique")]
 
 
-@pytest.mark.parametrize(
-    ("domain", "write"), [(STORAGE, write_rows), (CANDLE, write_candles)], ids=["lists", "candles"]
-)
-def test_an_index_that_is_dropped_after_it_was_looked_for_lets_no_second_document_in(
-    stores: list[Store], domain: Domain, write: Callable[[Store, str], None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("losses", [2, 99])
+@pytest.mark.parametrize(("domain", "write"), WRITES, ids=WRITE_NAMES)
+def test_an_index_that_is_lost_again_while_it_is_built_lets_no_second_document_in(
+    stores: list[Store],
+    domain: Domain,
+    write: Callable[[Store, str], None],
+    losses: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    collection, look = collection_of(stores[0], domain), indexes.require
+    collection, rebuild, count = collection_of(stores[0], domain), indexes.rebuild, iter(range(losses))
+    write(stores[0], "before")
     before = collection.count_documents({})
 
-    def look_and_lose(of: Collection[Any], domain: Domain) -> None:
-        look(of, domain)
-        collection.drop_indexes()
+    def rebuild_and_lose(of: Collection[Any], domain: Domain) -> None:
+        rebuild(of, domain)
+        if next(count, None) is not None:
+            collection.drop_indexes()
 
-    monkeypatch.setattr(indexes, "require", look_and_lose)
-    with pytest.raises(WriteRefused, match="the unique index is gone"):
-        write(stores[0], "race")
+    monkeypatch.setattr(indexes, "rebuild", rebuild_and_lose)
+    collection.drop_indexes()
+    many = losses > indexes.REBUILDS_MAX
+    with pytest.raises(WriteRefused, match=r"the unique index is gone, nothing was written") if many else nullcontext():
+        write(stores[0], f"race{losses}")
+    assert collection.count_documents({}) == before + (0 if many else 5)
     monkeypatch.undo()
-    assert collection.count_documents({}) == before
     for store in stores[:2]:
-        write(store, "race")
+        write(store, f"race{losses}")
     assert collection.count_documents({}) == before + 5
+
+
+def test_an_index_that_is_not_built_in_time_is_no_write_of_unknown_outcome(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "SETUP_S", 1e-9)
+    with pytest.raises(ServerUnreachable, match=r"could not be built\. No document was written.* set up again"):
+        indexes.ensure_all({STATE: collection_of(stores[0], STATE)})
 
 
 def double(collection: Collection[Any], key: Key, versions: int) -> list[dict[str, Any]]:

@@ -156,8 +156,6 @@ class MongoCandles:
     def _insert(self, scope: Key, rows: Columns) -> list[int]:
         """Insert in any order; returns the positions that met an existing key."""
         met: list[int] = []
-        with reading(scope), pymongo.timeout(self._timeout_s):
-            mongo_indexes.require(self._database[collection_of(scope.domain)], scope.domain)
         for number, documents in enumerate(_packed(scope, rows)):
             try:
                 met += (number * PART_ROWS + position for position in self._insert_part(scope, documents))
@@ -169,7 +167,12 @@ class MongoCandles:
 
     def _insert_part(self, scope: Key, documents: Sequence[RawBSONDocument]) -> list[int]:
         collection = self._database[collection_of(scope.domain)]
-        return sorted(self._write(scope, lambda let: insert(scope.domain, collection, documents, let)))
+
+        def write() -> set[int]:
+            met: set[int] = self._write(scope, lambda let: insert(scope.domain, collection, documents, let))
+            return met
+
+        return sorted(mongo_indexes.rebuilding(collection, scope.domain, write))
 
     def window(self, scope: Key, since: int, until: int) -> list[Document]:
         """Rows with since <= timestamp < until as dicts, ascending; a value column is integers if it is in all of

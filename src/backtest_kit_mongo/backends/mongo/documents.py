@@ -27,7 +27,7 @@ from backtest_kit_mongo.backends.mongo import listing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
-from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.errors import NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
@@ -203,14 +203,17 @@ class MongoTruth:
         return self._repaired(change.key, send, deadline_s)
 
     def _repaired(self, key: Key, send: Callable[[Let], R], deadline_s: float | None) -> R:
-        """Once more after what stood in the way of it was put right."""
-        try:
+        """Again after what stood in the way of it was put right."""
+
+        def write() -> R:
             return self.write_in_time(key, send, deadline_s)
-        except IndexGone:
-            mongo_indexes.rebuild(self._collections[key.domain], key.domain)
+
+        collection = self._collections[key.domain]
+        try:
+            return mongo_indexes.rebuilding(collection, key.domain, write)
         except NoRevision:
             self._begin_revisions(key)
-        return self.write_in_time(key, send, deadline_s)
+        return mongo_indexes.rebuilding(collection, key.domain, write)
 
     def _begin_revisions(self, key: Key) -> None:
         """Begin to count where another program stored something that is no number. Changes nothing anywhere else."""
@@ -249,11 +252,7 @@ class MongoTruth:
                 let=let,
             )
 
-        try:
-            document = self.write_in_time(key, send, effect.deadline_s)
-        except NoRevision:
-            self._begin_revisions(key)
-            document = self.write_in_time(key, send, effect.deadline_s)
+        document = self._repaired(key, send, effect.deadline_s)
         if document is None:
             return None
         try:
@@ -282,8 +281,9 @@ class MongoTruth:
         seen = [index for index, row in enumerate(effect.rows) if row.rev is not None]
         documents = [new_row(rows[index][0].change, rows[index][1]) for index in new]
         updates = [row_update(*rows[index]) for index in seen]
-        with reading(effect.scope), pymongo.timeout(self._timeout_s):
-            mongo_indexes.require(self._collections[domain], domain)
+        if updates:
+            with reading(effect.scope), pymongo.timeout(self._timeout_s):
+                mongo_indexes.require(self._collections[domain], domain)
 
         def send(let: Let) -> tuple[set[int], dict[int, Any]]:
             met = insert(domain, self._collections[domain], documents, let)
@@ -292,7 +292,7 @@ class MongoTruth:
             ids |= {seen[position]: given for position, given in upserted.items()}
             return {new[position] for position in met} | {seen[position] for position in clashes}, ids
 
-        clashes, ids = self.write_in_time(effect.scope, send, effect.deadline_s)
+        clashes, ids = self._repaired(effect.scope, send, effect.deadline_s)
         written = []
         for index, row in enumerate(effect.rows):
             if index in clashes:

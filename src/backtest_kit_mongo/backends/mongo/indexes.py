@@ -3,45 +3,51 @@ two documents of one key.
 
 A dropped, renamed or restored collection has lost its indexes, and running processes hear nothing of it. So every
 upsert names the unique index as its hint: where there is none MongoDB refuses the write, which costs nothing where
-there is. Inserts know no hints; they
-look before, and are refused too if it was dropped since (`inserting.py`). Either way what is missing is built again
-first.
+there is. Inserts know no hints, and are refused too (`inserting.py`). Either way what is missing is built again, and
+the write is sent again.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pymongo
 from pymongo import IndexModel
 from pymongo.collection import Collection
-from pymongo.errors import InvalidOperation, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, InvalidOperation, OperationFailure, PyMongoError
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, brief, writing
+from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, IndexGone, brief
 from backtest_kit_mongo.backends.mongo.layout import Fields, Index, hint, is_former_key, wanted
 from backtest_kit_mongo.backends.mongo.side_by_side import results
 from backtest_kit_mongo.coherence.record import Domain
-from backtest_kit_mongo.errors import LegacyIndex, WriteRefused
+from backtest_kit_mongo.errors import LegacyIndex, ServerUnreachable, WriteRefused
 
 logger = locks.logger(__name__)
 
+R = TypeVar("R")
 _OTHER_OPTIONS: Final = frozenset({85, 86})
 """Server errors of an index that exists with other options."""
 AT_ONCE_MAX: Final = 10_000
 """Documents of which an index is built in no time."""
 BUILD_S: Final = 3_600.0
 """For an index of a large collection."""
+SETUP_S: Final = 30.0
+"""For the indexes that `setup()` waits for. Longer than an operation: each waits for journals, many at once for each
+other's.
+"""
+REBUILDS_MAX: Final = 3
+"""Of one write: whoever dropped the index, or restores the collection, may not have ended yet."""
 REPAIR: Final = "`bkm repair` shows these keys, and with --apply keeps one document of each and sets the others aside"
 
 
 def require(collection: Collection[dict[str, Any]], domain: Domain) -> None:
-    """Before an insert: build the unique index again if it is gone.
+    """Before a bulk that updates: build the unique index again if it is gone.
 
     Raises:
         PyMongoError: it could not be looked for.
@@ -49,6 +55,21 @@ def require(collection: Collection[dict[str, Any]], domain: Domain) -> None:
     """
     if not any(index_fields(index) == tuple(hint(domain)) for index in collection.index_information().values()):
         rebuild(collection, domain)
+
+
+def rebuilding(collection: Collection[dict[str, Any]], domain: Domain, write: Callable[[], R]) -> R:
+    """What `write` returns; it is called again each time that the index it needs was gone and has been built.
+
+    Raises:
+        IndexGone, LegacyIndex, WriteRefused: the index does not stay, or cannot be built. Nothing was written.
+        and what `write` raises.
+    """
+    for _ in range(REBUILDS_MAX):
+        try:
+            return write()
+        except IndexGone:
+            rebuild(collection, domain)
+    return write()
 
 
 def rebuild(collection: Collection[dict[str, Any]], domain: Domain) -> None:
@@ -81,7 +102,7 @@ def ensure_all(collections: Mapping[Domain, Collection[dict[str, Any]]]) -> None
     later: list[tuple[Collection[dict[str, Any]], list[Index]]] = []
 
     def prepare(domain: Domain, collection: Collection[dict[str, Any]]) -> None:
-        with writing(f"building the indexes of {collection.full_name}"):
+        with _building(collection), pymongo.timeout(SETUP_S):
             if missing := ensure(collection, domain, wait=False):
                 later.append((collection, missing))
 
@@ -89,6 +110,21 @@ def ensure_all(collections: Mapping[Domain, Collection[dict[str, Any]]]) -> None
     if later:
         with suppress(RuntimeError):  # The interpreter is ending.
             threading.Thread(target=_build, args=(later,), name="index-builder", daemon=True).start()
+
+
+@contextmanager
+def _building(collection: Collection[dict[str, Any]]) -> Iterator[None]:
+    """No document is at stake, and to ask for an index again does nothing where it is."""
+    try:
+        yield
+    except PyMongoError as cause:
+        what = f"{collection.full_name}: its indexes could not be built. No document was written"
+        if isinstance(cause, ConnectionFailure) or cause.timeout:
+            raise ServerUnreachable(
+                f"{what}. MongoDB did not answer within {SETUP_S:.0f} s and may go on building; set up again: "
+                f"{brief(cause)}"
+            ) from cause
+        raise WriteRefused(f"{what}: {brief(cause)}") from cause
 
 
 def _build(missing_by_collection: Sequence[tuple[Collection[dict[str, Any]], list[Index]]]) -> None:
