@@ -10,6 +10,7 @@ import dns.resolver
 import pytest
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo import servers
 from backtest_kit_mongo.settings import load
 
 SRV = "mongodb+srv://bot:hunter2@c0.bots.test/trades?tls=false&srvMaxHosts=0&replicaSet=rs0"
@@ -66,3 +67,23 @@ def test_each_cause_of_a_wrong_connection_string_has_its_own_words_and_no_secret
     with pytest.raises(bk.InvalidSetting, match=said) as caught:
         load(mongo_connection_string=uri)
     assert "ter2" not in str(caught.value)
+
+
+def test_both_servers_are_closed_once_even_if_one_of_them_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Client:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def close(self) -> None:
+            closed.append(self.name)
+            if self.name == "redis":
+                raise OSError(self.name)
+
+    monkeypatch.setattr(servers, "mongo_client", lambda *_, **__: Client("mongo"))
+    monkeypatch.setattr(servers, "redis_client", lambda _: Client("redis"))
+    with pytest.raises(OSError, match="redis"), servers.Servers(load()) as opened:
+        assert (opened.mongo, opened.redis) == (opened.mongo, opened.redis)
+    opened.close()
+    assert sorted(closed) == ["mongo", "redis"]

@@ -7,7 +7,7 @@ a backend costs one class here and one line in the conformance tests.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import (
@@ -113,6 +113,16 @@ class Series(Protocol):
     def put_block(self, effect: PutBlock) -> None: ...
 
 
+class CacheFigures(NamedTuple):
+    """What a cache has counted, see `docs/monitoring.md`."""
+
+    lease_conflicts: int
+    fills_refused: int
+    incarnation_changes: int
+    bypass_s: float
+    is_bypassing: bool
+
+
 class Cache(Protocol):
     """Shared copies and the change feed.
 
@@ -152,6 +162,10 @@ class Cache(Protocol):
 
     def commit_all(self, effect: CommitAll) -> None: ...
 
+    def figures(self) -> CacheFigures | None:
+        """None: nothing is counted."""
+        return None
+
 
 class Near(Protocol):
     """Copies in this process, in front of a cache. All methods are thread-safe and never fail."""
@@ -159,6 +173,11 @@ class Near(Protocol):
     @property
     def domains(self) -> frozenset[Domain]:
         """Those of which copies may be kept."""
+
+    @property
+    def bytes(self) -> int:
+        """What the copies take, at most."""
+        return 0
 
     def get(self, key: Key) -> Record | None:
         """A copy that may be served now; the caller owns the record."""
@@ -217,3 +236,6 @@ class NoCache:
 
     def commit_all(self, effect: CommitAll) -> None:
         return
+
+    def figures(self) -> CacheFigures | None:
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import ExitStack
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -44,25 +45,28 @@ class Servers:
         self._appname, self._document_class = appname, document_class
         self._find_ms, self._operation_ms = find_ms, operation_ms
         self._block_ms = block_ms
+        self._opened = ExitStack()
 
     @cached_property
     def mongo(self) -> MongoClient[Any]:
         uri = self.settings.mongo_connection_string.get_secret_value()
-        return mongo_client(
+        client = mongo_client(
             uri,
             self._appname,
             find_ms=self._find_ms,
             operation_ms=self._operation_ms,
             document_class=self._document_class,
         )
+        self._opened.callback(client.close)
+        return client
 
     @cached_property
     def redis(self) -> redis.Redis:
         """Never retries by itself: what was executed must be known."""
-        if not self._block_ms:
-            return redis_client(self.settings)
         patient_ms = self.settings.redis_timeout_ms + self._block_ms
-        return redis_client(self.settings.model_copy(update={"redis_timeout_ms": patient_ms}))
+        client = redis_client(self.settings.model_copy(update={"redis_timeout_ms": patient_ms}))
+        self._opened.callback(client.close)
+        return client
 
     @property
     def database(self) -> Database[Any]:
@@ -75,11 +79,7 @@ class Servers:
 
     def close(self) -> None:
         """Close what was opened; calling it again does nothing."""
-        opened = vars(self)
-        for name in ("redis", "mongo"):
-            client = opened.get(name)
-            if client is not None:
-                client.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ from backtest_kit_mongo.domains.table import CANDLE, LOG, STATE
 from backtest_kit_mongo.drivers.counts import BOUNDS_S, Counts
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidPayload, ReadFailed, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
-from backtest_kit_mongo.ports import NoCache
+from backtest_kit_mongo.ports import Near, NoCache
 from backtest_kit_mongo.testing.examples import candles, example
 
 KEY = Key(STATE, ("signal", "bucket"))
@@ -62,7 +62,7 @@ class Failing(MemoryTruth):
         raise self._error
 
 
-class OneCopy:
+class OneCopy(Near):
     """A near cache that has the entry."""
 
     domains: frozenset[Domain] = frozenset({STATE})

@@ -102,7 +102,7 @@ def exported() -> set[str]:
         store_metrics._outcomes("writes", "", WRITES, counts.writes),
         store_metrics._durations("read", "", counts.reads),
         store_metrics._durations("write", "", counts.writes),
-        *store_metrics._of_cache(CacheCounts(lambda: 0.0)),
+        *store_metrics._of_cache(CacheCounts(lambda: 0.0).figures()),
     ]
     names = {family.name for family in families} | {"bkm_store_candles"}
     return {f"{name}{suffix}" for name in names for suffix in ("", *SUFFIXES)}

@@ -18,6 +18,7 @@ from tests.integration.support import eventually
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.embedded.binaries import find_redis_server
+from backtest_kit_worker.roles import Role
 
 Plan = Callable[[Sequence[Event]], None]
 
@@ -54,7 +55,7 @@ def pending_ids(client: Any, stream: str, group: str) -> dict[str, int]:
     return {each["message_id"].decode(): each["times_delivered"] for each in found}
 
 
-class Recorder:
+class Recorder(Role):
     """A role that remembers what it applied, once an event, and fails as the test's plan says."""
 
     name = "recorder"
@@ -63,9 +64,6 @@ class Recorder:
         self.plan = plan
         self.seen: dict[str, int] = {}
         self.calls: list[int] = []
-
-    def open(self) -> None:
-        return
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
         self.calls.append(len(events))

@@ -20,12 +20,13 @@ from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.metrics import GROUPS_MAX, OTHERS, MetricsServer, bounded
 from backtest_kit_worker.runner import ServiceRunner
+from backtest_kit_worker.services import Service
 
 Samples = dict[tuple[str, ...], float]
 """Label values, in the order of the labels' names."""
 
 
-class Repairs:
+class Repairs(Service):
     """A service that counts as recovery does."""
 
     name = "recovery"

@@ -19,12 +19,13 @@ from backtest_kit_worker.leadership import Leadership
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.roles import Work
 from backtest_kit_worker.runner import Runner, RunnerOptions, ServiceRunner
+from backtest_kit_worker.services import Service
 
 OPTIONS = RunnerOptions(LoopOptions(block_ms=20, retry_ms=5, retry_max_ms=20), lease_ms=600, stop_ms=3_000)
 live = pytest.mark.live
 
 
-class Chore:
+class Chore(Service):
     """A service with so many pieces of work to do, and a script of failures."""
 
     name = "chore"

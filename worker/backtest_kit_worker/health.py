@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pymongo
 import redis
@@ -87,13 +87,6 @@ class FeedStatus:
     replica_lag_s: dict[str, float] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Fills(Protocol):
-    """A role that fills replicas."""
-
-    def unfilled_s(self) -> dict[str, float]: ...
-
-
 class Monitor:
     """Looks at one worker process and at the feed it works on. Thread-safe."""
 
@@ -171,8 +164,7 @@ class Monitor:
     def _unfilled_s(self) -> dict[str, float]:
         found: dict[str, float] = {}
         for loop in self.loops:
-            if isinstance(loop.role, Fills):
-                found |= loop.role.unfilled_s()
+            found.update(loop.role.unfilled_s())
         return found
 
     def why_unhealthy(self) -> list[str]:
@@ -184,7 +176,7 @@ class Monitor:
             if lag_ms > self._limits.lag_ms:
                 reasons.append(f"{name} is {lag_ms / 1000:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
         for each in self.services:
-            behind_s = getattr(each.service, "oldest_s", 0.0)
+            behind_s = each.service.oldest_s
             if behind_s > self._limits.lag_ms / 1000:
                 reasons.append(f"{each.name} is {behind_s:.0f} s behind, more than {self._limits.lag_ms / 1000:g} s")
         now_s = time.monotonic()

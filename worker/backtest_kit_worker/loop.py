@@ -346,10 +346,8 @@ class Loop:
 
     def close(self) -> None:
         """Let the role close its connections, if it has any of its own."""
-        close = getattr(self._role, "close", None)
         try:
-            if close is not None:
-                close()
+            self._role.close()
         except Exception as cause:
             logger.warning("%s: could not be closed: %s", self.name, cause)
 

@@ -1,8 +1,7 @@
 """Metrics in Prometheus' format and health, over HTTP: `/metrics` and `/healthz`.
 
-Values are read when they are asked for, so counting costs the loops nothing. A service may offer `counts` (by outcome,
-see `RECOVERY`) and `oldest_s` (age of the oldest thing it has not settled). Label values are roles, services and groups
-(at most `GROUPS_MAX` by name), outcomes and nothing that grows with data.
+Values are read when they are asked for, so counting costs the loops nothing. Label values are roles, services and
+groups (at most `GROUPS_MAX` by name), outcomes and nothing that grows with data.
 """
 
 from __future__ import annotations
@@ -110,8 +109,8 @@ class WorkerCollector(Collector):
             led.add_metric([each.name], int(each.leads()))
             done.add_metric([each.name], each.done_count)
             failed.add_metric([each.name], each.failed_count)
-            behind.add_metric([each.name], getattr(each.service, "oldest_s", 0.0))
-            totals.update(getattr(each.service, "counts", {}))
+            behind.add_metric([each.name], each.service.oldest_s)
+            totals.update(each.service.counts)
         yield from (led, done, failed, behind)
         for name, (outcome, help_text) in RECOVERY.items():
             yield CounterMetricFamily(f"bkm_worker_{name}", help_text, totals[outcome])

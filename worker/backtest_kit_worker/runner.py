@@ -139,7 +139,7 @@ class ServiceRunner:
     @property
     def unsettled_count(self) -> int:
         """What the service has taken up and cannot decide yet."""
-        return int(getattr(self.service, "unjudged_count", 0))
+        return self.service.unjudged_count
 
     def _once(self) -> int:
         work_count = self.service.run_once()

@@ -23,6 +23,7 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.invariants import require
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, LeaseAll, lease_ms_of
+from backtest_kit_mongo.ports import Cache
 
 
 @dataclass(slots=True)
@@ -86,7 +87,7 @@ class Outdated(Exception):
     """The client believes in another era of the database than this Redis is in. Nothing was done."""
 
 
-class MemoryCache:
+class MemoryCache(Cache):
     """One client of a `MemoryRedis`.
 
     Attributes:

@@ -10,14 +10,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from backtest_kit_mongo import stores
-from backtest_kit_mongo.backends.near_cache import NearCache
-from backtest_kit_mongo.backends.redis.cache import RedisCache
-from backtest_kit_mongo.backends.redis.counts import CacheCounts
-from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.counts import BOUNDS_S, READS, WRITES, Tally
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import CacheFigures
 
 Tallies = Mapping[Domain, Tally]
 
@@ -47,13 +44,13 @@ class StoreCollector(Collector):
         candles.add_metric(["known"], counts.rows_known - counts.rows_conflicting)
         candles.add_metric(["conflict"], counts.rows_conflicting)
         yield candles
-        if isinstance(store.cache, RedisCache | PartitionedCache):
-            yield from _of_cache(store.cache.counts)
-        if isinstance(store.near, NearCache):
+        if (figures := store.cache.figures()) is not None:
+            yield from _of_cache(figures)
+        if store.near is not None:
             yield _gauge("near_bytes", "Memory that the near cache's copies take, at most.", store.near.bytes)
 
 
-def _of_cache(counts: CacheCounts) -> Iterator[Metric]:
+def _of_cache(counts: CacheFigures) -> Iterator[Metric]:
     yield _counter(
         "lease_conflicts",
         "Writes after which nothing was cached: another write of the key was under way, the lease had run out, or this "

@@ -18,6 +18,7 @@ from backtest_kit_mongo.coherence.near import Copies, Fetch
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.ports import Cache, Near
 
 PROCESSES = "ab"
 KEYS = (Key(STATE, ("signal", "x")), Key(STATE, ("signal", "y")))
@@ -49,7 +50,7 @@ TO_REDIS: Mapping[type[Any], str] = {
 """What a cache's method is called that performs it."""
 
 
-class Link:
+class Link(Cache):
     """A process's way to the cache. While Redis is away it answers as `RedisCache` does under
     `CC_ON_REDIS_DOWN=bypass`.
     """
@@ -118,7 +119,7 @@ class Link:
         self.missed.clear()
 
 
-class Process:
+class Process(Near):
     """A process: the `Near` of its store.
 
     Attributes:

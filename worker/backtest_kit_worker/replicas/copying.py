@@ -25,13 +25,14 @@ from backtest_kit_worker.replicas.comparing import Comparer
 from backtest_kit_worker.replicas.source import Raw, Source
 from backtest_kit_worker.replicas.state import Copy, Part, State, enrol
 from backtest_kit_worker.replicas.target import ReplicaFailed, Target
+from backtest_kit_worker.services import Service
 
 logger = logging.getLogger(__name__)
 
 GROUP = "replica"
 
 
-class CopyService:
+class CopyService(Service):
     """Fills the targets, one bounded step at a time.
 
     Args:

@@ -15,15 +15,15 @@ from backtest_kit_worker.services import Service
 
 
 class Role(Protocol):
-    """One effect on change events. `name` is also its consumer group, so every role sees every event.
-
-    A role that has connections of its own may also have `close()`, called when its loop has ended.
+    """One effect on change events. `name` is also its consumer group, so every role sees every event. A role is a
+    subclass: what has a body here it need not have.
     """
 
     name: str
 
     def open(self) -> None:
         """Prepare (indexes). May be repeated."""
+        return
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
         """Apply a batch of (stream entry id, event); returns how many were new.
@@ -32,6 +32,14 @@ class Role(Protocol):
         whole batch is delivered again later. A ConnectionError, TimeoutError or a driver's own form of them says that a
         server is away, and nothing about the events; anything else starts a search for the event that causes it.
         """
+
+    def close(self) -> None:
+        """Close connections of its own; called when its loop has ended."""
+        return
+
+    def unfilled_s(self) -> Mapping[str, float]:
+        """By replica that it fills and that is not full: for how long (s) it has not been."""
+        return {}
 
 
 Apply: TypeAlias = Callable[[Sequence[tuple[str, Event]]], int]

@@ -27,6 +27,7 @@ from backtest_kit_mongo.coherence.record import Part
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_worker.roles import Role
 
 COLLECTION: Final = ITEMS
 DUPLICATE_KEY: Final = 11_000
@@ -45,7 +46,7 @@ class DoubledRecord(ValueError):
     """A record of this revision exists under another id: a forgery or a bug, never a redelivery. It was not written."""
 
 
-class AuditRole:
+class AuditRole(Role):
     """Writes what happened, once.
 
     The record's `_id` is the change's identity, so a second delivery meets the first and changes nothing.

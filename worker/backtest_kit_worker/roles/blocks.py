@@ -14,9 +14,10 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
 from backtest_kit_mongo.operate.compaction import BlockRange, ToDo
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.roles import Role
 
 
-class BlocksRole:
+class BlocksRole(Role):
     """Counts the new candles that `batch` events report, by range; ignores all other events.
 
     A redelivery counts them again, which only makes a range due earlier: remembering events would cost more than that.

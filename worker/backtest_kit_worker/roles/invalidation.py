@@ -24,6 +24,7 @@ from backtest_kit_mongo.connect import redis_named
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.settings import invalid
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.roles import Role
 
 
 class InvalidationSettings(BaseSettings):
@@ -59,7 +60,7 @@ def load_invalidation() -> InvalidationSettings:
         raise invalid(cause, "CC_") from None
 
 
-class InvalidationRole:
+class InvalidationRole(Role):
     """Relays each change to every target. A target that cannot be reached stops the batch, so nothing is skipped."""
 
     name = "invalidation"
@@ -80,9 +81,6 @@ class InvalidationRole:
         timeout_ms = deployment.settings.redis_timeout_ms
         targets = [redis_named(url.get_secret_value(), timeout_ms) for url in load_invalidation().invalidation_redis]
         return cls(targets, deployment.settings.database, deployment.settings.partitions) if targets else None
-
-    def open(self) -> None:
-        return
 
     def apply(self, events: Sequence[tuple[str, Event]]) -> int:
         newest: dict[Names, int | None] = {}

@@ -22,13 +22,14 @@ from backtest_kit_worker.replicas.fan import Fan
 from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import Copy, State
 from backtest_kit_worker.replicas.target import Target, version
+from backtest_kit_worker.roles import Role
 
 logger = logging.getLogger(__name__)
 
 NOTE_EVERY_S: Final = 1.0
 
 
-class ReplicaRole:
+class ReplicaRole(Role):
     """Copies what events report, to every target that is configured.
 
     Args:

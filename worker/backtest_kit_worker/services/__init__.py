@@ -7,11 +7,12 @@ process, a clock that jumps), so two holders for a moment must do no harm: each 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
 class Service(Protocol):
-    """One kind of background work.
+    """One kind of background work. A service is a subclass: what has a body here it need not have.
 
     Attributes:
         name: names its leadership lease, metrics and logs.
@@ -34,3 +35,19 @@ class Service(Protocol):
 
     def close(self) -> None:
         """Let go of what was opened. May be called in any state."""
+        return
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What it did, by outcome (`metrics.RECOVERY`)."""
+        return {}
+
+    @property
+    def unjudged_count(self) -> int:
+        """What it has taken up and cannot decide yet."""
+        return 0
+
+    @property
+    def oldest_s(self) -> float:
+        """Age of the oldest thing (s) that it has not settled."""
+        return 0.0

@@ -26,6 +26,7 @@ from backtest_kit_mongo.errors import EnvironmentFault
 from backtest_kit_mongo.feed.troubles import Notes
 from backtest_kit_mongo.settings import invalid
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.services import Service
 
 DIFFERS: Final = "anchor-differs"
 ADVICE: Final = "keep everything as it is, run `bkm audit verify --anchors ...`, and inform the owner of the audit log"
@@ -76,7 +77,7 @@ def load_anchors() -> AnchorSettings:
         raise invalid(cause, "CC_ANCHOR_") from None
 
 
-class AnchorService:
+class AnchorService(Service):
     """Makes an anchor each interval and hands it to each target.
 
     A target that fails gets one again after a minute. When it has had none for `missed_max` intervals, the service

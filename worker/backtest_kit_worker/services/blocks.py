@@ -19,6 +19,7 @@ from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.operate.compaction import Compactor, ToDo
 from backtest_kit_mongo.ports import Series
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.services import Service
 
 RANGES_MAX: Final = 16
 """Ranges compacted in one run, one after the other: about a second, and the memory of one range."""
@@ -28,7 +29,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class CompactionService:
+class CompactionService(Service):
     """Compacts the ranges that are due, those first whose candles wait longest.
 
     Args:
@@ -72,6 +73,3 @@ class CompactionService:
             with pymongo.timeout(self._bound_s):
                 self._to_do.settle(due, looked_at)
         return len(found)
-
-    def close(self) -> None:
-        """Nothing is held."""

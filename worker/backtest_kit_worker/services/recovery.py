@@ -46,6 +46,7 @@ from backtest_kit_worker.recovery.state import Position, RecoveryState
 from backtest_kit_worker.recovery.streams import Feed
 from backtest_kit_worker.recovery.tail import HistoryLost, Tail, oldest
 from backtest_kit_worker.roles.audit import AuditRole
+from backtest_kit_worker.services import Service
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class RecoveryOptions:
     look_back_ms: int = 600_000
 
 
-class RecoveryService:
+class RecoveryService(Service):
     """See the module.
 
     Args:

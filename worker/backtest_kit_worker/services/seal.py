@@ -39,6 +39,7 @@ from backtest_kit_worker.sealing import (
     read_head,
     take_up,
 )
+from backtest_kit_worker.services import Service
 
 RECORDS_MAX: Final = 10_000
 """Records in one seal: a megabyte or so."""
@@ -59,7 +60,7 @@ logger = logging.getLogger(__name__)
 Document = dict[str, Any]
 
 
-class SealService:
+class SealService(Service):
     """Seals what the audit role recorded.
 
     Args:

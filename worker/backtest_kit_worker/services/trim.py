@@ -16,11 +16,12 @@ from backtest_kit_mongo.feed.settings import load_feed_settings
 from backtest_kit_mongo.feed.size import bytes_max
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.services import Service
 
 logger = logging.getLogger(__name__)
 
 
-class TrimService:
+class TrimService(Service):
     """Trims each stream, and closes dead letters whose replay was handled.
 
     Args:
@@ -77,6 +78,3 @@ class TrimService:
         for group in plan.position.groups:
             if group.name not in troubles:
                 self._reported.pop(f"{plan.position.stream}/{group.name}", None)
-
-    def close(self) -> None:
-        """Nothing is held."""

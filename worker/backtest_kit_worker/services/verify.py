@@ -31,6 +31,7 @@ from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 from backtest_kit_mongo.stored import CANDLE_REMOVALS as REMOVALS
 from backtest_kit_worker.recovery.candles import ranges_of
 from backtest_kit_worker.recovery.changes import RAW, decode, document_name, revision
+from backtest_kit_worker.services import Service
 
 AREAS: Final[Sequence[Callable[[FeedServers], Iterator[Finding]]]] = (
     identity.settings, agreement.peers, agreement.partitions, agreement.leases, cache.entries,
@@ -43,7 +44,7 @@ RECORDS_MAX: Final = 500
 logger = logging.getLogger(__name__)
 
 
-class VerifyService:
+class VerifyService(Service):
     """One seal a run."""
 
     name = "verify"
@@ -74,9 +75,6 @@ class VerifyService:
 
     def open(self) -> None:
         self._begin()
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def run_once(self) -> int:
         """Compare the next seal and its records; returns 0, because nothing waits for it.

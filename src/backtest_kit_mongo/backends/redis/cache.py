@@ -45,6 +45,7 @@ from backtest_kit_mongo.coherence.keys import Names, era_name, names, script_nam
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import CommitAll
 from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
+from backtest_kit_mongo.ports import CacheFigures
 
 logger = locks.logger(__name__)
 
@@ -309,6 +310,9 @@ class RedisCache(StepScripts):
 
     # -- readers
 
+    def figures(self) -> CacheFigures:
+        return self.counts.figures()
+
     def read(self, effect: CacheRead) -> Record | Right:
         if self._identity.mode == "id":
             return Right("")  # Foreign writers were announced: nothing but MongoDB is believed.
@@ -377,6 +381,9 @@ class RedisIdCache(RedisCache):
         for one in effect.done:
             entry = one.entry if one.entry is not None else Record(one.key)
             self.commit(Commit(one.key, effect.token, entry, one.body, one.published))
+
+    def figures(self) -> CacheFigures:
+        return self.counts.figures()
 
     def read(self, effect: CacheRead) -> Record | Right:
         return Right("")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from backtest_kit_mongo.locks import Lock
+from backtest_kit_mongo.ports import CacheFigures
 
 
 class CacheCounts:
@@ -61,6 +62,11 @@ class CacheCounts:
             self._down.discard(of)
             if not self._down:
                 self._past_bypass_s, self._down_since_s = self.bypass_s, None
+
+    def figures(self) -> CacheFigures:
+        return CacheFigures(
+            self.lease_conflicts, self.fills_refused, self.incarnation_changes, self.bypass_s, self.is_bypassing
+        )
 
     @property
     def is_bypassing(self) -> bool:

@@ -16,6 +16,7 @@ from backtest_kit_mongo.coherence.effects import Abort, CacheRead, Commit, Defer
 from backtest_kit_mongo.coherence.keys import names, streams
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, LeaseAll
+from backtest_kit_mongo.ports import CacheFigures
 
 
 class PartitionedCache:
@@ -98,6 +99,9 @@ class PartitionedCache:
 
     def fill(self, effect: Fill) -> None:
         self._of(effect.record.key).fill(effect)
+
+    def figures(self) -> CacheFigures:
+        return self.counts.figures()
 
     def partition_of(self, key: Key) -> str:
         return names(self._database, self._identity.partitions, key.domain.name, key.parts).stream
