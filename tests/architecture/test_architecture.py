@@ -20,6 +20,7 @@ from backtest_kit_mongo import stored
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.layout import own_collections
 from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.settings import Settings
 
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
@@ -77,9 +78,9 @@ ARROWS = {
     "terminal": "coherence exits",
     "look_ahead": "coherence errors locks",
     "domains": "candles coherence errors",
-    "settings": "domains errors locks",
     "ports": "candles coherence",
     "backends": "candles coherence connect errors limits locks ports stored",
+    "settings": "backends domains errors locks",
     "drivers": "candles coherence errors locks ports",
     "tracing": "coherence drivers",
     "stores": "backends drivers errors inheritance locks ports",
@@ -200,7 +201,9 @@ def test_no_backend_or_driver_knows_a_domain_by_name_but_in_a_table() -> None:
                 assert not (isinstance(node, ast.Constant) and node.value in names), f"{path.name}:{node.lineno}"
 
 
-def test_a_row_of_the_domain_table_names_no_database() -> None:
+def test_a_row_of_the_domain_table_and_the_common_settings_name_no_database() -> None:
+    own = {name: str(Settings.model_fields[name].description) for name in Settings.__annotations__}
+    assert not [name for name, text in own.items() if re.search("(?i)mongo|redis", name + text)]
     for module in ("coherence/record.py", "domains/table.py"):
         text = (PACKAGE / module).read_text("utf-8").replace("backtest_kit_mongo", "")
         assert not re.search(r"(?i)mongo|redis|\b(collection|index|indexes)\b|-items|_cache\b", text), module
