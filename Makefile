@@ -33,6 +33,7 @@ bench: venv
 	$(BIN)/python benchmarks/candles.py
 	$(BIN)/python benchmarks/lists.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/aio.py
 
 demo: venv
 	$(BIN)/bkm demo

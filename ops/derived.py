@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from inspect import Parameter
 from pathlib import Path
@@ -14,6 +15,7 @@ from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import DOMAINS, context_names
 
 CONTRACTS = Path(contracts.__file__)
+LOOPS = Path(contracts.__file__).parents[1] / "aio" / "adapters.py"
 ROLES = Path(__file__).parent / "mongo-init" / "roles.json"
 LINE_MAX = 121
 """As the formatter breaks lines, with the end of the line."""
@@ -53,6 +55,37 @@ def contracts_text() -> str:
     return head + MARK + "".join(f"\n\n{protocol(registry)}" for registry in REGISTRIES if registry.calls)
 
 
+def loops_text() -> str:
+    """`aio/adapters.py` as it should be."""
+    names = sorted(registry.name for registry in REGISTRIES)
+    listed = "".join(f'    "{name}",\n' for name in [*names, "read_candles", "write_candles"])
+    classes = "".join(map(_for_loops, REGISTRIES))
+    instances = "".join(f"{one.name} = {_loop_class(one)}(registries.{one.name})\n" for one in REGISTRIES)
+    short = "".join(f"{name} = PersistCandleAdapter.{name}\n" for name in ("read_candles", "write_candles"))
+    head = LOOPS.read_text("utf-8").partition(MARK)[0]
+    return f"{head}{MARK}\n__all__ = [\n{listed}]\n{classes}\n\n{instances}\n{short}"
+
+
+def _loop_class(registry: Registry) -> str:
+    return f"Async{registry.domain.name.title()}Adapter"
+
+
+def _for_loops(registry: Registry) -> str:
+    """A domain's methods for event loops, as source."""
+    kind = type(registry)
+    typed = [name for name, one in vars(kind).items() if inspect.isfunction(one) and not name.startswith(("_", "use_"))]
+    methods = list(registry.calls) or typed
+    made = {name: inspect.signature(getattr(kind, name)).return_annotation for name in methods}
+    lines = "".join(
+        f"    {name} = {'as_async_iterator' if returned.startswith('Iterator') else 'as_coroutine'}"
+        f"(registries.{kind.__name__}.{name})\n"
+        for name, returned in made.items()
+    )
+    doc = (kind.__doc__ or "").strip().splitlines()[0] if kind.__doc__ else ""
+    said = f'    """{doc}"""\n\n' if doc else ""
+    return f"\n\nclass {_loop_class(registry)}(Offloading[registries.{kind.__name__}]):\n{said}{lines}"
+
+
 def roles_text() -> str:
     """`roles.json` as it should be: the domains' collections are named once, at its top."""
     lines, line = [], "   "
@@ -72,4 +105,5 @@ def roles_text() -> str:
 
 if __name__ == "__main__":
     CONTRACTS.write_text(contracts_text(), "utf-8")
+    LOOPS.write_text(loops_text(), "utf-8")
     ROLES.write_text(roles_text(), "utf-8")

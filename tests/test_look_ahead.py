@@ -223,6 +223,14 @@ def test_an_executor_of_before_knows_the_moment_of_each_call() -> None:
             assert pool.submit(read).result()
 
 
+def test_an_executor_whose_threads_began_in_a_block_does_not_stay_in_it() -> None:
+    read = write_state()
+    with ThreadPoolExecutor(1) as pool:
+        with bk.simulation_time(NOW), pytest.raises(bk.LookAhead):
+            pool.submit(read).result()
+        assert pool.submit(read).result() == {"data": {"n": 1}}
+
+
 def test_a_thread_that_was_started_before_is_refused_unless_it_says_that_it_means_it() -> None:
     read = write_state()
     jobs: list[Callable[[], Any]] = [read, lambda: _outside(read)]

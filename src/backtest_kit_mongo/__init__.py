@@ -8,10 +8,12 @@
     with bk.simulation_time(moment): ...              # no read sees what was written later
 
 When a write returns, it is durable in MongoDB, cached in Redis and published as a change event. Before `setup()` the
-adapters keep files below ./dump. What else there is: `errors` (whose fault, and whether the write may have happened),
-`contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded` (private servers for a laptop).
+adapters keep files below ./dump. What else there is: `aio` (the same as coroutines), `errors` (whose fault, and whether
+the write may have happened), `contracts` (to plug in your own backend), `domains.payloads` (typed models), `embedded`
+(private servers for a laptop).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo import metrics, moved
@@ -51,6 +53,7 @@ from backtest_kit_mongo.modes import get_modes, in_mode, set_modes
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, setup, shutdown
 
 if TYPE_CHECKING:
+    from backtest_kit_mongo import aio as aio
     from backtest_kit_mongo.candles.frame import Candles
 
 moved.install()
@@ -110,4 +113,6 @@ def __getattr__(name: str) -> Any:
         from backtest_kit_mongo.candles.frame import Candles
 
         return Candles
+    if name == "aio":  # Late as well: most programs have no event loop.
+        return import_module("backtest_kit_mongo.aio")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

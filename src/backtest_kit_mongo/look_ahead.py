@@ -29,6 +29,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.thread import _worker as _pool_worker
 from contextvars import ContextVar, Token
 from datetime import datetime
 from types import TracebackType
@@ -230,7 +231,8 @@ def _install() -> None:
         start, submit = threading.Thread.start, ThreadPoolExecutor.submit
 
         def start_in_block(self: threading.Thread) -> None:
-            if (scope := _scope()) is not _UNSAID:
+            # A pool's thread works for whoever submits, not for whoever happened to start it.
+            if getattr(self, "_target", None) is not _pool_worker and (scope := _scope()) is not _UNSAID:
                 _started_in[self] = scope
             start(self)
 

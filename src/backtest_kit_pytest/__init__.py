@@ -17,6 +17,8 @@ A backend proves itself with one line:
 
     pytest --pyargs backtest_kit_mongo.testing.conformance --bkm-store=my_package.backend:make_store
 
+(`--bkm-aio` has it call the adapters as coroutines.)
+
 This is a package of its own because pytest imports its plugins at each start, and the package of which the fixtures
 speak takes longer to import than pytest: nothing of it is imported until a test asks for a fixture.
 """
@@ -51,10 +53,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MODULE:MAKER",
         help="For the conformance suite: a callable without arguments that returns a store with nothing in it.",
     )
+    group.addoption(
+        "--bkm-aio",
+        action="store_true",
+        help="For the conformance suite: call the adapters as an event loop does, through `backtest_kit_mongo.aio`.",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """A backend that cannot be found is one message, not one for each test."""
+    if config.getoption("--bkm-aio", False):
+        from backtest_kit_mongo.testing import calls, loops
+
+        calls.use_registry = loops.Looped
     named = config.getoption("--bkm-store", None)
     if named is None or hasattr(config, "workerinput"):
         return

@@ -102,7 +102,10 @@ ARROWS = {
         "settings setup stored terminal"
     ),
     "candle_sources": "adapters candles domains errors look_ahead operate",
-    "testing": "adapters backends candles coherence domains drivers embedded errors look_ahead ports settings setup",
+    "aio": "adapters candle_sources collections drivers feed setup",
+    "testing": (
+        "adapters aio backends candles coherence domains drivers embedded errors look_ahead ports settings setup"
+    ),
     "cli": (
         "adapters audit backends caches candles coherence domains drivers embedded errors exits feed operate "
         "servers settings setup stored terminal"
@@ -184,6 +187,7 @@ def test_every_domain_has_one_registry_in_the_order_of_the_table() -> None:
 def test_what_is_derived_from_the_table_and_the_signatures_is_up_to_date() -> None:
     ops = runpy.run_path(str(Path(__file__).parents[2] / "ops" / "derived.py"))
     assert ops["CONTRACTS"].read_text("utf-8") == ops["contracts_text"](), "run `make derived`"
+    assert ops["LOOPS"].read_text("utf-8") == ops["loops_text"](), "run `make derived`"
     assert ops["ROLES"].read_text("utf-8") == ops["roles_text"](), "run `make derived`"
 
 

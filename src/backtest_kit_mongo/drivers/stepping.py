@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import secrets
@@ -19,6 +18,7 @@ from backtest_kit_mongo.coherence.effects import Rows
 from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.steps import Drop, Guard, Put, PutRows, Write
 from backtest_kit_mongo.coherence.steps import step as step_plan
+from backtest_kit_mongo.drivers.offloading import offload
 from backtest_kit_mongo.drivers.scopes import UNSTORED_ID, Scope, current
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
@@ -80,7 +80,7 @@ class Step(Scope):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._leave(kind):
-            await asyncio.to_thread(self._commit)  # The event loop does not wait for servers.
+            await offload(self._commit)
 
     def _leave(self, kind: type[BaseException] | None) -> bool:
         """The block ends; whether there is something to commit now."""

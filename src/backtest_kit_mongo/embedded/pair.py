@@ -101,7 +101,7 @@ def default_directory() -> Path:
 
 
 def up(
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     *,
     die_with_caller: bool = False,
     redis_options: Sequence[str] = (),
@@ -134,7 +134,7 @@ def up(
         return _endpoints(mongo, redis, started_here=bool(started))
 
 
-def down(directory: Path | None = None, *, timeout_s: float = 30) -> bool:
+def down(directory: Path | str | None = None, *, timeout_s: float = 30) -> bool:
     """Stop both servers of `directory` cleanly. False when neither ran.
 
     Raises ServerFailedError when one still runs after `timeout_s`, DirectoryBusyError when the lock was not free.
@@ -150,33 +150,33 @@ def down(directory: Path | None = None, *, timeout_s: float = 30) -> bool:
     return bool(stopped)
 
 
-def status(directory: Path | None = None) -> Status:
+def status(directory: Path | str | None = None) -> Status:
     """What runs in `directory` at this moment. Takes no lock and changes nothing."""
     home = _resolve(directory)
     return Status(home, _server_status(Server(MONGO, home)), _server_status(Server(REDIS, home)))
 
 
-def start_mongo(directory: Path | None = None, *, timeout_s: float = 30) -> bool:
+def start_mongo(directory: Path | str | None = None, *, timeout_s: float = 30) -> bool:
     """Start mongod again as it was started last (port, options, tied to its caller or not). False when it runs."""
     return _start_again(MONGO, directory, timeout_s)
 
 
-def stop_mongo(directory: Path | None = None, *, kill: bool = False, timeout_s: float = 30) -> bool:
+def stop_mongo(directory: Path | str | None = None, *, kill: bool = False, timeout_s: float = 30) -> bool:
     """Stop mongod alone, with SIGKILL if `kill`. False when it does not run."""
     return _stop(MONGO, directory, timeout_s, kill=kill)
 
 
-def start_redis(directory: Path | None = None, *, timeout_s: float = 30) -> bool:
+def start_redis(directory: Path | str | None = None, *, timeout_s: float = 30) -> bool:
     """The same for redis-server; the options are those that `up` was given."""
     return _start_again(REDIS, directory, timeout_s)
 
 
-def stop_redis(directory: Path | None = None, *, kill: bool = False, timeout_s: float = 30) -> bool:
+def stop_redis(directory: Path | str | None = None, *, kill: bool = False, timeout_s: float = 30) -> bool:
     """Stop redis-server alone, with SIGKILL if `kill`. False when it does not run."""
     return _stop(REDIS, directory, timeout_s, kill=kill)
 
 
-def _start_again(program: Program, directory: Path | None, timeout_s: float) -> bool:
+def _start_again(program: Program, directory: Path | str | None, timeout_s: float) -> bool:
     deadline = Deadline.after(timeout_s)
     with _exclusive(directory, deadline) as home:
         server = Server(program, home)
@@ -197,7 +197,7 @@ def _start_again(program: Program, directory: Path | None, timeout_s: float) -> 
     return True
 
 
-def _stop(program: Program, directory: Path | None, timeout_s: float, *, kill: bool) -> bool:
+def _stop(program: Program, directory: Path | str | None, timeout_s: float, *, kill: bool) -> bool:
     deadline = Deadline.after(timeout_s)
     if not _resolve(directory).is_dir():
         return False
@@ -277,13 +277,13 @@ def _allocated_bytes(directory: Path) -> int:
     return total
 
 
-def _resolve(directory: Path | None) -> Path:
+def _resolve(directory: Path | str | None) -> Path:
     """Absolute and free of links, so that all processes mean the same and the kernel's view of it compares equal."""
-    return (directory if directory is not None else default_directory()).expanduser().resolve()
+    return (default_directory() if directory is None else Path(directory)).expanduser().resolve()
 
 
 @contextmanager
-def _exclusive(directory: Path | None, deadline: Deadline) -> Iterator[Path]:
+def _exclusive(directory: Path | str | None, deadline: Deadline) -> Iterator[Path]:
     home = _resolve(directory)
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

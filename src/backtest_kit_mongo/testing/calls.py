@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from backtest_kit_mongo.coherence.record import Domain, Part, Shape
 from backtest_kit_mongo.drivers.store import Store
 
 Parts = tuple[Part, ...]
+use_registry: Callable[[Registry], Any] = lambda registry: registry  # noqa: E731
+"""How tests use a registry: as it is, or with `--bkm-aio` as an event loop does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Calls:
         """A registry of its own, so that those of the process stay as they are."""
         registry = type(REGISTRIES.of(self.domain))()
         registry.use_store(lambda: store)
-        return registry
+        return use_registry(registry)
 
     def read(self, registry: Any, parts: Parts, when: Any) -> Any:
         """One document; of a series the window of one row."""
