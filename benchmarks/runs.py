@@ -1,161 +1,119 @@
-"""What a run of a sweep costs beyond its replay, and whether one answer survives any number of workers and kills.
+"""What a run of a sweep costs beyond its replay: claim, result, statistics, bookkeeping.
 
-    python benchmarks/runs.py [--runs 10000] [--store mongo|files] [--processes 1 2 4] [--dask 2] [--kill 0.3]
+    python benchmarks/runs.py [--store files mongo] [--blocks 11] [--runs 100] [--directory DIR]
 
-Prints a line for each way of running: runs, seconds, rate, overhead per run (all that is not the replay), workers
-killed, and the digest, which has to be the same in all lines. Ends with exit status 1 if it is not.
+Blocks of the same runs alternate, replayed alone and as a serial sweep; the difference is what a run costs more. The
+median over the blocks is what counts, and the first pair is left out. Files are written below DIR (default: the
+system's directory for temporary files); what a disk costs is in the numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
-import signal
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-import numpy as np
-import psutil
+from backtest_kit_verify.runs.study import prepare
 
-STRATEGY = """
-from pathlib import Path
-import backtest_kit as bt
-
-bt.exchange(name="made-up", files=Path(__file__).parent / "candles")
-
-
-@bt.strategy(interval="5m")
-def cross(ctx, number=0):
-    close = ctx.candles("1m", 20).close
-    if len(close) == 20 and close[-3 - number % 7:].mean() > close.mean():
-        return bt.long(take_profit=ctx.price * 1.006, stop_loss=ctx.price * 0.994, minutes=20 + number % 11)
-"""
-START_MS = 1_704_067_200_000
-
-
-def prepare(root: Path, minutes: int) -> None:
-    """A strategy beside the candles of one symbol."""
-    (root / "candles").mkdir(parents=True)
-    (root / "cross.py").write_text(STRATEGY)
-    draw = np.random.default_rng(7)
-    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.002, minutes)))
-    lines = ["timestamp,open,high,low,close,volume"]
-    lines += [f"{START_MS + at * 60_000},{p},{p * 1.001},{p * 0.999},{p},1" for at, p in enumerate(close.tolist())]
-    (root / "candles" / "AAA-1m.csv").write_text("\n".join(lines))
-
-
-@contextmanager
-def killing(share: float, seed: int) -> Iterator[list[int]]:
-    """SIGKILL for a random worker now and then, until the share of all workers that were seen has died."""
-    killed: list[int] = []
-    seen: set[int] = set()
-    is_over = threading.Event()
-    source = random.Random(seed)
-
-    def kill() -> None:
-        while not is_over.wait(source.uniform(0.5, 1.5)):
-            workers = [one.pid for one in psutil.Process().children(recursive=True) if is_worker(one)]
-            seen.update(workers)
-            if workers and len(killed) < share * len(seen):
-                killed.append(source.choice(workers))
-                os.kill(killed[-1], signal.SIGKILL)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    if share:
-        thread.start()
-    yield killed
-    is_over.set()
-    if share:
-        thread.join()
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.Error:
-        return False
-    return "multiprocessing" in command and "resource_tracker" not in command and bool(process.ppid() != os.getpid())
-
-
-def ways(arguments: argparse.Namespace, stack: ExitStack) -> Iterator[tuple[str, dict[str, Any], float]]:
-    yield "serial", {"executor": "serial"}, 0.0
-    for count in arguments.processes:
-        yield f"{count} processes", {"workers": count}, 0.0
-    if arguments.kill:
-        yield "processes, killed", {"workers": max(arguments.processes), "lease_s": 3.0}, arguments.kill
-    if arguments.dask:
-        from distributed import Client, LocalCluster
-
-        cluster = stack.enter_context(
-            LocalCluster(n_workers=arguments.dask, threads_per_worker=1, dashboard_address=None)
-        )
-        client = stack.enter_context(Client(cluster))
-        yield f"Dask, {arguments.dask} workers", {"executor": client.get_executor(), "workers": arguments.dask}, 0.0
+GOAL_MS = {"files": 1.0, "mongo": 3.0}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--store", choices=tuple(GOAL_MS), nargs="+", default=list(GOAL_MS))
+    parser.add_argument("--blocks", type=int, default=11)
+    parser.add_argument("--runs", type=int, default=100, help="of a block")
     parser.add_argument("--minutes", type=int, default=120, help="of candles for each run")
-    parser.add_argument("--store", choices=("files", "mongo"), default="files")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--dask", type=int, default=0)
-    parser.add_argument(
-        "--kill", type=float, default=0.3, help="share of the workers that are killed in one of the ways"
-    )
+    parser.add_argument("--directory", type=Path)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        root = Path(name)
-        prepare(root, arguments.minutes)
-        os.chdir(root)
-        os.environ["CC_CANDLE_CACHE_DIR"] = str(root / "cache")
-        if arguments.store == "mongo":
-            os.environ["CC_EMBEDDED"] = "1"
-        return measure(arguments, stack)
+    if arguments.alone:
+        measure(arguments)
+        return 0
+    # Each store in a process of its own: what adapters use belongs to a process.
+    given = ["--blocks", str(arguments.blocks), "--runs", str(arguments.runs), "--minutes", str(arguments.minutes)]
+    return max(
+        subprocess.run(
+            [sys.executable, __file__, "--alone", "--store", store, *given], cwd=root, check=False
+        ).returncode
+        for store in arguments.store
+        for root in [tempfile.mkdtemp(dir=arguments.directory)]
+    )
 
 
-def measure(arguments: argparse.Namespace, stack: ExitStack) -> int:
+def measure(arguments: argparse.Namespace) -> None:
+    (store,) = arguments.store
+    os.environ["CC_CANDLE_CACHE_DIR"] = str(Path("cache").absolute())
+    if store == "mongo":
+        os.environ |= {"CC_EMBEDDED": "1", "CC_EMBEDDED_DIR": str(Path("servers").absolute())}
+    file = prepare(Path.cwd(), arguments.minutes)
+
     import backtest_kit as bt
+    import backtest_kit_mongo as bk
     from backtest_kit import loading
 
-    loading.prepare_store(Path("cross.py"), "backtest")
-    loading.load_strategy(Path("cross.py"))
-    found = set()
-    print(f"{arguments.runs:,} runs of {arguments.minutes} minutes, {arguments.store}; load {os.getloadavg()[0]:.1f}")
-    for at, (title, how, share) in enumerate(ways(arguments, stack)):
-        with killing(share, at) as killed:
-            study = bt.sweep(
-                "cross",
-                params={"number": range(arguments.runs)},
-                symbols="AAA",
-                study=f"way {at}",
-                again=True,
-                progress=False,
-                **how,
-            )
-        workers = how.get("workers", 1)
-        replayed_s = sum(row.elapsed_s for row in study)
-        overhead_ms = (study.elapsed_s * min(workers, os.cpu_count() or 1) - replayed_s) / len(study) * 1000
-        found.add(study.digest)
-        print(
-            f"{title:<20} {study.elapsed_s:8.1f} s {len(study) / study.elapsed_s:8.1f} runs/s  {overhead_ms:6.2f} ms "
-            "overhead/run  "
-            f"{len(killed):3} killed  {sum(row.attempt > 1 for row in study):3} done again  {len(study.failed)} "
-            f"failed  {study.digest}"
+    if store == "files":
+        bk.PersistRunAdapter.use_json()
+    loading.prepare_store(file, "backtest")
+    loading.load_strategy(file)
+
+    def swept(first: int) -> bt.Study:
+        numbers = range(first, first + arguments.runs)
+        return bt.sweep(
+            "cross", params={"number": numbers}, symbols="AAA", study=str(first), executor="serial", progress=False
         )
-    since = time.perf_counter()
-    again = bt.sweep("cross", params={"number": range(arguments.runs)}, symbols="AAA", study="way 0", progress=False)
-    print(f"once more            {time.perf_counter() - since:8.1f} s, {again.executed} executed, {again.digest}")
-    found.add(again.digest)
-    print("one digest" if len(found) == 1 else f"{len(found)} DIGESTS")
-    return 0 if len(found) == 1 and not again.executed else 1
+
+    alone = replaying(arguments.runs)
+    swept(-arguments.runs)
+    alone(-arguments.runs)
+    walls, cpus = [], []
+    for block in range(arguments.blocks):
+        first = block * arguments.runs
+        pair = [alone, swept] if block % 2 else [swept, alone]
+        times = {one: timed(one, first) for one in pair}
+        walls.append((times[swept][0] - times[alone][0]) / arguments.runs * 1000)
+        cpus.append((times[swept][1] - times[alone][1]) / arguments.runs * 1000)
+    replay_ms = times[alone][0] / arguments.runs * 1000
+    print(
+        f"{store:<6} {median(walls):6.2f} ms overhead per run (goal {GOAL_MS[store]:g}; {min(walls):.2f} to "
+        f"{max(walls):.2f}), of it {median(cpus):.2f} ms CPU of the worker; a replay takes {replay_ms:.2f} ms; "
+        f"{arguments.blocks} blocks of {arguments.runs} runs; load {os.getloadavg()[0]:.1f}"
+    )
+
+
+def replaying(count: int) -> Callable[[int], None]:
+    """A function that replays so many runs from a number on, and does nothing else with them."""
+    from backtest_kit.market import History, Market
+    from backtest_kit.running import RUNS_DIRECTORY, choose, replay_job
+    from backtest_kit.runs.params import with_params
+
+    job = choose("AAA", "backtest", strategy="cross")
+    assert job.frame is not None
+    market = Market(job.exchange, job.symbol)
+    minutes = market.minutes(job.frame.start, job.frame.end, job.rules.vwap_candles)
+    history = History(market, job.frame.start, job.frame.end, minutes)
+
+    def alone(first: int) -> None:
+        from dataclasses import replace
+
+        for number in range(first, first + count):
+            one = replace(job, strategy=with_params(job.strategy, {"number": number}))
+            replay_job(one, "alone", RUNS_DIRECTORY / "alone", lambda _: history)
+
+    return alone
+
+
+def timed(function: Callable[[int], object], first: int) -> tuple[float, float]:
+    """Seconds of wall time and of this process's CPU."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    function(first)
+    return time.perf_counter() - wall_s, time.process_time() - cpu_s
 
 
 if __name__ == "__main__":

@@ -126,6 +126,10 @@ class Stats:
     minutes_mean: float | None
     exposure_percent: float
 
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain data; what is not finite is None."""
+        return {name: _finite(getattr(self, name)) for name in self.__slots__}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
@@ -242,7 +246,7 @@ class Result:
             "run": self.run_id,
             "asked": self.asked,
             "elapsed_s": round(self.elapsed_s, 3),
-            "stats": {name: _finite(value) for name, value in asdict(self.stats).items()},
+            "stats": self.stats.to_dict(),
             "trades": [{**asdict(trade), "minutes": trade.minutes} for trade in self.trades],
             "refusals": list(self.refusals),
             "notes": list(self.notes),

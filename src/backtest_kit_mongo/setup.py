@@ -155,10 +155,10 @@ def _install(settings: Settings) -> None:
 def _estate() -> inheritance.Estate:
     """What processes that this one starts inherit."""
     chosen = choices.of(REGISTRIES)
-    if _settings is None and not chosen:
+    if _settings is None and not chosen and not stores.files_are_meant():
         return {}
     plain = {} if _settings is None else {name: _plain(value) for name, value in _settings}
-    return {"settings": plain, "choices": chosen}
+    return {"settings": plain, "choices": chosen, "files_are_meant": stores.files_are_meant()}
 
 
 def _plain(value: Any) -> Any:
@@ -169,6 +169,8 @@ def _succeed(estate: inheritance.Estate) -> None:
     """Go on as the process did that started this one."""
     with _lock.quietly():
         choices.choose(REGISTRIES, estate["choices"])
+        if estate["files_are_meant"]:
+            stores.mean_files()
         if estate["settings"] and _settings is None and not _config and not _is_busy:
             _config.update(estate["settings"])
             _install_later(load(**_config))

@@ -134,6 +134,11 @@ def mean_files() -> None:
     _is_reported = True
 
 
+def files_are_meant() -> bool:
+    """Whether this process has said where its files are, or need not."""
+    return _is_reported
+
+
 def _refusal_of_environment() -> str | None:
     for name, means_servers in (("CC_MONGO_CONNECTION_STRING", bool), ("CC_EMBEDDED", _is_on)):
         if means_servers(os.environ.get(name, "")):

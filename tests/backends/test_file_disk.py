@@ -14,6 +14,7 @@ import pytest
 
 from backtest_kit_mongo.adapters import instances as i
 from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.drivers.stepping import step
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, ReadFailed, WriteOutcomeUnknown, WriteRefused
 from tests.backends.support import MINUTE_MS, T, candle, series, store_of
@@ -55,6 +56,15 @@ class TestDurability:
         monkeypatch.setattr(os, "replace", seen_replace)
         state.write_state_data({"data": 2}, T)
         assert steps == ["content", "name", "directory"]
+        runs = [i.RunInstance(store, name) for name in "ab"]
+        runs[0].write_run_data({"kind": "run"})
+        steps.clear()
+        with step():
+            for run in runs:
+                run.write_run_data({"kind": "run"})
+        assert steps == ["directory", "name", "name"], (
+            "what can be made again does not wait: one for the journals alone"
+        )
 
     def test_a_new_directory_is_made_durable_in_its_parent(self, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[str] = []
@@ -184,8 +194,8 @@ class TestSharing:
     ) -> None:
         stage = disk._stage
 
-        def node_is_faster(temporary: str, data: bytes) -> None:
-            stage(temporary, data)
+        def node_is_faster(temporary: str, data: bytes, *, forced: bool) -> None:
+            stage(temporary, data, forced=forced)
             foreign = dump / f"data/candle/okx/BTC/1m/{T}.json"
             if not foreign.exists():
                 foreign.write_bytes(disk.read(temporary) or b"")

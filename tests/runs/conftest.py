@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 import backtest_kit_mongo as bk
 from backtest_kit.identity import MINUTE_MS
+from backtest_kit.runs.rows import Write
 from tests.engine.conftest import desk, forget
 
 __all__ = ["desk", "forget"]
@@ -57,7 +58,7 @@ def strategy(desk: Path) -> Path:
 
 
 class MemoryRows:
-    """The store as the list sees it."""
+    """The store as the ledger sees it."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[dict[str, object], int]] = {}
@@ -65,11 +66,20 @@ class MemoryRows:
     def read(self, key: str) -> tuple[dict[str, object] | None, int]:
         return self.rows.get(key, (None, 0))
 
-    def write(self, key: str, row: dict[str, object], expected: int) -> int:
+    def write(self, key: str, row: Mapping[str, object], expected: int) -> int:
         if self.read(key)[1] != expected:
             raise bk.Conflict(key)
-        self.rows[key] = (row, expected + 1)
+        self.rows[key] = (dict(row), expected + 1)
         return expected + 1
+
+    def write_all(self, writes: list[Write]) -> list[int | None]:
+        found: list[int | None] = []
+        for one in writes:
+            try:
+                found.append(self.write(*one))
+            except bk.Conflict:
+                found.append(None)
+        return found
 
     def remove(self, key: str) -> None:
         self.rows.pop(key, None)

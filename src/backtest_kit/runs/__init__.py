@@ -3,7 +3,8 @@
 params.py       which combinations of parameters
 code.py         what a strategy's code is, as a hash
 plan.py         a study: strategy, candles and combinations as runs with ids
-list.py       who does a run, and what came of it, in the store
+ledger.py       who does a run, and what came of it
+rows.py         its rows in the store, by compare-and-set
 series.py       one copy of candles per host
 work.py         what a worker does with a batch
 sweep.py        hands batches to an executor until nothing is missing

@@ -10,28 +10,31 @@ from typing import Any
 
 from backtest_kit.results import Trade
 
-__all__ = ["pack", "pack_trades", "unpack", "unpack_trades", "unpacked"]
+__all__ = ["compressed", "pack", "trades_text", "unpack", "unpack_trades"]
 
 
 def pack(value: Any) -> str:
     """Base64 of zlib of JSON."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode(), 6)).decode()
+    return compressed(_json(value))
+
+
+def compressed(text: bytes) -> str:
+    """Base64 of zlib. It may differ from host to host, unlike the text."""
+    return base64.b64encode(zlib.compress(text, 6)).decode()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def unpack(text: str) -> Any:
     """What was packed."""
-    return json.loads(unpacked(text))
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
-def unpacked(text: str) -> bytes:
-    """The JSON. Compressed it may differ from host to host."""
-    return zlib.decompress(base64.b64decode(text))
-
-
-def pack_trades(trades: Sequence[Trade]) -> str:
-    """Trades by column."""
-    return pack({name: [getattr(trade, name) for trade in trades] for name in Trade.__slots__})
+def trades_text(trades: Sequence[Trade]) -> bytes:
+    """Trades by column, as JSON."""
+    return _json({name: [getattr(trade, name) for trade in trades] for name in Trade.__slots__})
 
 
 def unpack_trades(text: str) -> tuple[Trade, ...]:

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import backtest_kit_mongo as bk
 
-__all__ = ["StoredRows"]
+__all__ = ["Rows", "StoredRows", "Write"]
+
+logger = logging.getLogger(__name__)
+
+
+class Write(NamedTuple):
+    """A row to write, and the revision that it must have now; 0: there is none."""
+
+    key: str
+    row: Mapping[str, Any]
+    expected: int
+
+
+class Rows(Protocol):
+    """Where rows are: a value and its revision by key; 0 is the revision of what is not there."""
+
+    def read(self, key: str) -> tuple[dict[str, Any] | None, int]: ...
+
+    def write(self, key: str, row: Mapping[str, Any], expected: int) -> int:
+        """The new revision.
+
+        Raises:
+            bk.Conflict: the row has another revision than `expected`; nothing was written.
+        """
+        ...
+
+    def write_all(self, writes: Sequence[Write]) -> list[int | None]:
+        """The new revision of each; None where the row has another one than expected, and was not written."""
+        ...
+
+    def remove(self, key: str) -> None: ...
 
 
 class StoredRows:
     """`Rows` that `PersistRunAdapter` keeps: in MongoDB after `setup()`, in files below ./dump without servers."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, Any] = {}
+        self._any_key: Any = None
+        self._writes_together = True
 
     @staticmethod
     def place() -> str:
@@ -28,10 +60,14 @@ class StoredRows:
         return f"database {database.name} (deployment {identity.get('deployment', 'unknown')})"
 
     def read(self, key: str) -> tuple[dict[str, Any] | None, int]:
-        """The row and its revision; 0 if there never was one."""
+        """The row and its revision; 0 if there never was one, or if a power failure left half of a file."""
         with bk.simulation_time(None), bk.revisions() as seen:
-            found = bk.PersistRunAdapter.read_run_data(key)
-        for self._keys[key], revision in seen.items():
+            try:
+                found = bk.PersistRunAdapter.read_run_data(key)
+            except bk.CorruptData as cause:
+                logger.warning("a row cannot be read and counts as none, so its run is done again: %s", cause)
+                return None, 0
+        for self._any_key, revision in seen.items():
             return None if found is None else found["data"], revision
         return None, 0
 
@@ -39,20 +75,41 @@ class StoredRows:
         """Raises:
         bk.Conflict: the row has another revision; nothing was written.
         """
-        known = self._known(key)
-        with bk.simulation_time(None), bk.step(expect={known: expected}) as step:
-            bk.PersistRunAdapter.write_run_data({"kind": _kind(key), "data": dict(row)}, key)
-        return step.revisions[known]
+        return self._step([Write(key, row, expected)])[0]
+
+    def write_all(self, writes: Sequence[Write]) -> list[int | None]:
+        """Together; and where that cannot be, because one of them fails or the server has no transactions, one by
+        one.
+        """
+        if len(writes) > 1 and self._writes_together:
+            try:
+                return [*self._step(writes)]
+            except (bk.Conflict, bk.Contended):
+                pass
+            except bk.UnsafeServer:
+                self._writes_together = False
+        return [self._written(one) for one in writes]
+
+    def _written(self, one: Write) -> int | None:
+        try:
+            return self._step([one])[0]
+        except (bk.Conflict, bk.Contended):
+            return None
+
+    def _step(self, writes: Sequence[Write]) -> list[int]:
+        if self._any_key is None:
+            self.read(writes[0].key)
+        keys = [self._any_key._replace(parts=(one.key,)) for one in writes]
+        expected = {key: one.expected for key, one in zip(keys, writes, strict=True)}
+        with bk.simulation_time(None), bk.step(expect=expected) as step:
+            for one in writes:
+                bk.PersistRunAdapter.write_run_data({"kind": _kind(one.key), "data": dict(one.row)}, one.key)
+        return [step.revisions[key] for key in keys]
 
     def remove(self, key: str) -> None:
         """Forget a row; nothing happens if there is none."""
         with bk.simulation_time(None):
             bk.PersistRunAdapter.write_run_data(None, key)
-
-    def _known(self, key: str) -> Any:
-        if key not in self._keys:
-            self.read(key)
-        return self._keys[key]
 
 
 def _kind(key: str) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
 import backtest_kit_mongo as bk
 from backtest_kit.errors import DeclarationError
-from backtest_kit.runs.ledger import Ledger, Rows
+from backtest_kit.runs.ledger import Ledger
 from backtest_kit.runs.packing import pack, unpack
 from backtest_kit.runs.plan import Plan
-from backtest_kit.runs.rows import StoredRows
+from backtest_kit.runs.rows import Rows, StoredRows
 from backtest_kit.runs.study import Study
 
 __all__ = ["Studies", "load"]
 
 INDEX: Final = "studies"
-TRIES: Final = 20
+PATIENCE_S: Final = 15.0
+"""So long a row is tried again that many write at once."""
 
 
 class Studies:
@@ -36,7 +38,7 @@ class Studies:
         Raises:
             DeclarationError: the study is another strategy's, or of other code.
         """
-        for _ in range(TRIES):
+        for _ in self._tries(f"study {plan.study!r} is planned", "Nothing was run."):
             stored, revision = self._rows.read(_key(plan.study))
             if stored is not None and (stored["strategy"], stored["code"]) != (plan.source.strategy, plan.code):
                 raise DeclarationError(
@@ -49,7 +51,7 @@ class Studies:
             if len(every) == len(known) or self._wrote(plan, list(every), stored, revision):
                 self._add_title(plan.study)
                 return frozenset(known)
-        raise bk.Conflict(f"study {plan.study!r} is planned by many at once; try again. Nothing was run.")
+        raise AssertionError("tries end by themselves")
 
     def _wrote(self, plan: Plan, runs: list[str], stored: Mapping[str, Any] | None, revision: int) -> bool:
         row = {
@@ -67,8 +69,25 @@ class Studies:
         return True
 
     def _add_title(self, title: str) -> None:
-        while title not in (titles := self._titles())[0]:
-            self._tried(INDEX, {"titles": [*titles[0], title]}, titles[1])
+        for _ in self._tries("the list of studies is written", f"Study {title!r} is not in it; nothing was run."):
+            titles, revision = self._titles()
+            if title in titles or self._tried(INDEX, {"titles": [*titles, title]}, revision):
+                return
+
+    @staticmethod
+    def _tries(what: str, otherwise: str) -> Iterator[None]:
+        """Again and again, with pauses that grow.
+
+        Raises:
+            bk.Conflict: others were first for too long.
+        """
+        until_s, pause_s = time.monotonic() + PATIENCE_S, 0.002
+        while True:
+            yield
+            if time.monotonic() >= until_s:
+                raise bk.Conflict(f"{what} by many at once, for {PATIENCE_S:g} s; try again. {otherwise}")
+            time.sleep(pause_s * random.uniform(0.5, 1))
+            pause_s = min(2 * pause_s, 0.25)
 
     def _titles(self) -> tuple[list[str], int]:
         stored, revision = self._rows.read(INDEX)
@@ -93,8 +112,11 @@ class Studies:
         runs = [run_id for run_id in gone["runs"] if run_id not in kept]
         for key in (*runs, _key(title)):
             self._rows.remove(key)
-        while title in (titles := self._titles())[0]:
-            self._tried(INDEX, {"titles": [one for one in titles[0] if one != title]}, titles[1])
+        for _ in self._tries("the list of studies is written", f"Study {title!r} is still in it; its runs are gone."):
+            titles, revision = self._titles()
+            left = [one for one in titles if one != title]
+            if left == titles or self._tried(INDEX, {"titles": left}, revision):
+                break
         return len(runs)
 
     def get(self, title: str) -> dict[str, Any] | None:

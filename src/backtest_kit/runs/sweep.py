@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from backtest_kit.errors import DeclarationError
@@ -26,8 +28,12 @@ __all__ = ["sweep"]
 BATCH_S: Final = 0.7
 """So long a batch shall take: a worker that dies loses little, and handing over costs nothing."""
 BATCH_MAX: Final = 200
+SUSPECTS_MAX: Final = 14
+"""Runs of a batch whose worker died: one of them may have killed it."""
 LOOK_S: Final = 0.5
 """How often runs that other workers do are looked after."""
+LOOKED_MAX: Final = 200
+"""So many of them each time."""
 
 
 def sweep(
@@ -105,15 +111,16 @@ class Sweep:
         self, plan: Plan, pool: Pool, known: frozenset[str], *, again: bool, attempts: int, lease_s: float
     ) -> None:
         self._plan, self._pool, self._known = plan, pool, known
-        self._batch = Batch(replace(plan, runs=()), (), "", lease_s, attempts, again, store=StoredRows.place())
+        self._batch = Batch(replace(plan, runs=()), (), "", lease_s, attempts, again=again, store=StoredRows.place())
         self._ledger = Ledger(StoredRows(), lease_s, attempts)
         self._rows: dict[str, Row] = {}
         self._waiting: deque[Run] = deque()
         self._busy: dict[str, Run] = {}
+        self._deaths = Counter[str]()
         self._over: dict[str, int] = {}
         self._futures: dict[Future[list[Outcome]], tuple[Run, ...]] = {}
         self._lost: list[str] = []
-        self._executed = 0
+        self._executed = self._failed = 0
         self._executed_before_break = 0
         self._run_s = 0.0
         self._next_look_s = 0.0
@@ -127,13 +134,14 @@ class Sweep:
         since = time.perf_counter()
         runs = [run for run in self._plan.runs if not self._is_answered(run)]
         self._waiting.extend(sorted(runs, key=lambda run: (run.symbol, run.candles)))
+        self._waiting.rotate(secrets.randbelow(len(runs) or 1))  # So that two hosts do not want the same all the time.
         total = len(self._plan.runs)
         try:
             while self._waiting or self._futures or self._busy:
                 self._submit()
                 self._gather()
                 self._look_after_others()
-                reported(len(self._rows), total, sum(row.status == "failed" for row in self._rows.values()))
+                reported(len(self._rows), total, self._failed)
         finally:
             for future in self._futures:
                 future.cancel()
@@ -150,21 +158,46 @@ class Sweep:
         row = self._ledger.read(run.run_id)
         if row is None or not row.has_ended:
             return False
-        self._rows[run.run_id] = row
+        self._answer(row)
         return True
+
+    def _answer(self, row: Row) -> None:
+        self._rows[row.run_id] = row
+        self._failed += row.status == "failed"
 
     def _submit(self) -> None:
         while self._waiting and len(self._futures) < self._pool.slots:
-            runs = tuple(self._waiting.popleft() for _ in range(min(self._size(), len(self._waiting))))
+            runs = self._next()
             over = {run.run_id: self._over.pop(run.run_id) for run in runs if run.run_id in self._over}
+            are_new = not (over or self._batch.again or any(map(self._is_known, runs)))
             batch = replace(
-                self._batch, runs=runs, over=over, pool=self._pool.name, dead=tuple(self._pool.dead),
+                self._batch, runs=runs, over=over, are_new=are_new, pool=self._pool.name, dead=tuple(self._pool.dead),
             )  # fmt: skip
             try:
                 self._futures[self._pool.submit(run_batch, batch)] = runs
             except BrokenExecutor as cause:
                 self._waiting.extendleft(runs)
                 self._begin_anew(cause)
+
+    def _is_known(self, run: Run) -> bool:
+        return run.run_id in self._known or run.run_id in self._deaths
+
+    def _next(self) -> tuple[Run, ...]:
+        """Runs of the next batch. Where workers died the batches get smaller, until the one that kills them is alone:
+        its attempts are no other run's.
+        """
+        most, taken = self._size(), list[Run]()
+        while self._waiting and len(taken) < most:
+            most = min(most, self._bound(self._waiting[0]))
+            if len(taken) < most:
+                taken.append(self._waiting.popleft())
+        return tuple(taken)
+
+    def _bound(self, run: Run) -> int:
+        deaths = self._deaths[run.run_id]
+        if deaths >= min(2, self._batch.attempts - 1):
+            return 1
+        return SUSPECTS_MAX if deaths else BATCH_MAX
 
     def _size(self) -> int:
         """Runs of the next batch, by what a run has taken so far, and fewer towards the end."""
@@ -182,7 +215,7 @@ class Sweep:
             try:
                 outcomes = future.result()
             except BrokenExecutor as cause:
-                self._waiting.extendleft(runs)
+                self._futures[future] = runs
                 self._begin_anew(cause)
                 return
             for run, outcome in zip(runs, outcomes, strict=True):
@@ -193,7 +226,7 @@ class Sweep:
             self._busy[run.run_id] = run
             self._lost += [outcome.lost] if outcome.lost else []
             return
-        self._rows[run.run_id] = outcome.row
+        self._answer(outcome.row)
         if outcome.was_run:
             self._executed += 1
             self._run_s += outcome.elapsed_s
@@ -202,6 +235,7 @@ class Sweep:
         """A worker has died, and its pool with it: all that was handed out is handed out again."""
         for runs in self._futures.values():
             self._waiting.extendleft(runs)
+            self._deaths.update(run.run_id for run in runs)
         self._futures.clear()
         self._pool.renew(was_idle=self._executed == self._executed_before_break, cause=cause)
         self._executed_before_break = self._executed
@@ -211,15 +245,16 @@ class Sweep:
         if not self._busy or now < self._next_look_s:
             return
         self._next_look_s = now + LOOK_S
-        for run in list(self._busy.values()):
+        for run in list(islice(self._busy.values(), LOOKED_MAX)):
             found = self._ledger.watch(run.run_id)
-            if found is None:
-                continue
             del self._busy[run.run_id]
-            if isinstance(found, Row):
-                self._rows[run.run_id] = found
+            if found is None:
+                self._busy[run.run_id] = run  # Behind the others.
+            elif isinstance(found, Row):
+                self._answer(found)
             else:
                 self._over[run.run_id] = found
+                self._deaths[run.run_id] += 1
                 self._waiting.append(run)
         if self._busy and not self._futures and not self._waiting:
             time.sleep(LOOK_S)

@@ -19,7 +19,7 @@ from backtest_kit.identity import MINUTE_MS
 from backtest_kit.market import History
 from backtest_kit.running import RUNS_DIRECTORY, Job, replay_job
 from backtest_kit.runs.code import Source, source_of
-from backtest_kit.runs.ledger import Claim, ClaimLost, Ledger, Row
+from backtest_kit.runs.ledger import Claim, Ledger, Row
 from backtest_kit.runs.params import with_params
 from backtest_kit.runs.plan import Plan, Run, market_of
 from backtest_kit.runs.rows import StoredRows
@@ -28,6 +28,8 @@ from backtest_kit.runs.series import SeriesFiles
 __all__ = ["Batch", "Outcome", "run_batch"]
 
 HISTORIES_MAX: Final = 8
+STORE_S: Final = 0.3
+"""So long results of short runs wait for others, to be stored together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Batch:
 
     Attributes:
         plan: without its runs.
+        are_new: probably nobody has claimed them yet.
         again: do them although there are results.
         over: by run id, the revision of a claim that was seen to end.
         dead: pools that have ended.
@@ -47,6 +50,7 @@ class Batch:
     pool: str
     lease_s: float
     attempts: int
+    are_new: bool = False
     again: bool = False
     over: Mapping[str, int] = field(default_factory=dict)
     dead: tuple[str, ...] = ()
@@ -72,14 +76,13 @@ class Outcome:
 
 
 def run_batch(batch: Batch) -> list[Outcome]:
-    """Do the runs that have no result yet and that nobody else does.
+    """Do the runs that have no result yet and that nobody else does, in the order of the batch.
 
     Raises:
         DeclarationError: this worker does not find the same code, candles or store.
         bk.EnvironmentFault: the store cannot be reached.
     """
-    worker = _worker(batch)
-    return [worker.do(batch, run) for run in batch.runs]
+    return _worker(batch).do(batch)
 
 
 class _Worker:
@@ -92,19 +95,35 @@ class _Worker:
         self._files = SeriesFiles()
         self._histories: OrderedDict[tuple[str, str], History] = OrderedDict()
 
-    def do(self, batch: Batch, run: Run) -> Outcome:
-        since = time.perf_counter()
-        over = batch.over.get(run.run_id, -1)
-        claim = self._ledger.claim(batch.plan, run, again=batch.again, over=over, dead=batch.dead)
-        if not isinstance(claim, Claim):
-            return Outcome(run.run_id, claim)
+    def do(self, batch: Batch) -> list[Outcome]:
+        found = self._ledger.claim(
+            batch.plan, batch.runs, are_new=batch.are_new, again=batch.again, over=batch.over, dead=batch.dead
+        )
+        claims = {run_id: one for run_id, one in found.items() if isinstance(one, Claim)}
+        outcomes = {run_id: Outcome(run_id, one) for run_id, one in found.items() if not isinstance(one, Claim)}
+        ended: list[tuple[Claim, Row]] = []
+        stored_s = time.monotonic()
         try:
-            row = self._replay(batch.plan, run, claim)
-        except ClaimLost as lost:
-            return Outcome(run.run_id, None, lost=str(lost))
+            for run in batch.runs:
+                if run.run_id not in claims:
+                    continue
+                since_s = time.perf_counter()
+                row = self._replay(batch.plan, run, claims[run.run_id])
+                outcomes[run.run_id] = Outcome(run.run_id, row, was_run=True, elapsed_s=time.perf_counter() - since_s)
+                ended.append((claims.pop(run.run_id), row))
+                if time.monotonic() - stored_s > STORE_S:
+                    self._store(ended, outcomes)
+                    stored_s = time.monotonic()
         finally:
-            claim.abandon()
-        return Outcome(run.run_id, row, was_run=True, elapsed_s=time.perf_counter() - since)
+            self._store(ended, outcomes)
+            self._ledger.give_back(claims.values())
+        return [outcomes[run.run_id] for run in batch.runs]
+
+    def _store(self, ended: list[tuple[Claim, Row]], outcomes: dict[str, Outcome]) -> None:
+        for (claim, row), is_stored in zip(ended, self._ledger.store(ended), strict=True):
+            if not is_stored:
+                outcomes[row.run_id] = Outcome(row.run_id, None, lost=str(claim))
+        ended.clear()
 
     def _replay(self, plan: Plan, run: Run, claim: Claim) -> Row:
         strategy = with_params(self._strategy, run.params)

@@ -65,6 +65,8 @@ class Domain:
         dated_by: payload fields (ms) that date a row which carries no simulation time.
         has_removed: documents are deleted softly.
         memo: a key's value is computed once and only ever removed, so a copy that is a moment old does no harm.
+        remade: what is lost can be made again, so files of it are not forced to the disk: they survive the death of
+            any process, and a power failure may take those of the last seconds.
         row_id: LIST only, the payload field that is the last key column.
         filters: LIST only, payload fields (text) that a list can be reduced to a value of.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
@@ -81,6 +83,7 @@ class Domain:
     dated_by: tuple[str, ...] = ()
     has_removed: bool = False
     memo: bool = False
+    remade: bool = False
     on_conflict: OnConflict = OnConflict.REPLACE
     row_id: str = ""
     filters: tuple[str, ...] = ()

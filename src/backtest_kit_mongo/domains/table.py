@@ -145,7 +145,7 @@ SESSION = Domain(
 
 RUN = Domain(
     name="run", shape=Shape.SLOT, key=_columns("runId"), empty=_nothing,
-    model=payloads.RunData | None,
+    model=payloads.RunData | None, remade=True,
 )  # fmt: skip
 
 DOMAINS: Final = Table(

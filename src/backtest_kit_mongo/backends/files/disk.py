@@ -24,11 +24,12 @@ STALE_AFTER_S: Final = 120
 
 
 class Output(NamedTuple):
-    """A file to write. `exclusive`: an existing file is kept instead."""
+    """A file to write. `exclusive`: an existing file is kept instead. `forced`: to the disk before anybody is told."""
 
     path: str
     data: bytes
     exclusive: bool
+    forced: bool = True
 
 
 class Listed(NamedTuple):
@@ -165,8 +166,8 @@ def sync_directory(directory: str) -> None:
 def write_all(outputs: Sequence[Output]) -> list[bool]:
     """Write files durably; says for each whether it was written, or an existing one kept.
 
-    All contents reach the disk before the first name changes: a full disk leaves everything as it was. Call it under
-    `locked`.
+    All contents reach the disk (those that are not forced: the system) before the first name changes: a full disk
+    leaves everything as it was. Call it under `locked`.
 
     Raises:
         WriteRefused: nothing was written.
@@ -176,7 +177,7 @@ def write_all(outputs: Sequence[Output]) -> list[bool]:
     try:
         for temporary, output in zip(temporaries, outputs, strict=True):
             try:
-                _stage(temporary, output.data)
+                _stage(temporary, output.data, forced=output.forced)
             except OSError as cause:
                 raise _fault(WriteRefused, output.path, "cannot be written", cause) from cause
         written: list[bool] = []
@@ -189,7 +190,7 @@ def write_all(outputs: Sequence[Output]) -> list[bool]:
                 raise _unknown(
                     output.path, f"{sum(written)} of {len(outputs)} files were written, then", cause
                 ) from cause
-        _sync_parents(output.path for output, is_new in zip(outputs, written, strict=True) if is_new)
+        _sync_parents(one.path for one, is_new in zip(outputs, written, strict=True) if is_new and one.forced)
         return written
     finally:
         for temporary in temporaries:
@@ -202,7 +203,7 @@ def _temporary(path: str) -> str:
     return os.path.join(directory, f"{TEMPORARY}{secrets.token_hex(6)}-{name}")
 
 
-def _stage(temporary: str, data: bytes) -> None:
+def _stage(temporary: str, data: bytes, *, forced: bool) -> None:
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileNotFoundError:
@@ -214,7 +215,8 @@ def _stage(temporary: str, data: bytes) -> None:
         # The kernel's own clock ticks in milliseconds; rows written within one tick would have no order.
         now_ns = time.time_ns()
         os.utime(file.fileno(), ns=(now_ns, now_ns))
-        os.fsync(file.fileno())
+        if forced:
+            os.fsync(file.fileno())
 
 
 def _publish(temporary: str, output: Output) -> bool:

@@ -24,6 +24,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -35,7 +36,7 @@ from backtest_kit_mongo.backends.files import journal
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files import sharing as sharing
 from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
-from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared
+from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prior
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
@@ -77,13 +78,6 @@ class _Entry(NamedTuple):
     mtime_ns: int
 
 
-class _Prior(NamedTuple):
-    """What a write finds: the record, or that its file is unreadable."""
-
-    record: Record
-    is_corrupt: bool = False
-
-
 class FileTruth(FileSteps, RowsOnly):
     """Thread-safe, and safe for several processes on one directory.
 
@@ -114,7 +108,9 @@ class FileTruth(FileSteps, RowsOnly):
         root, key = self._root(), effect.change.key
         with self._writing(root, key):
             if effect.expected_rev is not None:
-                require_rev(self._find_record(root, key), effect.expected_rev)
+                prior = self._find_prior(root, key)
+                require_rev(prior.record, effect.expected_rev)
+                return self._put(self._prepare(root, [effect.change], [prior]))[0].record
             return self._store(root, [effect.change])[0].record
 
     def remove(self, effect: SoftRemove) -> Record | None:
@@ -274,20 +270,24 @@ class FileTruth(FileSteps, RowsOnly):
 
     def _store(self, root: str, changes: Sequence[Change]) -> list[Published]:
         """Write documents of one scope, as its lock's owner; what was kept instead is left out."""
-        outputs, published, moved = self._prepare(root, changes)
+        return self._put(self._prepare(root, changes))
+
+    @staticmethod
+    def _put(prepared: Prepared) -> list[Published]:
+        outputs, published, moved = prepared
         written = disk.write_all(outputs)
         for path in moved:  # What stood under our own name is now under the one that the original sees.
             with suppress(FileNotFoundError):
                 os.unlink(path)
         return [new for new, is_written in zip(published, written, strict=True) if is_written]
 
-    def _prepare(self, root: str, changes: Sequence[Change]) -> Prepared:
+    def _prepare(self, root: str, changes: Sequence[Change], priors: Sequence[Prior] | None = None) -> Prepared:
         outputs: list[disk.Output] = []
         published: list[Published] = []
         moved: list[str] = []
-        for change in changes:
+        for index, change in enumerate(changes):
             key, place = change.key, _place(change.key)
-            prior = self._prior(root, key, place)
+            prior = self._prior(root, key, place) if priors is None else priors[index]
             if prior.record.exists and key.domain.on_conflict is OnConflict.KEEP:
                 continue
             rev, stamp = prior.record.rev + 1, Stamp(prior.record.rev + 1, change.when)
@@ -301,19 +301,19 @@ class FileTruth(FileSteps, RowsOnly):
             published.append(Published(record, "remove" if change.removed else "upsert", change.body))
         return Prepared(outputs, published, moved)
 
-    def _find_record(self, root: str, key: Key) -> Record:
+    def _find_prior(self, root: str, key: Key) -> Prior:
         """What is stored under a key; one that cannot be read counts as none."""
-        return self._prior(root, key, _place(key)).record
+        return self._prior(root, key, _place(key))
 
-    def _prior(self, root: str, key: Key, place: _Place) -> _Prior:
+    def _prior(self, root: str, key: Key, place: _Place) -> Prior:
         """What is stored now. Unreadable bytes get a second name first, because the write will replace them."""
         try:
-            return _Prior(self._load(root, key, place))
+            return Prior(self._load(root, key, place))
         except CorruptData:
             found = self._find(root, key, place)
             kept = disk.set_aside(f"{root}/{place.path if found is None or place.shared is None else found.path}")
             logger.warning("%s: an unreadable file is replaced; its bytes are kept as %s", key, kept or place.original)
-            return _Prior(Record(key), is_corrupt=True)
+            return Prior(Record(key), is_corrupt=True)
 
 
 class _Series(NamedTuple):
@@ -334,6 +334,7 @@ class _Series(NamedTuple):
         return sorted(moment for moment in moments if since <= moment < until)
 
 
+@lru_cache(maxsize=4096)
 def _place(key: Key) -> _Place:
     return _Place(names.path(key), names.original_path(key), sharing.shared_path(key))
 
@@ -360,9 +361,10 @@ def _appended(effect: Append, new: tuple[int, ...], stored: list[dict[str, Any]]
     return Appended(new, conflicts_of(of_rows(stored), effect.rows))
 
 
-def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: _Prior) -> disk.Output:
+def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: Prior) -> disk.Output:
     keep = domain.on_conflict is OnConflict.KEEP and not prior.is_corrupt
-    return disk.Output(f"{root}/{place.path}", seal(encode(payload, domain.model), stamp), exclusive=keep)
+    content = seal(encode(payload, domain.model), stamp)
+    return disk.Output(f"{root}/{place.path}", content, exclusive=keep, forced=not domain.remade)
 
 
 def _record(key: Key, path: str, body: bytes, stamp: Stamp | None, keys_only: bool) -> Record:

@@ -50,16 +50,17 @@ def publish(root: str, outputs: Sequence[disk.Output], moved: Sequence[str]) -> 
         WriteOutcomeUnknown: whoever uses these files next completes it.
     """
     content = msgpack.packb([[tuple(output) for output in outputs], list(moved)])
-    with _kept(root, sha256(content).digest() + content) as path:
+    forced = any(output.forced for output in outputs)
+    with _kept(root, sha256(content).digest() + content, forced=forced) as path:
         _mine.is_publishing = True
         try:
             written = _complete(outputs, moved)
         except WriteRefused:
-            _forget(path)
+            _forget(path, forced=forced)
             raise
         finally:
             _mine.is_publishing = False
-        _forget(path)
+        _forget(path, forced=forced)
         return written
 
 
@@ -111,8 +112,8 @@ def _complete(outputs: Sequence[disk.Output], moved: Sequence[str]) -> list[bool
 
 
 @contextmanager
-def _kept(root: str, content: bytes) -> Iterator[str]:
-    """A durable journal, locked within the block."""
+def _kept(root: str, content: bytes, *, forced: bool) -> Iterator[str]:
+    """A journal, locked within the block. `forced`: it survives a power failure, as what it is about must."""
     directory = f"{root}/{DIRECTORY}"
     path = f"{directory}/{secrets.token_hex(8)}{_JOURNAL}"
     part = path + ".part"
@@ -121,9 +122,11 @@ def _kept(root: str, content: bytes) -> Iterator[str]:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if forced:
+                os.fsync(file.fileno())
             os.rename(part, path)
-            disk.sync_directory(directory)
+            if forced:
+                disk.sync_directory(directory)
             yield path
     except OSError as cause:
         with suppress(OSError):
@@ -143,10 +146,11 @@ def _new(directory: str, part: str) -> Any:
     return open(part, "xb")
 
 
-def _forget(path: str) -> None:
+def _forget(path: str, *, forced: bool = True) -> None:
     """For good: a journal that came back after a power failure would undo what was written since."""
     directory = os.path.dirname(path)
     os.unlink(path)
-    disk.sync_directory(directory)
+    if forced:
+        disk.sync_directory(directory)
     with suppress(OSError):
         os.rmdir(directory)

@@ -55,6 +55,8 @@ _DATE_PLACE: Final = restoration(datetime, "date")
 _NO_PLACE: Final = Restoration()
 
 _text = json.JSONEncoder(ensure_ascii=False).encode
+_plain_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Most payloads are JSON as they are: no infinity, date or bytes, and nothing that looks like a tag."""
 
 
 def seal(body: bytes, stamp: Stamp) -> bytes:
@@ -85,12 +87,32 @@ def encode(payload: Any, model: Any) -> bytes:
     Raises:
         InvalidPayload: it holds something that is not plain data.
     """
+    try:
+        text = _plain_text(payload)
+        if '"$' not in text and _has_text_names(payload):
+            return text.encode()
+    except (TypeError, ValueError, RecursionError):
+        pass  # It holds what JSON cannot say, or what nobody can.
     out: list[str] = []
     try:
         _write(payload, restoration(model, "date"), out)
         return "".join(out).encode()
     except (TypeError, ValueError, RecursionError) as cause:
         raise InvalidPayload(f"the payload cannot be written as JSON: {cause}. Nothing was written.") from cause
+
+
+def _has_text_names(payload: Any) -> bool:
+    """The encoder would make texts of other names, so that `1` and `"1"` were one."""
+    waiting = [payload]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            if any(type(name) is not str for name in one):
+                return False
+            waiting += [member for member in one.values() if isinstance(member, dict | list | tuple)]
+        elif isinstance(one, list | tuple):
+            waiting += [member for member in one if isinstance(member, dict | list | tuple)]
+    return True
 
 
 def _write(value: Any, place: Restoration, out: list[str]) -> None:

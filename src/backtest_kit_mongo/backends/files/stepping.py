@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
@@ -21,14 +21,21 @@ class Prepared(NamedTuple):
     moved: list[str]
 
 
+class Prior(NamedTuple):
+    """What a write finds: the record, or that its file is unreadable."""
+
+    record: Record
+    is_corrupt: bool = False
+
+
 class FileSteps:
     """A part of `FileTruth`, which has these methods."""
 
     _root: Callable[[], str]
     _directory: Callable[[str, Key], str]
     _writing: Callable[[str, Key], AbstractContextManager[None]]
-    _prepare: Callable[[str, Sequence[Change]], Prepared]
-    _find_record: Callable[[str, Key], Record]
+    _prepare: Callable[..., Prepared]
+    _find_prior: Callable[[str, Key], Prior]
 
     def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
         root = self._root()
@@ -45,16 +52,17 @@ class FileSteps:
     def _prepared(self, root: str, write: Ready) -> Prepared:
         if isinstance(write, ExpectedRows):
             return self._prepare(root, [row.change for row in write.rows])
-        record = self._find_record(root, write.key)
+        prior = self._find_prior(root, write.key)
+        record = prior.record
         if write.expected_rev is not None:
             require_rev(record, write.expected_rev)
         match write:
             case Put():
-                return self._prepare(root, [write.change])
+                return self._prepare(root, [write.change], [prior])
             case Drop() if record.exists and not record.removed:
                 payload = {**(record.payload if isinstance(record.payload, dict) else {}), "removed": True}
                 change = Change(write.key, payload, pack(payload), record.when, removed=True)
-                return self._prepare(root, [change])
+                return self._prepare(root, [change], [prior])
             case Drop() | Guard():
                 return Prepared([], [], [])
         raise AssertionError(write)
