@@ -1,117 +1,175 @@
-"""How fast a strategy is replayed: `python benchmarks/engine.py`. Prints the machine's load beside each number."""
+"""How fast a strategy is replayed, and what a live tick costs: `python benchmarks/engine.py`, less than four minutes.
+
+Runs are those of `bt.backtest`: from nothing to a result, with a context, simulation time, and candles read anew, of a
+week and of a year of minutes. Three strategies: asked each minute, it does nothing; asked each minute, it reads 60
+candles; asked each hour, it opens a position. Three places of candles: memory, files (`files=`), MongoDB, warm: the
+worker's role `blocks` has compacted them, and an earlier run of the process has read them. Places take turns; shown are
+medians. Then `live.py`. The machine's load stands beside each number.
+"""
 
 from __future__ import annotations
 
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from time import perf_counter, process_time
+from typing import Any, Final, NamedTuple
 
+import live
+from pymongo import MongoClient
+
+import backtest_kit as bt
 import backtest_kit_mongo as bk
-from backtest_kit import declare
-from backtest_kit.events import Event
-from backtest_kit.identity import MINUTE_MS, ContextId
-from backtest_kit.operations import Operations
-from backtest_kit.replay import Columns, replay
-from backtest_kit.rules import DEFAULT
+from backtest_kit.context import Context
+from backtest_kit.declare import Exchange, Frame, Strategy
+from backtest_kit.identity import MINUTE_MS
+from backtest_kit.results import Result
 from backtest_kit.running import Job, run_backtest
-from backtest_kit.signals import Proposal, long
+from backtest_kit.signals import Proposal
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.candles.columns import FIELDS
+from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS
-from backtest_kit_mongo.testing.servers import private_servers
+from backtest_kit_mongo.operate.compaction import Compactor, find_ranges
+from backtest_kit_mongo.testing.servers import Servers, private_servers
 from backtest_kit_verify.made_up import START_MS, random_walk
 
-CONTEXT = ContextId("BTCUSDT", "bench", "made-up", "frame")
-WARM_UP = 100
-BLOCKS = 6
-"""The first of them warms up and does not count."""
-GOALS = {"empty, 1m": 250_000, "60 candles, 1m": 100_000, "hourly, opens": 350_400}
+WARM_UP: Final = 100
+DATABASE: Final = "bench"
+SPANS: Final = (("a week", 7 * 1440, 7), ("a year", 365 * 1440, 3))
+"""Minutes, and how many runs; the first one warms up and does not count."""
+RATIO_GOAL: Final = 1.2
 
 
-class Strategy:
-    wants = frozenset({"opened", "closed"})
-
-    def __init__(self, get_signal: Callable[[int, float], Proposal | None], interval_minutes: int) -> None:
-        self.get_signal, self.interval_ms = get_signal, interval_minutes * MINUTE_MS
-        self.events = 0
-
-    def on_event(self, event: Event, ops: Operations) -> None:
-        self.events += 1
+def does_nothing(ctx: Context) -> Proposal | None:
+    return None
 
 
-def strategies(candles: Columns) -> dict[str, Strategy]:
-    close, first = candles.close, int(candles.timestamp[0])
+def reads(ctx: Context) -> Proposal | None:
+    close = ctx.candles("1m", 60).close
+    return None if close[-1] > 0 else bt.long(take_profit=ctx.price, stop_loss=ctx.price)
 
-    def empty(now_ms: int, price: float) -> Proposal | None:
-        return None
 
-    def reads(now_ms: int, price: float) -> Proposal | None:
-        index = (now_ms - first) // MINUTE_MS
-        window = close[index - 60 : index]
-        return None if window[-1] > 0 else long(take_profit=price, stop_loss=price)
+def opens(ctx: Context) -> Proposal | None:
+    return bt.long(take_profit=ctx.price * 1.01, stop_loss=ctx.price * 0.99, minutes=240)
 
-    def opens(now_ms: int, price: float) -> Proposal | None:
-        return long(take_profit=price * 1.01, stop_loss=price * 0.99, minutes=240)
 
-    return {"empty, 1m": Strategy(empty, 1), "60 candles, 1m": Strategy(reads, 1), "hourly, opens": Strategy(opens, 60)}
+STRATEGIES: Final = (
+    (Strategy("does nothing, 1m", does_nothing, "1m"), "goal 250,000 minutes/s"),
+    (Strategy("reads 60 candles, 1m", reads, "1m"), "goal 100,000 minutes/s"),
+    (Strategy("opens, 1h", opens, "1h"), "goal 1.5 s per year"),
+)
+
+
+class Place(NamedTuple):
+    """Where candles are, and what has to be in force for that."""
+
+    name: str
+    exchange: Exchange
+    entered: Callable[[], AbstractContextManager[Any]]
+
+
+class Took(NamedTuple):
+    """Seconds.
+
+    Attributes:
+        whole: with reading candles and making the result.
+        replay: without.
+        cpu: of the whole.
+    """
+
+    whole: float
+    replay: float
+    cpu: float
+
+
+@contextmanager
+def places(symbol: str, minutes: int, servers: Servers, directory: Path) -> Iterator[tuple[Place, ...]]:
+    """The same candles in each of them."""
+    table = random_walk(7, minutes, before=WARM_UP, price=42_000.0, volatility=0.0005, wick=0.0002)
+    columns = {name: getattr(table, name) for name in ("timestamp", *FIELDS)}
+    memory, registry = stores.new_memory_store(), REGISTRIES[DOMAINS.index(CANDLE)]
+    bk.write_candles(symbol, "1m", "bench", columns)
+    compact(symbol, servers)
+    with registry.serving(memory):
+        bk.write_candles(symbol, "1m", "bench", columns)
+    write_file(directory / f"{symbol}-1m.csv", columns)
+    yield (
+        Place("memory", Exchange("bench"), lambda: registry.serving(memory)),
+        Place("files", Exchange("bench", files=directory), nullcontext),
+        Place("MongoDB", Exchange("bench"), nullcontext),
+    )
+
+
+def compact(symbol: str, servers: Servers) -> None:
+    """As the worker does by itself."""
+    with MongoClient[dict[str, Any]](servers.mongo_connection_string(DATABASE)) as client:
+        database = client[DATABASE]
+        compactor = Compactor(stores.live_store().truth.series, database)
+        for each in find_ranges(database, Key(CANDLE, ("bench", symbol, "1m"))):
+            compactor.compact(each)
+
+
+def write_file(path: Path, columns: dict[str, Any]) -> None:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    lines = (",".join(map(repr, row)) for row in rows)
+    path.write_text("\n".join([",".join(columns), *lines, ""]), encoding="ascii")
+
+
+def run(strategy: Strategy, place: Place, symbol: str, minutes: int) -> tuple[Took, Result]:
+    frame = Frame("bench", START_MS, START_MS + (minutes - 1) * MINUTE_MS)
+    job = Job(strategy, place.exchange, (), symbol, "backtest", frame)
+    with place.entered():
+        began_s, cpu_s = time.perf_counter(), time.process_time()
+        result = run_backtest(job)
+        whole_s = time.perf_counter() - began_s
+        return Took(whole_s, result.elapsed_s, time.process_time() - cpu_s), result
+
+
+def replays(servers: Servers, directory: Path) -> None:
+    for span, minutes, runs in SPANS:
+        symbol = span.title().replace(" ", "")
+        with places(symbol, minutes, servers, directory) as found:
+            for strategy, goal in STRATEGIES:
+                took: dict[str, list[Took]] = {place.name: [] for place in found}
+                for _ in range(runs):
+                    for place in found:
+                        once, result = run(strategy, place, symbol, minutes)
+                        took[place.name].append(once)
+                show(f"{span:6}  {strategy.name:20}", minutes, took, f"{goal}; {len(result.trades):,} trades")
+
+
+def show(what: str, minutes: int, took: dict[str, list[Took]], goal: str) -> None:
+    medians = {name: Took(*map(statistics.median, zip(*each[1:], strict=True))) for name, each in took.items()}
+    for name, median in medians.items():
+        ratio = median.whole / medians["memory"].whole
+        beside = f" = {ratio:.2f}x memory (goal {RATIO_GOAL}x)" if name == "MongoDB" else ""
+        print(
+            f"{what} {name:8} {minutes / median.replay:>10,.0f} minutes/s replayed; {median.whole:.3f} s with reading"
+            f"{beside}, {median.cpu:.3f} s of CPU; {goal}; load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
 
 
 def main() -> None:
-    for name, minutes in (("a week", 7 * 1440), ("a year", 365 * 1440)):
-        candles = random_walk(7, minutes, before=WARM_UP, price=42_000.0, volatility=0.0005, wick=0.0002)
-        for label, strategy in strategies(candles).items():
-            began, cpu = perf_counter(), process_time()
-            done = replay(
-                CONTEXT, candles, strategy, DEFAULT, start_ms=START_MS, end_ms=START_MS + (minutes - 1) * MINUTE_MS
-            )
-            seconds, cpu = perf_counter() - began, process_time() - cpu
-            print(
-                f"{name:7} {label:15} {minutes / seconds:>12,.0f} minutes/s ({seconds:.2f} s, {cpu:.2f} s of CPU; "
-                f"goal {GOALS[label]:,}), asked {done.asked:,}, {strategy.events:,} events, load "
-                f"{os.getloadavg()[0]:.1f}"
-            )
-
-
-def stored() -> None:
-    """Runs with candles of each place, in alternating blocks: what the store adds to a run."""
     with tempfile.TemporaryDirectory() as name, private_servers(Path(name) / "servers") as servers:
+        directory = Path(name) / "candles"
+        directory.mkdir()
         os.chdir(name)
-        string = servers.mongo_connection_string("bench")
-        bk.setup(mongo_connection_string=string, redis_host=servers.redis_host, redis_port=servers.redis_port)
-        memory = stores.new_memory_store()
-        registry = REGISTRIES[DOMAINS.index(CANDLE)]
-        for label, minutes in (("a week", 7 * 1440), ("two months", 60 * 1440)):
-            table = random_walk(7, minutes, before=WARM_UP, volatility=0.0005)
-            names = ("timestamp", "open", "high", "low", "close", "volume")
-            for place in (nullcontext(), registry.serving(memory)):
-                with place:
-                    bk.write_candles("B", "1m", "bench", {name: getattr(table, name) for name in names})
-            took_s: dict[str, list[float]] = {"memory": [], "mongodb": []}
-            for _ in range(BLOCKS):
-                for kind, place in (("memory", registry.serving(memory)), ("mongodb", nullcontext())):
-                    with place:
-                        took_s[kind].append(_run_s(minutes))
-            medians = {kind: statistics.median(found[1:]) for kind, found in took_s.items()}
-            told = ", ".join(f"{kind} {median * 1000:.0f} ms" for kind, median in medians.items())
-            ratio = medians["mongodb"] / medians["memory"]
-            print(
-                f"{label:10} with 60 candles a minute: {told}: {ratio:.2f}x (goal 1.2x), load {os.getloadavg()[0]:.1f}"
-            )
-
-
-def _run_s(minutes: int) -> float:
-    """From nothing to a result, candles read anew."""
-    reads = declare.Strategy("bench", lambda ctx: ctx.candles("1m", 60) and None, "1m")
-    frame = declare.Frame("bench", START_MS, START_MS + (minutes - 1) * MINUTE_MS)
-    began = perf_counter()
-    run_backtest(Job(reads, declare.Exchange("bench"), (), "B", "backtest", frame))
-    return perf_counter() - began
+        bk.setup(
+            mongo_connection_string=servers.mongo_connection_string(DATABASE),
+            redis_host=servers.redis_host,
+            redis_port=servers.redis_port,
+        )
+        replays(servers, directory)
+        bk.shutdown()
+        os.chdir("/")
+    live.main()
 
 
 if __name__ == "__main__":
     main()
-    stored()

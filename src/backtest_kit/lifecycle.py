@@ -43,7 +43,7 @@ from backtest_kit.operations import Operations
 from backtest_kit.rules import Rules
 from backtest_kit.signals import Pnl, Proposal
 from backtest_kit.state import Commit, State
-from backtest_kit.validation import price_faults, shape_faults
+from backtest_kit.validation import is_due, price_faults, shape_faults
 from backtest_kit.watching import watch
 
 BROKER_REFUSED: Final = "the broker refused the order"
@@ -112,15 +112,18 @@ class Lifecycle:
             yield from self._go_on(state.accepted, tick)
             return
         slot = tick.at - tick.at % self.interval_ms
-        if state.is_paused or slot == state.served_slot:
+        if state.is_paused or (slot == state.served_slot and state.created is None):
             yield from self._emit("idle", tick, tick.price)
             return
         state.served_slot = slot
-        proposal, state.created = state.created, None
+        queued, state.created = state.created, None  # It waits for no slot, and a refusal costs none.
+        proposal = queued
         if proposal is None:
             yield from self.keeper.save(tick.at - MINUTE_MS)
             proposal = tick.proposal if tick.was_asked else (yield from ask(AskSignal(tick.at, tick.price)))
         if proposal is None or not (yield from self._take(proposal, tick)):
+            if queued is not None:
+                state.served_slot = -1
             yield from self._emit("idle", tick, tick.price)
 
     def _take(self, proposal: Proposal, tick: Tick) -> Plan[bool]:
@@ -138,7 +141,7 @@ class Lifecycle:
             state.served_slot = -1
             yield from self._emit("rejected", tick, tick.price, held, reason=rejection)
             return False
-        is_now = proposal.price_open is None or held.gain(tick.price, price) <= 0
+        is_now = is_due(proposal, tick.price)
         found = price_faults(proposal, price, tick.price if is_now else None, self.rules)
         if found:
             yield from ask(ReleaseRisk(tick.at))

@@ -10,6 +10,7 @@ from backtest_kit.levels import breakeven_price
 from backtest_kit.rules import Rules
 from backtest_kit.signals import Entry, Partial, Pnl, Proposal, SignalView
 from backtest_kit.state import Commit, State
+from backtest_kit.validation import is_due, price_faults, shape_faults
 
 
 class Operations:
@@ -55,15 +56,15 @@ class Operations:
         return self._noted(note)
 
     def cancel(self, note: str = "") -> bool:
-        """Cancel the scheduled signal at the next step, with the reason `user`."""
-        if self._state.schedule is None:
+        """Cancel the scheduled signal at the next step, with the reason `user`. False: it is about to be activated."""
+        if self._state.schedule is None or self._state.activating:
             return False
         self._state.cancelling = True
         return self._noted(note)
 
     def activate(self, note: str = "") -> bool:
-        """Open the scheduled signal at the next step, at its price_open."""
-        if self._state.schedule is None:
+        """Open the scheduled signal at the next step, at its price_open. False: it is about to be cancelled."""
+        if self._state.schedule is None or self._state.cancelling:
             return False
         self._state.activating = True
         return self._noted(note)
@@ -159,11 +160,18 @@ class Operations:
         return self._done("average-buy", cost, self.price, cost)
 
     def create_signal(self, proposal: Proposal) -> bool:
-        """Queue a signal: the next slot takes it instead of asking `get_signal`. The last one wins.
+        """Queue a signal: the next minute takes it instead of asking `get_signal`, whatever the interval.
 
-        False: a signal is scheduled or open.
+        False: a signal is scheduled, open or queued already, or its prices do not fit the market's.
         """
-        if self._state.held is not None:
+        if not isinstance(proposal, Proposal):
+            raise ValueError(f"create_signal takes bt.long(..) or bt.short(..), not {proposal!r:.80}")
+        price = self.price if proposal.price_open is None else proposal.price_open
+        if wrong := shape_faults(proposal, price, self._rules):
+            raise ValueError("; ".join(wrong))
+        if self._state.held is not None or self._state.created is not None:
+            return False
+        if price_faults(proposal, price, self.price if is_due(proposal, self.price) else None, self._rules):
             return False
         self._state.created = proposal
         return self._noted("")

@@ -23,6 +23,13 @@ def shape_faults(proposal: Proposal, price_open: float, rules: Rules) -> list[st
     return list(_shape(proposal, price_open, rules))
 
 
+def is_due(proposal: Proposal, price: float) -> bool:
+    """Whether it would open at once at this market price: it waits for none, or for one that is reached."""
+    if proposal.price_open is None:
+        return True
+    return price <= proposal.price_open if proposal.position == "long" else price >= proposal.price_open
+
+
 def _shape(proposal: Proposal, price_open: float, rules: Rules) -> Iterator[str]:
     if proposal.position not in ("long", "short"):
         yield f"position must be long or short, not {proposal.position!r}"

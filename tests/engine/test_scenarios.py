@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from backtest_kit.events import ACTIONS, Event
+from backtest_kit.operations import Operations
 from backtest_kit.risk import RiskBook, RiskRequest
 from backtest_kit.rules import ORIGINAL
 from backtest_kit.signals import Proposal, long, short
-from tests.engine.support import Planned, flat, once, play
+from tests.engine.support import Planned, at, flat, once, play
 
 VWAP = replace(ORIGINAL, stop_rule="vwap")
 
@@ -109,3 +111,31 @@ def test_a_target_at_exactly_the_smallest_distance_is_accepted(prices: tuple[flo
     port = Planned(once(long(take_profit=prices[0], stop_loss=prices[1])))
     play(flat((0, 100)), port, VWAP)
     assert port.reported("opened") == [("opened", 0, 100, None)]
+
+
+def test_a_queued_signal_waits_for_no_slot_and_the_first_one_that_fits_counts() -> None:
+    answers: list[bool] = []
+
+    def act(event: Event, ops: Operations) -> None:
+        if event.action == "idle" and event.at == at(7):
+            with pytest.raises(ValueError, match="minutes must be a whole number"):
+                ops.create_signal(long(take_profit=101, stop_loss=95, minutes=1441))
+            offers = [long(take_profit=price, stop_loss=95, minutes=10) for price in (100.1, 101, 102)]
+            answers.extend(map(ops.create_signal, offers))  # Too near, taken, one is queued already.
+
+    port = Planned(lambda minute: None, 60, ACTIONS, act)
+    play(flat((0, 100)), port, ORIGINAL)
+    assert answers == [False, True, False]
+    assert port.asked == [0, 60]
+    assert [row[:2] for row in port.reported("opened", "closed")] == [("opened", 8), ("closed", 18)]
+    assert next(event.signal.take_profit for event in port.events if event.signal) == 101
+
+
+def test_of_cancelling_and_activating_the_first_counts() -> None:
+    def act(event: Event, ops: Operations) -> None:
+        if event.action == "schedule_ping":
+            assert (ops.activate(), ops.cancel(), ops.activate()) == (True, False, True)
+
+    port = Planned(once(long(take_profit=101, stop_loss=95, price_open=99)), 1, ACTIONS, act)
+    play(flat((0, 100)), port, ORIGINAL, (0, 5))
+    assert [row[0] for row in port.reported("opened", "cancelled")] == ["opened"]

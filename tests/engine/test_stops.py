@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from backtest_kit.rules import DEFAULT
-from backtest_kit_verify.engine.campaign import Tally, crash_everywhere
-from backtest_kit_verify.engine.planted import BUGS
+from backtest_kit_verify.engine.campaign import Tally, crash_everywhere, refuse_everywhere
+from backtest_kit_verify.engine.planted import BUGS, BUGS_OF_REFUSALS
 from backtest_kit_verify.engine.process import Process
 from tests.engine.recorded import vectors
 
@@ -25,4 +25,18 @@ def test_a_restart_after_any_effect_goes_on_as_if_nothing_had_been() -> None:
 def test_a_planted_mistake_is_found(process_class: type[Process]) -> None:
     tally = Tally()
     crash_everywhere(VECTOR, DEFAULT, tally, process_class=process_class, every=5)
+    assert tally.violations
+
+
+def test_what_the_broker_refuses_is_not_held_wherever_the_process_stops() -> None:
+    tally = Tally()
+    refuse_everywhere(VECTOR, DEFAULT, tally, every=4)
+    assert tally.violations == []
+    assert tally.refused > 3
+
+
+@pytest.mark.parametrize("process_class", BUGS_OF_REFUSALS.values(), ids=BUGS_OF_REFUSALS.keys())
+def test_a_planted_mistake_about_refusals_is_found(process_class: type[Process]) -> None:
+    tally = Tally()
+    refuse_everywhere(VECTOR, DEFAULT, tally, process_class=process_class)
     assert tally.violations

@@ -11,17 +11,22 @@ import typer
 
 from backtest_kit.rules import DEFAULT
 from backtest_kit.vectors import load
-from backtest_kit_verify.engine.campaign import Tally, crash_everywhere
-from backtest_kit_verify.engine.planted import BUGS
+from backtest_kit_verify.engine.campaign import Tally, crash_everywhere, refuse_everywhere
+from backtest_kit_verify.engine.planted import BUGS, BUGS_OF_REFUSALS
 from backtest_kit_verify.engine.scripted import live_differs
 from backtest_kit_verify.engine.world import Row
 
 
 def main(
     files: Annotated[list[Path], typer.Argument(help="Vectors, as `python -m backtest_kit.vectors` reads them.")],
-    every: Annotated[int, typer.Option(min=1, help="Stop after every n-th effect.")] = 1,
+    every: Annotated[
+        int, typer.Option(min=1, help="Stop after every n-th effect; with --refusals: refuse every n-th order.")
+    ] = 1,
     last: Annotated[int | None, typer.Option(help="Only the first minutes of each vector.")] = None,
     planted: Annotated[bool, typer.Option(help="Find the planted mistakes instead.")] = False,
+    refusals: Annotated[
+        bool, typer.Option("--refusals", help="With a broker that refuses each order in turn, stopped around it.")
+    ] = False,
     live: Annotated[bool, typer.Option(help="Compare a live run by a scripted clock with a replay instead.")] = False,
 ) -> None:
     """Stop a durable lifecycle after every effect, start it again, and check L1 to L8. Exit status 1: violations."""
@@ -30,7 +35,7 @@ def main(
         raise typer.Exit(_live(vectors))
     if planted:
         raise typer.Exit(_planted(vectors, every, last))
-    raise typer.Exit(_stops(vectors, every, last))
+    raise typer.Exit(_stops(vectors, every, last, refusals=refusals))
 
 
 def _live(vectors: Sequence[Row]) -> int:
@@ -42,31 +47,33 @@ def _live(vectors: Sequence[Row]) -> int:
 
 
 def _planted(vectors: Sequence[Row], every: int, last: int | None) -> int:
-    missed = 0
-    for name, bug in BUGS.items():
-        tally = Tally()
-        for vector in vectors:
-            if not tally.violations:
-                crash_everywhere(vector, DEFAULT, tally, every=every, last=last, process_class=bug)
-        missed += not tally.violations
-        said = f"found after {tally.points} stops" if tally.violations else f"MISSED in {tally.points} stops"
-        typer.echo(f"{name}: {said}")
-    typer.echo(f"{len(BUGS) - missed} of {len(BUGS)} planted mistakes found")
+    missed = count = 0
+    for campaign, bugs in ((crash_everywhere, BUGS), (refuse_everywhere, BUGS_OF_REFUSALS)):
+        for name, bug in bugs.items():
+            tally = Tally()
+            for vector in vectors:
+                if not tally.violations:
+                    campaign(vector, DEFAULT, tally, every=every, last=last, process_class=bug)
+            count, missed = count + 1, missed + (not tally.violations)
+            said = f"found after {tally.points} stops" if tally.violations else f"MISSED in {tally.points} stops"
+            typer.echo(f"{name}: {said}")
+    typer.echo(f"{count - missed} of {count} planted mistakes found")
     return 1 if missed else 0
 
 
-def _stops(vectors: Sequence[Row], every: int, last: int | None) -> int:
+def _stops(vectors: Sequence[Row], every: int, last: int | None, *, refusals: bool) -> int:
     began, tally = perf_counter(), Tally()
+    campaign = refuse_everywhere if refusals else crash_everywhere
     for vector in vectors:
-        crash_everywhere(vector, DEFAULT, tally, every=every, last=last)
+        campaign(vector, DEFAULT, tally, every=every, last=last)
         if tally.violations:
             for violation in tally.violations:
                 typer.echo(violation, err=True)
             return 1
+    refused = f"{tally.refused} orders refused, " if refusals else ""
     typer.echo(
-        f"{tally.vectors} vectors, {tally.points} stops, {tally.restarts} restarts ({tally.lost} lost an answer that "
-        "was "
-        f"not stored): no violation of L1 to L8 in {perf_counter() - began:.0f} s"
+        f"{tally.vectors} vectors, {refused}{tally.points} stops, {tally.restarts} restarts ({tally.lost} lost an "
+        f"answer that was not stored): no violation of L1 to L8 in {perf_counter() - began:.0f} s"
     )
     return 0
 

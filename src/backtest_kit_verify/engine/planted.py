@@ -15,12 +15,14 @@ from backtest_kit_verify.engine.process import Process
 from backtest_kit_verify.engine.world import CONTEXT, client_order_id
 
 BUGS: Final[dict[str, type[Process]]] = {}
+BUGS_OF_REFUSALS: Final[dict[str, type[Process]]] = {}
+"""Found only when the broker refuses an order."""
 _attempts = count()
 
 
-def _planted(name: str) -> Any:
+def _planted(name: str, bugs: dict[str, type[Process]] = BUGS) -> Any:
     def register(process_class: type[Process]) -> type[Process]:
-        BUGS[name] = process_class
+        bugs[name] = process_class
         return process_class
 
     return register
@@ -89,16 +91,17 @@ class TwoSignals(Process):
 
 @_planted("the broker is not asked before an order is sent")
 class SendsBlindly(Process):
-    def send(self, order: Order) -> None:
+    def send(self, order: Order) -> bool:
         if client_order_id(order) in self.world.orders:
             self.world.violations.append(f"L2: {order.action} was sent twice")
-        super().send(order)
+        return super().send(order)
 
 
 @_planted("client order ids name the attempt")
 class OrderIdsOfAttempts(Process):
-    def send(self, order: Order) -> None:
+    def send(self, order: Order) -> bool:
         self.world.execute(f"{client_order_id(order)}-{next(_attempts)}", order)
+        return True
 
 
 class _StoredTooEarly(Process):
@@ -213,3 +216,27 @@ class ForgetsNumbers(_Forgets):
     def forget(self, state: State) -> None:
         if state.signal:
             state.signal.order_count = 0
+
+
+@_planted("a refused close counts as one", BUGS_OF_REFUSALS)
+class ClosesRegardless(Process):
+    def send(self, order: Order) -> bool:
+        return super().send(order) or order.action == "close"
+
+
+@_planted("what the broker refused stays in the position", BUGS_OF_REFUSALS)
+class KeepsWhatWasRefused(Process):
+    def send(self, order: Order) -> bool:
+        return super().send(order) or order.action in ("average", "partial")
+
+
+@_planted("a refused opening is held", BUGS_OF_REFUSALS)
+class HoldsWhatWasRefused(Process):
+    def send(self, order: Order) -> bool:
+        return super().send(order) or order.action == "open"
+
+
+@_planted("a restart takes an order that it finds refused for done", BUGS_OF_REFUSALS)
+class TakesFoundForDone(Process):
+    def send(self, order: Order) -> bool:
+        return client_order_id(order) in self.world.turned_down or super().send(order)

@@ -74,8 +74,7 @@ class Process:
                 self.risks.release()
                 self.world.risk = self.book.to_rows()
             case Gate(order):
-                self.send(order)
-                return True
+                return self.send(order)
         return None
 
     def _next(self) -> Any:
@@ -92,11 +91,15 @@ class Process:
         else:
             self.world.rows[domain, key] = row
 
-    def send(self, order: Order) -> None:
-        """The broker is asked for the order before it is sent."""
+    def send(self, order: Order) -> bool:
+        """The broker is asked for the order before it is sent. False: it refuses it."""
         order_id = client_order_id(order)
+        if order_id in self.world.refused:
+            self.world.turned_down |= {order_id}
+            return False
         if order_id not in self.world.orders:
             self.world.execute(order_id, order)
+        return True
 
     def _ask(self, at: int, price: float) -> Any:
         world = self.world

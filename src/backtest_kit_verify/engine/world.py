@@ -48,7 +48,9 @@ class World:
     """Attributes:
     rows: by domain and key; each is replaced as a whole.
     kept_rows: rows of the history by signal id.
-    orders: by client order id.
+    orders: those that were executed, by client order id.
+    refused: client order ids that the broker refuses for good.
+    turned_down: those of them that it was sent.
     reported: events by id, each minute's pings left out.
     asked_slot: the newest slot in which the strategy was asked.
     violations: what was seen to go wrong while it happened.
@@ -58,6 +60,8 @@ class World:
     rows: dict[tuple[str, str], Row | None] = field(default_factory=dict)
     kept_rows: dict[str, Row] = field(default_factory=dict)
     orders: dict[str, Executed] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    turned_down: frozenset[str] = frozenset()
     reported: dict[str, Reported] = field(default_factory=dict)
     risk: list[list[Any]] = field(default_factory=list)
     asked_slot: int = -1
