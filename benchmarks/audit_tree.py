@@ -25,7 +25,9 @@ from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, make_seal
 from backtest_kit_mongo.audit.kept import KeptTree
 from backtest_kit_mongo.audit.merkle import consistency, inclusion, leaf
 from backtest_kit_mongo.audit.proofs import prove_consistency, prove_inclusion
-from backtest_kit_mongo.audit.records import ITEMS, SEALS, digest
+from backtest_kit_mongo.audit.records import digest
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
 
 BATCH = 10_000
 

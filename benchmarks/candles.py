@@ -39,7 +39,7 @@ from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.operate.compaction import BLOCKS, Compactor, When, find_ranges
+from backtest_kit_mongo.operate.compaction import BLOCKS, Compactor, Thresholds, find_ranges
 from backtest_kit_mongo.setup import make_store
 
 DATABASE = "bkm-benchmark-candles"
@@ -216,7 +216,7 @@ class Bench:
         for index, row in enumerate(rows, 1):
             candle = dict(zip(("timestamp", *FIELDS), row, strict=True))
             bk.PersistCandleAdapter.write_candles_data([candle], "SINGLE", INTERVAL, EXCHANGE)
-            if index % When().pending_min == 0:
+            if index % Thresholds().pending_min == 0:
                 self.compact("SINGLE")
                 progress.update(bar, completed=index)
         progress.remove_task(bar)

@@ -8,6 +8,8 @@ import runpy
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from backtest_kit_mongo.backends.mongo.layout import own_collections
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
 ENGINE = Path(backtest_kit.__file__).parent
@@ -152,6 +155,16 @@ def test_what_checks_the_product_is_not_part_of_it() -> None:
 
 def test_the_package_never_imports_the_worker() -> None:
     assert not [path for path in PACKAGE.rglob("*.py") if any("backtest_kit_worker" in name for name in imports(path))]
+
+
+def test_what_benchmarks_and_examples_import_exists() -> None:
+    for path in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").rglob("*.py")]:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("backtest_kit"):
+                module = import_module(node.module)
+                for alias in node.names:
+                    is_there = hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+                    assert is_there, f"{path.name} imports {alias.name} of {node.module}"
 
 
 def test_files_stay_under_400_lines() -> None:

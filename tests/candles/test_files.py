@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ every_kind = pytest.mark.parametrize(
 )
 MINUTE = 60_000
 START = 1_704_067_200_000
+DAY_2025 = 1_735_689_600_000
 HEADER = "timestamp,open,high,low,close,volume"
 TWO = f"{HEADER}\n60000,1.5,2.5,0.1,1.25,7\n120000,5.330000000000001e-05,44193.0,1e-07,3.0,1413\n"
 
@@ -283,3 +285,52 @@ def test_a_directory_stands_for_the_files_in_it_that_are_named_after_a_series(tm
         find([tmp_path / "C-1m.csv"])
     with pytest.raises(WrongFile, match="neither a file nor a directory"):
         find([tmp_path / "absent"])
+
+
+OF_OTHERS = {
+    "Binance Vision": "1735689600000000,9,9.5,8.5,9,2.5,1735689659999999,2330,110,1.1,1020,0\n"
+    "1704067200000,9,9.5,8.5,9,2.5,1704067259999,2330,110,1.1,1020,0\n",
+    "CryptoDataDownload": "https://www.CryptoDataDownload.com\n"
+    "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n"
+    "1735689600000,2025-01-01,BTC/USD,9,9.5,8.5,9,2.5,33\n1704067200,2024-01-01,BTC/USD,9,9.5,8.5,9,2.5,34\n",
+    "Kraken": "1704067200,9,9.5,8.5,9,2.5,33\n1735689600,9,9.5,8.5,9,2.5,3\n",
+    "Yahoo": "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-01 00:00:00-05:00,9,9.5,8.5,9,8.9,2.5\n"
+    "2025-01-01 00:00:00-05:00,9,9.5,8.5,9,8.9,2.5\n",
+    "yfinance": "Price,Close,High,Low,Open,Volume\nTicker,A,A,A,A,A\nDate,,,,,\n2024-01-01,9,9.5,8.5,9,2.5\n"
+    "2025-01-01,9,9.5,8.5,9,2.5\n",
+    "HistData": "20231231 190000;9;9.5;8.5;9;2.5\n20241231 190000;9;9.5;8.5;9;2.5\n",
+    "Dukascopy": "Gmt time,Open,High,Low,Close,Volume\n01.01.2024 00:00:00.000,9,9.5,8.5,9,2.5\n"
+    "01.01.2025 00:00:00.000,9,9.5,8.5,9,2.5\n",
+    "TradingView": "time,open,high,low,close,Volume\n1704067200,9,9.5,8.5,9,2.5\n1735689600,9,9.5,8.5,9,2.5\n",
+    "MetaTrader": "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\n"
+    "2024.01.01\t02:00:00\t9\t9.5\t8.5\t9\t2.5\t0\t5\n2025.01.01\t02:00:00\t9\t9.5\t8.5\t9\t2.5\t0\t5\n",
+    "freqtrade Feather": "",
+    "freqtrade JSON": "[[1704067200000,9,9.5,8.5,9,2.5],[1735689600000,9,9.5,8.5,9,2.5]]",
+}
+"""The same two candles as each source writes them."""
+
+
+@needs_pyarrow
+def test_files_of_others_are_candles_after_what_the_page_on_them_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "candle-files.md").read_text("utf-8")
+    blocks = dict(re.findall(r"^```python\n# (.*?)\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
+    before, after = blocks.pop("Before any of them"), blocks.pop("After each of them")
+    assert blocks.keys() == OF_OTHERS.keys()
+    for source, block in blocks.items():
+        path = tmp_path / source
+        path.write_text(OF_OTHERS[source])
+        if source.endswith("Feather"):
+            values = dict(zip(cols.FIELDS, (9.0, 9.5, 8.5, 9.0, 2.5), strict=True))
+            pandas.DataFrame({"date": pandas.to_datetime([START, DAY_2025], unit="ms", utc=True), **values}).to_feather(
+                path
+            )
+        exec(before + block + after, {"path": path})
+        candles = read_file(tmp_path / "BTCUSDT-1m.csv", MINUTE, sparse=True)
+        assert cols.to_rows(candles) == [
+            {"timestamp": moment, "open": 9, "high": 9.5, "low": 8.5, "close": 9, "volume": 2.5}
+            for moment in (START, DAY_2025)
+        ], source

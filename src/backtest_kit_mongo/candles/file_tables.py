@@ -96,10 +96,11 @@ def _positions(path: Path, names: Sequence[str]) -> tuple[int, ...]:
     """Where the columns of HEADER are."""
     for name in HEADER:
         if names.count(name) != 1:
+            what = "two columns are" if name in names else "no column is"
             raise WrongFile(
-                f"{path}: {'two columns are' if name in names else 'no column is'} named {name!r}. The first line "
-                "must name "
-                f"the columns {', '.join(HEADER)}, in any order; it has {', '.join(names)[:200] or 'nothing'}."
+                f"{path}: {what} named {name!r}. The first line must name the columns {', '.join(HEADER)}, in any "
+                f"order; it has {', '.join(names)[:200] or 'nothing'}. A line of pandas makes it so for the usual "
+                "sources: docs/candle-files.md."
             )
     return tuple(names.index(name) for name in HEADER)
 
