@@ -82,6 +82,7 @@ PANELS = (
         (f"sum(rate(bkm_store_lease_conflicts_total{RATE}))", "lease conflicts/s"),
         (f"sum(rate(bkm_store_fills_refused_total{RATE}))", "fills refused/s"),
         (f"sum(rate(bkm_store_bypass_seconds_total{RATE}))", "processes without Redis"),
+        (f"sum(rate(bkm_store_events_without_room_total{RATE}))", "events without room/s"),
         ("max(increase(bkm_store_incarnation_changes_total[5m]))", "restarts of Redis, 5 min"),
     )),
     row("The feed and its workers"),

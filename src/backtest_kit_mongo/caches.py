@@ -13,8 +13,9 @@ from pymongo import MongoClient
 
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache, RedisIdCache
+from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
+from backtest_kit_mongo.backends.redis.id_cache import RedisIdCache
 from backtest_kit_mongo.backends.redis.identity import Identity, SharedIdentity
 from backtest_kit_mongo.backends.redis.link import Link
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache

@@ -118,6 +118,7 @@ class CacheFigures(NamedTuple):
 
     lease_conflicts: int
     fills_refused: int
+    no_room: int
     incarnation_changes: int
     bypass_s: float
     is_bypassing: bool

@@ -5,11 +5,14 @@ one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pymongo
 import pytest
 import redis
+from bson import Regex
 from pymongo.database import Database
 from tests.audit.support import Worker
 from tests.integration.support import settings_for, store_for
@@ -22,13 +25,17 @@ from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS
-from backtest_kit_verify.chaos.audit_checks import AuditState, AuditVerdict, check_audit
+from backtest_kit_verify.chaos.audit_checks import AuditState, AuditVerdict, Traces, check_audit, differing_copies
+from backtest_kit_verify.chaos.history import Revision
+from backtest_kit_verify.chaos.odd import STRANGER
+from backtest_kit_verify.chaos.strangers import NUMBER, Forged
 from backtest_kit_verify.chaos.workload import payload_of
 
 pytestmark = pytest.mark.live
 
 Documents = Database[dict[str, Any]]
 KEPT, LOST = Key(STATE, ("signal", "kept")), Key(STATE, ("signal", "lost"))
+NONE = Traces()
 WITHOUT_ONE = "a revision without exactly one record"
 
 
@@ -59,7 +66,13 @@ def reported(servers: Endpoints, database: Documents) -> list[Event]:
 def judged(database: Documents, recorded: Sequence[Event], differing_replicas: str = "") -> AuditVerdict:
     """The verdict after a worker recorded and sealed these."""
     Worker(database).sealed(recorded)
-    return check_audit(database, differing_replicas)
+    return verdict_of(database, differing_replicas=differing_replicas)
+
+
+def verdict_of(
+    database: Documents, traces: Traces = NONE, left: str = "", differing_replicas: str = ""
+) -> AuditVerdict:
+    return check_audit(database, (KEPT, LOST), traces, left, differing_replicas)
 
 
 def kinds(verdict: AuditVerdict) -> list[str]:
@@ -67,7 +80,10 @@ def kinds(verdict: AuditVerdict) -> list[str]:
 
 
 def test_a_log_with_every_revision_is_as_it_should_be(database: Documents, reported: list[Event]) -> None:
-    assert judged(database, reported) == AuditVerdict(revisions=4, records=4, gaps=0, seals=1, parked=0)
+    verdict = judged(database, reported)
+    assert not verdict.violations
+    assert (verdict.revisions, verdict.records, verdict.gaps, verdict.seals, verdict.strangers) == (4, 4, 0, 1, 0)
+    assert verdict.reported[Revision(str(KEPT), 2)] == "w0.0.1"
 
 
 def test_revisions_whose_events_a_flush_took_are_found(database: Documents, reported: list[Event]) -> None:
@@ -84,10 +100,54 @@ def test_a_record_of_another_value_or_of_nothing_and_a_changed_log_are_found(
     of_kept, of_lost = ({"key": list(key.parts)} for key in (KEPT, LOST))
     assert not judged(database, reported).violations
     database[collection_of(STATE)].delete_one(dict(zip(STATE.columns, LOST.parts, strict=True)))
-    assert kinds(check_audit(database, "")) == ["a record of nothing"]
+    assert kinds(verdict_of(database)) == ["a record of nothing", "a record of nothing"]
     database["audit-items"].delete_many(of_lost)
     database["audit-items"].update_one({**of_kept, "rev": 2}, {"$set": {"payload": payload_of(KEPT, "another")}})
-    assert set(kinds(check_audit(database, ""))) == {"a record of another value", "the log does not verify"}
+    assert set(kinds(verdict_of(database))) == {"a record of another value", "the log does not verify"}
+
+
+def test_what_strangers_did_is_recorded_or_parked_with_its_cause_and_what_they_forged_is_known(
+    database: Documents, reported: list[Event]
+) -> None:
+    assert not judged(database, reported).violations
+    lost = replace(reported[0], document="nobody", rev=7, origin=STRANGER)
+    Worker(database).sealed([lost])
+    assert kinds(verdict_of(database)) == ["a record of nothing"]
+    traces = Traces(frozenset({Forged(lost.domain, "nobody", 7)}))
+    assert not verdict_of(database, traces).violations
+    database[collection_of(STATE)].insert_one({"_id": {"odd": 1}, "signalId": Regex("x"), "payload": 1})
+    (unseen,) = verdict_of(database, traces).violations
+    assert (unseen.kind, "{'odd': 1}" in unseen.text) == ("an odd input not set aside", True)
+    parked = {"stream": "mongodb", "role": "recovery", "cause": "odd", "fields": []}
+    database["parked-items"].insert_one(parked)
+    assert not verdict_of(database, traces).violations
+    odd = {**parked, "stream": "s", "_id": 2, "role": "audit", "fields": [[b"e", b"x"], [NUMBER, b"8"]]}
+    assert kinds(verdict_of(database, replace(traces, entries=[8]))) == ["an odd input not set aside"]
+    database["parked-items"].insert_one(odd)
+    assert not verdict_of(database, replace(traces, entries=[8])).violations
+
+
+def test_a_restore_that_the_log_does_not_name_and_work_that_stands_still_are_found(
+    database: Documents, reported: list[Event]
+) -> None:
+    judged(database, reported)
+    assert kinds(verdict_of(database, Traces(restore_count=1), "audit has 2 to do")) == [
+        "a restore that nothing reports", "a role without progress",
+    ]  # fmt: skip
+    database["worker-troubles"].insert_one({"_id": "audit-contradicted", "at": datetime.now(UTC)})
+    database["recovery-state"].insert_one({"_id": "token", "savedAt": datetime(2000, 1, 1, tzinfo=UTC)})
+    (stuck,) = verdict_of(database).violations
+    assert (stuck.kind, stuck.key) == ("a role without progress", "recovery.stuck")
+
+
+def test_a_copy_that_is_not_its_document_is_named(database: Documents, reported: list[Event]) -> None:
+    replica = database.client[f"{database.name}_replica"]
+    stored = list(database[collection_of(STATE)].find())
+    replica[collection_of(STATE)].insert_many(stored)
+    assert differing_copies(database, replica, (KEPT, LOST)) == ""
+    replica[collection_of(STATE)].update_one(LOST.query(), {"$set": {"rev": 9}})
+    assert differing_copies(database, replica, (KEPT, LOST)) == str(LOST)
+    database.client.drop_database(replica.name)
 
 
 def test_a_replica_that_differs_is_one_violation_with_what_the_comparison_says(
@@ -99,7 +159,7 @@ def test_a_replica_that_differs_is_one_violation_with_what_the_comparison_says(
 
 def test_what_is_left_to_do_is_named_until_nothing_is(database: Documents, reported: list[Event]) -> None:
     waiting: Mapping[str, int] = {"audit": 2}
-    state = AuditState(database, lambda: waiting)
+    state = AuditState(database, (KEPT, LOST), lambda: waiting)
     worker = Worker(database)
     worker.record(reported[:3])
     assert state.left() == "1 revisions without a record"

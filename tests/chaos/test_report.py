@@ -88,7 +88,7 @@ def test_what_is_outside_the_promise_is_counted_and_never_silent() -> None:
     past.read("r1.0", 1, "a", (40, 41))
     found = report(past)
     assert found["passed"]
-    outside = {"reads": 1, "of_ledger_rows": 0, "longest_ms": 9.0, "bypass_writes": 1}
+    outside = {"reads": 1, "of_ledger_rows": 0, "longest_ms": 9.0, "bypass_writes": 1, "before_a_restore_was_known": 0}
     assert found["outside_the_promise"] == outside
     assert found["events"]["awaiting_recovery"][Cause.WRITER_KILLED.value] == 1
     assert f"events awaiting recovery: {Cause.WRITER_KILLED.value}" in printed(found)

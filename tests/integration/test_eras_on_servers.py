@@ -16,6 +16,7 @@ from tests.integration.test_redis_faults import hits, open_cache, put, value_of
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import StorageInstance
+from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S
 from backtest_kit_mongo.coherence.record import Key
@@ -86,6 +87,16 @@ def cached(store: Store, value: int) -> None:
     put(store, value)
     open_cache(store)
     assert value_of(store) == value
+
+
+def test_looking_at_a_database_that_was_set_back_does_not_make_it_look_as_if_it_was_not(database: Database) -> None:
+    """Whoever finds out may die before another era has begun."""
+    document, start = IdentityDocument(lambda: database, (), 5), Start(1, "document")
+    document.note(start, starting=True)
+    document.begin("an era", (), {}, "a test")
+    assert document.note(start, {"an era": 1}).counts == {"an era": 2}
+    assert [document.note(start, {"an era": 4}).counts for _ in range(4)] == [{"an era": 2}] * 4
+    assert document.note(start, {"an era": 2}).counts == {"an era": 3}
 
 
 NEVER = Key(STATE, ("signal", "made after the backup"))

@@ -35,7 +35,8 @@ from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.replicas.copying import CopyService
 from backtest_kit_worker.replicas.directory import DirectoryTarget
 from backtest_kit_worker.replicas.mongo import MongoTarget
-from backtest_kit_worker.replicas.source import RAW, Source
+from backtest_kit_worker.replicas.naming import RAW
+from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import State
 from backtest_kit_worker.replicas.target import Target
 from backtest_kit_worker.roles.replica import ReplicaRole

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import redis
-from tests.integration.support import store_for
+from tests.integration.support import eventually, store_for
 from tests.worker.feed_support import OwnRedis, Recorder, event, publish
 
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.record import Key
@@ -52,6 +53,43 @@ def test_a_batch_is_bounded_by_bytes_whether_its_entries_are_new_claimed_or_its_
     assert max(role.calls) <= most
     assert len(role.seen) == 120
     assert len(role.calls) > 2
+
+
+def test_writers_leave_room_before_redis_is_full_and_go_on_when_a_worker_has_made_some(
+    own_redis: OwnRedis, servers: Endpoints, database: str, mongo: Any, stream: str
+) -> None:
+    limit, count = 16 * MB, 160
+    options = {"redis_port": own_redis.port, "lease_ms": 5_000, "redis_timeout_ms": 3_000}
+    with (
+        own_redis.client() as client,
+        store_for(servers, database, **options) as store,
+        store_for(servers, database, **options, on_redis_down="fail") as strict,
+    ):
+        client.config_set("maxmemory-policy", "volatile-lru")
+        client.config_set("maxmemory", limit)
+        assert isinstance(store.cache, RedisCache)
+        for number in range(count):
+            store.write(make_change(Key(STATE, ("signal", f"b{number}")), {"data": "x" * (MB // 10)}, 1))
+        kept = store.cache._reach.missed.events
+        assert client.xlen(stream) + len(kept) == count
+        assert limit // 2 < stream_bytes(client, stream) < 0.8 * limit
+        assert store.cache.counts.no_room == len(kept) > 0
+        key = Key(STATE, ("signal", "b0"))
+        with pytest.raises(WriteRefused, match="`fail`; nothing was written"):
+            strict.write(make_change(key, {"data": 1}, 1))
+        assert store.read(key).rev == 1
+        audit = Loop(client, [stream], AuditRole(mongo), DeadLetterWriter(mongo), "one", LoopOptions(block_ms=1))
+        trim = TrimService(mongo, client, (stream,), retention_ms=3_600_000)
+
+        def is_reported() -> object:
+            audit.run_until_idle()
+            trim.run_once()
+            return mongo["audit-items"].count_documents({}) == count
+
+        eventually(is_reported, within_s=60)
+        assert not kept
+        assert strict.write(make_change(key, {"data": 1}, 1)).rev == 2
+        assert "errorstat_OOM" not in client.info("errorstats")
 
 
 def test_a_full_redis_takes_no_events_and_a_worker_that_starts_then_works_it_off(

@@ -11,7 +11,7 @@ from typing import Any
 import bson
 import msgpack
 import pytest
-from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson import Int64, ObjectId, Regex
 from bson.raw_bson import RawBSONDocument
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
 from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
+from backtest_kit_verify.chaos.odd import MOMENTS, NAMES, VALUES, no_utf8
 from backtest_kit_worker.services.seal import SealService
 
 FIELDS = {
@@ -70,16 +71,6 @@ def bed(shared: Bed) -> Bed:
     return shared
 
 
-def beyond_the_calendar() -> RawBSONDocument:
-    """A date of the year 292278994."""
-    return RawBSONDocument(bson.encode({"d": bson.DatetimeMS(2**63 - 1)}))
-
-
-def no_utf8(**fields: Any) -> RawBSONDocument:
-    """The fields, with each `?` in them replaced by a byte that is no UTF-8."""
-    return RawBSONDocument(bson.encode(fields).replace(b"?", b"\xff"))
-
-
 def document(**more: Any) -> dict[str, Any]:
     return {
         "_id": ObjectId(),
@@ -89,20 +80,6 @@ def document(**more: Any) -> dict[str, Any]:
         "when": 1,
         **more,
     }
-
-
-MOMENTS: list[Any] = [
-    float("nan"), float("inf"), 1e300, "soon", True, [1], bson.DatetimeMS(2**62), Decimal128("NaN"), 5.5, MinKey(),
-    None,
-]  # fmt: skip
-VALUES: list[Any] = [
-    beyond_the_calendar(), Decimal128("1"), Regex("a"), DBRef("c", 1), Code("x"), Timestamp(1, 1), Binary(b"x", 5),
-    MaxKey(),
-    no_utf8(a="?"), no_utf8(**{"?": 1}), ["x" * 1000] * 1000, Code("x", {"y": 1}),
-]  # fmt: skip
-NAMES: list[Any] = [
-    beyond_the_calendar(), no_utf8(a="?"), "x" * 100_000, float("nan"), Decimal128("1"), {"a": {"b": 1}}, True,
-]  # fmt: skip
 
 
 def odd_documents() -> Iterator[Any]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
+from bson.errors import InvalidBSON
+from pymongo.errors import DuplicateKeyError
 from tests.worker.replica_support import Bed, bed_on, finish
 from typer.testing import CliRunner
 
@@ -19,6 +23,7 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.testing.examples import candles
+from backtest_kit_verify.chaos.odd import no_utf8, odd_document
 from backtest_kit_worker.replica_cli import app
 from backtest_kit_worker.replicas import source as source_module
 from backtest_kit_worker.replicas.comparing import Comparer, Comparison
@@ -144,6 +149,24 @@ class TestCopy:
         bed.copy(target)
         assert copy_of(bed, target).copied == 4
         assert compared(bed, target).is_equal
+
+    def test_odd_documents_are_copied_byte_by_byte_and_compared(
+        self, bed: Bed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(source_module, "CHUNK_MAX", 5)
+        odd: list[Any] = [odd_document(STATE, number, random.Random(number).choice) for number in range(120)]
+        odd += [no_utf8(_id="?", payload=1), no_utf8(_id="y", signalId="?"), {"_id": "z", "rev": float("nan")}]
+        for one in odd:
+            with suppress(DuplicateKeyError, InvalidBSON):  # The driver cannot read what the refusal names.
+                bed.mongo[collection_of(STATE)].insert_one(one)
+        target = bed.to_mongo()
+        service = bed.copy(target)
+        assert [one.raw for one in bed.raw(STATE, replica=True)] == [one.raw for one in bed.raw(STATE)]
+        assert compared(bed, target).is_equal
+        bed.mongo[collection_of(STATE)].delete_many({"rev": {"$exists": False}})
+        assert compared(bed, target, repair=True).repaired > 20
+        assert compared(bed, target).is_equal
+        service.close()
 
     def test_a_document_that_the_target_cannot_hold_is_left_out_and_counted(self, bed: Bed) -> None:
         target = bed.to_directory()

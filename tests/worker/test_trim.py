@@ -17,6 +17,7 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed import positions, trimming
 from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, look
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
+from backtest_kit_mongo.feed.troubles import troubles
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.roles.audit import AuditRole
@@ -146,6 +147,38 @@ def test_a_clock_that_went_back_makes_entries_young_not_old(feed: Feed) -> None:
     feed.consume()
     assert feed.only_group().lag_ms == 0
     assert feed.trim() == 0
+
+
+@pytest.mark.parametrize("chosen", ["9999999999999-0", f"{2**64 - 1}-{2**64 - 1}"])
+def test_ids_that_somebody_chose_far_ahead_tell_no_ages_and_the_stream_is_made_anew(feed: Feed, chosen: str) -> None:
+    feed.publish(1)
+    feed.client.xadd(feed.stream, {"e": b"from the future"}, id=chosen)
+    last = chosen.endswith("-0") and feed.publish(2)[-1]
+    feed.client.xgroup_create(feed.stream, "slow", id="0")
+    feed.client.xreadgroup("slow", "c", {feed.stream: ">"}, count=1)
+    feed.client.xgroup_create(feed.stream, "feed:desk", id="0")
+    if last:
+        feed.client.xack(feed.stream, "slow", feed.left[0])
+        feed.client.xgroup_setid(feed.stream, "slow", chosen)
+        now = look(feed.client, feed.stream)
+        assert now is not None
+        (slow,) = (group for group in now.groups if group.name == "slow")
+        assert slow.lag_ms > 1_000_000  # Of an event of 2023: not by the id, which is of 2286.
+    feed.consume()
+    service = TrimService(feed.mongo, feed.client, (feed.stream,), 3_600_000)
+    service.run_once()
+    position = look(feed.client, feed.stream)
+    assert position is not None
+    assert not position.is_ahead
+    assert {group.name for group in position.groups} == {"audit", "slow", "feed:desk"}
+    # What one of the roles has not done is there for all; what nobody needs is not, whatever its age.
+    assert position.length == 2
+    role = Recorder()
+    feed.consume(role)
+    assert role.documents == (["d2", "d3"] if last else ["d0"])
+    ids = feed.publish(1)
+    assert abs(EntryId.parse(ids[0]).ms - position.now_ms) < 60_000
+    assert [trouble.name for trouble in troubles(feed.mongo)] == ["odd-stream-ids"]
 
 
 class TestWhereGroupsStand:

@@ -5,7 +5,9 @@ with a count that openings and heartbeats raise; Redis holds (O) the era that it
 given.
 
     look    what does Redis remember?                     era a, count c
-    note    raise a's count in MongoDB, majority          n, or: a is not in force
+    note    raise a's count in MongoDB, majority, if it   n, or: a is not in force
+            has come to c (so that looking again and
+            again does not raise one that was set back)
     n > c   the database goes on where Redis remembers it; CLAIM tells Redis n
     n <= c  the database went back (a restore): Redis was informed c only after MongoDB had it. Another era begins
     absent  the era was ended on purpose (other settings, collections that were replaced), or it went with what was

@@ -11,6 +11,7 @@
 | {bk:p}:db:b                | string | LEASE, MISS, HEARTBEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:o:deployment     | string | CLAIM                 | FLUSH                      | never     | O, the era of the database that this Redis is in, and how far MongoDB had counted in it |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
+| {bk:p}:db:a                | string | COMMIT, PUBLISH, SIZE | FLUSH                   | never     | A, the account of S: how many bytes it holds, and may hold |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
 
 All keys of one script carry the same hash tag, so Redis Cluster keeps them on one node.
@@ -39,6 +40,7 @@ class Names(NamedTuple):
     stream: str
     numbers: str
     channel: str
+    account: str
 
 
 def text(part: Part) -> str:
@@ -55,7 +57,7 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
     prefix = f"{{bk:{partition(label, partitions)}}}:{quote(database, safe='')}"
     return Names(
         f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s",
-        f"{prefix}:n:{domain}", f"{prefix}:i:{domain}",
+        f"{prefix}:n:{domain}", f"{prefix}:i:{domain}", f"{prefix}:a",
     )  # fmt: skip
 
 
@@ -117,6 +119,11 @@ def partition_names(database: str, partition: int) -> tuple[str, str]:
 def streams(database: str, partitions: int) -> tuple[str, ...]:
     """The change feed's streams, one per partition."""
     return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
+
+
+def account_name(stream: str) -> str:
+    """A of a stream."""
+    return f"{stream[:-1]}a"
 
 
 def entry_pattern(database: str) -> str:

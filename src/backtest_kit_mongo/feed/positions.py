@@ -11,12 +11,18 @@ from typing import Any, NamedTuple
 
 import redis
 
+from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.feed.scripts import HEADS, ask_info
 
 ABANDONED_MS = 10 * 60_000
 """A group that has owed something for so long, while no consumer asked, is reported as abandoned."""
 COUNTED_MAX = 1_000
 """Unread entries are counted exactly up to here, and estimated from the times in their ids beyond."""
+
+HALF_MAX = 2**64 - 1
+"""Of either half of an entry's id."""
+AHEAD_MS = 3_600_000
+"""No clock that is corrected jumps so far: who gave an entry a later id chose it. All after it have such ids too."""
 
 _COUNT = "return #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[2])"
 
@@ -34,8 +40,15 @@ class EntryId(NamedTuple):
 
     @property
     def next(self) -> EntryId:
-        """The lowest id after this one."""
-        return EntryId(self.ms, self.number + 1)
+        """The lowest id after this one. After the last that there can be comes one that is none, and greater than
+        all.
+        """
+        return EntryId(self.ms, self.number + 1) if self.number < HALF_MAX else EntryId(self.ms + 1, 0)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether Redis knows it."""
+        return self.ms <= HALF_MAX
 
     def __str__(self) -> str:
         return f"{self.ms}-{self.number}"
@@ -96,6 +109,11 @@ class StreamPosition:
     now_ms: int
     groups: tuple[GroupPosition, ...]
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the ids have left Redis' clock, so that they tell no ages."""
+        return self.last.ms > self.now_ms + AHEAD_MS
+
 
 def look(client: redis.Redis, stream: str) -> StreamPosition | None:
     """Where the groups of a stream stand; None if there is no such stream.
@@ -141,15 +159,26 @@ def _group(client: Any, stream: StreamPosition, info: Mapping[str, Any]) -> Grou
         unread_count=unread_count,
         needed=delivered.next if oldest is None else min(oldest, delivered.next),
         delivered=delivered,
-        lag_ms=_age_ms(stream.now_ms, waiting),
-        pending_age_ms=_age_ms(stream.now_ms, oldest),
+        lag_ms=_age_ms(client, stream, waiting),
+        pending_age_ms=_age_ms(client, stream, oldest),
         idle_ms=min((consumer["idle"] for consumer in consumers), default=None),
     )
 
 
-def _age_ms(now_ms: int, entry: EntryId | None) -> int:
-    """Never negative: after a step of Redis' clock, ids are ahead of it for a while."""
-    return 0 if entry is None else max(0, now_ms - entry.ms)
+def _age_ms(client: Any, stream: StreamPosition, entry: EntryId | None) -> int:
+    """Never negative: after a step of Redis' clock, ids are ahead of it for a while. Of an entry whose id is no time of
+    its own the event tells when it was written.
+    """
+    if entry is None:
+        return 0
+    since_ms = entry.ms
+    if since_ms > stream.now_ms + AHEAD_MS:
+        found = client.eval(HEADS, 1, stream.stream, str(entry), str(entry), 1)
+        try:
+            since_ms = decode({b"e": found[0][1], b"p": b""}).written_ms
+        except (IndexError, UnknownEvent):
+            return 0
+    return max(0, stream.now_ms - since_ms)
 
 
 def _unread_count(client: Any, stream: StreamPosition, delivered: EntryId, lag: int | None) -> int:

@@ -123,6 +123,29 @@ return removed
 """
 
 
+RENEW: Final = (
+    _SIZE
+    + """
+-- KEYS stream   ARGV count bytes.   Make a stream anew whose ids have left the clock: what it holds is appended
+-- once more, and each group reads it from the start. Returns how many entries that were, or -1 for too many
+-- to do at once.
+local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1] + 1)
+local size = 0
+for _, entry in ipairs(entries) do size = size + size_of(entry) end
+if #entries > tonumber(ARGV[1]) or size > tonumber(ARGV[2]) then return -1 end
+local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
+redis.call('DEL', KEYS[1])
+for _, fields in ipairs(groups) do
+  for n = 1, #fields, 2 do
+    if fields[n] == 'name' then redis.call('XGROUP', 'CREATE', KEYS[1], fields[n + 1], '0', 'MKSTREAM') end
+  end
+end
+for _, entry in ipairs(entries) do redis.call('XADD', KEYS[1], '*', unpack(entry[2])) end
+return #entries
+"""
+)
+
+
 class StreamInfo(NamedTuple):
     """XINFO STREAM without the two entries that it shows.
 

@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import redis
 
-from backtest_kit_mongo.backends.redis.cluster import servers_of
+from backtest_kit_mongo.backends.redis.cluster import link_over, servers_of
+from backtest_kit_mongo.backends.redis.link import Script
+from backtest_kit_mongo.coherence.keys import account_name
 
 SHARE: Final = 0.5
 """Of maxmemory, what the streams of one server may have together unless CC_STREAM_MAX_BYTES says otherwise. The rest is
@@ -15,6 +17,7 @@ for leases, entries and what is written while a trim is on its way.
 LEFT: Final = 0.9
 """Of what a stream may have, what a trim leaves, so that the next is not due at once."""
 UNBOUNDED: Final = 0
+_SIZE: Final = Script("size")
 
 
 def bytes_max(client: redis.Redis, streams_count: int, chosen: int) -> int:
@@ -46,6 +49,18 @@ def stream_bytes(client: redis.Redis, stream: str) -> int:
         return int(asked.memory_usage(stream, samples=0) or 0)
     except redis.exceptions.NoPermissionError:
         return 0
+
+
+def measure(client: redis.Redis, stream: str, streams_count: int, chosen: int) -> tuple[int, int]:
+    """Measure a stream, and tell its account, by which writers go; returns what it has, and up to what they append
+    events.
+    0: there is no bound.
+
+    Raises:
+        RedisError: Redis cannot be asked, or this user may not.
+    """
+    held, full = link_over(client).run(_SIZE, [stream, account_name(stream)], [streams_count, chosen])
+    return int(held), int(full)
 
 
 def excess(client: redis.Redis, stream: str, most: int) -> int:

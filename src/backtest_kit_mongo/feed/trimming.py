@@ -5,7 +5,9 @@ named. Nothing else ever deletes from the feed.
 
 A stream that has come to more bytes than it may have is trimmed of its oldest entries whatever their age, and without
 regard to consumers' own groups (`feed:`): what they have not read they read from the audit log. The worker's roles and
-the audit hold entries even then.
+the audit hold entries even then. So is one whose ids have left Redis' clock, because somebody chose an id: ids then
+tell no ages, and in the end there are none left to add. When what may go is gone, the rest is appended anew, to all
+groups: they know a change by its revision, so what they have done already they do not do again.
 """
 
 from __future__ import annotations
@@ -18,23 +20,28 @@ import redis
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.feed import size
 from backtest_kit_mongo.feed.consume.groups import PREFIX
 from backtest_kit_mongo.feed.consume.handing_over import hand_over
 from backtest_kit_mongo.feed.dead_letters import letter_id, whole
-from backtest_kit_mongo.feed.positions import EntryId, GroupPosition, StreamPosition, look, text
-from backtest_kit_mongo.feed.scripts import HEADS
+from backtest_kit_mongo.feed.positions import HALF_MAX, EntryId, GroupPosition, StreamPosition, look, text
+from backtest_kit_mongo.feed.scripts import HEADS, RENEW
 from backtest_kit_mongo.stored import AUDIT_ITEMS
 from backtest_kit_mongo.stored import AUDIT_ITEMS as AUDIT_COLLECTION
 from backtest_kit_mongo.stored import PARKED_ITEMS as DEAD_LETTERS
 
+logger = locks.logger(__name__)
 AUDIT_GROUP = "audit"
 EXAMINED_MAX = 5_000
 """Entries compared with the audit in one plan; the next plan goes on from there."""
 _PAGE = 500
 _START = EntryId(0, 0)
-_END = EntryId(2**64 - 1, 2**64 - 1)
+_END = EntryId(HALF_MAX, HALF_MAX)
+RENEWED_MAX = 5_000
+RENEWED_BYTES_MAX = 32 * 2**20
+"""What is appended anew in one step; while there is more, its groups have to work it off first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +103,14 @@ def plan_trim(
     if position is None:
         return None
     excess = size.excess(client, stream, bytes_max)
-    passed = tuple(group for group in position.groups if excess and group.name.startswith(PREFIX))
+    is_hurried = excess or position.is_ahead
+    passed = tuple(group for group in position.groups if is_hurried and group.name.startswith(PREFIX))
     limits = [_group_limit(group) for group in position.groups if group not in passed]
     if all(group.name != AUDIT_GROUP for group in position.groups):
         limits.append(
             Limit("group", AUDIT_GROUP, _START, "the audit group does not exist: start a worker with role audit", True)
         )
-    if not excess:
+    if not is_hurried:
         limits.append(_retention_limit(position, retention_ms))
     candidate = min((limit.keep_from for limit in limits), default=position.last.next)
     count, more = 0, False
@@ -121,12 +129,45 @@ def trim(client: redis.Redis, database: Database[dict[str, Any]], plan: TrimPlan
     Raises:
         RedisError, EnvironmentFault: a server failed; nothing went.
     """
-    if not plan.count:
-        return 0
-    for group in plan.passed:
-        hand_over(client, database, group, plan.until)
+    removed = 0
+    if plan.count:
+        for group in plan.passed:
+            hand_over(client, database, group, plan.until)
+        removed = cut(client, plan.position.stream, plan.until)
+    if plan.position.is_ahead:
+        renew(client, plan.position)
+    return removed
+
+
+def cut(client: redis.Redis, stream: str, until: EntryId) -> int:
+    """Remove the entries before an id; returns how many went.
+
+    Raises:
+        RedisError: nothing went.
+    """
     asked: Any = client
-    return int(asked.xtrim(plan.position.stream, minid=str(plan.until), approximate=False))
+    if not until.is_possible:
+        return int(asked.xtrim(stream, maxlen=0, approximate=False))
+    return int(asked.xtrim(stream, minid=str(until), approximate=False))
+
+
+def renew(client: redis.Redis, position: StreamPosition) -> bool:
+    """Give a stream ids of Redis' clock again. False: it holds too much as yet.
+
+    Raises:
+        RedisError: nothing was done.
+    """
+    asked: Any = client
+    count = int(asked.eval(RENEW, 1, position.stream, RENEWED_MAX, RENEWED_BYTES_MAX))
+    ahead = (
+        f"{position.stream}: somebody has appended an entry with an id of his own, {position.last}, far ahead of "
+        "Redis' clock"
+    )
+    if count < 0:
+        logger.error("%s. The stream is made anew when its groups have worked off more of it", ahead)
+        return False
+    logger.error("%s. The stream was made anew; %d entries were appended again, with ids of now", ahead, count)
+    return True
 
 
 def _group_limit(group: GroupPosition) -> Limit:
@@ -182,9 +223,9 @@ _Page: TypeAlias = Sequence[tuple[EntryId, bytes]]
 def _pages(client: redis.Redis, stream: str, candidate: EntryId) -> Iterator[tuple[_Page, Sequence[int]]]:
     """Entries before `candidate`, and the bytes of each."""
     asked: Any = client
-    start = "-"
+    start, end = "-", f"({candidate}" if candidate.is_possible else "+"
     while True:
-        found = asked.eval(HEADS, 1, stream, start, f"({candidate}", _PAGE)
+        found = asked.eval(HEADS, 1, stream, start, end, _PAGE)
         if not found:
             return
         yield [(EntryId.parse(entry), head) for entry, head, _ in found], [held for _, _, held in found]

@@ -37,12 +37,17 @@ EXAMPLES_MAX: Final = 5
 ALTERED: Final = "audit-altered"
 MISMATCHED: Final = "audit-contradicted"
 ODD_REVISION: Final = "odd-revision"
+ODD_IDS: Final = "odd-stream-ids"
 FOREIGN_WRITES: Final = "foreign-writes"
 """No trouble by itself; the doctor tells who does not see them."""
 ADVICE: Final[Mapping[str, str]] = {
     ALTERED: "keep everything as it is, run `bkm audit verify --findings 100`, and inform the owner of the audit log",
     MISMATCHED: (
         "`bkm audit show KEY` has both records; find out who may append to the feed or change the audit log "
+        "(ops/redis.acl)"
+    ),
+    ODD_IDS: (
+        "the trimming worker makes such a stream anew; find out who appends to the feed with ids of their own "
         "(ops/redis.acl)"
     ),
     ODD_REVISION: (

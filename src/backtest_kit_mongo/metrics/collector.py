@@ -63,6 +63,11 @@ def _of_cache(counts: CacheFigures) -> Iterator[Metric]:
         counts.fills_refused,
     )
     yield _counter(
+        "events_without_room",
+        "Writes that the change feed took no event of, because it has no room in Redis.",
+        counts.no_room,
+    )
+    yield _counter(
         "incarnation_changes", "Restarts and failovers of Redis that were noticed.", counts.incarnation_changes
     )
     yield _counter("bypass_seconds", "Time without Redis.", counts.bypass_s)

@@ -29,12 +29,14 @@ class Evidence:
         stored: MongoDB's documents, as observations; more than one of a key is a violation.
         cached: entries of the current incarnation, as reads that began after MongoDB was asked.
         events: how often each change was in the stream; `reported` is the value that it reported.
+        is_final: that is known. Of the time before a restore nobody can say what MongoDB held at last.
     """
 
     stored: Sequence[Operation]
     cached: Sequence[Operation]
     events: Mapping[Revision, int]
     reported: Mapping[Revision, Value]
+    is_final: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Story:
     excuses: Excuses
     operations: list[Operation] = field(default_factory=list)
     reported: Mapping[int, Value] = field(default_factory=dict)
+    is_final: bool = True
 
     @cached_property
     def observations(self) -> list[Operation]:
@@ -103,6 +106,11 @@ class Story:
     @cached_property
     def stored(self) -> list[Operation]:
         return [op for op in self.operations if op.kind is CallKind.STORED]
+
+    @cached_property
+    def base(self) -> Operation | None:
+        """What MongoDB was set back to, if it was."""
+        return next((op for op in self.operations if op.kind is CallKind.RESTORED), None)
 
     @cached_property
     def silent_bypasses(self) -> list[Operation]:
@@ -151,7 +159,7 @@ def stories(history: History, evidence: Evidence) -> list[Story]:
     by_key: dict[str, Story] = {}
     for operation in (*history.operations, *evidence.stored, *evidence.cached):
         if operation.key not in by_key:
-            by_key[operation.key] = Story(operation.key, excuses)
+            by_key[operation.key] = Story(operation.key, excuses, is_final=evidence.is_final)
         by_key[operation.key].operations.append(operation)
     reported: dict[str, dict[int, Value]] = defaultdict(dict)
     for change, value in evidence.reported.items():
@@ -253,6 +261,8 @@ def _late(story: Story) -> Iterator[Violation]:
 def _values(story: Story) -> Iterator[Violation]:
     """One revision, one value, whoever looks; and no value from nowhere."""
     wanted = {op.wanted for op in story.operations if op.wanted is not None}
+    if story.base is not None and story.base.value is not None:
+        wanted.add(story.base.value.mark or "")
     for rev, values in sorted(story.values.items()):
         if len(values) > 1:
             text = f"revision {rev} is {' and '.join(map(str, values))}"
@@ -285,6 +295,8 @@ def _authors(story: Story) -> Iterator[Violation]:
 
 def _stored(story: Story) -> Iterator[Violation]:
     """What was acknowledged is in MongoDB, once; and MongoDB has no more changes than were asked for."""
+    if not story.is_final:
+        return
     if len(story.stored) > 1:
         yield Violation("a document twice", story.key, f"MongoDB has it {len(story.stored)} times", tuple(story.stored))
     final = max(map(_rev, story.stored), default=0)
@@ -293,6 +305,7 @@ def _stored(story: Story) -> Iterator[Violation]:
         text = f"{newest.process} got revision {newest.rev}; MongoDB has {final}"
         yield Violation("an acknowledged write lost", story.key, text, (newest,))
     returned = len({_rev(op) for op in story.operations if op.has_written})
+    returned += _rev(story.base) if story.base is not None else 0
     possible = sum(op.is_open for op in story.operations)
     if final > returned + possible:
         text = f"{final} revisions, but only {returned} writes returned and {possible} more may have happened"

@@ -3,20 +3,26 @@
 import heapq
 import itertools
 import random
+import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_verify.chaos.audit_checks import Traces
+from backtest_kit_verify.chaos.epochs import UNAWARE_NS
 from backtest_kit_verify.chaos.faulty_servers import LEASE_MS, REDIS_ERRORS, Servers
 from backtest_kit_verify.chaos.feed_evidence import Feed
 from backtest_kit_verify.chaos.fleet import Fleet, Member
-from backtest_kit_verify.chaos.history import Flush, RedisKill
+from backtest_kit_verify.chaos.history import Flush, Operation, RedisKill, Restore
+from backtest_kit_verify.chaos.strangers import Strangers
 from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import Workers
 
-__all__ = ["OF_WORKERS", "TABLE", "Fault", "Injector"]
+__all__ = ["OF_WORKERS", "RESTORE", "SNAPSHOT", "TABLE", "Fault", "Injector"]
 
 RETRY_S = 0.3
 """A fault that cannot happen now (its server is down, nobody is left to hurt) is tried again after so long."""
@@ -26,6 +32,8 @@ FASTEST, SLOWEST = 0.5, 1.5
 """Pauses between two occurrences, as shares of a fault's period."""
 SAMPLE_S = 0.05
 SQUEEZE_S = 0.1
+OLD_S = 10.0
+"""What a snapshot is restored after at the earliest."""
 LEASE_S = LEASE_MS / 1000
 
 
@@ -35,6 +43,10 @@ class Injector:
     Attributes:
         counts: by name, those that happened.
         evicted_count: keys that Redis evicted.
+        restores: of MongoDB, in the order of time.
+
+    Args:
+        look: what MongoDB has of the clients' documents now.
     """
 
     def __init__(
@@ -46,11 +58,16 @@ class Injector:
         seed: str,
         wires: Mapping[str, Wire],
         workers: Workers | None = None,
+        strangers: Strangers | None = None,
+        look: Callable[[], Sequence[Operation]] = tuple,
     ) -> None:
         self._wires = wires
+        self._strangers, self._look = strangers, look
         self.counts: Counter[str] = Counter()
         self.redis_kills: list[RedisKill] = []
         self.flushes: list[Flush] = []
+        self.restores: list[Restore] = []
+        self._snapshot: tuple[float, Path] | None = None
         self.evicted_count = 0
         self._servers, self._fleet, self._feed, self._workers = servers, fleet, feed, workers
         settings = servers.settings
@@ -199,6 +216,70 @@ class Injector:
         self._servers.squeeze(spare_bytes)
         self.evicted_count += self._servers.evicted_count() - before
 
+    def narrow(self, rng: random.Random) -> bool:
+        """A limit for some seconds that Redis has passed already, or will soon: it evicts, and refuses what needs
+        memory.
+        """
+        share = rng.uniform(0.6, 1.2)
+        if not self._on_redis(lambda: self._servers.limit(int(share * self._servers.used_memory()))):
+            return False
+        # One that is killed meanwhile starts with its own limit.
+        self._after(rng.uniform(1.0, 5.0), self._lift)
+        return True
+
+    def _lift(self) -> None:
+        self._on_redis(self._servers.limit)
+
+    def snapshot(self, rng: random.Random) -> bool:
+        if not self._servers.is_mongo_up or self._servers.is_starting:
+            return False
+        before, self._snapshot = self._snapshot, (self._now_s, self._servers.snapshot())
+        if before is not None:
+            shutil.rmtree(before[1])
+        return True
+
+    def restore(self, rng: random.Random) -> bool:
+        """Back to the last snapshot, with Redis as it is."""
+        servers = self._servers
+        is_old = self._snapshot is not None and self._now_s - self._snapshot[0] > OLD_S
+        if (
+            self._snapshot is None
+            or not is_old
+            or not (servers.is_mongo_up and servers.is_redis_up)
+            or servers.is_starting
+        ):
+            return False
+        stopped_ns = time.monotonic_ns()
+        with self._fleet.held():
+            servers.restore(self._snapshot[1])
+            base = self._look()
+            self.restores.append(Restore(stopped_ns, time.monotonic_ns(), base))
+        return True
+
+    def traces(self) -> Traces:
+        """What the verdict has to know."""
+        if self._strangers is None:
+            return Traces()
+        # What came after everything that takes entries away must be there.
+        losses = [*(kill.gone_ns for kill in self.redis_kills), *(flush.ended_ns for flush in self.flushes)]
+        last_ns = max((*losses, *(restore.resumed_ns + UNAWARE_NS for restore in self.restores)), default=0)
+        entries = [number for number, at_ns in self._strangers.entries.items() if at_ns > last_ns]
+        return Traces(frozenset(self._strangers.forged), entries, len(self.restores))
+
+    # -- strangers
+
+    def insert_odd(self, rng: random.Random) -> bool:
+        return self._strangers is not None and self._strangers.insert_odd(rng)
+
+    def forge(self, rng: random.Random) -> bool:
+        return self._strangers is not None and self._strangers.forge(rng)
+
+    def append_odd(self, rng: random.Random) -> bool:
+        return self._strangers is not None and self._strangers.append_odd(rng)
+
+    def append_ahead(self, rng: random.Random) -> bool:
+        return self._strangers is not None and self._strangers.append_ahead(rng)
+
     def delete(self, rng: random.Random) -> bool:
         """What an eviction can do at any moment, to any entry and any right."""
         return self._on_redis(
@@ -239,8 +320,19 @@ TABLE = (
     Fault("kill -9 of mongod", 90.0, Injector.kill_mongo),
     Fault(FLUSHALL, 45.0, Injector.flush),
     Fault("memory pressure on Redis", 10.0, Injector.press),
+    Fault("a small maxmemory for a while", 20.0, Injector.narrow),
     Fault(DELETION, 0.5, Injector.delete),
 )
 """In half an hour: about 600 SIGKILLs (300 at the very least), 60 restarts of redis-server and 20 of mongod."""
-OF_WORKERS = Fault(KILL_WORKER, 2.0, Injector.kill_worker)
-"""Added to a run with workers."""
+SNAPSHOT = "a snapshot of MongoDB, by SIGKILL"
+RESTORE = "MongoDB set back to a snapshot, Redis kept"
+OF_WORKERS = (
+    Fault(KILL_WORKER, 6.0, Injector.kill_worker),
+    Fault("an odd document of a stranger", 0.7, Injector.insert_odd),
+    Fault("a forged event", 0.7, Injector.forge),
+    Fault("an odd entry in the feed", 1.0, Injector.append_odd),
+    Fault("an entry of the feed from the future", 60.0, Injector.append_ahead),
+    Fault(SNAPSHOT, 50.0, Injector.snapshot),
+    Fault(RESTORE, 100.0, Injector.restore),
+)
+"""Added to a run with workers: what only they can put right."""

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,7 +26,7 @@ __all__ = ["DATABASE", "Servers", "settings_of"]
 DATABASE = "chaos"
 LEASE_MS = 1_500
 SAMPLED_S = 3.0
-START_S = 60.0
+START_S = 300.0
 
 
 def settings_of(endpoints: AnyServers) -> dict[str, Any]:
@@ -66,7 +67,8 @@ class Sample(NamedTuple):
 class Servers:
     """Starts, kills and restarts them. They end with this process, however it ends."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, memory_max: int = 0) -> None:
+        self._memory_max = memory_max
         self.endpoints = embedded.up(directory, die_with_caller=True)
         self.settings: Settings = load(**settings_of(self.endpoints))
         self.redis: Any = redis_client(self.settings)
@@ -75,6 +77,8 @@ class Servers:
         # Starting takes seconds on a busy machine, in which clients are to be hurt, healed and restarted all the same.
         self._starter = ThreadPoolExecutor(1)
         self._starts: list[Future[None]] = []
+        self._snapshots = 0
+        self.limit(memory_max)
 
     def close(self) -> None:
         self._starter.shutdown(cancel_futures=True)
@@ -145,6 +149,7 @@ class Servers:
 
         def start() -> None:
             _start(embedded.start_redis, self.endpoints.directory)
+            self.limit(self._memory_max)
             self.is_redis_up = True
 
         self._starts.append(self._starter.submit(start))
@@ -155,13 +160,23 @@ class Servers:
         In one packet: the limit is gone before a client could meet it, since a full Redis is another fault than
         eviction.
         """
-        used = self.redis.info("memory")["used_memory"]
+        used = self.used_memory()
         with self.redis.pipeline(transaction=False) as packet:
             packet.config_set("maxmemory-policy", "volatile-lru")
             packet.config_set("maxmemory", str(used - spare_bytes))
             packet.ping()  # Some versions evict when they serve the next command.
-            packet.config_set("maxmemory", "0")
+            packet.config_set("maxmemory", str(self._memory_max))
             packet.execute(raise_on_error=False)
+
+    def limit(self, memory_max: int | None = None) -> None:
+        """Give Redis so much memory, 0 for any; by default what the run gives it."""
+        if memory_max or self._memory_max:
+            self.redis.config_set("maxmemory-policy", "volatile-lru")
+        self.redis.config_set("maxmemory", str(self._memory_max if memory_max is None else memory_max))
+
+    def used_memory(self) -> int:
+        """Bytes that Redis uses now."""
+        return int(self.redis.info("memory")["used_memory"])
 
     def evicted_count(self) -> int:
         """Keys that the running redis-server has evicted."""
@@ -182,6 +197,32 @@ class Servers:
             self.is_mongo_up = True
 
         self._starts.append(self._starter.submit(start))
+
+    def snapshot(self) -> Path:
+        """Begin to start mongod again after SIGKILL and a copy of its files, as a disk's snapshot has them; returns
+        where that is kept. Precondition: nothing is being started.
+        """
+        self.kill_mongo()
+        self._snapshots += 1
+        kept = self.endpoints.directory / f"snapshot-{self._snapshots}"
+
+        def start() -> None:
+            shutil.copytree(self.endpoints.directory / "mongo", kept)
+            _start(embedded.start_mongo, self.endpoints.directory)
+            self.is_mongo_up = True
+
+        self._starts.append(self._starter.submit(start))
+        return kept
+
+    def restore(self, kept: Path) -> None:
+        """Put mongod back to a snapshot, and wait until it serves. Precondition: nothing is being started."""
+        self.kill_mongo()
+        files = self.endpoints.directory / "mongo"
+        shutil.rmtree(files)
+        shutil.copytree(kept, files)
+        self.start_mongo()
+        wait(self._starts)
+        assert not self.is_starting
 
     def heal(self) -> None:
         """Both run when this returns."""

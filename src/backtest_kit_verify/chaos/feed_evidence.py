@@ -11,10 +11,11 @@ from typing import Any
 
 import redis
 
-from backtest_kit_mongo.coherence.events import decode
+from backtest_kit_mongo.coherence.events import UnknownEvent, decode
 from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_verify.chaos.history import Flush, Revision, Value
 from backtest_kit_verify.chaos.observed import document_name
+from backtest_kit_verify.chaos.odd import STRANGER
 from backtest_kit_verify.chaos.workload import mark_of
 
 __all__ = ["Feed"]
@@ -39,6 +40,7 @@ class Feed:
     def __init__(self, client: redis.Redis, streams: Sequence[str], *, trims: bool = True) -> None:
         self._redis: Any = client
         self._trims = trims
+        self.streams = tuple(streams)
         self._last = dict.fromkeys(streams, "0-0")
         self.counts: Counter[Revision] = Counter()
         self.reported: dict[Revision, Value] = {}
@@ -66,20 +68,27 @@ class Feed:
                 self._after(transaction, stream, "+", None)
             transaction.flushall()
             *taken, _ = transaction.execute()
-        changes = frozenset(_change(fields)[0] for entries in taken for _, fields in entries)
-        return Flush(began_ns, time.monotonic_ns(), changes)
+        reported = (_change(fields) for entries in taken for _, fields in entries)
+        return Flush(began_ns, time.monotonic_ns(), frozenset(change for change, _ in filter(None, reported)))
 
     def _after(self, client: Any, stream: str, horizon: str, count: int | None) -> Any:
         return client.xrange(stream, f"({self._last[stream]}", horizon, count)
 
     def _note(self, entries: Iterable[Entry]) -> None:
         for _, fields in entries:
-            change, value = _change(fields)
-            self.counts[change] += 1
-            self.reported[change] = value
+            if (found := _change(fields)) is not None:
+                change, value = found
+                self.counts[change] += 1
+                self.reported[change] = value
 
 
-def _change(fields: Mapping[bytes, bytes]) -> tuple[Revision, Value]:
-    event = decode(fields)
+def _change(fields: Mapping[bytes, bytes]) -> tuple[Revision, Value] | None:
+    """What an entry reports; None if no client reported it."""
+    try:
+        event = decode(fields)
+    except UnknownEvent:
+        return None
+    if event.origin == STRANGER:
+        return None
     mark = mark_of(BY_NAME[event.domain], event.payload)
     return Revision(document_name(event), event.rev), Value(mark, event.operation == "remove")

@@ -5,7 +5,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -18,9 +19,9 @@ __all__ = ["CLIENT", "Fleet", "Member"]
 
 CLIENT = (sys.executable, "-m", "backtest_kit_verify.chaos.client")
 RESTART_S = 0.5
-STOP_S = 20.0
+STOP_S = 60.0
 POLL_S = 0.02
-AUDIT_S = 60.0
+AUDIT_S = 180.0
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +152,18 @@ class Fleet:
     def cut(self, member: Member, is_cut: bool) -> None:
         member.is_cut = is_cut
         _send(member, signal.SIGUSR1 if is_cut else signal.SIGUSR2)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """All processes stand still, those that are starting too."""
+        held = [one for one in self.members if one.process is not None and one.exited is None and not one.is_stopped]
+        for member in held:
+            self.stop(member, True)
+        try:
+            yield
+        finally:
+            for member in held:
+                self.stop(member, False)
 
     def heal(self) -> None:
         """Nobody is stopped or cut off."""

@@ -18,6 +18,7 @@ __all__ = [
     "History",
     "Operation",
     "RedisKill",
+    "Restore",
     "Reunion",
     "Value",
     "load_history",
@@ -133,6 +134,18 @@ class Flush(NamedTuple):
     began_ns: int
     ended_ns: int
     changes: frozenset[Revision]
+
+
+class Restore(NamedTuple):
+    """MongoDB was set back while all clients stood still, from `stopped_ns` to `resumed_ns`.
+
+    Attributes:
+        base: what it held then, as observations.
+    """
+
+    stopped_ns: int
+    resumed_ns: int
+    base: Sequence[Operation]
 
 
 @dataclass(slots=True)

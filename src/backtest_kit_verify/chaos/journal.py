@@ -34,6 +34,8 @@ class CallKind(StrEnum):
     MERGE = "merge"
     #: Not calls: a document and a cache entry, seen when all is quiet.
     STORED = "stored"
+    #: What MongoDB was set back to.
+    RESTORED = "restored"
     CACHED = "cached"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from backtest_kit_mongo.backends.redis.cache import RedisCache
-from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisLink
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisLink, Script
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, decode
@@ -23,6 +23,9 @@ from backtest_kit_verify.chaos.journal import Journal
 from backtest_kit_verify.chaos.workload import mark_of
 
 __all__ = ["CutLink", "ObservedStore", "document_name", "observe"]
+
+
+PUBLISH = Script("publish")
 
 
 class CutLink(RedisLink):
@@ -46,7 +49,7 @@ class CutLink(RedisLink):
             self._journal.link_failed(f"{type(cause).__name__}: {cause!s:.60}")
             self._has_failed = True
             raise
-        self._note_delivery(commands)
+        self._note_delivery(commands, answers)
         return answers
 
     def _reach_unheard(self, commands: Sequence[Sequence[Argument]]) -> None:
@@ -55,14 +58,19 @@ class CutLink(RedisLink):
             self.loses_next_reply = False
             super().execute_many(commands)
 
-    def _note_delivery(self, commands: Sequence[Sequence[Argument]]) -> None:
-        """Events outside a script are those that were kept while Redis was away, and go first when it is back.
+    def _note_delivery(self, commands: Sequence[Sequence[Argument]], answers: Sequence[Any]) -> None:
+        """Events that come without a COMMIT are those that were kept, and go first when Redis is back.
 
         Loading a script, which may have to come before the relay that takes the old entries away, delivers nothing.
         """
         if commands[0][0] == "SCRIPT":
             return
-        events = [decode({b"e": c[4], b"p": c[6]}) for c in commands if c[0] == "XADD"]  # type: ignore[dict-item]
+        events = [
+            decode({b"e": header, b"p": body})  # type: ignore[dict-item]
+            for command, answer in zip(commands, answers, strict=True)
+            if command[1] in (PUBLISH.sha, PUBLISH.source) and answer
+            for header, body in zip(command[6::2], command[7::2], strict=True)
+        ]
         if events or self._has_failed:
             self._has_failed = False
             self._journal.reached([(document_name(event), event.rev) for event in events])
@@ -79,6 +87,8 @@ class ObservedStore(Store):
     def __init__(self, made: Store, journal: Journal) -> None:
         super().__init__(made.name, made.truth, made.cache)
         self._journal = journal
+        assert isinstance(made.cache, RedisCache)
+        self._reach = made.cache.reaches[0]
         self.begin(0)
 
     def begin(self, number: int) -> None:
@@ -93,6 +103,8 @@ class ObservedStore(Store):
         self._written: tuple[fx.Published, ...] = ()
 
     def _watch(self, effect: fx.Effect[Any], answer: Any) -> None:
+        if isinstance(effect, fx.Commit | fx.Publish) and self._reach.missed.events:
+            self.is_deferred = True  # Kept because the feed has no room.
         if isinstance(effect, fx.Lease):
             # Before the truth is asked: what is known of a killed call must include whether it held a lease.
             self._journal.leased(self._number, answer is not None)

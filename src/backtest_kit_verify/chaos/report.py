@@ -12,7 +12,6 @@ from rich.table import Table
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos.audit_checks import AuditVerdict
 from backtest_kit_verify.chaos.checks import Violation
-from backtest_kit_verify.chaos.faults import KILL_WORKER
 from backtest_kit_verify.chaos.feed_checks import Cause
 from backtest_kit_verify.chaos.history import History, Operation
 from backtest_kit_verify.chaos.journal import CallKind, Outcome
@@ -36,6 +35,7 @@ PROMISES = (
             "two values"), "a value that nobody wrote", "a refused write happened", "a write applied twice",
     "a document twice", "a missing event", "an event repeated", "an event of nothing", "an undocumented error",
     "a client crashed", "a revision without exactly one record", "a record of another value", "a record of nothing",
+    "a forged record", "an odd input not set aside", "a restore that nothing reports", "a role without progress",
     "the log does not verify", "a replica differs", "a worker crashed",
 )  # fmt: skip
 """Every kind of violation, in the order in which they should be read."""
@@ -51,8 +51,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "minutes": outcome.options.minutes,
         "operations": {kind.value: _operations(history.operations, kind) for kind in CALLS},
         "faults": {
-            **{fault.name: outcome.faults[fault.name] for fault in outcome.options.faults},
-            **({KILL_WORKER: outcome.faults[KILL_WORKER]} if outcome.audit is not None else {}),
+            **{fault.name: outcome.faults[fault.name] for fault in outcome.options.all_faults},
             "evicted keys": outcome.evicted_count,
         },
         "violations": {kind: kinds[kind] for kind in PROMISES},
@@ -61,6 +60,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
             "reads": len(outcome.excused),
             "of_ledger_rows": sum(one.read.key != one.read.guard for one in outcome.excused),
             "longest_ms": max((one.behind_ns for one in outcome.excused), default=0) / 1e6,
+            "before_a_restore_was_known": outcome.unjudged_count,
             "bypass_writes": _calls(history.operations, lambda op: op.is_bypass and op.may_have_written),
         },
         "events": {
@@ -68,7 +68,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
             "awaiting_recovery": {cause.value: feed.missing.get(cause, 0) for cause in Cause},
             "repeated": feed.repeated,
         },
-        "audit": None if outcome.audit is None else _audit(outcome.audit),
+        "audit": None if outcome.audit is None else _audit(outcome.audit, outcome.recorded_count),
         "documents": outcome.document_count,
         "cache_hits": sum(op.is_hit for op in history.operations),
         "cached_entries_compared": outcome.cached_count,
@@ -80,11 +80,16 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
     }
 
 
-def _audit(audit: AuditVerdict) -> dict[str, int]:
+def _audit(audit: AuditVerdict, compared: int) -> dict[str, int]:
     return {
         "revisions": audit.revisions,
         "records": audit.records,
         "gaps": audit.gaps,
+        "compared": compared,
+        "beyond": audit.beyond,
+        "corrections": audit.corrections,
+        "restores": audit.restores,
+        "strangers": audit.strangers,
         "seals": audit.seals,
         "parked": audit.parked,
     }
@@ -207,6 +212,7 @@ def _verdict(report: dict[str, Any]) -> Table:
     table.add_row("  rows of a list that their writer took for stored", f"{outside['of_ledger_rows']:,}")
     table.add_row("  the longest of them after, ms", f"{outside['longest_ms']:,.0f}")
     table.add_row("  writes past Redis", f"{outside['bypass_writes']:,}")
+    table.add_row("reads of who could not know of a restore yet", f"{outside['before_a_restore_was_known']:,}")
     table.add_section()
     if report["audit"] is not None:
         _audit_rows(table, report["audit"])
@@ -226,6 +232,11 @@ def _verdict(report: dict[str, Any]) -> Table:
 def _audit_rows(table: Table, audit: dict[str, int]) -> None:
     table.add_row("revisions in MongoDB, each with exactly one audit record", f"{audit['revisions']:,}")
     table.add_row("  audit records of revisions", f"{audit['records']:,}")
-    table.add_row("  of them gaps: recorded, but the payload is lost", f"{audit['gaps']:,}")
+    table.add_row("  compared with what clients were informed", f"{audit['compared']:,}")
+    table.add_row("gaps: recorded, but the payload is lost", f"{audit['gaps']:,}")
+    table.add_row("records of revisions that were forged, or went with a restore", f"{audit['beyond']:,}")
+    table.add_row("records that correct another one", f"{audit['corrections']:,}")
+    table.add_row("records that report a restore", f"{audit['restores']:,}")
+    table.add_row("documents of strangers, each recorded or parked", f"{audit['strangers']:,}")
     table.add_row("verified seals", f"{audit['seals']:,}")
     table.add_row("entries that no worker could apply", f"{audit['parked']:,}")

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,26 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from backtest_kit_mongo.coherence.keys import streams
-from backtest_kit_verify.chaos.audit_checks import AuditState, AuditVerdict, check_audit
-from backtest_kit_verify.chaos.checks import Evidence, Excused, Violation, check_history, stories
+from backtest_kit_verify.chaos.audit_checks import (
+    AuditState,
+    AuditVerdict,
+    check_audit,
+    check_records,
+    differing_copies,
+)
+from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
 from backtest_kit_verify.chaos.client import Task
+from backtest_kit_verify.chaos.epochs import split
 from backtest_kit_verify.chaos.errors import ChaosError
-from backtest_kit_verify.chaos.evidence import gather
+from backtest_kit_verify.chaos.evidence import direct, gather, held
 from backtest_kit_verify.chaos.faults import OF_WORKERS, TABLE, Fault, Injector
 from backtest_kit_verify.chaos.faulty_servers import DATABASE, LEASE_MS, REDIS_ERRORS, Servers, settings_of
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
 from backtest_kit_verify.chaos.feed_evidence import Feed
 from backtest_kit_verify.chaos.fleet import CLIENT, Fleet
 from backtest_kit_verify.chaos.history import History, load_history
+from backtest_kit_verify.chaos.journal import CallKind
+from backtest_kit_verify.chaos.strangers import Strangers
 from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import WORKER, Workers, owed_by_group
 from backtest_kit_verify.chaos.workload import Workload
@@ -37,7 +46,9 @@ __all__ = ["Options", "Outcome", "run_chaos"]
 TICK_S = 0.02
 COLLECT_S = 0.5
 CALM_S = 1.5 * LEASE_MS / 1000
-READY_S = 60.0
+READY_S = 120.0
+OVERTIME_S = 60.0
+"""How much longer a run goes on at most in which a fault has not happened yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,9 @@ class Options:
         workers: how many worker processes consume the feed and are killed too. With any, the audit log and a replica
             are checked at the end instead of the feed.
         worker: the command that runs one worker.
+        worker_faults: what happens besides if there are workers.
         settle_s: how long the workers may take to catch up at the end.
+        memory_max: of Redis, in bytes, all the time; 0: no limit.
     """
 
     minutes: float = 1.0
@@ -63,7 +76,13 @@ class Options:
     faults: Sequence[Fault] = TABLE
     workers: int = 0
     worker: Sequence[str] = WORKER
+    worker_faults: Sequence[Fault] = OF_WORKERS
     settle_s: float = 300.0
+    memory_max: int = 0
+
+    @property
+    def all_faults(self) -> tuple[Fault, ...]:
+        return (*self.faults, *self.worker_faults) if self.workers else tuple(self.faults)
 
 
 @dataclass(slots=True)
@@ -74,6 +93,8 @@ class Outcome:
         faults: how often each happened.
         stopped_ns: when each process was stopped and resumed.
         cached_count: cache entries that were compared with MongoDB.
+        unjudged_count: reads of clients that could not know of a restore yet.
+        recorded_count: audit records that were compared with what clients were informed.
         kept: where the journals are, if there is a violation.
     """
 
@@ -88,6 +109,8 @@ class Outcome:
     excused: list[Excused]
     feed: FeedVerdict
     audit: AuditVerdict | None = None
+    unjudged_count: int = 0
+    recorded_count: int = 0
     kept: Path | None = None
 
 
@@ -124,7 +147,7 @@ def _run(options: Options, directory: Path, console: Console) -> Outcome:
     journals = directory / "journals"
     journals.mkdir()
     workload = Workload(options.keys, options.writers)
-    with closing(Servers(directory)) as servers:
+    with closing(Servers(directory, options.memory_max)) as servers:
         record = _on_servers(options, servers, workload, journals, console)
     console.print("Checking ...")
     rows = {str(scope): [str(row) for row in workload.rows if row.scope == scope] for scope in workload.ledgers}
@@ -150,30 +173,55 @@ def _on_servers(options: Options, servers: Servers, workload: Workload, journals
             closing(Workers(options.workers, options.worker, servers, environment, options.seed))
         )
         fleet = stack.enter_context(Fleet(tasks, options.seed, options.client, environment))
-        injector = Injector(servers, fleet, feed, workload.documents, options.seed, wires, workers)
+        client = stack.enter_context(MongoClient[dict[str, Any]](direct(servers), tz_aware=True))
+        strangers = Strangers(client, servers.redis, settings.database, list(feed.streams), workload.documents)
+        injector = Injector(
+            servers, fleet, feed, workload.documents, options.seed, wires, workers, strangers,
+            lambda: held(client[settings.database], workload, CallKind.RESTORED),
+        )  # fmt: skip
         with _progress(console) as progress:
             drive = _Drive(options, fleet, injector, feed, progress, workers)
             drive.run()
             fleet.audit(_task(options, servers, journals, "auditor", "auditor"))
-            audit = _audit(options, servers, workers, drive) if options.workers else None
+            audit = _audit(options, servers, workload, injector, workers, drive) if options.workers else None
         return _Record(fleet, injector, gather(servers, feed, workload), audit, workers.crashes)
 
 
-def _audit(options: Options, servers: Servers, workers: Workers, drive: "_Drive") -> AuditVerdict:
+def _audit(
+    options: Options, servers: Servers, workload: Workload, injector: Injector, workers: Workers, drive: "_Drive"
+) -> AuditVerdict:
     """Let the workers finish, and see what they have made of it."""
     settings = servers.settings
     names = streams(settings.database, settings.partitions)
-    client: MongoClient[dict[str, Any]]
-    with MongoClient(settings.mongo_connection_string.get_secret_value(), tz_aware=True) as client:
+    keys = (*workload.documents, *workload.rows)
+    with MongoClient[dict[str, Any]](direct(servers), tz_aware=True) as client:
         database: Database[dict[str, Any]] = client[settings.database]
-        state = AuditState(database, lambda: owed_by_group(servers.redis, names))
-        workers.settle(state, drive.settling, options.settle_s)
-        return check_audit(database, workers.differing_replicas())
+        state = AuditState(database, keys, lambda: owed_by_group(servers.redis, names))
+        left = workers.settle(state, drive.settling, options.settle_s)
+        copies = client[f"{settings.database}-replica"]
+        differing = differing_copies(database, copies, keys) if options.worker_faults else workers.differing_replicas()
+        return check_audit(database, keys, injector.traces(), left, differing)
 
 
 def _judge(options: Options, history: History, record: _Record) -> Outcome:
-    reported = stories(history, record.evidence)
-    violations, excused = check_history(reported)
+    violations: list[Violation] = []
+    excused: list[Excused] = []
+    reported: list[Story] = []
+    unjudged = 0
+    evidence = record.evidence
+    if record.injector.restores:
+        evidence = replace(evidence, events={}, reported={})  # They do not say of which epoch their revisions are.
+    for epoch in split(history, record.injector.restores):
+        known = evidence if epoch.is_last else Evidence((), (), {}, {}, is_final=False)
+        reported = stories(epoch.history, known)
+        found = check_history(reported)
+        violations += found[0]
+        excused += found[1]
+        unjudged += epoch.unjudged
+    recorded = 0
+    if record.audit is not None:
+        recorded, wrong = check_records(record.audit.reported, reported)
+        violations += wrong
     # Workers trim the feed and recovery repeats its events, so there the log is what is complete.
     feed = check_feed(history, record.evidence, reported) if record.audit is None else FeedVerdict(0, {}, 0)
     crashes = [Violation("a client crashed", "", text) for text in record.fleet.crashes]
@@ -191,6 +239,8 @@ def _judge(options: Options, history: History, record: _Record) -> Outcome:
         excused=excused,
         feed=feed,
         audit=record.audit,
+        unjudged_count=unjudged,
+        recorded_count=recorded,
     )
 
 
@@ -229,7 +279,7 @@ class _Drive:
         self, options: Options, fleet: Fleet, injector: Injector, feed: Feed, progress: Progress, workers: Workers
     ) -> None:
         self._duration_s = options.minutes * 60
-        self._faults = (*options.faults, OF_WORKERS) if options.workers else options.faults
+        self._faults = options.all_faults
         self._fleet, self._injector, self._feed, self._workers = fleet, injector, feed, workers
         self._progress = progress
         self._collected_s = 0.0
@@ -242,7 +292,9 @@ class _Drive:
         began_s = time.monotonic()
         self._injector.begin(self._faults, began_s, self._duration_s)
         self._progress.update(bar, description="chaos", total=self._duration_s)
-        while (now_s := time.monotonic()) < began_s + self._duration_s:
+        while (now_s := time.monotonic()) < began_s + self._duration_s or (
+            self._missing_faults and now_s < began_s + self._duration_s + OVERTIME_S
+        ):
             self._injector.tick(now_s)
             self._step(bar, now_s - began_s)
         self._injector.heal()
@@ -252,6 +304,11 @@ class _Drive:
             self._step(bar, None)
         self._until_all_are_ready(bar)
         self._fleet.dismiss()
+
+    @property
+    def _missing_faults(self) -> bool:
+        """A short run on a busy machine goes on until each has happened."""
+        return not all(self._injector.counts[fault.name] for fault in self._faults)
 
     def settling(self, left: str) -> None:
         """Show what the workers have still to do."""

@@ -103,10 +103,10 @@ class Workers:
         self.kill_count += 1
         return True
 
-    def settle(self, state: AuditState, step: Callable[[str], None], within_s: float) -> None:
-        """Let them work undisturbed until nothing is left to do, then stop them. Precondition: nobody writes any more.
-
-        Whatever is still missing after `within_s` is found by the checks.
+    def settle(self, state: AuditState, step: Callable[[str], None], within_s: float) -> str:
+        """Let them work undisturbed until nothing is left to do, or for `within_s`; then stop them. Returns what is
+        left.
+        Precondition: nobody writes any more.
 
         Raises:
             ChaosError: a worker does not stop.
@@ -117,6 +117,7 @@ class Workers:
             step(left)
             time.sleep(POLL_S)
         self.stop()
+        return left
 
     def stop(self) -> None:
         for slot, process in enumerate(self._running):

@@ -55,9 +55,9 @@ class Workload:
         return (*own, *(f"shared-{number}" for number in range(SHARED_ROWS)))
 
 
-def payload_of(key: Key, mark: str) -> Any:
+def payload_of(key: Key, mark: str, **more: Any) -> Any:
     """A realistic payload of the key's domain that carries the mark."""
-    return extended(key.domain, **{MARK: mark})
+    return extended(key.domain, **{MARK: mark}, **more)
 
 
 def row_of(item: Part, mark: str) -> dict[str, Any]:
@@ -69,6 +69,9 @@ def mark_of(domain: Domain, payload: Any) -> str | None:
     """The mark that a value carries; None if it has none, which no client ever writes."""
     if not payload:
         return None
-    holder = payload if domain.shape is Shape.LIST else free_object(domain, payload)
-    mark = holder.get(MARK)
+    try:
+        holder = payload if domain.shape is Shape.LIST else free_object(domain, payload)
+        mark = holder.get(MARK)
+    except (AssertionError, AttributeError, LookupError, TypeError):
+        return None  # A stranger's.
     return mark if isinstance(mark, str) else None

@@ -39,6 +39,9 @@ def chaos(
     pause_ms: Annotated[
         float, typer.Option("--pause-ms", min=0, help="Mean pause between two calls of a process.")
     ] = 8.0,
+    memory_mb: Annotated[
+        int, typer.Option("--maxmemory-mb", min=0, help="Memory that Redis has all the time; 0: any amount.")
+    ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the report as JSON.")
     ] = None,
@@ -61,7 +64,16 @@ def chaos(
     Exit status: 0 when no promise was broken, 1 when one was or the run could not be finished.
     """
     messages = Console(stderr=True, quiet=quiet)
-    options = Options(minutes, seed or secrets.token_hex(4), writers, readers, keys, pause_ms, workers=workers)
+    options = Options(
+        minutes,
+        seed or secrets.token_hex(4),
+        writers,
+        readers,
+        keys,
+        pause_ms,
+        workers=workers,
+        memory_max=memory_mb * 2**20,
+    )
     messages.print(f"Seed {options.seed}")
     # SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

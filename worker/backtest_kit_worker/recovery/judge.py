@@ -31,6 +31,7 @@ from backtest_kit_worker.recovery.streams import NOWHERE, Feed, StreamId, has_pa
 
 logger = logging.getLogger(__name__)
 
+LOWER_S: Final = 1.0
 COMPLAIN_S: Final = 60.0
 """Between two complaints of the same."""
 
@@ -77,6 +78,7 @@ class Judge:
         self._monotonic_s = monotonic_s
         self._batches: deque[Batch] = deque()
         self._complained_s = -COMPLAIN_S
+        self._lower_s = 0.0
         self.position: Position | None = None
         self.marks: set[ObjectId] = set()
 
@@ -131,18 +133,32 @@ class Judge:
         """
         settled = sum(self._first_look(batch) for batch in self._due())
         waiting = [batch for batch in self._batches if batch.barrier is not None]
-        if waiting:
+        if waiting and self._feed.has_room:
             # Asked after the last barrier was set: what this answer calls complete was published before it.
             reached = self._feed.reached()
             for batch in waiting:
                 if batch.barrier is not None and has_passed(reached, batch.barrier):
                     settled += self._second_look(batch)
+            self._lower_barriers()
             self._complain(reached)
         while self._batches and not self._batches[0].changes and self._batches[0].due_s <= self._monotonic_s():
             done = self._batches.popleft()
             self.position = done.position or self.position
             self.marks |= done.marks
         return settled
+
+    def _lower_barriers(self) -> None:
+        """A stream that was made anew has lower ids, and nothing in it ever comes to a barrier of before. What was
+        appended by then lies before its end of now.
+        """
+        if self._monotonic_s() < self._lower_s:
+            return
+        self._lower_s = self._monotonic_s() + LOWER_S
+        waiting = [batch for batch in self._batches if batch.barrier]
+        ends = self._feed.ends() if waiting else {}
+        for batch in waiting:
+            assert batch.barrier is not None
+            batch.barrier = {stream: min(end, ends[stream]) for stream, end in batch.barrier.items()}
 
     def _due(self) -> Iterator[Batch]:
         now_s = self._monotonic_s()

@@ -148,17 +148,17 @@ class Repair:
                 if change.publish_count == 0 and change.key and (key := cache_key(change.key)) is not None
             ]
         )
-        self._feed.publish(work.events)
+        published = work.published if self._feed.publish(work.events) else []
         self._records.write(work.records)
-        for change in work.published:
+        for change in published:
             change.publish_count += 1
-        self.counts["republished"] += len(work.published)
+        self.counts["republished"] += len(published)
         for record in work.records:
             self.counts[record["operation"]] += 1
         foreign = [record["_id"] for record in work.records if record["operation"] == FOREIGN]
         if foreign:
             self._notes.note(FOREIGN_WRITES, foreign[-1], len(foreign))
-        if work.events:
+        if published:
             logger.info(
                 "republished %d events that were missing, the first is %s", len(work.events), work.events[0][1].id
             )

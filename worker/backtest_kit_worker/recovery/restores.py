@@ -20,6 +20,8 @@ from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S, SharedIdentity
 from backtest_kit_mongo.caches import identity_document, identity_of
 from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.feed.positions import EntryId
+from backtest_kit_mongo.feed.trimming import cut
 from backtest_kit_worker.deployment import Deployment
 
 logger = logging.getLogger(__name__)
@@ -69,10 +71,8 @@ class Restores:
         """
         dropped = {}
         for place in found.get("streams", ()):
-            ms, _, number = str(place["last"]).partition("-")
-            dropped[str(place["name"])] = int(
-                self._redis.xtrim(place["name"], minid=f"{ms}-{int(number) + 1}", approximate=False)
-            )
+            name = str(place["name"])
+            dropped[name] = cut(self._redis, name, EntryId.parse(str(place["last"])).next)
         return dropped
 
     def reported(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import redis
 
+from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.link import Link, Script
+from backtest_kit_mongo.backends.redis.missed import append
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.feed.scripts import INFO, stream_info
 
@@ -17,17 +23,34 @@ END: Final[StreamId] = (2**64, 0)
 NOWHERE: Final[StreamId] = (-1, 0)
 """Before every entry: there is no group."""
 _ABSENT: Final = ("no such key", "NOGROUP")
+FULL_S: Final = 1.0
+PACKET_MAX: Final = 500
 PACKET_BYTES: Final = 1024 * 1024
 """What is appended in one packet, so that it stays within the command's time bound."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class Feed:
     """The streams of a database and one consumer group on them, the audit role's."""
 
-    def __init__(self, client: redis.Redis, streams: Sequence[str], group: str) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        streams: Sequence[str],
+        group: str,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis: Any = client
+        self._script = Script("publish")
+        self._monotonic_s, self._full_until_s = monotonic_s, float("-inf")
         self._streams = tuple(streams)
         self._group = group
+
+    @cached_property
+    def _link(self) -> Link:
+        return link_over(self._redis)
 
     def ends(self) -> dict[str, StreamId]:
         """The last entry of each stream now: a barrier. Whatever was published before this call lies before it."""
@@ -73,17 +96,31 @@ class Feed:
         answers = [_absent_is_none(answer) for answer in pipeline.execute(raise_on_error=False)]
         return {stream: answers[n * count : (n + 1) * count] for n, stream in enumerate(self._streams)}
 
-    def publish(self, events: Sequence[tuple[str, Event]]) -> None:
-        """Append events, each to its stream."""
-        pipeline = self._redis.pipeline(transaction=False)
-        size = 0
+    def publish(self, events: Sequence[tuple[str, Event]]) -> bool:
+        """Append events, each to its stream. False: one of them has no room (any of them may have been appended), and
+        is to be offered again when `has_room` says so.
+        """
+        pages: dict[str, list[Event]] = {}
         for stream, event in events:
-            pipeline.xadd(stream, {"e": event.header(), "p": event.body})
-            size += len(event.body)
-            if size >= PACKET_BYTES:
-                pipeline.execute()
-                size = 0
-        pipeline.execute()
+            page = pages.setdefault(stream, [])
+            page.append(event)
+            if sum(len(each.body) for each in page) >= PACKET_BYTES or len(page) >= PACKET_MAX:
+                del pages[stream]
+                if not self._append(stream, page):
+                    return False
+        return all(self._append(stream, page) for stream, page in pages.items())
+
+    def _append(self, stream: str, page: Sequence[Event]) -> bool:
+        if append(self._link, self._script, stream, page, len(self._streams)):
+            return True
+        self._full_until_s = self._monotonic_s() + FULL_S
+        logger.warning("%s has no room for %d events that are missing in it; they are offered again", stream, len(page))
+        return False
+
+    @property
+    def has_room(self) -> bool:
+        """False for a while after it had none."""
+        return self._monotonic_s() >= self._full_until_s
 
 
 def has_passed(reached: Mapping[str, StreamId], barrier: Mapping[str, StreamId]) -> bool:

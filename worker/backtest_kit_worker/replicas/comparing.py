@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import CallerError, CorruptData
-from backtest_kit_worker.replicas.source import Raw, Source
+from backtest_kit_worker.replicas.naming import Raw, identity
+from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.target import Identity, Seen, Target, Verdict, key_of, version
 
 SHOWN_MAX: Final = 20
@@ -90,13 +91,13 @@ class Comparer:
     # -- documents and their copies
 
     def _documents(self, domain: Domain) -> None:
-        suspects: dict[Any, int] = {}
+        suspects: dict[bytes, int] = {}
         last: Any = None
         while documents := self._source.after(domain, last):
             last = documents[-1]["_id"]
             for document, seen in self._look(domain, documents):
                 if seen.verdict is not Verdict.SAME:
-                    suspects[document["_id"]] = version(document).rev
+                    suspects[identity(document)] = version(document).rev
             self._found.compared += len(documents)
             self._progress(len(documents))
             if len(suspects) >= SUSPECTS_MAX:
@@ -113,13 +114,13 @@ class Comparer:
                 return []
             return [pair for document in documents for pair in self._look(domain, [document])]
 
-    def _settle(self, domain: Domain, suspects: dict[Any, int]) -> None:
+    def _settle(self, domain: Domain, suspects: dict[bytes, int]) -> None:
         if not suspects:
             return
         self._wait_s(self._recheck_s)
         for documents in self._source.by_ids(domain, suspects):
             for document, seen in self._look(domain, documents):
-                if self._differs(domain, document, seen, suspects[document["_id"]]):
+                if self._differs(domain, document, seen, suspects[identity(document)]):
                     difference = Difference(seen.verdict, _name(domain, document), version(document).rev, seen.rev)
                     self._found.add(difference)
                     self._repair_document(domain, document)
@@ -134,7 +135,7 @@ class Comparer:
         return seen.verdict is not Verdict.SAME
 
     def _again(self, domain: Domain, document: Raw) -> list[Raw]:
-        return [now for chunk in self._source.by_ids(domain, [document["_id"]]) for now in chunk]
+        return [now for chunk in self._source.by_ids(domain, [identity(document)]) for now in chunk]
 
     def _repair_document(self, domain: Domain, document: Raw) -> None:
         """Write the source's state whatever the copy's revision; then what the source has now, because that write may

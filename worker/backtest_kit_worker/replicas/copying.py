@@ -22,7 +22,8 @@ from backtest_kit_mongo.errors import BacktestKitError, CallerError, CorruptData
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.comparing import Comparer
-from backtest_kit_worker.replicas.source import Raw, Source
+from backtest_kit_worker.replicas.naming import Raw
+from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import Copy, Part, State, enrol
 from backtest_kit_worker.replicas.target import ReplicaFailed, Target
 from backtest_kit_worker.services import Service
@@ -148,6 +149,6 @@ class CopyService(Service):
             return 0
         except (CorruptData, CallerError) as cause:
             if len(documents) == 1:
-                logger.error("replica: %s %s is left out: %s", collection_of(domain), documents[0]["_id"], cause)
+                logger.error("replica: %s %s is left out: %s", collection_of(domain), documents[0].get("_id"), cause)
                 return 1
             return sum(self._put(target, domain, [document]) for document in documents)

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from bson.errors import BSONError
+
 from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
@@ -28,8 +30,9 @@ from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.coherence.restoring import restoration, restore
 from backtest_kit_mongo.errors import CorruptData, EnvironmentFault
+from backtest_kit_worker.replicas.naming import RAW, Raw
 from backtest_kit_worker.replicas.paths import key_at
-from backtest_kit_worker.replicas.source import CHUNK_MAX, RAW, Raw, Source, batched
+from backtest_kit_worker.replicas.source import CHUNK_MAX, Source, batched
 from backtest_kit_worker.replicas.target import Marker, ReplicaFailed, Seen, Verdict, key_of, version
 
 MARKER: Final = ".replica-of.json"
@@ -186,6 +189,13 @@ def _content(key: Key, document: Raw) -> bytes:
     Raises:
         CorruptData: the document holds what this package never stores.
     """
+    try:
+        return _sealed(key, document)
+    except (TypeError, ValueError, OverflowError, BSONError) as cause:
+        raise CorruptData(f"{key}: the stored document holds what this package never stores: {cause}") from cause
+
+
+def _sealed(key: Key, document: Raw) -> bytes:
     columns: dict[str, Any] = decoded(document.raw, _PLAIN)
     domain = key.domain
     when = columns.get("when")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.errors import BacktestKitError
-from backtest_kit_worker.replicas.source import Raw
+from backtest_kit_worker.replicas.naming import Raw
 from backtest_kit_worker.replicas.state import State, enrol
 from backtest_kit_worker.replicas.target import ReplicaFailed, ReplicaUnreachable, Target
 

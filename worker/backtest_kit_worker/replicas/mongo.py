@@ -23,7 +23,8 @@ from backtest_kit_mongo.connect import DURABLE, mongo_client
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.stored import REPLICA_STATE
-from backtest_kit_worker.replicas.source import CHUNK_MAX, RAW, Raw, Source, batched
+from backtest_kit_worker.replicas.naming import RAW, Raw, among, identity
+from backtest_kit_worker.replicas.source import CHUNK_MAX, Source, batched
 from backtest_kit_worker.replicas.target import Marker, ReplicaFailed, ReplicaUnreachable, Seen, Verdict, version
 
 logger = logging.getLogger(__name__)
@@ -158,24 +159,24 @@ class MongoTarget:
         """Remove the copy that has this document's key under another `_id`, if its own document is gone: somebody
         deleted it and made it anew.
         """
-        query = {name: document[name] for name in domain.columns}
+        query = {name: {"$eq": document.get(name)} for name in domain.columns}
         other = collection.find_one(query, {"_id": 1})
-        if other is not None and not self._source.present_ids(domain, [other["_id"]]):
-            collection.delete_one({"_id": other["_id"]})
+        if other is not None and not self._source.present_ids(domain, [identity(other)]):
+            collection.delete_one(among([identity(other)]))
             logger.warning("replica: %s %s is gone from the source and gives way", collection_of(domain), other["_id"])
 
     # -- comparing
 
     def look(self, domain: Domain, documents: Sequence[Raw]) -> list[Seen]:
         with self._bounded(f"reading {domain.name}"):
-            found = self._database[collection_of(domain)].find({"_id": {"$in": [d["_id"] for d in documents]}})
-            copies = {copy["_id"]: copy for copy in found}
-        return [_seen(document, copies.get(document["_id"])) for document in documents]
+            found = self._database[collection_of(domain)].find(among(map(identity, documents)))
+            copies = {identity(copy): copy for copy in found}
+        return [_seen(document, copies.get(identity(document))) for document in documents]
 
-    def stored(self, domain: Domain) -> Iterator[list[Any]]:
+    def stored(self, domain: Domain) -> Iterator[list[bytes]]:
         with self._bounded(f"listing {domain.name}"):
             ids = self._database[collection_of(domain)].find({}, {"_id": 1}).sort("_id", 1)
-        batches = batched((document["_id"] for document in ids), CHUNK_MAX)
+        batches = batched(map(identity, ids), CHUNK_MAX)
         while True:
             with self._bounded(f"listing {domain.name}"):
                 batch = next(batches, None)
@@ -183,33 +184,34 @@ class MongoTarget:
                 return
             yield batch
 
-    def absent(self, domain: Domain, identities: Items[Any]) -> list[Any]:
-        present = self._source.present_ids(domain, list(identities))
-        return [identity for identity in identities if identity not in present]
+    def absent(self, domain: Domain, identities: Items[bytes]) -> list[bytes]:
+        present = self._source.present_ids(domain, identities)
+        return [each for each in identities if each not in present]
 
-    def discard(self, domain: Domain, identities: Sequence[Any]) -> None:
+    def discard(self, domain: Domain, identities: Sequence[bytes]) -> None:
         with self._bounded(f"removing {domain.name}"):
-            self._database[collection_of(domain)].delete_many({"_id": {"$in": list(identities)}})
+            self._database[collection_of(domain)].delete_many(among(identities))
 
 
 def _forced(documents: list[Raw]) -> list[Newer]:
-    return [Newer(document, ReplaceOne({"_id": document["_id"]}, document, upsert=True)) for document in documents]
+    return [Newer(document, ReplaceOne(among([identity(document)]), document, upsert=True)) for document in documents]
 
 
 def _newer(collection: Collection[Raw], documents: list[Raw]) -> list[Newer]:
     """Leave out what is stored already: a refused write costs far more than this question."""
-    found = collection.find({"_id": {"$in": [d["_id"] for d in documents]}}, {"rev": 1, "updatedDate": 1})
-    held = {document["_id"]: document for document in found}
+    found = collection.find(among(map(identity, documents)), {"rev": 1, "updatedDate": 1})
+    held = {identity(document): document for document in found}
     newer: list[Newer] = []
     for document in documents:
-        copy = held.get(document["_id"])
+        copy = held.get(identity(document))
         if copy is None:
             newer.append(Newer(document, InsertOne(document)))
         elif version(copy) < version(document):
             # Only what was seen to be older is replaced; if that has changed, the upsert collides with it. An equality
             # costs the server half of what `rev < n` does.
-            seen = {name: copy.get(name) for name in ("_id", "rev", "updatedDate")}
-            newer.append(Newer(document, ReplaceOne(seen, document, upsert=True)))
+            seen = {name: {"$eq": copy.get(name)} for name in ("rev", "updatedDate")}
+            same = [among([identity(document)]), seen]
+            newer.append(Newer(document, ReplaceOne({"$and": same}, document, upsert=True)))
     return newer
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection as Items
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import pymongo
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
@@ -17,7 +15,9 @@ from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
+from backtest_kit_mongo.errors import CorruptData
 from backtest_kit_mongo.stored import REPLICA_STATE
+from backtest_kit_worker.replicas.naming import RAW, Raw, among, identity, is_sendable, named
 from backtest_kit_worker.replicas.target import key_of
 
 CHUNK_MAX: Final = 1_000
@@ -26,12 +26,7 @@ CHUNK_BYTES_MAX: Final = 8 * 2**20
 CLAUSES_MAX: Final = 50
 """Each clause of an `$or` is planned on its own."""
 
-# Foreign dates may lie outside Python's; such a document must be copied all the same.
-RAW: Final = CodecOptions(
-    document_class=RawBSONDocument, tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
 T = TypeVar("T")
-Raw = RawBSONDocument
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -77,10 +72,10 @@ class Source:
     def _collection(self, domain: Domain) -> Collection[Raw]:
         return self._database[collection_of(domain)]
 
-    def by_ids(self, domain: Domain, ids: Iterable[Any]) -> Iterator[list[Raw]]:
-        """The documents of these `_id`s, in chunks; those that do not exist are left out."""
-        for some in batched(ids, CHUNK_MAX):
-            yield from self._chunks(self._collection(domain), {"_id": {"$in": some}})
+    def by_ids(self, domain: Domain, identities: Iterable[bytes]) -> Iterator[list[Raw]]:
+        """The documents of these identities, in chunks; those that do not exist are left out."""
+        for some in batched(identities, CHUNK_MAX):
+            yield from self._chunks(self._collection(domain), among(some))
 
     def ranges(self, scope: Key, ranges: Iterable[tuple[int, int]]) -> Iterator[list[Raw]]:
         """Rows of a series with first <= timestamp <= last of any of the ranges."""
@@ -88,7 +83,7 @@ class Source:
             clauses = [{**scope.query(), "timestamp": {"$gte": first, "$lte": last}} for first, last in some]
             yield from self._chunks(self._collection(scope.domain), {"$or": clauses})
 
-    def _chunks(self, collection: Collection[Raw], query: dict[str, Any]) -> Iterator[list[Raw]]:
+    def _chunks(self, collection: Collection[Raw], query: Mapping[str, Any]) -> Iterator[list[Raw]]:
         with pymongo.timeout(self._timeout_s):
             chunks = chunked(collection.find(query, batch_size=CHUNK_MAX))
         while True:
@@ -99,18 +94,27 @@ class Source:
             yield chunk
 
     def after(self, domain: Domain, last: Any) -> list[Raw]:
-        """The next documents in `_id` order behind `last` (None: from the first one); empty at the end."""
+        """The next documents in `_id` order behind `last` (None: from the first one); empty at the end. The last of
+        them has an `_id` that can be given as `last`.
+        """
         cursor = self._collection(domain).find({}, limit=CHUNK_MAX + 1).sort("_id", 1).hint([("_id", 1)])
         if last is not None:
             # Not `$gt`: that sees only ids of the same BSON type, and foreign programs may choose their own.
             cursor.min([("_id", last)])
         with pymongo.timeout(self._timeout_s), cursor:
-            return next(chunked(document for document in cursor if last is None or document["_id"] != last), [])
+            before = None if last is None else named(last)
+            found = next(chunked(document for document in cursor if identity(document) != before), [])
+        while found and not is_sendable(found[-1]["_id"]):
+            if len(found) == 1:
+                name = collection_of(domain)
+                raise CorruptData(f"{name}: too many documents in a row have an `_id` that is no UTF-8")
+            found.pop()
+        return found
 
-    def present_ids(self, domain: Domain, ids: Sequence[Any]) -> set[Any]:
-        """Those of the `_id`s that exist."""
+    def present_ids(self, domain: Domain, identities: Iterable[bytes]) -> set[bytes]:
+        """Those of the identities that exist."""
         with pymongo.timeout(self._timeout_s):
-            return {found["_id"] for found in self._collection(domain).find({"_id": {"$in": list(ids)}}, {"_id": 1})}
+            return set(map(identity, self._collection(domain).find(among(identities), {"_id": 1})))
 
     def present_keys(self, domain: Domain, keys: Items[Key]) -> set[tuple[Part, ...]]:
         """The parts of those keys that exist."""

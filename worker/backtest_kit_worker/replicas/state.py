@@ -23,6 +23,7 @@ from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.stored import REPLICA_STATE as COLLECTION
+from backtest_kit_worker.replicas.naming import RAW
 from backtest_kit_worker.replicas.target import Marker, ReplicaUnreachable, Target
 
 
@@ -68,6 +69,7 @@ class State:
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._documents = database.get_collection(COLLECTION, write_concern=DURABLE)
+        self._raw = database.get_collection(COLLECTION, codec_options=RAW)  # For the `_id`s that it remembers.
 
     def source_id(self) -> str:
         """This source's own name; made once."""
@@ -82,7 +84,7 @@ class State:
 
     def copy(self, target: str) -> Copy | None:
         """What is recorded of the copy to a target; None if it was never begun."""
-        found = self._documents.find_one({"_id": f"copy/{target}"})
+        found = self._raw.find_one({"_id": f"copy/{target}"})
         if found is None:
             return None
         parts = {name: Part(**part) for name, part in found["domains"].items()}

@@ -14,9 +14,10 @@ from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.errors import CorruptData
+from backtest_kit_worker.recovery.changes import revision
 
 Identity = Any
-"""What a target calls a stored document: an `_id`, or a path below the directory."""
+"""What a target calls a stored document: the bytes of its `_id`, or a path below the directory."""
 
 
 class ReplicaFailed(OSError):
@@ -110,10 +111,10 @@ class Target(Protocol):
 
 def version(document: Mapping[str, Any]) -> Version:
     """The version of a document; revision 0 if only foreign programs wrote it."""
-    updated = document.get("updatedDate")
+    rev, updated = revision(document.get("rev")), document.get("updatedDate")
     if isinstance(updated, datetime):
-        return Version(int(document.get("rev") or 0), millis(updated))
-    return Version(int(document.get("rev") or 0), int(updated) if isinstance(updated, DatetimeMS) else 0)
+        return Version(rev, millis(updated))
+    return Version(rev, int(updated) if isinstance(updated, DatetimeMS) else 0)
 
 
 def key_of(domain: Domain, document: Mapping[str, Any]) -> Key:
@@ -127,7 +128,10 @@ def key_of(domain: Domain, document: Mapping[str, Any]) -> Key:
     except KeyError as cause:
         raise CorruptData(f"{collection_of(domain)} {document['_id']}: the key column {cause} is missing") from None
     # Foreign programs store whole numbers as doubles, and ours come back as Int64.
-    plain = tuple(int(part) if column.type is int else part for column, part in zip(domain.key, parts, strict=True))
+    plain = tuple(
+        int(part) if column.type is int and isinstance(part, int | float) and part == part // 1 else part
+        for column, part in zip(domain.key, parts, strict=True)
+    )
     if any(type(part) is not column.type for column, part in zip(domain.key, plain, strict=True)):
         raise CorruptData(f"{collection_of(domain)} {document['_id']}: a key column has the wrong type: {plain!r:.200}")
     return Key(domain, plain)

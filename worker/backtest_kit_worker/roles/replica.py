@@ -19,6 +19,7 @@ from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.fan import Fan
+from backtest_kit_worker.replicas.naming import named
 from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import Copy, State
 from backtest_kit_worker.replicas.target import Target, version
@@ -101,7 +102,7 @@ class ReplicaRole(Role):
         """Copy what is reported and not yet found in the source as new as asked."""
         news = 0
         for domain, documents in reported.documents.items():
-            for chunk in self._source.by_ids(domain, documents.late()):
+            for chunk in self._source.by_ids(domain, map(named, documents.late())):
                 news += self._fan.put(domain, chunk)
                 documents.found.update((document["_id"], version(document).rev) for document in chunk)
         for scope, rows in reported.series.items():

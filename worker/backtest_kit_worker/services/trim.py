@@ -13,8 +13,9 @@ from pymongo.database import Database
 
 from backtest_kit_mongo.feed.dead_letters import DeadLetters
 from backtest_kit_mongo.feed.settings import load_feed_settings
-from backtest_kit_mongo.feed.size import bytes_max
+from backtest_kit_mongo.feed.size import bytes_max, measure
 from backtest_kit_mongo.feed.trimming import TrimPlan, plan_trim, trim
+from backtest_kit_mongo.feed.troubles import ODD_IDS, Notes
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.services import Service
 
@@ -45,6 +46,7 @@ class TrimService(Service):
         self._streams = streams
         self._retention_ms = retention_ms
         self._max_bytes = max_bytes
+        self._notes = Notes(database)
         self._parked = DeadLetters(database, client, streams)
         self._reported: dict[str, str] = {}
 
@@ -65,11 +67,14 @@ class TrimService(Service):
             if plan is not None:
                 removed_count += trim(self._redis, self._database, plan)
                 self._report(plan)
+                measure(self._redis, stream, len(self._streams), self._max_bytes)
         self._parked.settle()
         return removed_count
 
     def _report(self, plan: TrimPlan) -> None:
         """Log, once for each, groups that nobody serves and entries that the audit lost: neither passes by itself."""
+        if plan.position.is_ahead:
+            self._notes.note(ODD_IDS, f"{plan.position.stream}: {plan.position.last} at {plan.position.now_ms}")
         troubles = {limit.name: limit.why for limit in plan.limits if limit.needs_operator}
         for name, why in troubles.items():
             if (key := f"{plan.position.stream}/{name}") not in self._reported:

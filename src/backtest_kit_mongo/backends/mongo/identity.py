@@ -94,17 +94,20 @@ class IdentityDocument:
         with pymongo.timeout(self._timeout_s):
             return self.collection.find_one({"_id": IDENTITY}) or {}
 
-    def note(self, settings: Start, eras: Sequence[str] = (), *, starting: bool = False) -> Noted:
+    def note(self, settings: Start, reported: Mapping[str, int] | None = None, *, starting: bool = False) -> Noted:
         """Raise the counts of eras, where they are in force.
 
         Args:
+            reported: those eras, and how far their Redis was told that they had counted. One that has not counted
+            so far is of a database that was set back, and is not raised: whoever finds that out may die, or time out,
+            before another era has begun, and after some such attempts its count would be what it was.
             settings: put in force if `starting`, which ends all eras if they differ from those that are.
 
         Raises:
             PyMongoError: unknown whether it was done; raising once more does no harm.
         """
         with pymongo.timeout(self._timeout_s):
-            found = self._update(_noting(settings, sorted(set(eras)), self._listed(), starting=starting))
+            found = self._update(_noting(settings, reported or {}, self._listed(), starting=starting))
         return Noted(
             str(found["deployment"]), int(found["partitions"]), str(found["mode"]), int(found["widest"]),
             {era["era"]: int(era["count"]) for era in found["eras"]},
@@ -203,7 +206,7 @@ def _kept(field: str, more: Any) -> Document:
 
 
 def _noting(
-    settings: Start, eras: Sequence[str], listed: Sequence[Document] | None, *, starting: bool
+    settings: Start, reported: Mapping[str, int], listed: Sequence[Document] | None, *, starting: bool
 ) -> list[Document]:
     mine: Document = {"partitions": settings.partitions, "mode": {"$literal": settings.mode}}
     first: Document = {
@@ -212,13 +215,18 @@ def _noting(
         "eras": _all("eras"),
         "restores": _all("restores"),
     }
-    is_raised = {"$in": ["$$this.era", {"$literal": list(eras)}]}
+    is_named = {"$in": ["$$this.era", {"$literal": sorted(reported)}]}
+    has_counted = [
+        {"$and": [{"$eq": ["$$this.era", {"$literal": era}]}, {"$gte": ["$$this.count", count]}]}
+        for era, count in sorted(reported.items())
+    ]
+    is_raised = {"$or": has_counted}
     raised = {"era": "$$this.era", "count": {"$add": ["$$this.count", 1]}, "at": "$$NOW"}
     left = _filter("$eras", {"$not": [{"$in": ["$$this.era", "$over.era"]}]})
     return [
         {"$set": {**first, **_compared(listed)}},
         {"$set": {"why": _why(mine, starting=starting)}},
-        {"$set": {"over": {"$cond": [{"$ne": ["$why", "idle"]}, "$eras", _idle(is_raised) if eras else []]}}},
+        {"$set": {"over": {"$cond": [{"$ne": ["$why", "idle"]}, "$eras", _idle(is_named) if reported else []]}}},
         {
             "$set": {
                 "ended": _kept("ended", _ended("$over", "$why")),
@@ -250,9 +258,9 @@ def _why(mine: Document, *, starting: bool) -> Document:
     return {"$switch": {"branches": branches, "default": "idle"}}
 
 
-def _idle(is_raised: Document) -> Document:
+def _idle(is_named: Document) -> Document:
     is_old = {"$lt": ["$$this.at", {"$subtract": ["$$NOW", IDLE_MS]}]}
-    return _filter("$eras", {"$and": [{"$not": [is_raised]}, is_old]})
+    return _filter("$eras", {"$and": [{"$not": [is_named]}, is_old]})
 
 
 def _compared(listed: Sequence[Document] | None) -> Document:

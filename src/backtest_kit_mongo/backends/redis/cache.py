@@ -1,9 +1,5 @@
 """Redis as the coherent cache and the change feed. The scripts in `lua/` are the protocol's steps; this file sends
 them.
-
-`RedisCache` holds whole documents (cache mode `document`). `RedisIdCache` keeps the npm package's `_id` keys up to date
-and answers no read (cache mode `id`): Node processes write such a database without leases, so nothing but MongoDB can
-be believed.
 """
 
 from __future__ import annotations
@@ -17,10 +13,9 @@ from typing import Any
 import redis
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.backends.redis import npm_names
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
-from backtest_kit_mongo.backends.redis.errors import Refused, is_unreachable
+from backtest_kit_mongo.backends.redis.errors import FULL, NO_ROOM, Refused, is_unreachable
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
 from backtest_kit_mongo.backends.redis.reach import FAULTS, Keeper, Reach, after
@@ -43,7 +38,6 @@ from backtest_kit_mongo.coherence.effects import (
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.coherence.keys import Names, era_name, names, script_names
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.coherence.steps import CommitAll
 from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
 from backtest_kit_mongo.ports import CacheFigures
 
@@ -104,14 +98,14 @@ class RedisCache(StepScripts):
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
-        self._read, self._lease, self._commit, self._fill, self._relay, self._lease_all, self._commit_all = (
-            script(name) for name in ("read", "lease", "commit", "fill", "relay", "lease_all", "commit_all")
+        self._read, self._lease, self._commit, self._fill, self._relay, self._publish = (
+            script(name) for name in ("read", "lease", "commit", "fill", "relay", "publish")
         )
+        self._lease_all, self._commit_all = (script(name) for name in ("lease_all", "commit_all"))
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
         self._reach = Reach(
-            link, self._identity, self._relay, self._names, self.counts, retry_s=options.retry_ms / 1000,
-            health_key=health_key,
-            shares=options.partitions if health_key else 1, monotonic_s=monotonic_s,
+            link, self._identity, self._relay, self._publish, self._names, self.counts, retry_s=options.retry_ms / 1000,
+            health_key=health_key, shares=options.partitions if health_key else 1, monotonic_s=monotonic_s,
         )  # fmt: skip
         self.reaches = (self._reach,)
         self._keeper = Keeper(self._identity, options.retry_ms / 1000)
@@ -215,6 +209,7 @@ class RedisCache(StepScripts):
                     self._options.ttl_ms,
                     int(effect.want_prior),
                     self._open_ms,
+                    self._minded_streams,
                 ),
             )
 
@@ -223,6 +218,8 @@ class RedisCache(StepScripts):
         except Refused as cause:
             if isinstance(cause.__cause__, BacktestKitError):
                 raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
+            if (no_room := self._no_room(effect.key, cause)) is not None:
+                raise no_room from cause
             raise WriteRefused(
                 f"{effect.key}: Redis answered the request for a lease with an error, and may serve others the old "
                 "value; nothing was "
@@ -231,6 +228,17 @@ class RedisCache(StepScripts):
         except CacheDown as cause:
             return self._without_lease(cause)
         return Leased(token, deadline_s, None if prior is None else self._readable(effect.key, prior))
+
+    @property
+    def _minded_streams(self) -> int:
+        """Into how many the feed is divided, if a write is to be refused that it has no room for; 0: it is not."""
+        return 0 if self._options.bypass else self._identity.partitions
+
+    def _no_room(self, what: object, cause: Refused) -> WriteRefused | None:
+        if FULL not in str(cause):
+            return None
+        self.counts.no_room += 1
+        return WriteRefused(f"{what}: {NO_ROOM} and CC_ON_REDIS_DOWN is `fail`; nothing was written")
 
     def _readable(self, key: Key, entry: bytes) -> Record | None:
         """The entry as a record. One that cannot be read is as good as none: Redis is only a cache."""
@@ -257,18 +265,25 @@ class RedisCache(StepScripts):
     def commit(self, effect: Commit) -> None:
         def build() -> Call:
             head = (self._identity.era, effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
-            arguments = (*head, *self._event_arguments(effect.published, effect.body))
             key, identity = effect.key, self._identity
             found = script_names(
                 self._options.database, identity.partitions, identity.deployment, key.domain.name, key.parts
             )
+            arguments = (*head, identity.partitions, *self._event_arguments(effect.published, effect.body))
             return self._commit, found, arguments
 
-        installed, _ = self._attempt(build)
+        installed, _, appended = self._attempt(build)
         if not installed:
             self.counts.lease_conflicts += 1
+        if not appended:
+            self._keep_events(effect.key, effect.published)
 
-    def _event_arguments(self, published: Iterable[Published], shared: bytes) -> list[Argument]:
+    def _keep_events(self, scope: Key, published: Iterable[Published]) -> None:
+        """The feed has no room for them. All else was done."""
+        self.counts.no_room += 1
+        self._reach.keep_events([(self._names(scope).stream, self._event(change)) for change in published])
+
+    def _event_arguments(self, published: Iterable[Published], shared: bytes | None) -> list[Argument]:
         arguments: list[Argument] = []
         for change in published:
             arguments += (self._event(change).header(), b"" if change.body == shared else change.body)
@@ -291,11 +306,13 @@ class RedisCache(StepScripts):
         )
 
     def publish(self, effect: Publish) -> None:
-        self._send([self._append_command(self._names(effect.scope).stream, change) for change in effect.published])
+        def build() -> Call:
+            found = self._names(effect.scope)
+            events = self._event_arguments(effect.published, None)
+            return self._publish, (found.stream, found.account), (self._identity.partitions, *events)
 
-    def _append_command(self, stream: str, change: Published) -> list[Argument]:
-        event = self._event(change)
-        return ["XADD", stream, "*", "e", event.header(), "p", event.body]
+        if not self._attempt(build):
+            self._keep_events(effect.scope, effect.published)
 
     def _send(self, commands: list[list[Argument]]) -> None:
         self._reach.guarded(lambda: self._link.execute_many(commands))
@@ -358,35 +375,3 @@ class RedisCache(StepScripts):
             installed = 0  # For example a full Redis: only the next reader pays.
         if not installed:
             self.counts.fills_refused += 1
-
-
-class RedisIdCache(RedisCache):
-    """The npm package's own cache keys, written for its sake, and the feed.
-
-    Writes take leases and delete entries as in mode `document`, so both may run beside each other while hosts are
-    switched from one to the other; nothing is installed and nothing read.
-    """
-
-    def commit(self, effect: Commit) -> None:
-        found = self._names(effect.key)
-        commands: list[list[Argument]] = [
-            ["DEL", found.entry, found.right], ["ZREM", found.leases, effect.token],
-            *(self._append_command(found.stream, change) for change in effect.published),
-        ]  # fmt: skip
-        if effect.entry.exists and effect.key.domain.cached and (name := npm_names.name(effect.key)):
-            commands.append(["SET", name, effect.entry.id])
-        self._send(commands)
-
-    def commit_all(self, effect: CommitAll) -> None:
-        for one in effect.done:
-            entry = one.entry if one.entry is not None else Record(one.key)
-            self.commit(Commit(one.key, effect.token, entry, one.body, one.published))
-
-    def figures(self) -> CacheFigures:
-        return self.counts.figures()
-
-    def read(self, effect: CacheRead) -> Record | Right:
-        return Right("")
-
-    def fill(self, effect: Fill) -> None:
-        return

@@ -18,18 +18,20 @@ class CacheCounts:
         lease_conflicts: writes after which nothing was cached: another write of the key was under way, the lease had
             run out, or this Redis is new.
         fills_refused: reads that found a document but might not cache it, because the key was written meanwhile.
+        no_room: writes of which the feed took no event, because it has no room in Redis.
         incarnation_changes: how often another Redis memory was met than before: a restart or a failover. Noticed by the
             first entry that is read from it.
     """
 
     __slots__ = (
         "_down", "_down_since_s", "_incarnations", "_known", "_lock", "_monotonic_s", "_past_bypass_s",
-        "fills_refused", "incarnation_changes", "lease_conflicts",
+        "fills_refused", "incarnation_changes", "lease_conflicts", "no_room",
     )  # fmt: skip
 
     def __init__(self, monotonic_s: Callable[[], float]) -> None:
         self.lease_conflicts = 0
         self.fills_refused = 0
+        self.no_room = 0
         self.incarnation_changes = 0
         self._monotonic_s = monotonic_s
         self._lock = Lock()
@@ -65,8 +67,9 @@ class CacheCounts:
 
     def figures(self) -> CacheFigures:
         return CacheFigures(
-            self.lease_conflicts, self.fills_refused, self.incarnation_changes, self.bypass_s, self.is_bypassing
-        )
+            self.lease_conflicts, self.fills_refused, self.no_room, self.incarnation_changes, self.bypass_s,
+            self.is_bypassing,
+        )  # fmt: skip
 
     @property
     def is_bypassing(self) -> bool:

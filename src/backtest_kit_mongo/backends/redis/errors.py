@@ -13,6 +13,7 @@ old. So an error *answer* means that this step was not done, and nothing more:
 | CLUSTERDOWN, MOVED, ASK, TRYAGAIN | everybody, for this slot: no script runs there | unreachable |
 | NOSCRIPT | nobody: the source is sent | done by `run` |
 | BKOUTDATED | who believes in another era | learn the era, then once more |
+| BKFULL | who asked for that (`on_redis_down` is `fail`) | LEASE is refused: the feed has no room for the event |
 | OOM, MISCONF, BUSY, NOPERM, WRONGPASS, NOAUTH, any other answer | this step; others may go on | refused |
 
 | refused step | what then |
@@ -35,6 +36,11 @@ from backtest_kit_mongo.coherence.effects import CacheDown
 from backtest_kit_mongo.errors import BacktestKitError
 
 OUTDATED: Final = "BKOUTDATED"
+FULL: Final = "BKFULL"
+NO_ROOM: Final = (
+    "the change feed has no room in Redis: its workers are behind or gone (`bkm stream status`, `bkm stream trim "
+    "--explain`), or maxmemory is too small,"
+)
 _NOBODY: Final = (
     redis.ConnectionError, redis.TimeoutError, OSError, redis.InvalidResponse, ClusterDownError, AskError,
     TryAgainError,

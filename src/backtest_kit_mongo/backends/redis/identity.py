@@ -174,7 +174,11 @@ class SharedIdentity:
         for _ in range(ROUNDS_MAX):
             looked_at = self.deployment, self._widest
             held = self._look()
-            noted = self._note(*{found.era for found in held.values() if found.era})
+            reported = {
+                era: max(one.noted_count for one in held.values() if one.era == era)
+                for era in {one.era for one in held.values()}
+            }
+            noted = self._note({era: count for era, count in reported.items() if era})
             self._adopt(noted)
             if looked_at != (self.deployment, self._widest):
                 # The database was dropped and made anew, or is used with more partitions: there is more to look at.
@@ -186,10 +190,10 @@ class SharedIdentity:
                 return
         raise redis.ConnectionError("other clients begin one era after the other; is another MongoDB behind them?")
 
-    def _note(self, *eras: str, starting: bool = False) -> Noted:
+    def _note(self, reported: Mapping[str, int] | None = None, *, starting: bool = False) -> Noted:
         try:
             self._noted_s = time.monotonic()
-            return self._document.note(self._settings, eras, starting=starting)
+            return self._document.note(self._settings, reported, starting=starting)
         except PyMongoError as cause:
             raise ServerUnreachable(f"MongoDB could not be asked whom its cache belongs to: {cause}") from cause
 

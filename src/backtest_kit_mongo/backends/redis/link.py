@@ -34,13 +34,18 @@ for in the text, because Redis 6.2 puts words of its own before what a script sa
 
 _LUA = files(__package__) / "lua"
 _pack: Any = pack_command  # Its stub knows tuples of one part only.
+_MORE = dict.fromkeys(("lease", "commit", "lease_all", "commit_all", "publish", "size"), ("account",))
+"""What stands in front of a script beside the prelude."""
 
 
 class Script:
     """A Lua file with the shared prelude in front."""
 
     def __init__(self, name: str, prelude: str | None = None) -> None:
-        shared = prelude if prelude is not None else (_LUA / "prelude.lua").read_text("utf-8")
+        parts = ("prelude", *_MORE.get(name, ()))
+        shared = (
+            prelude if prelude is not None else "".join((_LUA / f"{part}.lua").read_text("utf-8") for part in parts)
+        )
         self._name, self._shared = name, shared
         self.source = shared + (_LUA / f"{name}.lua").read_text("utf-8")
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()

@@ -41,7 +41,7 @@ class Reach:
     """Of one Redis, or of the part of a cluster that has `health_key`. Thread-safe.
 
     Args:
-        relay: the script that deletes what may be old.
+        relay: the script that deletes what may be old; `publish`: the one that appends events.
         names_of: the names of a key in force.
         shares: how many of these share the bounds on what is kept.
     """
@@ -51,6 +51,7 @@ class Reach:
         link: Link,
         identity: Identity,
         relay: Script,
+        publish: Script,
         names_of: Callable[[Key], Names],
         counts: CacheCounts,
         *,
@@ -61,7 +62,7 @@ class Reach:
     ) -> None:
         self._link = link
         self._identity = identity
-        self._relay = relay
+        self._relay, self._publish = relay, publish
         self._names_of = names_of
         self._counts = counts
         self._retry_s = retry_s
@@ -155,7 +156,7 @@ class Reach:
         """
         if self.is_down:
             self._identity.renew()
-        self.missed.deliver(self._link, self._relay, self._names_of)
+        self.missed.deliver(self._link, self._relay, self._publish, self._names_of, self._identity.partitions)
         if self.is_down and (reason := unsafe_reason(self._link.at(self._health_key).execute("INFO", "MEMORY"))):
             raise Unsafe(reason)
 
@@ -169,6 +170,15 @@ class Reach:
             self.is_troubled = True
             if not self.is_down and not is_delivering:
                 self._come_back()
+
+    def keep_events(self, events: Iterable[tuple[str, Event]]) -> None:
+        """Events for which the feed had no room; the timer tries again."""
+        with self._lock.quietly():
+            if not self.missed.events:
+                logger.warning("the change feed has no room in Redis: events are kept here, and appended when it has")
+                self._retry_at_s = self._monotonic_s() + self._retry_s
+            self.missed.add((), events)
+            self.is_troubled = True
 
     def owes(self, key: Key) -> bool:
         """Whether the key's entry may be older than what this client wrote."""

@@ -50,9 +50,8 @@ class RedisSettings(Section):
     )
     on_redis_down: Literal["bypass", "fail"] = Field(
         "bypass",
-        description=(
-            "Go on with MongoDB alone while Redis cannot be reached, or refuse writes before anything is written."
-        ),
+        description="While Redis cannot be reached, or its feed has no room: go on with MongoDB alone and announce "
+        "later, or refuse writes before anything is written.",
     )
     redis_timeout_ms: int = Field(1_000, ge=10, description="Bound on connecting to Redis and on each command.")
     redis_retry_ms: int = Field(

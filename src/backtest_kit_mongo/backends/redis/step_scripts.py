@@ -34,6 +34,12 @@ class StepScripts:
     _send: Callable[..., None]
     _event: Callable[[Published], Event]
     _without_lease: Callable[[CacheDown], Leased | None]
+    _no_room: Callable[[object, Refused], WriteRefused | None]
+    _keep_events: Callable[[Key, Iterable[Published]], None]
+
+    @property
+    def _minded_streams(self) -> int:
+        raise NotImplementedError
 
     @property
     def _open_ms(self) -> int:
@@ -55,8 +61,8 @@ class StepScripts:
             deadline_s = self._monotonic_s() + options.write_ms / 2000
             return (
                 self._lease_all,
-                self._of_partition(effect.keys, with_born=True),
-                (self._identity.era, token, lease_ms, options.ttl_ms, self._open_ms),
+                self._of_partition(effect.keys),
+                (self._identity.era, token, lease_ms, options.ttl_ms, self._open_ms, self._minded_streams),
             )
 
         try:
@@ -64,6 +70,8 @@ class StepScripts:
         except Refused as cause:
             if isinstance(cause.__cause__, BacktestKitError):
                 raise cause.__cause__ from cause
+            if (no_room := self._no_room(f"a step of {len(effect.keys)} documents", cause)) is not None:
+                raise no_room from cause
             raise WriteRefused(
                 f"a step of {len(effect.keys)} documents: Redis answered the request for leases with an error, and "
                 "may serve others the "
@@ -73,26 +81,28 @@ class StepScripts:
             return self._without_lease(cause)
         return Leased(token, deadline_s)
 
-    def _of_partition(self, keys: Iterable[Key], *, with_born: bool) -> tuple[str, ...]:
-        """Redis keys for a script: B or S, O, and five of each key."""
+    def _of_partition(self, keys: Iterable[Key]) -> tuple[str, ...]:
+        """Redis keys for a script: B, S, A, O, and five of each key."""
         found = [self._names(key) for key in keys]
         first = found[0]
         if any(names.stream != first.stream for names in found):
             raise WriteRefused("the partitions have changed meanwhile. Nothing was written; try again.")
         each = (name for names in found for name in (*names[:3], names.numbers, names.channel))
-        return (first.born if with_born else first.stream, self._identity.name(first.born), *each)
+        return (first.born, first.stream, first.account, self._identity.name(first.born), *each)
 
     def abort_all(self, effect: AbortAll) -> None:
         self._send([["ZREM", self._names(key).leases, effect.token] for key in effect.keys])
 
     def commit_all(self, effect: CommitAll) -> None:
         def build() -> tuple[Script, tuple[str, ...], tuple[Argument, ...]]:
-            head = (self._identity.era, effect.token, self._options.ttl_ms, len(effect.done))
+            head = (self._identity.era, effect.token, self._options.ttl_ms, len(effect.done), self._identity.partitions)
             entries = [part for one in effect.done for part in _entry(one)]
             events = [part for place, one in enumerate(effect.done, 1) for part in self._events(place, one)]
-            return self._commit_all, self._of_partition(effect.keys, with_born=False), (*head, *entries, *events)
+            return self._commit_all, self._of_partition(effect.keys), (*head, *entries, *events)
 
-        self._attempt(build)
+        _, appended = self._attempt(build)
+        if not appended:
+            self._keep_events(effect.keys[0], (change for one in effect.done for change in one.published))
 
     def _events(self, place: int, one: Done) -> Iterable[Argument]:
         """Header, and the body, or the number of the entry that has the same one: a payload is sent once."""

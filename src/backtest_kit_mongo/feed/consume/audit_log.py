@@ -54,8 +54,11 @@ class AuditLog:
             query["writtenAt"] = {"$gte": since}
         lowest_ms = min(order(span.lower)[0] for span in job.spans)
         if lowest_ms:
-            # As text: the milliseconds of entry ids have had thirteen digits since 2001 and will until 2286.
-            query["entry"] = {"$gte": str(lowest_ms)}
+            # As text: the milliseconds of entry ids have had thirteen digits since 2001 and will until 2286. Whoever
+            # chooses an id may give it more of them. What has fewer is let through as well, and is sorted out by
+            # whoever asks.
+            longer = {"$regex": f"^[0-9]{{{len(str(lowest_ms)) + 1},}}-"}
+            query["$and"].append({"$or": [{"entry": {"$gte": str(lowest_ms)}}, {"entry": longer}]})
         with reading("the audit log"):
             # Sorted on disk where there is no index: a replay is rare, an index would cost every write of the worker.
             # As bytes: MongoDB sends up to 16 MiB at once, which would be a hundred when decoded.

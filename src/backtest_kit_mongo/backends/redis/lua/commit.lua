@@ -1,17 +1,15 @@
--- COMMIT: release the lease, install the entry if the right is still ours, append the events. Returns { installed, lease was alive }.
--- KEYS entry right leases born stream numbers channel era   ARGV expected-era token ttl-ms record-header body { event-header event-body }*
+-- COMMIT: release the lease, install the entry if the right is still ours, append the events. Returns { installed, lease was alive, appended }.
+-- KEYS entry right leases born stream numbers channel account era
+-- ARGV expected-era token ttl-ms record-header body streams-count { event-header event-body }*
 -- An empty event-body stands for `body`, so that a payload is sent once.
-local i = current(KEYS[8], ARGV[1])
--- The events first: only a script's first write is refused by a Redis that is full, and nothing else bounds the feed where no worker trims.
-local refused = false
-for n = 6, #ARGV, 2 do
-  local body = ARGV[n + 1]
-  if body == '' then
-    body = ARGV[5]
-  end
-  local added = redis.pcall('XADD', KEYS[5], '*', 'e', ARGV[n], 'p', body)
-  refused = refused or (added.err and added)
+local i = current(KEYS[9], ARGV[1])
+-- The events first: see `append`.
+local events = {}
+for n = 7, #ARGV, 2 do
+  events[n - 6] = ARGV[n]
+  events[n - 5] = ARGV[n + 1] == '' and ARGV[5] or ARGV[n + 1]
 end
+local appended = append(KEYS[5], KEYS[8], tonumber(ARGV[6]), events)
 local alive = redis.call('ZREM', KEYS[3], ARGV[2])
 local installed = 0
 if alive == 0 then
@@ -24,7 +22,7 @@ elseif redis.call('GET', KEYS[2]) == i .. ARGV[2] then
   redis.call('DEL', KEYS[2])
   installed = 1
 end
-if refused then
-  return refused -- The lease is released, and the client keeps the events for later.
+if type(appended) == 'table' then
+  return appended -- The lease is released, and the client keeps the events for later.
 end
-return { installed, alive }
+return { installed, alive, appended }

@@ -1,34 +1,32 @@
 -- COMMIT of many keys of one partition, after their transaction: release the leases, install the entries whose rights are still ours,
--- append the events. Returns how many entries were installed.
--- KEYS stream era { entry right leases numbers channel }*
--- ARGV expected-era token ttl-ms count { record-header body }* { event-header number event-body }*
+-- append the events. Returns how many entries were installed, and 1 if the events were appended.
+-- KEYS born stream account era { entry right leases numbers channel }*
+-- ARGV expected-era token ttl-ms count streams-count { record-header body }* { event-header number event-body }*
 -- An empty record-header: there is nothing to install. A number other than 0 stands for the body of that entry.
-local i = current(KEYS[2], ARGV[1])
+local i = current(KEYS[4], ARGV[1])
 local count = tonumber(ARGV[4])
 -- The events first, as in COMMIT.
-local refused = false
-for n = 5 + 2 * count, #ARGV, 3 do
-  local body, number = ARGV[n + 2], tonumber(ARGV[n + 1])
-  if number > 0 then
-    body = ARGV[4 + 2 * number]
-  end
-  local added = redis.pcall('XADD', KEYS[1], '*', 'e', ARGV[n], 'p', body)
-  refused = refused or (added.err and added)
+local events = {}
+for n = 6 + 2 * count, #ARGV, 3 do
+  local number = tonumber(ARGV[n + 1])
+  events[#events + 1] = ARGV[n]
+  events[#events + 1] = number > 0 and ARGV[5 + 2 * number] or ARGV[n + 2]
 end
+local appended = append(KEYS[2], KEYS[3], tonumber(ARGV[5]), events)
 local installed = 0
 for number = 1, count do
-  local n, header = 5 * number - 2, ARGV[3 + 2 * number]
+  local n, header = 5 * number, ARGV[4 + 2 * number]
   if redis.call('ZREM', KEYS[n + 2], ARGV[2]) == 0 then
     redis.call('DEL', KEYS[n])
     redis.call('DEL', KEYS[n + 1])
     invalidate(KEYS[n + 3], KEYS[n + 4], KEYS[n])
   elseif header ~= '' and redis.call('GET', KEYS[n + 1]) == i .. ARGV[2] then
-    redis.call('SET', KEYS[n], i .. header .. ARGV[4 + 2 * number], 'PX', ARGV[3])
+    redis.call('SET', KEYS[n], i .. header .. ARGV[5 + 2 * number], 'PX', ARGV[3])
     redis.call('DEL', KEYS[n + 1])
     installed = installed + 1
   end
 end
-if refused then
-  return refused
+if type(appended) == 'table' then
+  return appended
 end
-return installed
+return { installed, appended }

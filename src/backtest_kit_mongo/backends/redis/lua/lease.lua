@@ -1,6 +1,8 @@
 -- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born stream numbers channel era   ARGV expected-era fresh-token lease-ms ttl-ms want-prior longest-lease-ms
-local i = current(KEYS[8], ARGV[1])
+-- KEYS entry right leases born stream numbers channel account era
+-- ARGV expected-era fresh-token lease-ms ttl-ms want-prior longest-lease-ms streams-count (0: never mind the feed)
+local i = current(KEYS[9], ARGV[1])
+require_room(KEYS[5], KEYS[8], tonumber(ARGV[7]))
 local lease_ms, longest = tonumber(ARGV[3]), tonumber(ARGV[6])
 local now = now_ms()
 local open = see_open(KEYS[4], i, now, longest)

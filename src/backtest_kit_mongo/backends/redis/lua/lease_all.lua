@@ -1,11 +1,13 @@
 -- LEASE of many keys of one partition, all under one token, for a step.
--- KEYS born era { entry right leases numbers channel }*   ARGV expected-era fresh-token lease-ms ttl-ms longest-lease-ms
-local i = current(KEYS[2], ARGV[1])
+-- KEYS born stream account era { entry right leases numbers channel }*
+-- ARGV expected-era fresh-token lease-ms ttl-ms longest-lease-ms streams-count (0: never mind the feed)
+local i = current(KEYS[4], ARGV[1])
+require_room(KEYS[2], KEYS[3], tonumber(ARGV[6]))
 local longest = tonumber(ARGV[5])
 local now = now_ms()
 local open = see_open(KEYS[1], i, now, longest)
 local deadline = string.format('%.0f', now + tonumber(ARGV[3]))
-for n = 3, #KEYS, 5 do
+for n = 5, #KEYS, 5 do
   local sole = not leased(KEYS[n + 2], now, longest)
   redis.call('ZADD', KEYS[n + 2], deadline, ARGV[2])
   redis.call('DEL', KEYS[n])
