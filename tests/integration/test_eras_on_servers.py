@@ -93,7 +93,7 @@ def test_looking_at_a_database_that_was_set_back_does_not_make_it_look_as_if_it_
     """Whoever finds out may die before another era has begun."""
     document, start = IdentityDocument(lambda: database, (), 5), Start(1, "document")
     document.note(start, starting=True)
-    document.begin("an era", (), {}, "a test")
+    document.begin("an era", (), {}, "a test", {})
     assert document.note(start, {"an era": 1}).counts == {"an era": 2}
     assert [document.note(start, {"an era": 4}).counts for _ in range(4)] == [{"an era": 2}] * 4
     assert document.note(start, {"an era": 2}).counts == {"an era": 3}

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from tests.integration.support import eventually
 from tests.integration.test_eras_on_servers import saved, set_back
 from tests.worker.recovery_support import Bed, bed_for
 
+from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
+from backtest_kit_mongo.backends.redis.link import RedisLink
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_worker.recovery import restores
+from backtest_kit_worker.recovery.records import AuditRecords
+from backtest_kit_worker.recovery.state import RecoveryState
 
 pytestmark = pytest.mark.live
 
@@ -20,35 +26,72 @@ def bed(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
         yield made
 
 
-def counted(bed: Bed) -> int:
-    found = bed.mongo["cache-identity"].find_one()
-    assert found is not None
-    return int(found["eras"][0]["count"])
+class Died(BaseException):
+    """As a SIGKILL: nothing that the process would still do is done."""
 
 
-def test_revisions_that_are_given_out_again_are_recorded_and_the_restore_is_reported(bed: Bed) -> None:
+EFFECTS = (
+    *((IdentityDocument, name) for name in ("note", "begin", "place", "record")),
+    (RedisLink, "run"),
+    (restores, "cut"),
+    (AuditRecords, "write"),
+    (RecoveryState, "begin"),
+    (RecoveryState, "move"),
+)
+
+
+def dies_after(count: int, work: Callable[[], object], patch: pytest.MonkeyPatch) -> bool:
+    """Let work end by itself, or after so many effects."""
+    done = itertools.count(1)
+
+    def dying(effect: Callable[..., Any]) -> Callable[..., Any]:
+        def act(*args: Any, **options: Any) -> Any:
+            answer = effect(*args, **options)
+            if next(done) == count:
+                raise Died
+            return answer
+
+        return act
+
+    with patch.context() as patched:
+        for owner, name in EFFECTS:
+            patched.setattr(owner, name, dying(getattr(owner, name)))
+        try:
+            work()
+        except Died:
+            return True
+    return False
+
+
+def test_a_restore_is_recorded_wherever_its_recorder_dies_and_revisions_given_out_again_are_too(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache: Any = bed.store.cache
+    cache.close()  # Nobody but recovery notices anything.
     bed.write(1)
     bed.work_until(lambda: bed.data() == [1])
     files = saved(bed.mongo)
-    count = counted(bed)
-    eventually(lambda: counted(bed) > count)
-    bed.write(2)
-    bed.write(3)
-    set_back(bed.mongo, files)
-    # These two are in the feed still, and would be taken for the revisions 2 and 3.
-
-    def is_reported() -> object:
-        bed.work(audit=False)
-        return bed.mongo["audit-items"].find_one({"operation": "restore"})
-
-    eventually(is_reported)
-    restored = bed.mongo["audit-items"].find_one({"operation": "restore"})
-    assert restored is not None
-    assert "was set back" in restored["reason"]
-    assert "dropped: 3 of" in restored["reason"]
-    assert bed.recovery.counts["restore"] == 1
-    bed.write(4)
-    bed.catch_up()
-    (second,) = [record for record in bed.records(operation="upsert") if record["rev"] == 2]
-    assert second["payload"] == {"data": 4}
-    assert bed.mongo["cache-identity"].find_one()["restores"][0]["recorded"] is True  # type: ignore[index]
+    cache.confirm()
+    for count in itertools.count(1):
+        bed.write(2)
+        bed.write(3)
+        # These are in the feed still, and would be taken for the revisions that come next.
+        set_back(bed.mongo, files)
+        bed.restart()
+        has_died = dies_after(count, bed.recovery.run_once, monkeypatch)
+        if has_died:
+            bed.restart()
+            bed.recovery.run_once()
+        assert not bed.events(), count
+        (restored,) = bed.records(operation="restore")
+        assert "was set back" in restored["reason"], count
+        assert bed.mongo["cache-identity"].find_one()["restores"][0]["recorded"] is True  # type: ignore[index]
+        bed.write(4)
+        bed.catch_up()
+        (second,) = [record for record in bed.records(operation="upsert") if record["rev"] == 2]
+        assert second["payload"] == {"data": 4}, count
+        if not has_died:
+            assert count > len(EFFECTS)
+            assert "dropped: " in restored["reason"]
+            assert bed.recovery.counts["restore"] == 1
+            return

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -63,16 +64,16 @@ class Restores:
             logger.debug("the era could not be confirmed; tried again: %s", cause)
         return list(self._document.unrecorded())
 
-    def clear_feed(self, found: Mapping[str, Any]) -> dict[str, int]:
+    def clear_feed(self, found: Mapping[str, Any]) -> Mapping[str, int]:
         """Drop what the feed reports before; returns how many entries of each stream that were.
 
         Raises:
             RedisError, OSError: call again.
         """
-        dropped = {}
+        dropped: Counter[str] = Counter()
         for place in found.get("streams", ()):
             name = str(place["name"])
-            dropped[name] = cut(self._redis, name, EntryId.parse(str(place["last"])).next)
+            dropped[name] += cut(self._redis, name, EntryId.parse(str(place["last"])).next)
         return dropped
 
     def reported(self, found: Mapping[str, Any], dropped: Mapping[str, int]) -> str:

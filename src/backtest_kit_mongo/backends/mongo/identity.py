@@ -115,10 +115,13 @@ class IdentityDocument:
             int(found.get("openMs", 0)),
         )  # fmt: skip
 
-    def begin(self, era: str, over: Sequence[str], restored: Mapping[str, Restored], who: str) -> None:
-        """Put another era in force instead of those that are over."""
+    def begin(
+        self, era: str, over: Sequence[str], restored: Mapping[str, Restored], who: str, ends: Mapping[str, str]
+    ) -> None:
+        """Put another era in force instead of those that are over. `ends`: the last entries of the feed's streams."""
+        streams = _places(ends)
         restores = [
-            {"over": name, "next": era, "told": found.noted_count, "why": found.why, "by": who}
+            {"over": name, "next": era, "told": found.noted_count, "why": found.why, "by": who, "streams": streams}
             for name, found in restored.items()
         ]
         with pymongo.timeout(self._timeout_s):
@@ -140,11 +143,11 @@ class IdentityDocument:
             )
 
     def place(self, over: Sequence[str], streams: Mapping[str, str]) -> None:
-        """Keep where the streams stood when the era after a restore began."""
+        """Keep where the streams stood when the era after a restore was claimed, beside where they stood before."""
         with pymongo.timeout(self._timeout_s):
             self.collection.update_one(
                 {"_id": IDENTITY},
-                {"$push": {"restores.$[of].streams": {"$each": [{"name": n, "last": i} for n, i in streams.items()]}}},
+                {"$push": {"restores.$[of].streams": {"$each": _places(streams)}}},
                 array_filters=[{"of.over": {"$in": list(over)}}],
             )
 
@@ -187,6 +190,10 @@ class IdentityDocument:
         # Who has never seen them all may see them being made.
         self._saw_all = self._saw_all or len(listed) == len(self._names)
         return listed if self._saw_all else None
+
+
+def _places(ends: Mapping[str, str]) -> list[Document]:
+    return [{"name": name, "last": last} for name, last in ends.items()]
 
 
 def _all(field: str) -> Document:
@@ -277,7 +284,7 @@ def _beginning(era: str, over: Sequence[str], restores: Sequence[Document]) -> l
     fresh = {
         "$map": {
             "input": _filter({"$literal": list(restores)}, {"$not": [known]}),
-            "in": {"$mergeObjects": ["$$this", {"at": "$$NOW", "streams": []}]},
+            "in": {"$mergeObjects": ["$$this", {"at": "$$NOW"}]},
         }
     }
     return [

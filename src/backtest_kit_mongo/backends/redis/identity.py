@@ -184,7 +184,7 @@ class SharedIdentity:
                 # The database was dropped and made anew, or is used with more partitions: there is more to look at.
                 continue
             verdict = judge(held, noted)
-            era = verdict.era or self._begin(verdict)
+            era = verdict.era or self._begin(verdict, self._ends(held, verdict))
             if self._claimed(held, era, noted.counts.get(era, 1), verdict):
                 self.era = era
                 return
@@ -238,11 +238,25 @@ class SharedIdentity:
         born, stream = partition_names(self._database, partition)
         return self.name(born), stream
 
-    def _begin(self, verdict: Verdict) -> str:
+    def _ends(self, held: Mapping[int, Held], verdict: Verdict) -> dict[str, str]:
+        """The last entries of the streams, where the database was set back. They become known together with the
+        restore, since a worker may record it at once, and whoever found it out may die before the next era is claimed.
+        """
+        lasts: dict[str, str] = {}
+        for p, found in held.items():
+            name, stream = self._names(p)
+            if found.era in verdict.restored:
+                with suppress(*UNREACHABLE):
+                    done, last = self._link.run(self._claim, [name, stream], [found.era, "", 0])
+                    if done and last:
+                        lasts[stream] = _text(last)
+        return lasts
+
+    def _begin(self, verdict: Verdict, ends: Mapping[str, str]) -> str:
         era = self._random_era()
         who = f"{socket.gethostname()}/{os.getpid()}"
         try:
-            self._document.begin(era, sorted(verdict.over), verdict.restored, who)
+            self._document.begin(era, sorted(verdict.over), verdict.restored, who, ends)
         except PyMongoError as cause:
             raise ServerUnreachable(f"MongoDB could not be given another era of its cache: {cause}") from cause
         for over, found in verdict.restored.items():
@@ -271,7 +285,7 @@ class SharedIdentity:
             if found.era in verdict.restored and last:
                 lasts[stream] = _text(last)
         if lasts:
-            with suppress(PyMongoError):  # Then the worker does not know where to begin, and says so.
+            with suppress(PyMongoError):  # Then what was appended since `_ends` is compared with MongoDB, as all else.
                 self._document.place(sorted(verdict.restored), lasts)
         return True
 

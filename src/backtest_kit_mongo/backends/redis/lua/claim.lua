@@ -1,6 +1,6 @@
 -- CLAIM: this memory belongs to an era of the database, and MongoDB has counted so far in it. Done only if the memory still believes the era
 -- that the client has looked at. Returns { done, the last entry of the stream where another era began }.
--- KEYS era stream   ARGV looked-at-era era count
+-- KEYS era stream   ARGV looked-at-era era (empty: only say where the stream stands) count
 local held = redis.call('GET', KEYS[1]) or ''
 local before = string.sub(held, 1, 16)
 if before ~= ARGV[1] then
@@ -17,6 +17,9 @@ else
       last = info[n + 1]
     end
   end
+end
+if ARGV[2] == '' then
+  return { 1, last }
 end
 redis.call('DEL', KEYS[1]) -- After a first write that needs no memory, a full Redis lets a script end: who starts then must come up.
 redis.call('SET', KEYS[1], ARGV[2] .. string.format('%.0f', count))
