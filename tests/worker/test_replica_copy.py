@@ -17,11 +17,13 @@ from tests.worker.replica_support import Bed, bed_on, finish
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
+from backtest_kit_mongo.backends.mongo.identity import IDENTITY
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, STATE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.exits import ExitCode
+from backtest_kit_mongo.stored import CACHE_IDENTITY
 from backtest_kit_mongo.testing.examples import candles
 from backtest_kit_verify.chaos.odd import no_utf8, odd_document
 from backtest_kit_worker.replica_cli import app
@@ -79,7 +81,9 @@ class TestCopy:
         states = bed.mongo[collection_of(STATE)]
         states.update_one({"payload.data": 3}, {"$set": {"rev": 1, "payload.data": 1}})
         states.delete_one({"payload.data": "gone"})
-        bed.mongo["cache-identity"].update_one({}, {"$set": {"restores": [{"over": "an era"}]}})
+        # Between two tests it goes, and a heartbeat makes it again, some time.
+        of_identity, restores = {"_id": IDENTITY}, [{"over": "an era"}]
+        bed.mongo[CACHE_IDENTITY].update_one(of_identity, {"$set": {"restores": restores}}, upsert=True)
         finish(service)
         assert compared(bed, target).is_equal
         assert bed.state.restored(target.name) == ("an era", len(DOMAINS))
