@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pymongo
@@ -131,9 +131,20 @@ def test_a_restore_that_the_log_does_not_name_and_work_that_stands_still_are_fou
     database: Documents, reported: list[Event]
 ) -> None:
     judged(database, reported)
-    assert kinds(verdict_of(database, Traces(restore_count=1), "audit has 2 to do")) == [
-        "a restore that nothing reports", "a role without progress",
-    ]  # fmt: skip
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    set_back, unnoticeable = Traces(restore_count=1, restored_at=began), Traces(restore_count=1)
+    assert kinds(verdict_of(database, unnoticeable, "audit has 2 to do")) == ["a role without progress"]
+    assert kinds(verdict_of(database, set_back)) == ["a restore that nothing reports"]
+    noticed = {"over": "an era", "at": datetime.now(UTC)}
+    database["cache-identity"].update_one({"_id": "identity"}, {"$set": {"restores": [noticed]}}, upsert=True)
+    assert kinds(verdict_of(database, set_back)) == ["a restore that nothing reports"]
+    database["cache-identity"].update_one({}, {"$set": {"restores.0.at": began - timedelta(days=1)}})
+    database["audit-items"].insert_one({"operation": "restore", "documentId": "an era"})
+    assert "a restore that nothing reports" in kinds(verdict_of(database, set_back))
+    database["cache-identity"].update_one({}, {"$set": {"restores.0.at": datetime.now(UTC)}})
+    assert "a restore that nothing reports" not in kinds(verdict_of(database, set_back))
+    database["audit-items"].delete_one({"operation": "restore"})
+    database["cache-identity"].update_one({}, {"$set": {"restores": []}})
     database["worker-troubles"].insert_one({"_id": "audit-contradicted", "at": datetime.now(UTC)})
     database["recovery-state"].insert_one({"_id": "token", "savedAt": datetime(2000, 1, 1, tzinfo=UTC)})
     (stuck,) = verdict_of(database).violations

@@ -5,6 +5,7 @@ recorded or set aside; a log that verifies, replicas like their source, and noth
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import bson
@@ -44,12 +45,14 @@ class Traces:
     Attributes:
         forged: revisions that events informed of which no writer published.
         entries: numbers of odd entries that nothing took away.
-        restore_count: how often MongoDB was set back; `is_restore_told`: whether the last one has to be in the log.
+        restore_count: how often MongoDB was set back.
+        restored_at: when it was for the last time, if somebody has to have noticed: Redis remembered what was before.
     """
 
     forged: frozenset[Forged] = frozenset()
     entries: Sequence[int] = ()
     restore_count: int = 0
+    restored_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,9 @@ class AuditState:
         done = min((sum(part["done"] for part in copy.get("domains", {}).values()) for copy in copies), default=0)
         if done < len(DOMAINS):
             return f"{len(DOMAINS) - done} domains to copy"
-        restores = (self.database[CACHE_IDENTITY].find_one({}) or {}).get("restores") or []
+        restores = _noticed(self.database)
+        if any(not one.get("recorded") for one in restores):
+            return "a restore to record"
         follows = self.database[REPLICA_STATE].find_one({"_id": {"$regex": "^restored/"}}) or {}
         if (
             restores
@@ -148,9 +153,7 @@ def check_audit(
         text = "nobody came to this revision, and nobody forged it"
         lost = [one for one in beyond if one not in traces.forged]
         violations += [Violation("a record of nothing", "/".join(map(str, one)), text) for one in lost]
-    elif not restores:
-        text = "MongoDB was set back, and the log has no record of it"
-        violations.append(Violation("a restore that nothing reports", "", text))
+    violations += _check_restores(database, traces)
     violations += [
         Violation("an odd input not set aside", "", f"neither a record nor a parked change reports {name}")
         for name in strangers.missing
@@ -175,6 +178,24 @@ def check_audit(
         violations=tuple(violations),
         reported=reported,
     )
+
+
+def _noticed(database: Database[Document]) -> list[Document]:
+    """The restores that somebody has noticed."""
+    found = database.get_collection(CACHE_IDENTITY, codec_options=ANYTHING).find_one({}) or {}
+    return list(found.get("restores") or ())
+
+
+def _check_restores(database: Database[Document], traces: Traces) -> Iterator[Violation]:
+    noticed = _noticed(database)
+    if traces.restored_at is not None and not any(one["at"] >= traces.restored_at for one in noticed):
+        text = f"MongoDB was set back at {traces.restored_at}, and nobody has noticed"
+        yield Violation("a restore that nothing reports", "", text)
+    for one in noticed:
+        record = database[AUDIT_ITEMS].find_one({"operation": "restore", "documentId": one["over"]}, {"_id": 1})
+        if record is None:
+            text = f"the one after era {one['over']}, noticed at {one['at']}, has no record"
+            yield Violation("a restore that nothing reports", "", text)
 
 
 def check_records(reported: Mapping[Revision, str | None], stories: Iterable[Story]) -> tuple[int, list[Violation]]:

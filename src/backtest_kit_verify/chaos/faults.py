@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backtest_kit_mongo.coherence.keys import names
@@ -32,6 +33,8 @@ FASTEST, SLOWEST = 0.5, 1.5
 """Pauses between two occurrences, as shares of a fault's period."""
 SAMPLE_S = 0.05
 SQUEEZE_S = 0.1
+NOTICED_NS = 30_000_000_000
+"""A restore is noticed within seconds, unless MongoDB is killed once more."""
 OLD_S = 10.0
 """What a snapshot is restored after at the earliest."""
 LEASE_S = LEASE_MS / 1000
@@ -264,7 +267,18 @@ class Injector:
         losses = [*(kill.gone_ns for kill in self.redis_kills), *(flush.ended_ns for flush in self.flushes)]
         last_ns = max((*losses, *(restore.resumed_ns + UNAWARE_NS for restore in self.restores)), default=0)
         entries = [number for number, at_ns in self._strangers.entries.items() if at_ns > last_ns]
-        return Traces(frozenset(self._strangers.forged), entries, len(self.restores))
+        return Traces(frozenset(self._strangers.forged), entries, len(self.restores), self._restored_at())
+
+    def _restored_at(self) -> datetime | None:
+        """When MongoDB was set back for the last time; None if it was not, or if Redis was emptied before everybody
+        must have noticed: then nobody knows what was before, and nothing of it is left.
+        """
+        if not self.restores:
+            return None
+        last = self.restores[-1]
+        if any(last.stopped_ns < flush.ended_ns < last.resumed_ns + NOTICED_NS for flush in self.flushes):
+            return None
+        return datetime.now(UTC) - timedelta(microseconds=(time.monotonic_ns() - last.stopped_ns) / 1000)
 
     # -- strangers
 
