@@ -38,13 +38,12 @@ def main() -> int:
         return 0
     # Each store in a process of its own: what adapters use belongs to a process.
     given = ["--blocks", str(arguments.blocks), "--runs", str(arguments.runs), "--minutes", str(arguments.minutes)]
-    return max(
-        subprocess.run(
-            [sys.executable, __file__, "--alone", "--store", store, *given], cwd=root, check=False
-        ).returncode
-        for store in arguments.store
-        for root in [tempfile.mkdtemp(dir=arguments.directory)]
-    )
+    code = 0
+    for store in arguments.store:
+        command = [sys.executable, __file__, "--alone", "--store", store, *given]
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as root:
+            code = max(code, subprocess.run(command, cwd=root, check=False).returncode)
+    return code
 
 
 def measure(arguments: argparse.Namespace) -> None:

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from backtest_kit_mongo.adapters import instances as i
 from backtest_kit_mongo.backends.files import disk as disk
+from backtest_kit_mongo.backends.files import journal
 from backtest_kit_mongo.drivers.stepping import step
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, ReadFailed, WriteOutcomeUnknown, WriteRefused
@@ -33,6 +35,23 @@ def add_revisions(dump: Path, count: int, all_ready: Barrier) -> None:
 
 def fill_series(dump: Path, close: float) -> int:
     return series(store_of(dump)).write_candles_data([candle(n, close) for n in range(20)]).inserted
+
+
+class TestJournals:
+    def test_one_that_is_not_locked_yet_may_be_taken_for_a_dead_writers(
+        self, dump: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lock, others = fcntl.flock, iter([True])
+
+        def late(file: IO[bytes], how: int) -> None:
+            if next(others, False):
+                journal.settle(str(dump), wait=False)
+            lock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        output = disk.Output(str(dump / "a.json"), b"1", exclusive=False)
+        assert journal.publish(str(dump), [output], []) == [True]
+        assert files(dump) == ["a.json"]
 
 
 class TestDurability:

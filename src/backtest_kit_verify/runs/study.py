@@ -7,14 +7,29 @@ from typing import Final
 
 import numpy as np
 
-__all__ = ["prepare"]
+from backtest_kit_verify.made_up import random_walk
 
-START_MS: Final = 1_704_067_200_000
+__all__ = ["ASKED", "prepare"]
+
+ASKED: Final = "BKM_SWEEPS_ASKED"
+"""Environment variable: the strategy's exchange is one that is asked, and notes each candle it gives in this file."""
 STRATEGY: Final = """
+import os
 from pathlib import Path
 import backtest_kit as bt
 
-bt.exchange(name="made-up", files=Path(__file__).parent / "candles")
+FILES = Path(__file__).parent / "candles"
+ROWS = [[float(cell) for cell in line.split(",")] for line in (FILES / "AAA-1m.csv").read_text().splitlines()[1:]]
+
+
+def given(symbol, interval, since, limit):
+    found = [[int(row[0]), *row[1:]] for row in ROWS if row[0] >= since][:limit]
+    with open(os.environ["BKM_SWEEPS_ASKED"], "a") as file:
+        file.write("".join(f"{row[0]}\\n" for row in found))
+    return found
+
+
+bt.exchange(name="made-up", **{"get_candles": given} if os.environ.get("BKM_SWEEPS_ASKED") else {"files": FILES})
 
 
 @bt.strategy(interval="5m")
@@ -30,9 +45,8 @@ def prepare(root: Path, minutes: int) -> Path:
     (root / "candles").mkdir(parents=True)
     file = root / "cross.py"
     file.write_text(STRATEGY)
-    draw = np.random.default_rng(7)
-    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.002, minutes)))
-    lines = ["timestamp,open,high,low,close,volume"]
-    lines += [f"{START_MS + at * 60_000},{p},{p * 1.001},{p * 0.999},{p},1" for at, p in enumerate(close.tolist())]
-    (root / "candles" / "AAA-1m.csv").write_text("\n".join(lines))
+    table = random_walk(7, minutes, before=0)
+    columns = (table.timestamp, table.open, table.high, table.low, table.close, table.volume)
+    lines = [",".join(map(repr, row)) for row in zip(*(np.asarray(one).tolist() for one in columns), strict=True)]
+    (root / "candles" / "AAA-1m.csv").write_text("\n".join(["timestamp,open,high,low,close,volume", *lines]))
     return file

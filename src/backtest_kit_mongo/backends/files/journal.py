@@ -11,6 +11,7 @@ completes his journal before he looks at a file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -31,6 +32,7 @@ logger = locks.logger(__name__)
 DIRECTORY: Final = ".steps"
 _JOURNAL: Final = ".journal"
 _DIGEST_BYTES: Final = 32
+NEW_TRIES: Final = 100
 
 
 class _Mine(threading.local):
@@ -119,7 +121,6 @@ def _kept(root: str, content: bytes, *, forced: bool) -> Iterator[str]:
     part = path + ".part"
     try:
         with _new(directory, part) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(content)
             file.flush()
             if forced:
@@ -139,11 +140,20 @@ def _kept(root: str, content: bytes, *, forced: bool) -> Iterator[str]:
 
 
 def _new(directory: str, part: str) -> Any:
-    for _ in range(2):
+    """A new file, locked. Others may remove the directory before there is anything in it, and before it is locked the
+    file itself, which looks like one whose writer died.
+    """
+    for _ in range(NEW_TRIES):
         disk.make_directory(directory)
-        with suppress(FileNotFoundError):  # Another one ended, and removed the directory.
-            return open(part, "xb")
-    return open(part, "xb")
+        try:
+            file = os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+        except FileNotFoundError:
+            continue
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(part):
+            return file
+        file.close()
+    raise FileNotFoundError(errno.ENOENT, "others removed it again and again")
 
 
 def _forget(path: str, *, forced: bool = True) -> None:
