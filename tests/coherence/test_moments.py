@@ -104,7 +104,15 @@ def test_a_datetime64_in_a_payload_is_stored_as_the_date_that_it_is(unit: Any) -
 
 @pytest.mark.parametrize(
     "value",
-    [pd.NaT, np.datetime64("NaT"), np.timedelta64(5, "m"), np.array(np.timedelta64(5, "ns")), np.longdouble(1.5), 1j],
+    [
+        pd.NaT,
+        np.datetime64("NaT"),
+        np.timedelta64(5, "m"),
+        np.array(np.timedelta64(5, "ns")),
+        np.longdouble(1.5),
+        1j,
+        np.zeros(1, "i4,f4")[0],
+    ],
     ids=repr,
 )
 def test_what_would_change_its_meaning_in_a_payload_is_refused(value: Any) -> None:

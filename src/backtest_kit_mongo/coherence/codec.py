@@ -47,7 +47,8 @@ def plain_value(value: Any) -> Any:
         kind = _kind(value)
         if kind == "M":
             return _timestamp(datetime64_ms(value))
-        inner = None if kind == "m" else value.item()
+        # Neither a duration nor a record has a value here that still says what it was.
+        inner = None if kind in ("m", "V") else value.item()
         if type(inner) in _PLAIN:
             return inner
         if type(inner) is not type(value) and inner is not None:
