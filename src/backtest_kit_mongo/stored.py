@@ -12,6 +12,7 @@
 | engine-leases | which process runs a context of the engine | the engine |
 | feed-groups | how far a consumer has read the past | `consume` |
 | parked-items | a dead letter: an entry that no role could apply | the worker; `bkm park` |
+| parked-items.files, parked-items.chunks | bytes of a dead letter too large for a document (GridFS) | the same |
 | recovery-state | where recovery stands in MongoDB's log | service recovery |
 | repaired-items | all versions of a document of which there were several | `bkm repair` |
 | replica-state | how far a replica was copied | role replica |
@@ -35,6 +36,8 @@ DOCTOR_SCRATCH: Final = "bkm-doctor"
 ENGINE_LEASES: Final = "engine-leases"
 FEED_GROUPS: Final = "feed-groups"
 PARKED_ITEMS: Final = "parked-items"
+PARKED_FILES: Final = f"{PARKED_ITEMS}.files"
+PARKED_CHUNKS: Final = f"{PARKED_ITEMS}.chunks"
 RECOVERY_STATE: Final = "recovery-state"
 REPAIRED_ITEMS: Final = "repaired-items"
 REPLICA_STATE: Final = "replica-state"

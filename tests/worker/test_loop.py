@@ -14,6 +14,7 @@ from tests.integration.support import eventually
 from tests.worker.feed_support import OwnRedis, Recorder, always, event, fails_on, pending_ids, publish
 
 from backtest_kit_mongo.coherence.keys import streams
+from backtest_kit_mongo.feed.dead_letters import DeadLetters, whole
 from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.groups import ConsumerGroup
@@ -123,10 +124,18 @@ class TestWhatFails:
         assert (first["count"], first["cause"], second["count"]) == (2, "second", 1)
         assert first["firstSeen"] < first["lastSeen"]
 
-    def test_what_is_too_large_for_a_document_is_parked_without_its_bytes(self, mongo: Any) -> None:
-        DeadLetterWriter(mongo).park("s", "audit", "1-0", {b"p": bytes(17 * 1024 * 1024)}, "too large")
-        (row,) = mongo["parked-items"].find()
-        assert (row["oversize"], row["fields"]) == (True, [])
+    def test_what_is_too_large_for_a_document_is_parked_whole_too(self, mongo: Any, client: Any, stream: str) -> None:
+        fields, operator = {b"p": bytes(17 * 1024 * 1024), b"\xff": b"x"}, DeadLetters(mongo, client, [stream])
+        mongo["parked-items.chunks"].insert_one({"files_id": f"{stream}/audit/1-0", "n": 0, "data": b"of one who died"})
+        for _ in range(2):
+            DeadLetterWriter(mongo).park(stream, "audit", "1-0", fields, "too large")
+        assert operator.find("audit/1-0").fields == fields
+        (new,) = operator.replay(list(operator.list())).values()
+        assert client.xrange(stream, new, new) == [(new.encode(), fields)]
+        operator.drop([operator.find("audit/1-0")])
+        assert mongo["parked-items"].find_one(whole())["state"] == "dropped"
+        assert not mongo["parked-items.chunks"].find_one()
+        client.delete(stream)
 
 
 @live

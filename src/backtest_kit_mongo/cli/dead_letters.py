@@ -150,7 +150,7 @@ def _shown(item: DeadLetter) -> dict[str, Any]:
         "firstSeen": item.first_seen.isoformat(),
         "lastSeen": item.last_seen.isoformat(),
         "replayedAs": item.replayed_as,
-        "oversize": item.oversize,
+        "oversize": item.oversize or item.apart,
     }
 
 

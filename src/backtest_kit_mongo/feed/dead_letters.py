@@ -4,17 +4,23 @@ A row's ways: parked -> replayed -> handled, or parked -> dropped. Replaying app
 groups see that, and all but the one it was parked for have handled the same change already: a change is known by
 (document, revision), so they do nothing. That is simpler than a way of delivery for one group, and it cannot lose. Rows
 that are handled or dropped lose their bytes but stay: trimming has to know that the original entry is accounted for.
+Bytes that are too many for a document stand beside it, in GridFS under the row's id.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import bson
 import redis
+from bson.binary import Binary
+from gridfs import GridFSBucket
+from gridfs.errors import NoFile
 from pymongo.database import Database
 
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent, decode
@@ -34,8 +40,31 @@ def letter_id(stream: str, role: str, entry: str) -> str:
 
 
 def whole() -> dict[str, Any]:
-    """A condition: rows that hold the entry's bytes or need not any more. Too large ones live in the stream only."""
+    """A condition: rows that hold the entry's bytes or need not any more. (Releases before kept those of large entries
+    in the stream only.)
+    """
     return {"oversize": {"$ne": True}}
+
+
+def pairs(fields: Mapping[bytes, bytes]) -> list[list[Binary]]:
+    """Fields of an entry as MongoDB keeps them: names may be any bytes."""
+    return [[Binary(name), Binary(value)] for name, value in fields.items()]
+
+
+def _apart(database: Database[dict[str, Any]]) -> GridFSBucket:
+    return GridFSBucket(database, COLLECTION, write_concern=DURABLE)
+
+
+def keep_apart(database: Database[dict[str, Any]], letter: str, fields: Mapping[bytes, bytes]) -> None:
+    """Keep the bytes of a large entry. May be repeated: whoever did it before may have died within.
+
+    Raises:
+        PyMongoError: some of them may be kept; call again.
+    """
+    bucket = _apart(database)
+    with suppress(NoFile):
+        bucket.delete(letter)
+    bucket.upload_from_stream_with_id(letter, letter, bson.encode({"fields": pairs(fields)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +76,9 @@ class DeadLetter:
         cause: the error of the last attempt.
         count: how often it was parked (more than once after a replay of the group).
         replayed_as: id of the entry that replaying appended.
-        oversize: too large for a MongoDB document: its bytes are in the stream only, which is not trimmed past it.
+        fields: of the entry; of a large one only where it was asked for by name.
+        apart: its bytes are too many for a document, and kept beside it.
+        oversize: one of a release before, whose bytes are in the stream only, which is not trimmed past it.
     """
 
     id: str
@@ -62,6 +93,7 @@ class DeadLetter:
     fields: dict[bytes, bytes]
     replayed_as: str | None
     oversize: bool
+    apart: bool
 
     @property
     def event(self) -> Event | None:
@@ -77,6 +109,7 @@ class DeadLetters:
 
     def __init__(self, database: Database[dict[str, Any]], client: redis.Redis, streams: Sequence[str]) -> None:
         self._rows = database.get_collection(COLLECTION, write_concern=DURABLE)
+        self._apart = _apart(database)
         self._redis: Any = client
         self._streams = frozenset(streams)
 
@@ -99,7 +132,13 @@ class DeadLetters:
             raise NotFound(f"no dead letter {name!r}; `bkm park list` shows them")
         if len(found) > 1:
             raise CallerError(f"{name!r} is ambiguous: {', '.join(item.id for item in found)}. Nothing was changed.")
-        return found[0]
+        return replace(found[0], fields=self._fields(found[0]))
+
+    def _fields(self, item: DeadLetter) -> dict[bytes, bytes]:
+        if not item.apart or item.fields:
+            return item.fields
+        with self._apart.open_download_stream(item.id) as stream:
+            return _plain(bson.decode(stream.read())["fields"])
 
     def replay(self, items: Sequence[DeadLetter]) -> dict[str, str]:
         """Append entries to their streams again; returns the new entry's id by row id. One entry that several roles
@@ -114,7 +153,7 @@ class DeadLetters:
         for item in items:
             self._require_replayable(item)
             known = appended.get((item.stream, item.entry))
-            new = known or self._redis.xadd(item.stream, item.fields).decode()
+            new = known or self._redis.xadd(item.stream, self._fields(item)).decode()
             appended[item.stream, item.entry] = new
             self._rows.update_many(
                 {"stream": item.stream, "entry": item.entry, **_OPEN},
@@ -132,11 +171,9 @@ class DeadLetters:
             raise CallerError(
                 f"{item.id}: no worker reads stream {item.stream} (was CC_PARTITIONS changed?). Nothing was appended."
             )
-        if item.oversize or not item.fields:
-            raise CallerError(
-                f"{item.id}: its bytes are not kept here ({item.state}, too large: {item.oversize}). Nothing was "
-                "appended."
-            )
+        if not (item.fields or item.apart):
+            where = "only in the stream" if item.oversize else f"given up with its being {item.state}"
+            raise CallerError(f"{item.id}: its bytes are not kept here but {where}. Nothing was appended.")
 
     def drop(self, items: Sequence[DeadLetter]) -> None:
         """Give entries up for good. Their bytes are deleted; what they were and why they were parked stays."""
@@ -163,11 +200,15 @@ class DeadLetters:
             return False  # The stream or the group is gone; nothing says that the entry was handled.
 
     def _close(self, names: Sequence[str], state: str) -> None:
-        if names:
-            self._rows.update_many(
-                {"_id": {"$in": list(names)}},
-                {"$set": {"state": state, "fields": [], "closedAt": datetime.now(UTC)}, "$unset": {"oversize": ""}},
-            )
+        if not names:
+            return
+        chosen = {"_id": {"$in": list(names)}}
+        large = [row["_id"] for row in self._rows.find({**chosen, "apart": True}, {"_id": 1})]
+        closed = {"state": state, "fields": [], "closedAt": datetime.now(UTC)}
+        self._rows.update_many(chosen, {"$set": closed, "$unset": {"oversize": "", "apart": ""}})
+        for name in large:
+            with suppress(NoFile):
+                self._apart.delete(name)
 
 
 def _parked(row: dict[str, Any]) -> DeadLetter:
@@ -181,10 +222,15 @@ def _parked(row: dict[str, Any]) -> DeadLetter:
         count=row["count"],
         first_seen=row["firstSeen"],
         last_seen=row["lastSeen"],
-        fields={bytes(name): bytes(value) for name, value in row["fields"]},
+        fields=_plain(row["fields"]),
         replayed_as=row.get("replayedAs"),
         oversize=bool(row.get("oversize")),
+        apart=bool(row.get("apart")),
     )
+
+
+def _plain(stored: Sequence[Sequence[bytes]]) -> dict[bytes, bytes]:
+    return {bytes(name): bytes(value) for name, value in stored}
 
 
 def count_open(database: Database[dict[str, Any]]) -> dict[str, int]:
