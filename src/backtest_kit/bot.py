@@ -21,6 +21,7 @@ from backtest_kit.durable import Rows, SharedRisks
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
 from backtest_kit.fleet import FleetMarket
+from backtest_kit.identity import ContextId, names_joined
 from backtest_kit.leases import WRITE_S, Keeping, Lease, Leases, make_leases
 from backtest_kit.living import dead_since_s
 from backtest_kit.market import History
@@ -89,7 +90,7 @@ def run(
                 job.rules,
                 Rows(job.identity),
                 SharedRisks(job.identity, job.books(), leases, clock.now_ms),
-                _gate(broker, job.symbol, keeping, clock),
+                _gate(broker, job, keeping, clock),
                 keeping,
                 market,
                 ctx,
@@ -107,11 +108,12 @@ def run(
     return ticking
 
 
-def _gate(broker: Broker, symbol: str, keeping: Keeping, clock: Clock) -> OrderGate:
+def _gate(broker: Broker, job: Job, keeping: Keeping, clock: Clock) -> OrderGate:
     never = threading.Event()
     return OrderGate(
         broker,
-        symbol,
+        job.symbol,
+        _name(job.identity),
         may_send=keeping.require,
         clock_s=lambda: clock.now_ms() / 1000,
         pause_s=lambda seconds: clock.wait(seconds, never),
@@ -124,8 +126,8 @@ class _NoHistory(History):
     def __init__(self) -> None: ...
 
 
-def _name(job: Job) -> str:
-    return f"context/{job.mode}/{job.exchange.name}/{job.symbol}/{job.strategy.name}"
+def _name(context: ContextId) -> str:
+    return names_joined("/", "context", context.mode, context.exchange, context.symbol, context.strategy)
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def _lease(leases: Leases, job: Job, on_line: OnLine) -> Iterator[Lease]:
     Raises:
         AlreadyRunning: it is held by one that lives.
     """
-    name, waited = _name(job), threading.Event()
+    name, waited = _name(job.identity), threading.Event()
     lease = leases.acquire(name, LEASE_MS)
     if lease is None:
         holder = leases.holder(name)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import backtest_kit_mongo as bk
 from backtest_kit.context import Context
 from backtest_kit.errors import DeclarationError
-from backtest_kit.identity import digest
+from backtest_kit.identity import digest, names_joined
 from backtest_kit.moments import CANDLE_MS
 
 __all__ = ["cached", "once"]
@@ -21,8 +21,8 @@ Function = Callable[..., Any]
 
 
 def cached(*, interval: str, name: str | None = None) -> Callable[[Function], Function]:
-    """Compute a function once per interval, symbol and arguments; every later call, run and host reads the stored
-    value.
+    """Compute a function once per interval, exchange, symbol and arguments; every later call, run and host reads the
+    stored value.
 
         @bt.cached(interval="1h")
         async def opinion(ctx, question): ...
@@ -61,7 +61,8 @@ def _memo(interval: str, name: str | None, kind: Any) -> Callable[[Function], Fu
             if not isinstance(ctx, Context):
                 raise DeclarationError(f"{function.__qualname__} is called with ctx first, not {type(ctx).__name__}")
             slot = ctx.now // CANDLE_MS[interval] * CANDLE_MS[interval]
-            return bucket, f"{ctx.symbol}_{slot}{_text_of(args, named)}", slot, ctx
+            place = names_joined("_", ctx.identity.exchange, ctx.symbol)
+            return bucket, f"{place}_{slot}{_text_of(args, named)}", slot, ctx
 
         if inspect.iscoroutinefunction(function):
 

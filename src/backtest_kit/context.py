@@ -14,7 +14,7 @@ import backtest_kit_mongo as bk
 from backtest_kit import declare, remembering
 from backtest_kit.bars import Bars
 from backtest_kit.errors import DeclarationError
-from backtest_kit.identity import ContextId, digest
+from backtest_kit.identity import ContextId, digest, names_joined
 from backtest_kit.moments import minute_text
 from backtest_kit.operations import Operations
 from backtest_kit.remembering import Place
@@ -155,8 +155,8 @@ class Context:
     def _place(self) -> Place:
         one = self.identity
         parts = [one.symbol, one.strategy, one.exchange, *([one.frame] if one.frame else []), one.mode]
-        owner = ":".join([*parts, *([self.run_id] if self.run_id else [])])
-        return Place(owner, one.symbol, one.strategy, one.exchange, one.frame, one.mode == "backtest")
+        owner = names_joined(":", *parts, *([self.run_id] if self.run_id else []))
+        return Place(owner, one.symbol, one.strategy, one.kept_exchange, one.frame, one.mode == "backtest")
 
     def _now(self) -> int:
         return self._minute

@@ -42,6 +42,8 @@ CALLBACKS: Final[Mapping[str, frozenset[str]]] = {
     "on_reject": frozenset({"rejected", "invalid"}),
 }
 """Callbacks of a strategy, and the actions that each is called for."""
+KEPT: Final = ("~paper", "~reserved")
+"""Ends of names in keys of rows."""
 
 
 class Named(Protocol):
@@ -364,6 +366,8 @@ def _names(names: str | Iterable[str]) -> tuple[str, ...]:
 def _require_name(kind: str, name: object) -> None:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise DeclarationError(f"a {kind} needs a name of printable characters, not {name!r:.80}")
+    if name.endswith(KEPT):
+        raise DeclarationError(f"{kind} {name!r}: names that end with {' or '.join(KEPT)} are the engine's own")
 
 
 def _require_callback(what: str, name: str, callback: object) -> None:

@@ -12,20 +12,15 @@ from typing import Any, Final
 import backtest_kit_mongo as bk
 from backtest_kit.effects import Candidate, Save
 from backtest_kit.events import Event
-from backtest_kit.identity import ContextId
+from backtest_kit.identity import ContextId, digest, names_joined, signal_id
 from backtest_kit.leases import Leases, taking_turns
 from backtest_kit.risk import RiskBook, Risks
 from backtest_kit.rows import Row, pnl_row, public_row
 from backtest_kit.rules import Rules
+from backtest_kit.signals import SignalView
 from backtest_kit.state import State
 
-PAPER: Final = "~paper"
 RESERVED: Final = "~reserved"
-
-
-def kept_exchange(context: ContextId) -> str:
-    """The exchange's name in keys."""
-    return context.exchange + PAPER if context.mode == "paper" else context.exchange
 
 
 class Rows:
@@ -33,7 +28,7 @@ class Rows:
 
     def __init__(self, context: ContextId) -> None:
         self.context = context
-        self.exchange = kept_exchange(context)
+        self.exchange = context.kept_exchange
         self._key = (context.symbol, context.strategy, self.exchange)
 
     # Rows carry the minute that they report, and a context that catches up lags behind others: no time is in force
@@ -45,6 +40,12 @@ class Rows:
 
     def _kept(self, row: Mapping[str, Any] | None) -> Row | None:
         return None if row is None else {**row, "exchangeName": self.exchange}
+
+    def _apart(self, row: Row) -> Row:
+        """A row of a list is found by its id alone; one that the strategy chose is the same on paper and live."""
+        if self.context.mode != "paper" or row["id"] == signal_id(self.context, int(row["scheduledAt"])):
+            return row
+        return {**row, "id": f"{row['id']}~paper"}
 
     def load(self, rules: Rules) -> State:
         """The state that the last process left; a new one if there was none.
@@ -84,7 +85,7 @@ class Rows:
             case "breakeven":
                 bk.PersistBreakevenAdapter.write_breakeven_data(row or {}, *self._keyed(effect.key), at)
             case "storage":
-                bk.PersistStorageAdapter.upsert_storage_data(self._kept(row) or {}, False)
+                bk.PersistStorageAdapter.upsert_storage_data(self._apart(self._kept(row) or {}), False)
             case other:
                 raise AssertionError(f"no rows of {other}")
 
@@ -116,7 +117,7 @@ class SharedRisks:
     ) -> None:
         self.risks = Risks(context, books)
         self.context, self._leases, self._now_ms = context, leases, now_ms
-        self._exchange = kept_exchange(context)
+        self._exchange = context.kept_exchange
 
     def reserve(self, candidate: Candidate) -> str | None:
         if not self.risks.books:
@@ -136,7 +137,7 @@ class SharedRisks:
 
     @contextmanager
     def _turn(self, at: int) -> Iterator[None]:
-        names = sorted(f"risk/{book.name}/{self._exchange}" for book in self.risks.books)
+        names = sorted(names_joined("/", "risk", book.name, self._exchange) for book in self.risks.books)
         with ExitStack() as stack, bk.simulation_time(None):
             for name in names:
                 stack.enter_context(taking_turns(self._leases, name))
@@ -182,7 +183,7 @@ def notification_row(event: Event, context: ContextId) -> Row | None:
     view = event.signal
     row: Row = {
         **public_row(view, context),
-        "id": event.event_id,
+        "id": _notification_id(event, view, context),
         "type": kind,
         "signalId": view.id,
         "backtest": False,
@@ -202,6 +203,13 @@ def notification_row(event: Event, context: ContextId) -> Row | None:
             "pnlEntries": pnl["pnlEntries"],
         }
     return row
+
+
+def _notification_id(event: Event, view: SignalView, context: ContextId) -> str:
+    """The event's; if the strategy chose the signal's id, with the context, for others may have chosen it as well."""
+    if view.id == signal_id(context, view.scheduled_at):
+        return event.event_id
+    return digest(event.event_id, context.symbol, context.strategy, context.exchange, context.mode, view.scheduled_at)
 
 
 def _duration(event: Event) -> float:

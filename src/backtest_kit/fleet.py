@@ -8,6 +8,7 @@ from time import monotonic, sleep
 from typing import Final
 
 from backtest_kit.declare import Exchange
+from backtest_kit.identity import names_joined
 from backtest_kit.leases import Lease, Leases
 from backtest_kit.living import is_dead
 from backtest_kit.market import Market
@@ -53,7 +54,7 @@ class FleetMarket(Market):
 
     def _fetch(self, interval: str, since: int, until: int) -> None:
         """Returns when the candles are stored, or when whoever had the turn got nothing new."""
-        name = f"fetch/{self.exchange.name}/{self.symbol}/{interval}"
+        name = names_joined("/", "fetch", self.exchange.name, self.symbol, interval)
         end_s, wait_s = self._clock_s() + self._patience_s, POLL_S[0]
         dead = ""
         while self._clock_s() < end_s:

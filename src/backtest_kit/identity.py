@@ -26,9 +26,19 @@ class ContextId:
     mode: Mode = "backtest"
 
     @property
+    def kept_exchange(self) -> str:
+        """The exchange's name in keys of rows: paper and live share none."""
+        return f"{self.exchange}~{self.mode}" if self.mode == "paper" else self.exchange
+
+    @property
     def is_durable(self) -> bool:
         """Whether the context's rows are stored, so that it survives its process."""
         return self.mode != "backtest"
+
+
+def names_joined(separator: str, *parts: str) -> str:
+    """Names as one text that other names never give: the separator within a name is written as %xx."""
+    return separator.join(part.replace("%", "%25").replace(separator, f"%{ord(separator):02X}") for part in parts)
 
 
 def digest(*parts: object) -> str:

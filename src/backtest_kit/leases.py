@@ -27,6 +27,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 import backtest_kit_mongo as bk
+from backtest_kit.identity import digest
 from backtest_kit.living import HOST, birth
 
 __all__ = [
@@ -181,7 +182,7 @@ class FileLeases:
     def acquire(self, name: str, lease_ms: int, despite: str = "") -> Lease | None:
         if name not in self._held:
             self._directory.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._directory / f"{quote(name, safe='')[:200]}.lock", thread_local=False)
+            lock = FileLock(self._directory / f"{_file_name(name)}.lock", thread_local=False)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -196,6 +197,12 @@ class FileLeases:
 
     def holder(self, name: str) -> str:
         return "another process of this host"
+
+
+def _file_name(name: str) -> str:
+    """No two names have one, however long they are."""
+    text = quote(name, safe="")
+    return text if len(text) <= 200 else f"{text[:160]}~{digest(name)}"
 
 
 def make_leases() -> Leases:

@@ -73,6 +73,7 @@ class Place:
 
     Attributes:
         owner: text that names context, mode and in a backtest the run.
+        exchange: as in keys of rows.
     """
 
     owner: str

@@ -55,6 +55,8 @@ class RiskRequest:
         return len(self.positions)
 
 
+Holder: TypeAlias = tuple[str, str, str]
+"""Strategy, exchange and symbol of a position."""
 Validation: TypeAlias = Callable[[RiskRequest], object]
 """Falsy passes; a text rejects and says why, so does a raise."""
 
@@ -64,12 +66,12 @@ class RiskBook:
 
     def __init__(self, name: str, validations: Sequence[Validation]) -> None:
         self.name, self.validations = name, tuple(validations)
-        self._open: dict[str, ActivePosition] = {}
-        self._reserved: dict[str, ActivePosition] = {}
+        self._open: dict[Holder, ActivePosition] = {}
+        self._reserved: dict[Holder, ActivePosition] = {}
 
     def reserve(self, context: ContextId, candidate: Candidate) -> str | None:
         """Reserve a place, unless a validation rejects: then the answer is why."""
-        key = position_key(context)
+        key = _holder(context)
         others = {**self._reserved, **self._open}
         others.pop(key, None)
         view = candidate.signal
@@ -83,23 +85,23 @@ class RiskBook:
 
     def hold(self, context: ContextId, candidate: Candidate, *, is_open: bool) -> None:
         """The place is taken: by an open position, which is stored, or by a signal that waits for its price."""
-        key = position_key(context)
+        key = _holder(context)
         (self._open if is_open else self._reserved)[key] = _position(context, candidate)
         if is_open:
             self._reserved.pop(key, None)
 
     def release(self, context: ContextId) -> None:
-        key = position_key(context)
+        key = _holder(context)
         self._reserved.pop(key, None)
         self._open.pop(key, None)
 
     def to_rows(self) -> list[list[Any]]:
         """The stored form: pairs of key and position. Reservations are not stored."""
-        return [[key, _row(position)] for key, position in self._open.items()]
+        return _rows(self._open)
 
     def reserved_rows(self) -> list[list[Any]]:
         """Reservations, for books that several processes share."""
-        return [[key, _row(position)] for key, position in self._reserved.items()]
+        return _rows(self._reserved)
 
     def restore(self, rows: Iterable[Sequence[Any]], now_ms: int, reserved: Iterable[Sequence[Any]] = ()) -> None:
         """Take stored rows; those whose time is over are dropped."""
@@ -130,14 +132,18 @@ class Risks:
             book.release(self.context)
 
 
-def _alive(rows: Iterable[Sequence[Any]], now_ms: int) -> dict[str, ActivePosition]:
-    found = {key: _from_row(row) for key, row in rows}
-    return {key: one for key, one in found.items() if one.opened_at + one.minutes * MINUTE_MS > now_ms}
+def _alive(rows: Iterable[Sequence[Any]], now_ms: int) -> dict[Holder, ActivePosition]:
+    found = [_from_row(row) for _, row in rows]
+    return {_holder(one): one for one in found if one.opened_at + one.minutes * MINUTE_MS > now_ms}
 
 
-def position_key(context: ContextId) -> str:
-    """The key of a context's position in the stored rows."""
-    return f"{context.strategy}_{context.exchange}_{context.symbol}"
+def _holder(of: ContextId | ActivePosition) -> Holder:
+    return of.strategy, of.exchange, of.symbol
+
+
+def _rows(positions: Mapping[Holder, ActivePosition]) -> list[list[Any]]:
+    """The key is the original's; names of which two make one key stay apart by what stands in their rows."""
+    return [["_".join(holder), _row(position)] for holder, position in positions.items()]
 
 
 def _rejection(validation: Validation, request: RiskRequest) -> str | None:

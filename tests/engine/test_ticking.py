@@ -7,7 +7,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,18 +15,23 @@ from typing import Any
 
 import pytest
 
+import backtest_kit as bt
 import backtest_kit_mongo as bk
 from backtest_kit import bot, living, ticking
 from backtest_kit.context import Context
 from backtest_kit.declare import Exchange, Frame, Risk, Strategy
 from backtest_kit.durable import Rows
+from backtest_kit.effects import Candidate, Order, Save
 from backtest_kit.errors import AlreadyRunning, DeclarationError
 from backtest_kit.events import Event
-from backtest_kit.identity import MINUTE_MS
+from backtest_kit.held import Held
+from backtest_kit.identity import MINUTE_MS, ContextId
 from backtest_kit.leases import WRITE_S, FileLeases, taking_turns
-from backtest_kit.orders.broker import OrderState
+from backtest_kit.orders.broker import OrderState, client_order_id
 from backtest_kit.orders.paper import PaperBroker
 from backtest_kit.replay import Columns
+from backtest_kit.risk import RiskBook
+from backtest_kit.rows import list_row
 from backtest_kit.rules import ORIGINAL
 from backtest_kit.running import Job, run_backtest
 from backtest_kit.signals import Proposal, long, short
@@ -282,6 +287,49 @@ def test_paper_and_live_share_no_row_and_a_position_whose_time_is_over_leaves_no
     assert bk.PersistRiskAdapter.read_position_data("all", "made-up~paper", at(60)) == []
     assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up~paper")
     assert bk.PersistStrategyAdapter.read_strategy_data("BTCUSDT", "planned", "made-up") is None
+
+
+APART = [
+    ContextId("BTC/USDT", "s", "binance", "", "live"),
+    ContextId("BTC/USDT", "s", "binance", "", "paper"),
+    ContextId("BTC/USDT", "s", "bybit", "", "live"),
+    ContextId("USDT", "s", "binance_BTC", "", "live"),
+    ContextId("BTC_USDT", "s", "binance", "", "live"),
+    ContextId("USDT", "s:BTC", "binance", "", "live"),
+    ContextId("BTC:USDT", "s", "binance", "", "live"),
+]
+
+
+def test_contexts_share_nothing_that_they_remember_order_or_report() -> None:
+    opinion = bt.cached(interval="1h")(lambda ctx: ctx.identity.exchange + ctx.symbol)
+    once = bt.once(interval="1h")(lambda ctx: True)
+    held = Held("an id of its own", "long", 100.0, 102.0, 99.0, 40, 100.0, "", at(0), at(0))
+    event = Event("opened", at(0), 100.0, held.view())
+    order = Order("open", held.view(), 0, at(0), 100.0, 100.0)
+    places: list[MutableMapping[str, Any]] = []
+    book = RiskBook("all", [])
+    with bk.simulation_time(at(0)):
+        for one in APART:
+            ctx = Context(one, bot._NoHistory())
+            ctx._minute = at(0)
+            for place in (ctx.state, ctx.session, ctx.dictionary, ctx.memory):
+                assert "who" not in place
+                place["who"] = repr(one)
+                places.append(place)
+            assert opinion(ctx) == one.exchange + one.symbol
+            assert once(ctx)
+            Rows(one).keep_event(event)
+            Rows(one).save(
+                Save("storage", held.id, list_row(held.view(), one, "opened", at(0), 100.0, None, None), at(0))
+            )
+            book.hold(one, Candidate(held.view(), at(0), 100.0), is_open=True)
+    assert [place["who"] for place in places] == [repr(one) for one in APART for _ in range(4)]
+    assert len({client_order_id(order, owner=bot._name(one)) for one in APART}) == len(APART)
+    assert len(bk.PersistNotificationAdapter.read_notification_data(False)) == len(APART)
+    assert len(bk.PersistStorageAdapter.read_storage_data(False)) == 2  # Live contexts that chose one id share its row.
+    again = RiskBook("all", [])
+    again.restore([row for row in book.to_rows() if row], at(1))
+    assert len(again.to_rows()) == len({(one.strategy, one.exchange, one.symbol) for one in APART})
 
 
 def test_a_second_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,12 +87,14 @@ class Broker(Protocol):
         """What the account holds of the symbol; empty: nothing, or the broker does not tell."""
 
 
-def client_order_id(order: Order, part: int = 0) -> str:
+def client_order_id(order: Order, part: int = 0, owner: str = "") -> str:
     """L2: a pure function of signal, action and number, so that a restarted process asks for the very same order.
 
-    `part` numbers what is sent after an earlier part was only filled in part.
+    `part` numbers what is sent after an earlier part was only filled in part. A strategy may give its signals ids of
+    its own, the same one to several: the signal's minute and `owner`, the context, keep their orders apart.
     """
-    return digest(order.signal.id, order.action, order.number, part)
+    signal = order.signal
+    return digest(owner, signal.id, signal.scheduled_at, order.action, order.number, part)
 
 
 def side_of(order: Order) -> Side:

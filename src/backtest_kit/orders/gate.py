@@ -50,12 +50,14 @@ class Patience:
 @dataclass(slots=True)
 class OrderGate:
     """Attributes:
+    owner: text that names the context.
     may_send: raises if this process must not send orders any more (it was replaced by another).
     sent: how many orders this process has sent.
     """
 
     broker: Broker
     symbol: str
+    owner: str = ""
     patience: Patience = Patience()
     may_send: Callable[[], None] = lambda: None
     clock_s: Callable[[], float] = monotonic
@@ -94,7 +96,7 @@ class OrderGate:
 
     def _part(self, order: Order, part: int, quantity: float, *, closes: bool, is_repeat: bool) -> OrderState | None:
         """The end of one order; None: there is nothing left to close."""
-        identity = client_order_id(order, part)
+        identity = client_order_id(order, part, self.owner)
         state = self._find(identity, is_repeat=is_repeat)
         if state is None:
             if closes:

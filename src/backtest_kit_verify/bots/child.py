@@ -19,6 +19,7 @@ from backtest_kit.identity import MINUTE_MS
 from backtest_kit.leases import LeaseLost
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
 from backtest_kit_verify.bots.plan import EXCHANGE, job, strategy, walk
+from backtest_kit_verify.chaos.faulty_servers import DATABASE
 from backtest_kit_verify.made_up import START_MS
 
 DONE, LOST, REFUSED, CRASHED = 0, 3, 4, 5
@@ -29,6 +30,7 @@ class Task:
     """Attributes:
     settings: of `bk.setup`.
     directory: of the desk, and of what the process says.
+    minutes: how many are lived at most.
     """
 
     settings: dict[str, Any]
@@ -36,6 +38,7 @@ class Task:
     seed: str
     minutes: int
     lease_ms: int
+    database: str = DATABASE
 
 
 def start(task: Task) -> int:
@@ -61,15 +64,16 @@ def _run(task: Task) -> int:
     desk.pid = os.getpid()
     bk.setup(**task.settings)
     candles = walk(task.seed, task.minutes)
+    minutes = min(task.minutes, desk.ending() or task.minutes)
     exchange = Exchange(EXCHANGE, get_candles=CandlesAtDesk(desk, candles), broker=desk)
     with (task.directory / "said.txt").open("a", buffering=1) as said:
         try:
             with bk.in_mode("live", task.directory / "runs"):
                 bot.run(
-                    job("live", strategy(task.seed, task.minutes, desk.note_asked), exchange, task.minutes),
+                    job("live", strategy(task.seed, minutes, desk.note_asked), exchange, minutes),
                     on_line=_reporter(said.write),
                     clock=desk,
-                    until_ms=START_MS + task.minutes * MINUTE_MS,
+                    until_ms=START_MS + minutes * MINUTE_MS,
                 )
         except LeaseLost:
             return LOST

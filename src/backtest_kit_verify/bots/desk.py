@@ -17,6 +17,7 @@ create table if not exists orders (id text primary key, side text, quantity real
 create table if not exists sent (id text, pid integer);
 create table if not exists waited (pid integer);
 create table if not exists asked (minute integer, pid integer);
+create table if not exists ending (minutes integer not null);
 """
 
 
@@ -42,6 +43,17 @@ class Desk:
         """Time passes only while a bot waits for it."""
         self._book.execute("insert into waited values (?)", (self.pid,))
         self._book.execute("update clock set now_ms = now_ms + ?", (max(1, round(seconds * 1000)),))
+
+    def end_in(self, minutes: int, start_ms: int) -> int:
+        """Processes that begin from now on stop so many minutes after the present one. Minutes from the start on."""
+        found = (self.now_ms() - start_ms) // MINUTE_MS + minutes
+        self._book.execute("insert into ending values (?)", (found,))
+        return int(found)
+
+    def ending(self) -> int | None:
+        """How many minutes are lived at most, if that was said."""
+        (found,) = self._book.execute("select min(minutes) from ending").fetchone()
+        return None if found is None else int(found)
 
     # -- broker
 

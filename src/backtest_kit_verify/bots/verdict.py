@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,18 @@ class Verdict:
     asked: int
     lost_decisions: int
     violations: tuple[str, ...]
+
+
+def joined(verdicts: Iterable[Verdict]) -> Verdict:
+    """Of several bots."""
+    found = list(verdicts)
+    return Verdict(
+        sum(one.positions for one in found),
+        sum(one.orders for one in found),
+        sum(one.asked for one in found),
+        sum(one.lost_decisions for one in found),
+        tuple(violation for one in found for violation in one.violations),
+    )
 
 
 def judge(task: Task, desk: Desk) -> Verdict:

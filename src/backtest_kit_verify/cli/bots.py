@@ -12,8 +12,8 @@ from rich.markup import escape
 
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.exits import ExitCode
-from backtest_kit_mongo.testing.servers import UnavailableError, private_servers
-from backtest_kit_verify.bots.campaign import Outcome, run_campaign
+from backtest_kit_mongo.testing.servers import Servers, UnavailableError, private_servers
+from backtest_kit_verify.bots.campaign import Outcome, run_lanes
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
 from backtest_kit_verify.chaos.faulty_servers import settings_of
@@ -33,7 +33,12 @@ def bots(
     takeovers: Annotated[
         int, typer.Option("--takeovers", min=0, help="Times that it is stopped until another has taken over.")
     ] = 10,
-    minutes: Annotated[int, typer.Option("--minutes", min=30, help="Simulated minutes that are traded.")] = 3000,
+    minutes: Annotated[
+        int, typer.Option("--minutes", min=30, help="Simulated minutes that a bot or the fleet trades at most.")
+    ] = 3000,
+    lanes: Annotated[
+        int, typer.Option("--lanes", min=1, help="Bots beside one another, each with a database of its own.")
+    ] = 3,
     fleet: Annotated[
         int,
         typer.Option("--fleet", min=0, help="Instead: so many bots at once, and who asks the exchange for candles."),
@@ -44,8 +49,9 @@ def bots(
 ) -> None:
     """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
 
-    Afterwards each position must have one row, closed as an undisturbed replay closes it, each order must have been
-    sent once, and a process that was only asleep must have written nothing after another took over.
+    The run ends when all kills are done and what is open then has ended. Each position must have one row, closed as an
+    undisturbed replay closes it, each order must have been sent once, and a process that was only asleep must have
+    written nothing after another took over.
 
     Exit status: 0 when all of it holds, 1 when not.
     """
@@ -63,13 +69,24 @@ def bots(
                     if not _show_fleet(Console(), run_fleet(many, kills, messages.print)):
                         raise typer.Exit(ExitCode.FAILED)
                     return
-                task = Task(settings, base, chosen, minutes, LEASE_MS)
-                outcome = run_campaign(task, kills, takeovers, messages.print)
+                tasks = [_task(servers, base, f"{chosen}-{number}", minutes) for number in range(lanes)]
+                outcome = run_lanes(tasks, kills, takeovers, _say)
     except (EmbeddedError, UnavailableError) as error:
         messages.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(ExitCode.FAILED) from error
     if not _show(Console(), outcome):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _task(servers: Servers, base: Path, seed: str, minutes: int) -> Task:
+    directory, database = base / seed, f"bots-{seed}"
+    directory.mkdir()
+    settings = settings_of(servers) | PATIENCE | {"mongo_connection_string": servers.mongo_connection_string(database)}
+    return Task(settings, directory, seed, minutes, LEASE_MS, database)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _show_fleet(console: Console, outcome: FleetOutcome) -> bool:
