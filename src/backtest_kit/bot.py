@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import backtest_kit_mongo as bk
 from backtest_kit.calling import CallingStrategy
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from backtest_kit.declare import Exchange
     from backtest_kit.running import Job
 
-__all__ = ["run"]
+__all__ = ["require_orders", "run"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +73,7 @@ def run(
         AlreadyRunning: another process lives this context.
         LeaseLost: another process took over; this one has stopped.
     """
-    if job.rules.sees_running_candle:
-        raise DeclarationError(
-            "rules.ORIGINAL sees a candle before it is closed; paper and live cannot. Use rules.DEFAULT."
-        )
+    require_orders(job)
     clock, stop = clock or SystemClock(), stop or threading.Event()
     broker, leases = _broker(job), make_leases()
     with _lease(leases, job, on_line) as lease, Keeping(leases, lease, LEASE_MS) as keeping, Coroutines() as coroutines:
@@ -164,32 +161,50 @@ def _who(holder: str) -> str:
     return f"process {process} on {host}" if process else holder
 
 
-def _broker(job: Job) -> Broker:
-    """Raises:
-    DeclarationError: live has none.
+def require_orders(job: Job) -> None:
+    """Whether its mode can keep its rules and has somebody to send orders to. Asks nobody.
+
+    Raises:
+        DeclarationError: it cannot be run.
     """
-    if job.mode == "paper":
-        return PaperBroker(job.rules)
-    offered = job.exchange.broker
-    if offered is None and job.exchange.ccxt is not None:
-        return CcxtBroker(_ccxt(job.exchange))
-    if offered is None:
+    if job.rules.sees_running_candle:
+        raise DeclarationError(
+            "rules.ORIGINAL sees a candle before it is closed; paper and live cannot. Use rules.DEFAULT."
+        )
+    if job.mode == "paper" or job.exchange.broker is not None:
+        return
+    if job.exchange.ccxt is not None:
+        _credentials(job.exchange)
+    else:
         raise DeclarationError(
             f"exchange {job.exchange.name!r} has no broker, and live sends orders. Give it one (bt.exchange(.., "
             "broker=..)), name a ccxt exchange (ccxt='binance'), or run --paper. Nothing was started."
         )
+
+
+def _broker(job: Job) -> Broker:
+    if job.mode == "paper":
+        return PaperBroker(job.rules)
+    offered = job.exchange.broker
+    if offered is None:
+        credentials = _credentials(job.exchange)
+        make = getattr(import_module("ccxt"), str(job.exchange.ccxt))
+        return CcxtBroker(make({**credentials, "enableRateLimit": True}))
     broker: Broker = offered() if callable(offered) else offered
     return broker
 
 
-def _ccxt(exchange: Exchange) -> Any:
+def _credentials(exchange: Exchange) -> dict[str, str]:
+    """Raises:
+    DeclarationError: there are none, or ccxt cannot send this exchange's orders.
+    """
     if exchange.ccxt in NOT_BY_CLIENT_ID:
         raise DeclarationError(
             f"ccxt does not find orders of {exchange.ccxt} by the id they were sent with: one could be sent twice. "
             "Give the exchange a broker of your own (bt.exchange(.., broker=..)). Nothing was started."
         )
     try:
-        ccxt = import_module("ccxt")
+        import_module("ccxt")
     except ModuleNotFoundError as cause:
         raise DeclarationError("orders through ccxt need it: pip install 'backtest-kit-mongo[ccxt]'") from cause
     found = {name: value for name, variable in CREDENTIALS.items() if (value := os.environ.get(variable))}
@@ -199,7 +214,7 @@ def _ccxt(exchange: Exchange) -> Any:
             f"{CREDENTIALS['secret']}, "
             "or give the exchange a broker. Nothing was started."
         )
-    return getattr(ccxt, str(exchange.ccxt))({**found, "enableRateLimit": True})
+    return found
 
 
 @contextmanager

@@ -103,7 +103,12 @@ def choose(
     if mode != "backtest":
         _require_present(mode, market, frame, fill_gaps=fill_gaps)
     framed = _frame(frame, market, symbol, rules) if mode == "backtest" else None
-    return Job(chosen, market, risks, symbol, mode, framed, rules, fill_gaps)
+    job = Job(chosen, market, risks, symbol, mode, framed, rules, fill_gaps)
+    if mode != "backtest":
+        from backtest_kit import bot
+
+        bot.require_orders(job)
+    return job
 
 
 def _require_present(mode: Mode, market: Exchange, frame: object, *, fill_gaps: bool) -> None:

@@ -19,6 +19,12 @@ class OrderNotFound(InvalidOrder): ...
 class DuplicateOrderId(InvalidOrder): ...
 
 
+class CancelPending(InvalidOrder): ...
+
+
+class BadRequest(ExchangeError): ...
+
+
 class InsufficientFunds(ExchangeError): ...
 
 
@@ -46,6 +52,9 @@ class FakeExchange:
     fill_share: of what is ordered, at once; the rest never.
     funds: of the quote currency.
     least_cost: smaller orders are refused.
+    is_filled_by_cancel: what is ordered is filled just before it is cancelled.
+    forgets: an order is not shown any more once its cancellation was asked for.
+    dialect: what is raised where an order that is over is cancelled; after a RequestTimeout one was cancelled.
     received: every order that arrived, in order.
     """
 
@@ -58,6 +67,9 @@ class FakeExchange:
     fill_share: float = 1.0
     funds: float = 1e9
     base: float = 0.0
+    is_filled_by_cancel: bool = False
+    forgets: bool = False
+    dialect: type[Exception] = OrderNotFound
     received: list[dict[str, Any]] = field(default_factory=list)
     _late: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
 
@@ -101,15 +113,22 @@ class FakeExchange:
     def fetch_order(self, order_id: None, symbol: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         self._arrive()
         for order in self.received:
-            if order["clientOrderId"] == params["clientOrderId"]:
+            if order["clientOrderId"] == params["clientOrderId"] and not order.get("forgotten"):
                 return order
         raise OrderNotFound(params["clientOrderId"])
 
     def cancel_order(self, order_id: None, symbol: str, params: Mapping[str, Any]) -> None:
-        order = dict(self.fetch_order(None, symbol, params))
-        if order["status"] != "open":
-            raise OrderNotFound(params["clientOrderId"])
-        next(one for one in self.received if one["clientOrderId"] == params["clientOrderId"])["status"] = "canceled"
+        order = next(one for one in self.received if one["clientOrderId"] == params["clientOrderId"])
+        if self.is_filled_by_cancel:
+            self.base += order["amount"] - order["filled"]
+            order |= {"filled": order["amount"], "status": "closed"}
+        if self.forgets:
+            order["forgotten"] = True
+        elif order["status"] == "open":
+            order["status"] = "canceled"
+            if self.dialect is not RequestTimeout:
+                return
+        raise self.dialect(params["clientOrderId"])
 
     def fetch_balance(self) -> Mapping[str, Any]:
         self._arrive()

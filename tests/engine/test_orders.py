@@ -11,7 +11,16 @@ from backtest_kit.orders.gate import OrderGate
 from backtest_kit.orders.paper import PaperBroker
 from backtest_kit.signals import Entry, Extreme, SignalView
 
-from .fake_exchange import Clock, FakeExchange
+from .fake_exchange import (
+    BadRequest,
+    CancelPending,
+    Clock,
+    ExchangeError,
+    FakeExchange,
+    InvalidOrder,
+    OrderNotFound,
+    RequestTimeout,
+)
 
 NOTHING = Extreme(0.0, 0, 0.0)
 SIGNAL = SignalView(
@@ -83,6 +92,26 @@ def test_an_entry_that_is_filled_in_part_counts_and_its_rest_is_cancelled(
     exchange.fill_share = 0.25
     assert gate.execute(OPEN, is_repeat=False)
     assert [(order["filled"], order["status"]) for order in exchange.received] == [(0.25, "canceled")]
+
+
+@pytest.mark.parametrize(
+    "dialect", [OrderNotFound, InvalidOrder, CancelPending, BadRequest, ExchangeError, RequestTimeout]
+)
+def test_of_a_cancellation_that_comes_too_late_the_orders_state_decides(
+    gate: OrderGate, exchange: FakeExchange, dialect: type[Exception]
+) -> None:
+    exchange.fill_share, exchange.dialect, exchange.is_filled_by_cancel = 0.25, dialect, True
+    assert gate.execute(OPEN, is_repeat=False)
+    assert (exchange.base, len(exchange.received)) == (1.0, 1)
+
+
+def test_an_order_that_was_known_and_is_not_shown_is_never_sent_again(gate: OrderGate, exchange: FakeExchange) -> None:
+    exchange.fill_share, exchange.forgets = 0.25, True
+    with pytest.raises(BrokerUnavailable, match=r"OrderNotFound.* does not show it"):
+        gate.execute(OPEN, is_repeat=False)
+    with pytest.raises(BrokerUnavailable, match="not sent again"):
+        gate.execute(OPEN, is_repeat=False)
+    assert len(exchange.received) == 1
 
 
 def test_a_close_that_is_filled_in_part_goes_on_with_the_rest(gate: OrderGate, exchange: FakeExchange) -> None:

@@ -150,6 +150,9 @@ def test_what_is_declared_wrongly_is_said_before_servers_are_waited_for(
     (desk / "s.py").write_text(answering("[]"))
     status, _, err = run("s.py", "--paper", "--symbol", "BTCUSDT", "--strategy", "goes_lnog")
     assert (status, "did you mean 'goes_long'" in err) == (2, True)
+    forget()
+    status, _, err = run("s.py", "--live", "--symbol", "BTCUSDT")
+    assert (status, "has no broker" in err) == (2, True)
 
 
 def test_a_configuration_runs_first_and_chooses_the_places(desk: Path) -> None:

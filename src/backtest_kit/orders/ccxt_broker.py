@@ -72,16 +72,18 @@ class CcxtBroker:
         return _state(client_order_id, answer)
 
     def cancel(self, client_order_id: str, symbol: str) -> OrderState:
-        with _classified(self._exchange):
-            try:
-                self._exchange.cancel_order(None, symbol, {"clientOrderId": client_order_id})
-            except Exception as cause:
-                if not _is(cause, "OrderNotFound"):  # It was filled or ended before: the state below says how.
-                    raise
+        said = ""
+        try:
+            self._exchange.cancel_order(None, symbol, {"clientOrderId": client_order_id})
+        except Exception as cause:
+            # Of an order that was filled or ended before, each exchange says something else, and a reply may be lost:
+            # the order's state decides.
+            said = f" ({_reported(self._exchange, cause)})"
         found = self.find(client_order_id, symbol)
         if found is None or found.status == "working":
+            state = "does not show it" if found is None else "shows it as working"
             raise BrokerUnavailable(
-                f"{self!r}: the order {client_order_id} was cancelled, and its end is not known yet"
+                f"{self!r} was told to cancel the order {client_order_id}{said} and {state}; it is looked up again"
             )
         return found
 
@@ -125,12 +127,16 @@ def _classified(exchange: Any) -> Iterator[None]:
     except (BrokerUnavailable, OrderRefused):
         raise
     except Exception as cause:
-        reported = f"{getattr(exchange, 'id', 'exchange')}: {type(cause).__name__}: {cause!s:.200}"
+        reported = _reported(exchange, cause)
         if any(_is(cause, name) for name in REFUSALS) and not _is(cause, "OrderNotFound"):
             raise OrderRefused(reported) from cause
         raise BrokerUnavailable(
             f"{reported}. Whether the order was executed is not known; it is looked up before anything is sent again"
         ) from cause
+
+
+def _reported(exchange: Any, cause: BaseException) -> str:
+    return f"{getattr(exchange, 'id', 'exchange')}: {type(cause).__name__}: {cause!s:.200}"
 
 
 def _state(client_order_id: str, answer: Mapping[str, Any]) -> OrderState:

@@ -3,7 +3,8 @@
 A process may die at any instant, a reply may be lost, an exchange may learn of an order late. What protects is the
 order's id, which is a function of what is ordered: before anything is sent, the broker is asked for it. Where an
 earlier attempt may still be on its way (the caller says so, or this process saw no reply), the broker is asked for
-`settle_ms` before the same id is sent again.
+`settle_ms` before the same id is sent again. An order that the broker once knew is never sent again by this process: it
+may be filled and not shown for a while.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class OrderGate:
     pause_s: Callable[[float], None] = sleep
     sent: int = 0
     _unanswered: set[str] = field(default_factory=set)
+    _known: set[str] = field(default_factory=set)
 
     def execute(self, order: Order, *, is_repeat: bool) -> bool:
         """Have it executed. False: the broker refuses it for good, and nothing of it was executed.
@@ -116,11 +118,17 @@ class OrderGate:
 
     def _find(self, identity: str, *, is_repeat: bool) -> OrderState | None:
         state = self.broker.find(identity, self.symbol)
-        if state is None and (is_repeat or identity in self._unanswered):
+        is_known = identity in self._known
+        if state is None and (is_repeat or is_known or identity in self._unanswered):
             for _ in self._polls(self.patience.settle_ms):
                 state = self.broker.find(identity, self.symbol)
                 if state is not None:
                     break
+        if state is None and is_known:
+            raise BrokerUnavailable(
+                f"{self.symbol}: the broker knew the order {identity} and does not show it any more. It is not sent "
+                "again while this process lives; look it up at the exchange"
+            )
         self._unanswered.discard(identity)
         return state
 
@@ -139,6 +147,7 @@ class OrderGate:
         """Wait for the fill; after `fill_ms` the rest is cancelled."""
         if state.status != "working":
             return state
+        self._known.add(state.client_order_id)
         for _ in self._polls(self.patience.fill_ms):
             found = self.broker.find(state.client_order_id, self.symbol)
             state = state if found is None else found
