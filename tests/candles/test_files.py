@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import re
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -147,7 +146,8 @@ def test_a_file_with_a_header_alone_has_no_candles(path: Path) -> None:
         ("", "no column is named 'timestamp'"),
         ("timestamp,open,high,low,close\n60000,1,1,1,1\n", "no column is named 'volume'"),
         (f"{HEADER},open\n60000,1,1,1,1,1,1\n", "two columns are named 'open'"),
-        ("60000,1,1,1,1,1\n", "The first line must name the columns"),
+        ("60000,1,1,1,1,1\n", "line 1, column timestamp: 60000 is no time in s, ms, us, ns since 1970"),
+        ("1,2,3,4\n", "the first line names no columns, and is not of a known kind"),
         (f"{HEADER}\n60000,1,1,1,1,1\n\n120000,1,1,1,1\n", "line 4: 5 fields, but the first line has 6"),
         (f"{HEADER}\n60000,1,1,1,1,1\n\n120000,1,1,1,abc,1\n", "line 4, column close: 'abc' is not a number"),
         (f"{HEADER}\n60000,1,1,1,1,\n", "line 2, column volume: there is no value"),
@@ -164,7 +164,9 @@ def test_a_file_with_a_header_alone_has_no_candles(path: Path) -> None:
         (f"{HEADER}\n60000.5,1,1,1,1,1\n", "line 2, column timestamp: 60000.5 is not"),
         (f"{HEADER}\n1707343381,1,1,1,1,1\n", "are these seconds? Then pass 1707343381000"),
         (f"{HEADER}\n1707343380000000,1,1,1,1,1\n", "are these microseconds or nanoseconds?"),
-        (f"{HEADER}\n2024-01-01,1,1,1,1,1\n", "line 2, column timestamp: '2024-01-01' is not a number"),
+        (f"{HEADER}\n20240101,1,1,1,1,1\n", "20240101 looks like the date 2024-01-01"),
+        (f"{HEADER}\n2024-01-01,1,1,1,1,1\n2024-31-31,1,1,1,1,1\n", "line 3, column timestamp: '2024-31-31' is not"),
+        ("time,open,high,low,close\n01/02/2024,1,1,1,1\n", "day and month cannot be told apart"),
         (f"{HEADER}\n0,1,1,1,1,1\n60000,1,1,1,1,1\n0,1,2,1,2,1\n", ("line 4, column high: the candle of 0 is another "
             "one than in line 2")),
         (f'{HEADER}\n0,"1,1,1,1,1\n60000,1,1,1,1,1\n', """line 2, column open: '"1' is not a number"""),
@@ -263,7 +265,7 @@ def test_a_series_is_read_from_the_name_that_it_was_given() -> None:
             name = name_of(symbol, "15m", suffix)
             assert "/" not in name
             assert series_of(Path(name)) == SeriesName(symbol, "15m")
-    for other in ("BTCUSDT.csv", "BTCUSDT-1m.txt", "-1m.csv", "README.md"):
+    for other in ("BTCUSDT.csv", "BTCUSDT-1m.md", "-1m.csv", "README.md"):
         assert series_of(Path(other)) is None
 
 
@@ -272,65 +274,16 @@ def test_a_directory_stands_for_the_files_in_it_that_are_named_after_a_series(tm
         (tmp_path / name).write_text("")
     (tmp_path / "C-1m.csv").mkdir()
     total = tmp_path / "total.csv"
-    for name in ("D-12h.csv", "E-1m-2024-02.CSV", "F-1m.zip", "G_1m.csv"):
+    for name in ("D-12h.csv", "E-1m-2024-02.CSV", "F-1m.xlsx", "G_1m.csv"):
         (tmp_path / name).write_text("")
     found = find([total, tmp_path, total])
     assert [path.name for path in found.files] == ["total.csv", "A-1h.csv.gz", "B-1m.csv", "E-1m-2024-02.CSV"]
     reasons = {path.name: why for path, why in found.left_out.items()}
-    assert list(reasons) == ["D-12h.csv", "F-1m.zip", "G_1m.csv"]
-    for name, why in (("D-12h.csv", "not '12h'"), ("F-1m.zip", "end with .csv"), ("G_1m.csv", "does not say")):
+    assert list(reasons) == ["D-12h.csv", "F-1m.xlsx", "G_1m.csv"]
+    for name, why in (("D-12h.csv", "not '12h'"), ("F-1m.xlsx", "end with .csv"), ("G_1m.csv", "does not say")):
         assert why in reasons[name]
     assert series_of(Path("E-1m-2024-02.CSV")) == series_of(Path("E-1m-2024-02-29.csv.gz")) == SeriesName("E", "1m")
     with pytest.raises(WrongFile, match="no file that is named like"):
         find([tmp_path / "C-1m.csv"])
     with pytest.raises(WrongFile, match="neither a file nor a directory"):
         find([tmp_path / "absent"])
-
-
-OF_OTHERS = {
-    "Binance Vision": "1735689600000000,9,9.5,8.5,9,2.5,1735689659999999,2330,110,1.1,1020,0\n"
-    "1704067200000,9,9.5,8.5,9,2.5,1704067259999,2330,110,1.1,1020,0\n",
-    "CryptoDataDownload": "https://www.CryptoDataDownload.com\n"
-    "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n"
-    "1735689600000,2025-01-01,BTC/USD,9,9.5,8.5,9,2.5,33\n1704067200,2024-01-01,BTC/USD,9,9.5,8.5,9,2.5,34\n",
-    "Kraken": "1704067200,9,9.5,8.5,9,2.5,33\n1735689600,9,9.5,8.5,9,2.5,3\n",
-    "Yahoo": "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-01 00:00:00-05:00,9,9.5,8.5,9,8.9,2.5\n"
-    "2025-01-01 00:00:00-05:00,9,9.5,8.5,9,8.9,2.5\n",
-    "yfinance": "Price,Close,High,Low,Open,Volume\nTicker,A,A,A,A,A\nDate,,,,,\n2024-01-01,9,9.5,8.5,9,2.5\n"
-    "2025-01-01,9,9.5,8.5,9,2.5\n",
-    "HistData": "20231231 190000;9;9.5;8.5;9;2.5\n20241231 190000;9;9.5;8.5;9;2.5\n",
-    "Dukascopy": "Gmt time,Open,High,Low,Close,Volume\n01.01.2024 00:00:00.000,9,9.5,8.5,9,2.5\n"
-    "01.01.2025 00:00:00.000,9,9.5,8.5,9,2.5\n",
-    "TradingView": "time,open,high,low,close,Volume\n1704067200,9,9.5,8.5,9,2.5\n1735689600,9,9.5,8.5,9,2.5\n",
-    "MetaTrader": "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\n"
-    "2024.01.01\t02:00:00\t9\t9.5\t8.5\t9\t2.5\t0\t5\n2025.01.01\t02:00:00\t9\t9.5\t8.5\t9\t2.5\t0\t5\n",
-    "freqtrade Feather": "",
-    "freqtrade JSON": "[[1704067200000,9,9.5,8.5,9,2.5],[1735689600000,9,9.5,8.5,9,2.5]]",
-}
-"""The same two candles as each source writes them."""
-
-
-@needs_pyarrow
-def test_files_of_others_are_candles_after_what_the_page_on_them_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pandas = pytest.importorskip("pandas")
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "candle-files.md").read_text("utf-8")
-    blocks = dict(re.findall(r"^```python\n# (.*?)\n(.*?)^```", page, re.DOTALL | re.MULTILINE))
-    before, after = blocks.pop("Before any of them"), blocks.pop("After each of them")
-    assert blocks.keys() == OF_OTHERS.keys()
-    for source, block in blocks.items():
-        path = tmp_path / source
-        path.write_text(OF_OTHERS[source])
-        if source.endswith("Feather"):
-            values = dict(zip(cols.FIELDS, (9.0, 9.5, 8.5, 9.0, 2.5), strict=True))
-            pandas.DataFrame({"date": pandas.to_datetime([START, DAY_2025], unit="ms", utc=True), **values}).to_feather(
-                path
-            )
-        exec(before + block + after, {"path": path})
-        candles = read_file(tmp_path / "BTCUSDT-1m.csv", MINUTE, sparse=True)
-        assert cols.to_rows(candles) == [
-            {"timestamp": moment, "open": 9, "high": 9.5, "low": 8.5, "close": 9, "volume": 2.5}
-            for moment in (START, DAY_2025)
-        ], source

@@ -1,41 +1,35 @@
-"""Rows of numbers from CSV and Parquet files, not yet checked: where columns are, and which row was which line."""
+"""Rows of numbers from the text of CSV files, not yet checked: where columns are, and which row was which line."""
 
 from __future__ import annotations
 
 import csv
 import gzip
 import io
+import sys
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backtest_kit_mongo.candles import file_times
 from backtest_kit_mongo.candles.columns import FIELDS
-from backtest_kit_mongo.errors import CallerError, EnvironmentFault
+from backtest_kit_mongo.candles.layouts import NO_VOLUME, Layout, Said, WrongFile, fields, layout_of
 
-__all__ = ["HEADER", "ParquetMissing", "Table", "Where", "WrongFile"]
-__all__ += ["arrow_modules", "read_csv", "read_parquet", "wrong_at"]
-
-HEADER: Final = ("timestamp", *FIELDS)
 LINES_MAX: Final = 50_000
 """Lines parsed at once: what a file needs beyond its columns stays at some megabytes."""
+HEAD: Final = 4
+"""Lines by which a file is recognised."""
+PIPE: Final = Path("-")
+"""Standard input."""
 
 Where = Callable[[int], str]
 """How a reader finds a row of the file again, for messages."""
-
-
-class WrongFile(CallerError, ValueError):
-    """A file of candles cannot be used; the message names file, line and column. Nothing of it was used."""
-
-
-class ParquetMissing(EnvironmentFault, ImportError):
-    """Parquet needs pyarrow, which is not installed. Nothing was read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,98 +50,153 @@ def wrong_at(path: Path, where: Where, row: int, column: str, what: str) -> Wron
 # -- CSV
 
 
-def read_csv(path: Path) -> tuple[Table, Where]:
-    """A CSV or CSV.gz file.
+def read_csv(path: Path, said: Said, on_note: Callable[[str], object]) -> tuple[Table, Where]:
+    """A file of lines, perhaps packed (gz, or zip with one file in it), or standard input.
 
     Raises:
-        WrongFile: a column is missing or a field is no number.
-        OSError, EOFError, UnicodeDecodeError, zlib.error: it cannot be read.
+        WrongFile: nobody knows how its lines are to be read, a column is missing, or a field is no number.
+        OSError, EOFError, UnicodeDecodeError, zlib.error, BadZipFile: it cannot be read.
     """
     with _text(path) as file:
-        header = [name.strip().strip('"').lower() for name in file.readline().split(",")]
-        positions = _positions(path, header)
-        blocks, numbers = [np.empty((0, len(HEADER)))], [np.empty(0, np.int64)]
+        first_lines = list(islice(file, HEAD))
+        layout = layout_of(path, first_lines, said)
+        lines_left = chain(first_lines[layout.head :], file)
+        blocks, numbers = [np.empty((0, len(FIELDS)))], [np.empty(0, np.int64)]
+        times: list[file_times.Dates | NDArray[np.float64]] = []
         integers = (1 << len(FIELDS)) - 1
-        first = 2
-        while lines := list(islice(file, LINES_MAX)):
+        first = layout.head + 1
+        while lines := list(islice(lines_left, LINES_MAX)):
             kept = [index for index, line in enumerate(lines) if not line.isspace()]
             filled = lines if len(kept) == len(lines) else [lines[index] for index in kept]
             numbers.append(np.array(kept, np.int64) + first)
-            blocks.append(_parsed(path, filled, numbers[-1], len(header), positions))
-            integers = _still_integers(integers, blocks[-1], filled, positions)
+            moments, values = _parsed(path, filled, numbers[-1], layout)
+            times.append(moments)
+            blocks.append(values)
+            integers = _still_integers(integers, blocks[-1], filled, layout)
             first += len(lines)
     of_row = np.concatenate(numbers)
-    return Table(tuple(np.concatenate(blocks).T.copy()), integers), lambda row: _line(of_row[row])
+    try:
+        found = _as_ms(times, layout)
+    except file_times.NotATime as cause:
+        raise wrong_at(path, _line, int(of_row[cause.row]), "timestamp", str(cause)) from None
+    for note in (*layout.notes, found.note):
+        if note:
+            on_note(note)
+    return Table((found.ms, *np.concatenate(blocks).T.copy()), integers), lambda row: _line(of_row[row])
+
+
+def _as_ms(times: Sequence[file_times.Dates | NDArray[np.float64]], layout: Layout) -> file_times.Times:
+    dates = [part for part in times if isinstance(part, file_times.Dates)]
+    if dates:
+        return file_times.joined(dates, is_zone_known=layout.zone is not None)
+    numbers = [part for part in times if not isinstance(part, file_times.Dates)]
+    return file_times.read_numbers(np.concatenate([np.empty(0), *numbers]), layout.unit)
 
 
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
     """The file's text; a byte order mark is not part of it."""
-    if path.name.lower().endswith(".gz"):
-        with gzip.open(path, "rt", encoding="utf-8-sig") as packed:
-            assert isinstance(packed, io.TextIOWrapper)
-            yield packed
+    name = path.name.lower()
+    if path == PIPE:
+        yield io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8-sig")
+    elif name.endswith(".zip"):
+        with zipfile.ZipFile(path) as archive, archive.open(only_member(path, archive)) as packed:
+            yield io.TextIOWrapper(packed, encoding="utf-8-sig")
+    elif name.endswith(".gz"):
+        with gzip.open(path, "rt", encoding="utf-8-sig") as unpacked:
+            assert isinstance(unpacked, io.TextIOWrapper)
+            yield unpacked
     else:
         with path.open(encoding="utf-8-sig") as plain:
             yield plain
 
 
-def _positions(path: Path, names: Sequence[str]) -> tuple[int, ...]:
-    """Where the columns of HEADER are."""
-    for name in HEADER:
-        if names.count(name) != 1:
-            what = "two columns are" if name in names else "no column is"
-            raise WrongFile(
-                f"{path}: {what} named {name!r}. The first line must name the columns {', '.join(HEADER)}, in any "
-                f"order; it has {', '.join(names)[:200] or 'nothing'}. A line of pandas makes it so for the usual "
-                "sources: docs/candle-files.md."
-            )
-    return tuple(names.index(name) for name in HEADER)
+def only_member(path: Path, archive: zipfile.ZipFile) -> str:
+    """The one file of an archive.
+
+    Raises:
+        WrongFile: there are none or several.
+    """
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    if len(names) != 1:
+        raise WrongFile(f"{path} holds {len(names)} files ({', '.join(names)[:200]}): unpack it, and import those.")
+    return names[0]
 
 
 def _parsed(
-    path: Path, lines: Sequence[str], numbers: NDArray[np.int64], width: int, positions: Sequence[int]
-) -> NDArray[np.float64]:
-    """Lines as rows of six numbers. NumPy's parser reads the same float64 as Python's, in compiled code."""
+    path: Path, lines: Sequence[str], numbers: NDArray[np.int64], layout: Layout
+) -> tuple[file_times.Dates | NDArray[np.float64], NDArray[np.float64]]:
+    """The times and the values of lines. NumPy's parser reads the same float64 as Python's, in compiled code."""
     if not lines:
-        return np.empty((0, len(HEADER)))
-    if all(line.count(",") == width - 1 for line in lines):
+        return np.empty(0), np.empty((0, len(FIELDS)))
+    places = tuple(place for place in layout.values if place != NO_VOLUME)
+    texts = _date_texts(lines, layout)
+    if all(line.count(layout.separator) == layout.width - 1 for line in lines):
         try:
-            rows = _loaded(lines, positions)
-            if len(rows) == len(lines):  # A quote that is not closed takes the next line in.
-                return rows
+            rows = _loaded(lines, places if texts else (*layout.times, *places), layout)
         except ValueError:
-            pass
-    raise _explained(path, lines, numbers, width, positions)
+            rows = np.empty((0, 0))
+        if len(rows) == len(lines):  # A quote that is not closed takes the next line in.
+            if len(places) < len(FIELDS):
+                rows = np.column_stack((rows, np.zeros(len(rows))))
+            return (_dates(path, texts, numbers, layout), rows) if texts else (rows[:, 0].copy(), rows[:, 1:])
+    raise _explained(path, lines, numbers, layout, has_dates=bool(texts))
 
 
-def _loaded(lines: Sequence[str], positions: Sequence[int]) -> NDArray[np.float64]:
-    return np.loadtxt(lines, np.float64, comments=None, delimiter=",", quotechar='"', usecols=positions, ndmin=2)
+def _date_texts(lines: Sequence[str], layout: Layout) -> list[str]:
+    """The times as they are written; empty if they are numbers."""
+    first = fields(lines[0], layout.separator)
+    if len(first) <= max(layout.times) or (len(layout.times) == 1 and not _may_be_date(first[layout.times[0]], layout)):
+        return []
+    rows = (fields(line, layout.separator) for line in lines)
+    return [" ".join(row[place] for place in layout.times) if len(row) > max(layout.times) else "" for row in rows]
+
+
+def _may_be_date(text: str, layout: Layout) -> bool:
+    return (
+        bool(text) and text[0].isdigit() and (layout.kind != "own" or not text.isdigit()) and file_times.is_date(text)
+    )
+
+
+def _dates(path: Path, texts: Sequence[str], numbers: NDArray[np.int64], layout: Layout) -> file_times.Dates:
+    try:
+        return file_times.of_dates(texts, layout.zone, by_date=layout.by_date)
+    except file_times.NotATime as cause:
+        raise wrong_at(path, _line, int(numbers[cause.row]), "timestamp", str(cause)) from None
+
+
+def _loaded(lines: Sequence[str], places: Sequence[int], layout: Layout) -> NDArray[np.float64]:
+    return np.loadtxt(
+        lines, np.float64, comments=None, delimiter=layout.separator, quotechar='"', usecols=places, ndmin=2
+    )
 
 
 def _explained(
-    path: Path, lines: Sequence[str], numbers: NDArray[np.int64], width: int, positions: Sequence[int]
+    path: Path, lines: Sequence[str], numbers: NDArray[np.int64], layout: Layout, *, has_dates: bool
 ) -> WrongFile:
     """Which field of which line is no number."""
+    named = [*zip(layout.names(), (*layout.times, *layout.values), strict=True)][
+        len(layout.times) if has_dates else 0 :
+    ]
     for number, line in zip(numbers.tolist(), lines, strict=True):
-        fields = line.rstrip("\n").split(",")
-        quoted = next(csv.reader([line]), [])
-        if len(fields) != width == len(quoted):
-            thousands = next((text for text in quoted if "," in text), "")
+        plain = line.rstrip("\n").split(layout.separator)
+        quoted = next(csv.reader([line], delimiter=layout.separator), [])
+        if len(plain) != layout.width == len(quoted):
+            thousands = next((text for text in quoted if layout.separator in text), "")
             return WrongFile(
                 f"{path}, line {number}: {thousands!r} is not a number: write it without separators of thousands. "
                 "Nothing of this file was used."
             )
-        if len(fields) != width:
+        if len(plain) != layout.width:
             return WrongFile(
-                f"{path}, line {number}: {len(fields)} fields, but the first line has {width}. Nothing of this file "
-                "was used."
+                f"{path}, line {number}: {len(plain)} fields, but the first line has {layout.width}. Nothing of this "
+                "file was used."
             )
-        for name, position in zip(HEADER, positions, strict=True):
+        for name, place in named:
             try:
-                _loaded([line], (position,))
+                _loaded([line], (place,), layout)
             except ValueError:
-                return wrong_at(path, _line, number, name, _no_number(fields[position]))
+                return wrong_at(path, _line, number, name, _no_number(plain[place]))
     return WrongFile(f"{path}, lines {numbers[0]} to {numbers[-1]}: a quotation mark is not closed.")
 
 
@@ -159,90 +208,18 @@ def _no_number(text: str) -> str:
     return f"{text.strip()!r:.60} is not a number" if text.strip(' "') else "there is no value"
 
 
-def _still_integers(integers: int, rows: NDArray[np.float64], lines: Sequence[str], positions: Sequence[int]) -> int:
+def _still_integers(integers: int, rows: NDArray[np.float64], lines: Sequence[str], layout: Layout) -> int:
     """Which columns are written as integers (1413) and not as floats (1413.0); only whole numbers need a look at the
     text.
     """
-    for bit in range(len(FIELDS)):
-        if integers >> bit & 1 and len(rows):
-            column = rows[:, bit + 1]
+    for bit, place in enumerate(layout.values):
+        if integers >> bit & 1 and len(rows) and place != NO_VOLUME:
+            column = rows[:, bit]
             whole = bool((np.isfinite(column) & (np.floor(column) == column)).all())
-            position = positions[bit + 1]
-            if not whole or not all(map(_is_integer, (line.split(",")[position] for line in lines))):
+            if not whole or not all(map(_is_integer, (line.split(layout.separator)[place] for line in lines))):
                 integers &= ~(1 << bit)
     return integers
 
 
 def _is_integer(text: str) -> bool:
     return text.strip(' \n"').removeprefix("-").isdigit()
-
-
-# -- Parquet
-
-
-def read_parquet(path: Path) -> tuple[Table, Where]:
-    """A Parquet file.
-
-    Raises:
-        WrongFile: it is none, a column is missing or is not of numbers, or a value is missing.
-        ParquetMissing: pyarrow is not installed.
-    """
-    arrow, parquet = arrow_modules()
-    try:
-        with parquet.ParquetFile(str(path)) as file:
-            names = file.schema_arrow.names
-            positions = _positions(path, [name.lower() for name in names])
-            table = file.read(columns=[names[position] for position in positions])
-    except arrow.ArrowInvalid as cause:
-        raise WrongFile(f"{path} cannot be read: {cause}") from cause
-    integers = 0
-    arrays = []
-    for bit, (name, position) in enumerate(zip(HEADER, positions, strict=True), -1):
-        column = table.column(names[position])
-        if column.null_count:
-            row = int(np.argmax(column.is_null().to_numpy()))
-            raise wrong_at(path, _parquet_row, row, name, "there is no value")
-        if bit >= 0 and arrow.types.is_integer(column.type):
-            integers |= 1 << bit
-        try:
-            arrays.append(_as_floats(arrow, column))
-        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError) as cause:
-            raise WrongFile(
-                f"{path}, column {name} ({column.type}): {cause}. Nothing of this file was used."
-            ) from cause
-    return Table(arrays, integers), _parquet_row
-
-
-def _parquet_row(row: int) -> str:
-    return f"row {row + 1}"
-
-
-def _as_floats(arrow: Any, column: Any) -> NDArray[np.float64]:
-    """A column's numbers; dates become epoch milliseconds, unless they are finer than that."""
-    if arrow.types.is_temporal(column.type):
-        zone = getattr(column.type, "tz", None)
-        column = column.cast(arrow.timestamp("ms", tz=zone)).cast(arrow.int64())
-    if arrow.types.is_string(column.type) or arrow.types.is_large_string(column.type):
-        raise arrow.ArrowInvalid("text where numbers are expected")
-    if arrow.types.is_decimal(column.type):
-        raise arrow.ArrowInvalid(
-            "decimals, of which most are no 64-bit floats; cast them to double if that is what you mean"
-        )
-    # Not "safe": integers above 2**53, such as nanoseconds, are refused later, with what they are.
-    floats: NDArray[np.float64] = column.cast(arrow.float64(), safe=False).to_numpy()
-    return floats
-
-
-def arrow_modules() -> tuple[Any, Any]:
-    """pyarrow and pyarrow.parquet.
-
-    Raises:
-        ParquetMissing: they are not installed.
-    """
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as cause:
-        raise ParquetMissing(
-            "Parquet needs pyarrow, nothing was read or written: pip install 'backtest-kit-mongo[parquet]'. CSV needs "
-            "nothing."
-        ) from cause

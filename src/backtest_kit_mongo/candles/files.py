@@ -1,8 +1,9 @@
-"""Candles in files: CSV, CSV.gz and Parquet, one series a file, named `SYMBOL-interval.csv.gz`.
+"""Candles in files, one series a file: our own (`SYMBOL-interval.csv.gz`, or .csv, or .parquet), and those that
+exchanges and programs write (`layouts.py`, `file_names.py`).
 
 Columns are found by their names, in any order and case; others are ignored. A file is read and checked as a whole
-before anything of it is used. Prices are text that reads back as the same float64, so what was exported and is imported
-and exported again is the same text.
+before anything of it is used. Prices are written as text that reads back as the same float64, so what was exported and
+is imported and exported again is the same text.
 """
 
 from __future__ import annotations
@@ -10,39 +11,33 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TextIO
-from urllib.parse import quote, unquote
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, take
-from backtest_kit_mongo.candles.file_tables import (
-    HEADER,
-    ParquetMissing,
-    Table,
-    Where,
-    WrongFile,
-    arrow_modules,
-    read_csv,
-    read_parquet,
-    wrong_at,
-)
+from backtest_kit_mongo.candles.file_arrow import ParquetMissing, arrow_modules, read_arrow
+from backtest_kit_mongo.candles.file_json import read_json
+from backtest_kit_mongo.candles.file_names import READ_SUFFIXES, SeriesName, has_candles, name_of, series_of
+from backtest_kit_mongo.candles.file_tables import PIPE, Table, Where, read_csv, wrong_at
 from backtest_kit_mongo.candles.intervals import INTERVAL_MS
+from backtest_kit_mongo.candles.layouts import HEADER, Said, WrongFile
 from backtest_kit_mongo.candles.plausible import are_wrong, fault, other_interval
 
-__all__ = ["KINDS", "SUFFIXES", "UNNAMED", "Found", "ParquetMissing", "SeriesName", "WrongFile", "find", "has_candles"]
-__all__ += ["name_of", "read_file", "series_of", "write_csv", "write_file"]
+__all__ = ["KINDS", "SUFFIXES", "UNNAMED", "Found", "ParquetMissing", "Said", "SeriesName", "WrongFile", "find"]
+__all__ += ["has_candles", "name_of", "read_file", "series_of", "write_csv", "write_file"]
 
 SUFFIXES: Final = (".csv.gz", ".csv", ".parquet")
+"""What is written."""
 ROWS_MAX: Final = 50_000
 """Candles that are text at once."""
-KINDS: Final = "files of candles end with .csv, .csv.gz or .parquet"
+KINDS: Final = f"files of candles end with {', '.join(READ_SUFFIXES[:-1])} or {READ_SUFFIXES[-1]}"
 UNNAMED: Final = (
     "the name does not say what it holds. Name it like BTCUSDT-1m.csv.gz (or .csv, or .parquet), or give --symbol and "
     "--interval."
@@ -51,37 +46,10 @@ _DATA: Final = frozenset(
     {".csv", ".parquet", ".zip", ".gz", ".feather", ".json", ".jsonl", ".arrow", ".tsv", ".xlsx", ".h5"}
 )
 """Ends of names, suffixes in any case, by which people keep candles; README, LICENSE and the like have none of them."""
-_NAME: Final = re.compile(
-    r"(?P<symbol>.+?)-(?P<interval>\d+[a-zA-Z])(?:-\d{4}-\d{2}(?:-\d{2})?)?(?i:\.csv\.gz|\.csv|\.parquet)"
-)
+_SUMS: Final = (".checksum", ".sha256", ".md5")
 
 Wrong = Callable[[int, str, str], WrongFile]
 """The error to raise, from a row, a column and what is wrong there."""
-
-
-class SeriesName(NamedTuple):
-    """What a file's name says: a symbol and an interval, which need not be one that is known."""
-
-    symbol: str
-    interval: str
-
-
-def series_of(path: Path) -> SeriesName | None:
-    """The series that a file is named after: `SYMBOL-interval`, perhaps a month or a day, and one of `SUFFIXES` in any
-    case; None if it is not.
-    """
-    found = _NAME.fullmatch(path.name)
-    return None if found is None else SeriesName(unquote(found["symbol"]), found["interval"])
-
-
-def has_candles(path: Path) -> bool:
-    """Whether a file is of a kind that this module reads, by the end of its name."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def name_of(symbol: str, interval: str, suffix: str) -> str:
-    """A file name from which `series_of` reads the series again. A slash in a symbol is written %2F."""
-    return f"{quote(symbol, safe='')}-{interval}{suffix}"
 
 
 class Found(NamedTuple):
@@ -105,7 +73,7 @@ def find(paths: Sequence[Path], symbol: str | None = None, interval: str | None 
     Raises:
         WrongFile: there is no such file, or nothing that looks like data in a directory.
     """
-    found, left_out = dict.fromkeys(path for path in paths if path.is_file()), {}
+    found, left_out = dict.fromkeys(path for path in paths if path.is_file() or path == PIPE), {}
     for path in paths:
         if path.is_dir():
             reasons = {
@@ -115,17 +83,17 @@ def find(paths: Sequence[Path], symbol: str | None = None, interval: str | None 
                 raise WrongFile(f"{path} has no file that is named like BTCUSDT-1m.csv.gz (or .csv, or .parquet).")
             found.update(dict.fromkeys(entry for entry, reason in reasons.items() if not reason))
             left_out.update({entry: reason for entry, reason in reasons.items() if reason and entry not in found})
-        elif not path.is_file():
+        elif not path.is_file() and path != PIPE:
             raise WrongFile(f"{path} is neither a file nor a directory.")
     return Found(list(found), left_out)
 
 
 def _may_be_data(path: Path) -> bool:
-    if path.name.startswith("."):
+    if path.name.startswith(".") or path.name.lower().endswith(_SUMS):
         return False
     if path.is_dir():
         return any(_may_be_data(entry) for entry in path.iterdir())
-    return any(suffix.lower() in _DATA for suffix in path.suffixes)
+    return series_of(path) is not None or any(suffix.lower() in _DATA for suffix in path.suffixes)
 
 
 def _left_out(path: Path, symbol: str | None, interval: str | None) -> str:
@@ -142,14 +110,20 @@ def _left_out(path: Path, symbol: str | None, interval: str | None) -> str:
 
 
 def read_file(
-    path: Path, step_ms: int, *, sparse: bool = False, on_note: Callable[[str], object] = lambda text: None
+    path: Path,
+    step_ms: int,
+    *,
+    said: Said | None = None,
+    sparse: bool = False,
+    on_note: Callable[[str], object] = lambda text: None,
 ) -> Columns:
     """All candles of a file, sorted; a candle that stands there twice counts once.
 
     Args:
         step_ms: the interval; every open time must be a multiple of it.
+        said: what the user says of its lines; what is not said is found out.
         sparse: they are of this interval although the distances between them are those of a coarser one.
-        on_note: called with how many stand there twice.
+        on_note: called with what was found out or assumed, and with how many candles stand there twice.
 
     Raises:
         WrongFile: the file cannot be read, a row is no candle (see `plausible.py`), they are evidently of a coarser
@@ -157,15 +131,22 @@ def read_file(
         ParquetMissing: it is Parquet and pyarrow is not installed.
     """
     try:
-        table, where = read_parquet(path) if path.name.lower().endswith(".parquet") else read_csv(path)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as cause:
+        table, where = _reader(path)(path, said or Said(), on_note)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, BadZipFile) as cause:
         if isinstance(cause, ParquetMissing):
             raise
         raise WrongFile(f"{path} cannot be read: {cause}") from cause
     columns = _checked(table, partial(wrong_at, path, where), where, step_ms, sparse=sparse)
     if (again := len(table.arrays[0]) - len(columns)) > 0:
-        on_note(f"{again:,} candle(s) of {path.name} stand there twice and count once")
+        on_note(f"{again:,} candle(s) stand there twice and count once")
     return columns
+
+
+def _reader(path: Path) -> Callable[[Path, Said, Callable[[str], object]], tuple[Table, Where]]:
+    name = path.name.lower()
+    if name.endswith((".parquet", ".feather")):
+        return read_arrow
+    return read_json if name.endswith((".json", ".json.gz")) else read_csv
 
 
 # -- checks

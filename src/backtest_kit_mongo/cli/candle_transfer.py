@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles import files
 from backtest_kit_mongo.candles.columns import Columns, take
+from backtest_kit_mongo.candles.file_tables import PIPE
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
@@ -53,8 +54,10 @@ class How(NamedTuple):
         sparse: see `plausible.py`; the user says that the interval is right.
         replace: replace stored candles that have other values.
         dry_run: only say how many would be replaced.
+        said: what the user says of the lines of the files.
     """
 
+    said: files.Said
     sparse: bool = False
     replace: bool = False
     dry_run: bool = False
@@ -80,6 +83,7 @@ class Imported:
             for it.
         error: why the file could not be used; nothing of it is stored. One that was left out has no symbol and
             interval.
+        notes: what was found out or assumed of the file.
     """
 
     file: str
@@ -92,6 +96,7 @@ class Imported:
     unclosed: int = 0
     replaced: int | None = None
     error: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add(self, report: CandleReport) -> None:
         self.new += report.inserted
@@ -127,7 +132,7 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
     for path in inside.files:
         said = files.series_of(path)
         of, every = (symbol, interval) if said is None else (symbol or said.symbol, interval or said.interval)
-        if not files.has_candles(path):
+        if path != PIPE and not files.has_candles(path):
             raise files.WrongFile(f"{path}: {files.KINDS}.")
         if of is None or every is None:
             raise files.WrongFile(f"{path}: {files.UNNAMED}")
@@ -180,7 +185,11 @@ def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, 
     imported = Imported(str(one.path), one.symbol, one.interval)
     try:
         with messages.status(f"Reading {escape(one.path.name)} ..."):
-            columns = files.read_file(one.path, interval_ms(one.interval), sparse=how.sparse)
+            columns = files.read_file(
+                one.path, interval_ms(one.interval), said=how.said, sparse=how.sparse, on_note=imported.notes.append
+            )
+        for note in imported.notes:
+            messages.print(f"{escape(one.path.name)}: {escape(note)}", soft_wrap=True, highlight=False)
         imported.candles = len(columns)
         if how.replace:
             imported.replaced = _replace(store, one, columns, exchange, dry_run=how.dry_run)

@@ -84,6 +84,18 @@ def import_(
     interval: Annotated[
         str | None, typer.Option("--interval", help="What the files hold, if their names do not say it.")
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--format", metavar="KIND", help="Which kind of files, if they are not recognised.")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Columns in their order: time,open,high,.. or by name: open=First,.."),
+    ] = None,
+    unit: Annotated[str | None, typer.Option(metavar="s|ms|us|ns", help="Of times that are numbers.")] = None,
+    timezone: Annotated[
+        str | None, typer.Option(metavar="ZONE", help="Of dates that say none, as Europe/Berlin. Default: UTC.")
+    ] = None,
+    separator: Annotated[str | None, typer.Option(metavar="CHAR", help="Between columns.")] = None,
     sparse: Sparse = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace stored candles that have other values. Says first how many.")
@@ -91,19 +103,23 @@ def import_(
     yes: Annotated[bool, typer.Option("--yes", help="With --replace: do it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Store the candles of CSV, CSV.gz and Parquet files, named like [bold]BTCUSDT-1m.csv.gz[/] or
-    BTCUSDT-1m-2024-02.csv.
+    """Store the candles of files as exchanges, programs and [bold]export[/] write them; - is standard input.
 
-    The columns timestamp (epoch milliseconds), open, high, low, close and volume are found by name, others are ignored.
+    Binance Vision, CryptoDataDownload, Kraken, Yahoo, HistData, Dukascopy, TradingView, MetaTrader, freqtrade, ccxt and
+    files with named columns are recognised; what was recognised or assumed is said. CSV, TSV, JSON (also packed, .gz or
+    .zip), Parquet and Feather. Names such as BTCUSDT-1m.csv.gz or BTCUSDT-1m-2024-02.zip say symbol and interval;
+    BTC%2FUSDT-1m.csv holds BTC/USDT, unless --symbol says otherwise.
+
     A file with a fault is left out as a whole; line and column are named. Interrupted? Run it again: what is stored is
-    recognised. A candle that is not closed yet is refused. BTCUSDT-1m.csv holds BTCUSDT and BTC%2FUSDT-1m.csv BTC/USDT,
-    unless --symbol says otherwise.
+    recognised. A candle that is not closed yet is refused.
 
     [bold]Examples[/]
 
     [cyan]bkm candles import ./data --exchange binance[/]
 
-    [cyan]bkm candles import prices.csv --exchange binance --symbol BTC/USDT --interval 1h[/]
+    [cyan]bkm candles import prices.csv --exchange binance --symbol BTC/USDT --interval 1h --timezone Europe/Berlin[/]
+
+    [cyan]bkm candles import bars.csv --exchange x --symbol X --interval 1m --columns time,open,high,low,close,volume[/]
 
     [cyan]bkm candles import BTCUSDT-1m.csv --exchange binance --replace --yes[/]
 
@@ -113,10 +129,13 @@ def import_(
     """
     messages = Console(stderr=True)
     with _store() as store:
+        from backtest_kit_mongo.candles.layouts import Said
+
         from .candle_transfer import How, import_files, named_files
 
+        said = Said(kind, columns, unit, timezone, separator)
         named, left_out = named_files(paths, symbol, interval)
-        how = How(sparse=sparse, replace=replace, dry_run=replace and not yes)
+        how = How(said, sparse=sparse, replace=replace, dry_run=replace and not yes)
         if not import_files(store, named, left_out, exchange, messages, how, as_json=as_json):
             raise typer.Exit(ExitCode.FAILED)
 
