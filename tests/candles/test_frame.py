@@ -186,8 +186,11 @@ def test_a_pandas_frame_can_be_changed_without_changing_the_candles() -> None:
     pytest.importorskip("pandas")
     candles = series(3, 5, 8)
     frame = candles.to_pandas()
-    assert [str(kind) for kind in frame.dtypes] == ["int64", *["float64"] * 5]
-    frame.loc[0, "close"] = -1.0
+    assert [str(kind) for kind in frame.dtypes] == ["float64"] * 5
+    assert str(frame.index.dtype).endswith(", UTC]")
+    assert [moment.value // 10**6 for moment in frame.index] == candles.timestamp.tolist()
+    assert len(frame.resample("1D").agg({"close": "last"}))
+    frame.iloc[0, frame.columns.get_loc("close")] = -1.0
     assert frame["close"].tolist() == [-1.0, 5.75, 8.75]
     assert candles.close.tolist() == [3.75, 5.75, 8.75]
 

@@ -132,8 +132,9 @@ class CandleInstance(Bound):
         return self._write_offer(self._plain_offer(rows)) if rows else CandleReport(0, 0)
 
     def write_candles(self, candles: CandleTable, *, sparse: bool = False) -> CandleReport:
-        """`write_candles_data` of columns: `Candles`, or anything that gives an array by column name (`timestamp` in
-        epoch milliseconds, `open`, `high`, `low`, `close`, `volume`), in any order of time.
+        """`write_candles_data` of a table: `Candles`, a frame of pandas or polars, an Arrow table, a mapping of arrays
+        (`timestamp` in epoch milliseconds, `open`, `high`, `low`, `close`, `volume`), rows as ccxt gives them, or
+        dicts; in any order of time.
 
         Args:
             sparse: they are of this interval although the distances between them are those of a coarser one.

@@ -39,7 +39,7 @@ class ByColumn(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-CandleTable: TypeAlias = "Candles | Columns | ByColumn"
+CandleTable: TypeAlias = "Candles | Columns | ByColumn | Sequence[Sequence[float]] | Sequence[Mapping[str, Any]]"
 
 
 @dataclass(frozen=True, slots=True)

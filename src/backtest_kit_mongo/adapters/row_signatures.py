@@ -75,8 +75,10 @@ class PersistCandleRegistry(Registry, domain=table.CANDLE, builtin=CandleInstanc
     def write_candles(
         self, symbol: str, interval: str, exchange_name: str, candles: CandleTable, *, sparse: bool = False
     ) -> CandleReport:
-        """Store closed candles that are columns: `Candles`, or anything that gives an array by column name (`timestamp`
-        in epoch milliseconds, `open`, `high`, `low`, `close`, `volume`). The first write of a candle wins.
+        """Store the closed candles of a table: `Candles`, a frame of pandas or polars (time as a column or as the
+        index, with a zone; names in any case), an Arrow table, a mapping of arrays (`timestamp` in epoch milliseconds
+        or `datetime64`, `open`, `high`, `low`, `close`, `volume`), rows as ccxt gives them, or dicts. The first write
+        of a candle wins.
 
         Args:
             sparse: they are of this interval although the distances between them are those of a coarser one.

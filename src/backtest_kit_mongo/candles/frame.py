@@ -158,12 +158,15 @@ class Candles:
         return _library("pyarrow", "parquet").table(self._by_name())
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` of its own memory: `timestamp` (int64, epoch ms) and five float64 columns.
+        """A `pandas.DataFrame` of its own memory: five float64 columns by `timestamp`, a `DatetimeIndex` in UTC.
+        `write_candles` takes it back.
 
         Raises:
             ImportError: pandas is not installed.
         """
-        return _library("pandas", "pandas").DataFrame(self._by_name())
+        pandas = _library("pandas", "pandas")
+        index = pandas.DatetimeIndex(self.timestamp.astype("M8[ms]"), name="timestamp").tz_localize("UTC")
+        return pandas.DataFrame(dict(zip(FIELDS, self.columns.values, strict=True)), index=index)
 
     def to_polars(self) -> Any:
         """A `polars.DataFrame`: `timestamp` (Int64, epoch ms) and five Float64 columns.

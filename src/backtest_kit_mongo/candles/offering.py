@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Mask, Times, Values
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.candles.plausible import are_wrong, fault
+from backtest_kit_mongo.candles.tables import by_name
 from backtest_kit_mongo.coherence.codec import is_masked
 from backtest_kit_mongo.errors import InvalidPayload
 
@@ -30,7 +31,7 @@ class Offer(NamedTuple):
 
 
 def of_table(series: object, table: Any, step_ms: int) -> Offer:
-    """Candles that are columns already: `Candles`, `Columns`, or anything that gives an array by a column's name.
+    """Candles of a table: `Candles`, `Columns`, or what `tables.by_name` understands.
 
     Raises:
         InvalidPayload: a column is missing or has another length, a candle is wrong (the message names it by its place
@@ -44,10 +45,11 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
     if isinstance(columns, Columns):
         offer = Offer(columns.timestamp, columns.values, columns.integers)
     else:
+        columns = by_name(series, columns)
         try:
             offer = _of_arrays(
                 *(
-                    _array(series, table, name, "iu" if name == "timestamp" else "iuf")
+                    _array(series, columns, name, "iu" if name == "timestamp" else "iuf")
                     for name in ("timestamp", *FIELDS)
                 )
             )
