@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -201,10 +201,20 @@ class History:
     """What `ctx.candles` reads in a backtest: whole series, cut at the moment of each call by position.
 
     A longer interval is read from the store where it is complete there, otherwise made of closed minutes.
+
+    Args:
+        keep: given what a series is and a function that reads or makes it, gives the series.
     """
 
-    def __init__(self, market: Market, start: int, end: int, minutes: Series) -> None:
-        self.market, self.start, self.end, self.minutes = market, start, end, minutes
+    def __init__(
+        self,
+        market: Market,
+        start: int,
+        end: int,
+        minutes: Series,
+        keep: Callable[[str, Callable[[], Series]], Series] = lambda _, make: make(),
+    ) -> None:
+        self.market, self.start, self.end, self.minutes, self._keep = market, start, end, minutes, keep
         self._series: dict[str, Series] = {"1m": minutes}
         self._oldest: set[str] = set()
 
@@ -238,8 +248,13 @@ class History:
         step = _step(interval)
         since = max(0, (min(self.start, now_ms) - (count + 1) * step) // step * step)
         until = self.end // step * step
-        series = self._stored(interval, step, since, until) if step > MINUTE_MS else None
-        self._series[interval] = series = series or self._of_minutes(step, since)
+        if step == MINUTE_MS:
+            return self._minutes_from(since)
+        series = self._keep(
+            f"{interval} {since} {until}",
+            lambda: self._stored(interval, step, since, until) or resample(self._minutes_from(since), step),
+        )
+        self._series[interval] = series
         return series
 
     def _stored(self, interval: str, step: int, since: int, until: int) -> Series | None:
@@ -248,17 +263,23 @@ class History:
         candles = self.market._stored(interval, since, until)
         return Series.of(candles, step, since) if len(candles) and candles.is_complete else None
 
-    def _of_minutes(self, step: int, since: int) -> Series:
+    def _minutes_from(self, since: int) -> Series:
         minutes = self._series["1m"]
         if minutes.first > since and "1m" not in self._oldest:
-            earlier = self.market.read("1m", since, minutes.first)
-            tail = tail_without_gap(np.append(earlier.timestamp, minutes.first), MINUTE_MS)
-            if tail == len(earlier):
+            found = self._keep(f"1m {since}", lambda: self._with_earlier(since, minutes))
+            if found.first == minutes.first:
                 self._oldest.add("1m")
             else:
-                minutes = _joined(Series.of(earlier, MINUTE_MS, since).part(tail, len(earlier)), minutes)
-                self._series["1m"] = minutes
-        return minutes if step == MINUTE_MS else resample(minutes, step)
+                self._series["1m"] = minutes = found
+        return minutes
+
+    def _with_earlier(self, since: int, minutes: Series) -> Series:
+        """With those before that follow each other up to the first."""
+        earlier = self.market.read("1m", since, minutes.first)
+        tail = tail_without_gap(np.append(earlier.timestamp, minutes.first), MINUTE_MS)
+        if tail == len(earlier):
+            return minutes
+        return _joined(Series.of(earlier, MINUTE_MS, since).part(tail, len(earlier)), minutes)
 
 
 def _joined(earlier: Series, later: Series) -> Series:

@@ -9,6 +9,7 @@ time.
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from platformdirs import user_cache_path
 
 from backtest_kit.bars import Series
 from backtest_kit.errors import DeclarationError
+from backtest_kit.identity import digest
 
 __all__ = ["SeriesFiles", "fingerprint"]
 
@@ -30,6 +32,8 @@ COLUMNS: Final = ("open", "high", "low", "close", "volume")
 DEFAULT_MB: Final = 2048
 MAPPED_MAX: Final = 8
 """Files that a process keeps mapped; the mapping costs it no memory of its own."""
+NOTES_S: Final = 86_400
+"""A note belongs to one sweep."""
 
 
 def fingerprint(series: Series) -> str:
@@ -89,6 +93,27 @@ class SeriesFiles:
         self.get(name, series.step_ms, lambda: series)
         return name
 
+    def noted(self, whose: str, what: str, read: Callable[[], Series]) -> Series:
+        """Candles that one process of this host reads or makes, and the others find, as long as `whose` lasts."""
+        note = self.directory / f"{digest('noted', whose, what)}.note"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(note.with_suffix(".lock")):
+            found = self._of_note(note)
+            if found is None:
+                found = read()
+                if len(found):
+                    name = self.put(found)
+                    note.write_text(f"{found.step_ms} {name}")
+                    found = self._mapped[name]
+            return found
+
+    def _of_note(self, note: Path) -> Series | None:
+        try:
+            step_ms, name = note.read_text().split()
+        except (OSError, ValueError):
+            return None
+        return self._mapped.get(name) or self._open(self.directory / f"{name}.candles", name, int(step_ms))
+
     def _make(self, path: Path, name: str, step_ms: int, read: Callable[[], Series]) -> Series:
         series = read()
         if (found := fingerprint(series)) != name:
@@ -123,6 +148,11 @@ class SeriesFiles:
 
     def _tidy(self, keep: Path) -> None:
         """Whoever has a file mapped that goes keeps its mapping."""
+        for note in self.directory.glob("*.note"):
+            if _used(note) < time.time() - NOTES_S:
+                with suppress(OSError):
+                    note.unlink()
+                    note.with_suffix(".lock").unlink()
         files = sorted(self.directory.glob("*.candles"), key=_used)
         total = sum(_size(file) for file in files)
         for file in files:

@@ -8,6 +8,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -144,7 +145,8 @@ class _Worker:
             series = self._files.get(
                 run.candles, MINUTE_MS, lambda: market.minutes(run.start, run.end, job.rules.vwap_candles)
             )
-            self._histories[key] = History(market, run.start, run.end, series)
+            keep = partial(self._files.noted, f"{self._ledger.pool} {run.symbol} {run.candles}")
+            self._histories[key] = History(market, run.start, run.end, series, keep)
             if len(self._histories) > HISTORIES_MAX:
                 self._histories.popitem(last=False)
         self._histories.move_to_end(key)
