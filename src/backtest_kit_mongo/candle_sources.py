@@ -5,7 +5,8 @@ NumPy and ccxt are imported by those who call, not by `import backtest_kit_mongo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.look_ahead import simulation_now
 
 if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.columns import Columns
     from backtest_kit_mongo.candles.frame import Candles
 
 __all__ = ["fetch_candles", "read_candle_files"]
@@ -28,34 +30,67 @@ def read_candle_files(
     *,
     on_note: Callable[[str], object] = lambda text: None,
 ) -> Candles:
-    """One series from a file, or from the file of a directory that is named after it, as BTCUSDT-1m.csv.gz (BTC%2FUSDT
-    or BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are closed by then.
+    """One series from a file, or from the files of a directory that are named after it, as BTCUSDT-1m.csv.gz or
+    BTCUSDT-1m-2024-02.zip (BTC%2FUSDT or BTCUSDT for BTC/USDT). Nothing is stored. At a simulation time: those that are
+    closed by then.
 
     Args:
-        on_note: called with what was left out: candles that stand there twice count once.
+        on_note: called with what was found out or assumed of a file, and with what was left out.
 
     Raises:
         WrongFile: it cannot be read or holds something that is no candle. (A `CallerError`.)
         NotFound: there is no such file. (A `CallerError`.)
         CallerError: there is no such interval.
     """
-    from backtest_kit_mongo.candles.columns import FIELDS
-    from backtest_kit_mongo.candles.files import SUFFIXES, name_of, read_file
+    from backtest_kit_mongo.candles.columns import merge
+    from backtest_kit_mongo.candles.files import read_file
     from backtest_kit_mongo.candles.frame import Candles
 
     if interval not in INTERVAL_MS:
         raise CallerError(f"interval must be one of {', '.join(INTERVAL_MS)}, not {interval!r:.40}")
     step_ms, root = INTERVAL_MS[interval], Path(path)
-    names = [name_of(name, interval, suffix) for name in (symbol, symbol.replace("/", "")) for suffix in SUFFIXES]
-    found = root if root.is_file() else next((root / name for name in names if (root / name).is_file()), None)
-    if found is None:
-        raise NotFound(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}")
-    now = simulation_now(found)
-    columns = read_file(found, step_ms, on_note=on_note)
-    assert len(columns.values) == len(FIELDS)
+    found = [root] if root.is_file() else _named_after(root, symbol, interval)
+    now = simulation_now(root)
+    parts = [
+        read_file(file, step_ms, on_note=lambda text, file=file: on_note(f"{file.name}: {text}"))  # type: ignore[misc]
+        for file in found
+    ]
+    _require_agreement(found, parts)
+    columns = merge(parts)
     since, until = (int(columns.timestamp[0]), int(columns.timestamp[-1]) + step_ms) if len(columns) else (0, 0)
     candles = Candles(symbol, interval, exchange, since, until, step_ms, columns)
     return candles if now is None else candles.before(now)
+
+
+def _named_after(root: Path, symbol: str, interval: str) -> list[Path]:
+    """Files of a directory that hold the series: the one that we would write, else all that others would."""
+    from backtest_kit_mongo.candles.files import SUFFIXES, has_candles, name_of, series_of
+
+    symbols = (symbol, symbol.replace("/", ""))
+    names = [name_of(name, interval, suffix) for name in symbols for suffix in SUFFIXES]
+    for name in names:
+        if (root / name).is_file():
+            return [root / name]
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    wanted = {(name, interval) for name in symbols}
+    found = [entry for entry in entries if has_candles(entry) and entry.is_file() and series_of(entry) in wanted]
+    if not found:
+        raise NotFound(f"{root} has no file of {symbol} {interval}; looked for {', '.join(dict.fromkeys(names))}, ..")
+    return found
+
+
+def _require_agreement(files: Sequence[Path], parts: Sequence[Columns]) -> None:
+    """Files of one series may overlap, with the same candles."""
+    from backtest_kit_mongo.candles.columns import between, equal
+    from backtest_kit_mongo.candles.files import WrongFile
+
+    filled = sorted(
+        ((int(part.timestamp[0]), file, part) for file, part in zip(files, parts, strict=True) if len(part))
+    )
+    for (_, file, part), (since, later, after) in pairwise(filled):
+        until = int(min(part.timestamp[-1], after.timestamp[-1])) + 1
+        if since < until and not equal(between(part, since, until), between(after, since, until)):
+            raise WrongFile(f"{later} and {file} have different candles of the same times. None of them was used.")
 
 
 def fetch_candles(market: str, symbol: str, interval: str, exchange: str, since: int, until: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import backtest_kit_mongo as bk
 from backtest_kit_mongo.candles.columns import to_rows
 from backtest_kit_mongo.candles.files import Said, WrongFile, read_file, series_of
 from backtest_kit_mongo.candles.intervals import INTERVAL_MS
@@ -206,3 +207,17 @@ def test_names_of_files_say_the_series() -> None:
         "XBTUSD_1440.csv": ("XBTUSD", "1d"),
     }.items():
         assert series_of(Path(name)) == series, name
+
+
+def test_a_series_in_several_files_of_a_directory_is_one(tmp_path: Path) -> None:
+    (tmp_path / "BTCUSDT-1m-2024-01.csv").write_text("1704067200000,1,2,0.5,1.5,10\n1704067260000,1,2,0.5,1.5,10\n")
+    (tmp_path / "BTCUSDT-1m-2024-02.csv").write_text("1704067260000,1,2,0.5,1.5,10\n1704067320000,1,2,0.5,1.5,11\n")
+    notes: list[str] = []
+    candles = bk.read_candle_files(tmp_path, "BTC/USDT", "1m", "binance", on_note=notes.append)
+    assert candles.volume.tolist() == [10, 10, 11]
+    assert "BTCUSDT-1m-2024-02.csv: read as rows of ccxt or freqtrade" in notes
+    (tmp_path / "BTCUSDT-1m-2024-02.csv").write_text("1704067260000,1,2,0.5,1.5,99\n")
+    with pytest.raises(WrongFile, match="have different candles of the same times"):
+        bk.read_candle_files(tmp_path, "BTC/USDT", "1m", "binance")
+    with pytest.raises(bk.NotFound, match="no file of ETHUSDT 1m"):
+        bk.read_candle_files(tmp_path, "ETHUSDT", "1m", "binance")
