@@ -142,3 +142,7 @@ def test_what_may_be_cached_is_read_from_a_primary_that_is_one(
     hello: dict[str, Any], writes: Any, levels: tuple[str, str]
 ) -> None:
     assert tuple(concern.level for concern in read_concerns(hello, WriteConcern(writes))) == levels
+    # Beside writers with w:1: what the primary has, and of one document what a majority has then, too.
+    of_others = read_concerns(hello, WriteConcern("majority"), foreign_writers=True)
+    has_more = len(hello.get("hosts", "..")) > 1 and bool(hello)
+    assert [concern.level for concern in of_others] == ["local", "linearizable" if has_more else "local"]

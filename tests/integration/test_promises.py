@@ -361,6 +361,27 @@ class TestDocumentsOfTheNpmPackage:
                 # Its name there would be that of ("a", "b:c") too.
                 assert client.get(f"state_cache:{database}:b:c") is None
 
+    def test_id_mode_reads_what_one_member_alone_has_acknowledged_to_another_program(
+        self, servers: Endpoints, database: str, mongo: pymongo.MongoClient[dict[str, Any]]
+    ) -> None:
+        other = mongo.get_database(database, write_concern=pymongo.WriteConcern(1, j=False))
+        start = 1_700_000_040_000
+        with store_for(servers, database, cache_mode="id") as store:
+            state, rows = StateInstance(store, "s", "b"), StorageInstance(store, True)
+            candle = CandleInstance(store, "X", "1m", "b")
+            assert (state.read_state_data(), rows.read_storage_data()) == (None, [])
+            for number in range(30):
+                key = {"signalId": "s", "bucketName": "b"}
+                other["state-items"].update_one(key, {"$set": {"payload": {"data": number}}}, upsert=True)
+                assert state.read_state_data() == {"data": number}
+                other["storage-items"].insert_one(
+                    {"backtest": True, "signalId": f"{number}", "payload": {"id": str(number)}}
+                )
+                assert len(rows.read_storage_data()) == number + 1
+                (row,) = candles(1, start + number * 60_000)
+                other["candle-items"].insert_one({"exchangeName": "b", "symbol": "X", "interval": "1m", **row})
+                assert len(candle.read_candles_data(number + 1, start, 0) or ()) == number + 1
+
 
 class TestSetup:
     @pytest.fixture(autouse=True)
