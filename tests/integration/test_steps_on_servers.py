@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from pymongo.errors import AutoReconnect
 from tests.integration.support import store_for
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import UnsafeServer, WriteOutcomeUnknown
@@ -73,6 +75,20 @@ def test_leases_stay_where_the_outcome_is_unknown(store: Store, monkeypatch: pyt
     assert len(leases(store)) == 4
     monkeypatch.undo()
     assert here.revs() == [1, 1, 1, 1]  # Read past the cache, and never in part.
+
+
+def test_a_step_builds_lost_indexes_again_before_it_writes(store: Store) -> None:
+    here, there = Spots(store, "lost"), Spots(store, "lost too")
+    with bk.step():
+        here.write()
+    database = store.truth._database  # type: ignore[attr-defined]
+    collections = [database[collection_of(one.key.domain)] for one in here.all]
+    for lost in (lambda each: each.drop_indexes(), lambda each: each.drop()):
+        deque(map(lost, collections), maxlen=0)
+        with bk.step():
+            there.write()
+        assert all(any(index.get("unique") for index in each.index_information().values()) for each in collections)
+    assert there.revs() == [1, 1, 1, 1]
 
 
 def test_a_mongodb_without_transactions_is_refused_before_anything_is_written(

@@ -30,6 +30,8 @@ LATE: Final = "this write arrived after its deadline"
 """What a late command cannot convert to a number (`deadline.py`), and so part of the server's error."""
 _CONVERSION_FAILURE: Final = 241
 UNAUTHORIZED: Final = 13
+_WRITTEN: Final = ("nInserted", "nMatched", "nUpserted", "nRemoved")
+"""What a bulk counts that did not fail as a whole."""
 _TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_107, 13_435, 13_436})
 """Server errors after which the write may still have been applied or may be retried by the driver:
 
@@ -110,19 +112,28 @@ def _refusal(what: object, cause: pe.OperationFailure) -> Exception | None:
         )
     if cause.code in _TIMED_OUT_CODES or cause.timeout or cause.has_error_label("RetryableWriteError"):
         return None
-    is_unknown_hint = "hint provided does not correspond to an existing index" in str(cause)
-    if cause.code == NO_UNIQUE_INDEX or (cause.code == _BAD_VALUE and is_unknown_hint):
+    if _is_index_gone(cause):
         return IndexGone(f"{what}: the unique index is gone, nothing was written. Try again")
     if cause.code == _TYPE_MISMATCH and "$inc" in str(cause):
         return NoRevision(f"{what}: the stored revision is no number, nothing was written")
     return WriteRefused(f"{what}: MongoDB refused the write, nothing was written: {brief(cause)}")
 
 
+def _is_index_gone(cause: pe.OperationFailure) -> bool:
+    """Whether the server refused a command, or the first write of an ordered bulk, because it has no such index."""
+    details: Mapping[str, Any] = cause.details or {}
+    for each in details.get("writeErrors", [details])[:1]:
+        is_unknown_hint = "hint provided does not correspond to an existing index" in str(each.get("errmsg"))
+        if each.get("code") == NO_UNIQUE_INDEX or (each.get("code") == _BAD_VALUE and is_unknown_hint):
+            return not any(details.get(name) for name in _WRITTEN)
+    return False
+
+
 def is_late(cause: pe.OperationFailure) -> bool:
     """Whether the server refused a command because of its deadline, all of it."""
     details: Mapping[str, Any] = cause.details or {}
     errors = details.get("writeErrors", [details])
-    written = any(details.get(name) for name in ("nInserted", "nMatched", "nUpserted", "nRemoved"))
+    written = any(details.get(name) for name in _WRITTEN)
     late = [each.get("code") == _CONVERSION_FAILURE and LATE in str(each.get("errmsg")) for each in errors]
     return bool(late) and all(late) and not written
 

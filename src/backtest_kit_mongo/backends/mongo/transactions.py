@@ -250,8 +250,9 @@ class Transactions:
         if not write.rows:
             return ()
         moments = self._moments.take(len(write.rows))
+        unique = hint(write.key.domain)
         updates = [
-            UpdateOne(row.change.key.query(), first_row(row.change, moment), upsert=True)
+            UpdateOne(row.change.key.query(), first_row(row.change, moment), upsert=True, hint=unique)
             if row.rev is None
             else row_update(row, moment)
             for row, moment in zip(write.rows, moments, strict=True)
