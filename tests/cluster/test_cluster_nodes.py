@@ -154,7 +154,7 @@ class FakeLink:
         self.answers = list(answers)
         self.sent: list[Any] = []
 
-    def exchange(self, commands: Any) -> list[Any]:
+    def execute_many(self, commands: Any, *, judges: bool) -> list[Any]:
         self.sent.append(list(commands))
         if isinstance(self.answers[0], Exception) and not isinstance(self.answers[0], redis.ResponseError):
             raise self.answers.pop(0)

@@ -12,7 +12,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from backtest_kit_mongo.coherence.codec import pack, unpack
+from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.showing import shown
 
 Part: TypeAlias = str | bool | int
@@ -195,22 +195,17 @@ PACKED: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a write wants to store under a key. `packed` is the payload's bytes where they are known already; `bson` is
-    `{"payload": payload}` as BSON where the check of its size has made it.
+    """What a write wants to store under a key. `body` is the payload's bytes; `bson` is `{"payload": payload}` as BSON
+    where the check of its size has made it.
     """
 
     key: Key
     payload: Any
-    packed: bytes | None = None
+    body: bytes
     when: int | None = None
     removed: bool = False
     bson: bytes = field(default=b"", repr=False, compare=False)
     _digest: bytes = field(default=b"", init=False, repr=False, compare=False)
-
-    @property
-    def body(self) -> bytes:
-        """The payload's bytes."""
-        return pack(self.payload) if self.packed is None else self.packed
 
     @property
     def digest(self) -> bytes:

@@ -92,7 +92,10 @@ def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
         plain = unpackb(body, timestamp=3, ext_hook=no_extension)
     except UNSTORABLE as cause:
         raise _refusal(key, payload, cause) from cause
-    check(key, plain)
+    try:
+        payloads.adapter(key.domain.model).validate_python(plain, context=payloads.AS_STORED)  # `check`, as well.
+    except ValidationError as cause:
+        raise _misfit(key, cause) from cause
     stored = _fitting(key, plain, body)
     removed = key.domain.has_removed and isinstance(plain, dict) and plain.get("removed") is True
     return Change(key, plain, body, when, removed, stored)
@@ -130,9 +133,13 @@ def check(key: Key, plain: Any) -> None:
     try:
         payloads.adapter(key.domain.model).validate_python(plain, context=payloads.AS_STORED)
     except ValidationError as cause:
-        errors = cause.errors(include_url=False, include_input=False)
-        shown = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'value'}: {error['msg']}" for error in errors[:5])
-        raise InvalidPayload(f"{key}: {shown}. Nothing was written.") from cause
+        raise _misfit(key, cause) from cause
+
+
+def _misfit(key: Key, cause: ValidationError) -> InvalidPayload:
+    errors = cause.errors(include_url=False, include_input=False)
+    shown = "; ".join(f"{'.'.join(map(str, error['loc'])) or 'value'}: {error['msg']}" for error in errors[:5])
+    return InvalidPayload(f"{key}: {shown}. Nothing was written.")
 
 
 _CONTAINERS: Final = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))

@@ -255,7 +255,7 @@ class Store:
     def write(self, change: Change) -> Record:
         if (scope := current.get()) is not None:
             return scope.write(self, change)
-        return self.write_alone(change)
+        return self._writing(change.key.domain, plans.write(change))
 
     def write_alone(self, change: Change, expected_rev: int | None = None, step: str = "") -> Record:
         """Write whatever block is in force; `expected_rev` and `step` as in `plans.write`."""

@@ -38,10 +38,10 @@ class CutLink(RedisLink):
         self.is_cut = False
         self.loses_next_reply = False
 
-    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    def execute_many(self, commands: Sequence[Sequence[Argument]], *, judges: bool = True) -> list[Any]:
         try:
             if not self.is_cut:
-                answers = super().execute_many(commands)
+                answers = super().execute_many(commands, judges=judges)
             else:
                 self._reach_unheard(commands)
                 raise redis.ConnectionError("cut off from Redis on purpose")

@@ -118,7 +118,7 @@ class MongoCandles:
         cache_max_bytes: int,
         write: Callable[..., Any] | None = None,
     ) -> None:
-        self._write = write or partial(Deadlines(timeout_s, timeout_s / 4).write, database.client)
+        self._write = write or Deadlines(lambda: database.client, timeout_s, timeout_s / 4).write
         self._database = database
         self._durable = database.with_options(read_concern=ReadConcern("majority"))
         self._timeout_s = timeout_s

@@ -187,21 +187,17 @@ class Deadlines:
     """Sends writes that are bounded in time, here and at the server.
 
     Args:
+        client: of the servers, called late.
         timeout_s: bound on each write, retries included.
         arrival_s: how long a command may be on its way.
     """
 
-    def __init__(self, timeout_s: float, arrival_s: float) -> None:
+    def __init__(self, client: Callable[[], MongoClient[dict[str, Any]]], timeout_s: float, arrival_s: float) -> None:
         self.clocks = ServerClocks()
+        self._client = client
         self._timeout_s, self._arrival_s = timeout_s, arrival_s
 
-    def write(
-        self,
-        client: MongoClient[dict[str, Any]],
-        what: object,
-        send: Callable[[Let], R],
-        until_s: float | None = None,
-    ) -> R:
+    def write(self, what: object, send: Callable[[Let], R], until_s: float | None = None) -> R:
         """What `send` answers; it sends these variables with every command. Once more after a refusal for lateness,
         with the clock learned anew.
 
@@ -213,14 +209,14 @@ class Deadlines:
             WriteRefused: this process was held up until no time was left.
             and what `write_error` returns.
         """
-        end_s, arrival_s = self.bounds(client, what, until_s)
+        end_s, arrival_s = self.bounds(what, until_s)
         try:
             return self._attempt(what, send, end_s, arrival_s)
         except WriteTooLate:
-            self._ask(client, what, end_s)
+            self._ask(what, end_s)
             return self._attempt(what, send, end_s, arrival_s)
 
-    def bounds(self, client: MongoClient[dict[str, Any]], what: object, until_s: float | None) -> tuple[float, float]:
+    def bounds(self, what: object, until_s: float | None) -> tuple[float, float]:
         """When a write that begins now must end, and how long its command may be on its way; the clock is known
         then.
         """
@@ -232,17 +228,17 @@ class Deadlines:
             arrival_s = min(arrival_s, (limit_s - now_s) / 2)
             end_s = min(end_s, now_s + (limit_s - now_s) / 2)
         if not self.clocks.are_heard and self.clocks.must_ask:
-            self._ask(client, what, end_s)
+            self._ask(what, end_s)
         return end_s, arrival_s
 
-    def ask(self, client: MongoClient[dict[str, Any]], what: object) -> None:
+    def ask(self, what: object) -> None:
         """Learn the clock anew, if somebody answers."""
-        self._ask(client, what, time.monotonic() + self._timeout_s)
+        self._ask(what, time.monotonic() + self._timeout_s)
 
-    def _ask(self, client: MongoClient[dict[str, Any]], what: object, end_s: float) -> None:
+    def _ask(self, what: object, end_s: float) -> None:
         # If nobody answers, the write itself fails and says so.
         with suppress(EnvironmentFault), reading(what), pymongo.timeout(_remaining_s(what, end_s)):
-            self.clocks.ask(client)
+            self.clocks.ask(self._client())
 
     def _attempt(self, what: object, send: Callable[[Let], R], end_s: float, arrival_s: float) -> R:
         deadline = Deadline(self.clocks, end_s, arrival_s)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pymongo
 from pymongo import MongoClient, ReturnDocument, UpdateOne
@@ -27,7 +27,7 @@ from backtest_kit_mongo.backends.mongo import listing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
-from backtest_kit_mongo.backends.mongo.errors import NoRevision, is_late, own_duplicates, reading, writing
+from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
@@ -97,7 +97,8 @@ class MongoTruth:
         self._database_name = database
         self._domains = domains
         self._timeout_s = timeout_ms / 1000
-        self._deadlines = Deadlines(self._timeout_s, arrival_ms / 1000)
+        self._deadlines = Deadlines(lambda: self.client, self._timeout_s, arrival_ms / 1000)
+        self.write_in_time: Final = self._deadlines.write  # It cannot commit after its lease (I1, I5b, I7).
         self._candle_cache_bytes = candle_cache_max_bytes
         self._lock = locks.Lock()
         self._client: MongoClient[Document] | None = None
@@ -181,10 +182,6 @@ class MongoTruth:
             with pymongo.timeout(self._timeout_s):
                 client.close()
 
-    def write_in_time(self, what: object, send: Callable[[Let], R], until_s: float | None = None) -> R:
-        """As `Deadlines.write`: a write that cannot commit after its lease has ended (I1, I5b, I7)."""
-        return self._deadlines.write(self._client or self.client, what, send, until_s)
-
     # -- single documents
 
     def find(self, effect: Find) -> Record:
@@ -194,26 +191,28 @@ class MongoTruth:
         return Record(key) if document is None else record(key, document)
 
     def upsert(self, effect: Upsert) -> Record:
-        return self._upsert(effect.change, effect.expected_rev, effect.deadline_s)
-
-    def _upsert(
-        self, change: Change, expected_rev: int | None, deadline_s: float | None, now: datetime | None = None
-    ) -> Record:
-        send = partial(store, self._collections[change.key.domain], change, expected_rev, now=now)
-        return self._repaired(change.key, send, deadline_s)
+        change = effect.change
+        send = partial(store, self._collections[change.key.domain], change, effect.expected_rev)
+        return self._repaired(change.key, send, effect.deadline_s)
 
     def _repaired(self, key: Key, send: Callable[[Let], R], deadline_s: float | None) -> R:
-        """Again after what stood in the way of it was put right."""
-
-        def write() -> R:
-            return self.write_in_time(key, send, deadline_s)
-
-        collection = self._collections[key.domain]
-        try:
-            return mongo_indexes.rebuilding(collection, key.domain, write)
-        except NoRevision:
-            self._begin_revisions(key)
-        return mongo_indexes.rebuilding(collection, key.domain, write)
+        """Again after what stood in the way of it was put right: once a stored revision that is none, and the index as
+        often as it is gone, within reason.
+        """
+        rebuilt_count, is_counted = 0, False
+        while True:
+            try:
+                return self.write_in_time(key, send, deadline_s)
+            except IndexGone:
+                if rebuilt_count == mongo_indexes.REBUILDS_MAX:
+                    raise
+                rebuilt_count += 1
+                mongo_indexes.rebuild(self._collections[key.domain], key.domain)
+            except NoRevision:
+                if is_counted:
+                    raise
+                is_counted = True
+                self._begin_revisions(key)
 
     def _begin_revisions(self, key: Key) -> None:
         """Begin to count where another program stored something that is no number. Changes nothing anywhere else."""
@@ -310,7 +309,8 @@ class MongoTruth:
         """
         (now,) = self._moments.take(1)
         if change.key.domain.on_conflict is OnConflict.REPLACE:
-            return (Published(self._upsert(change, None, deadline_s, now), "upsert", change.body),)
+            replace = partial(store, self._collections[change.key.domain], change, None, now=now)
+            return (Published(self._repaired(change.key, replace, deadline_s), "upsert", change.body),)
         send = partial(insert_one, self._collections[change.key.domain], change, now)
         stored = self._repaired(change.key, send, deadline_s)
         return () if stored is None else (Published(stored, "upsert", change.body),)

@@ -123,7 +123,7 @@ class Transactions:
         try:
             return self._attempt(effect)
         except WriteTooLate:
-            self._deadlines.ask(self._client(), "a step")
+            self._deadlines.ask("a step")
             return self._attempt(effect)
         except IndexGone as cause:
             for domain in {write.key.domain for write in effect.writes}:
@@ -136,11 +136,10 @@ class Transactions:
             raise Contended(str(cause)) from cause
 
     def _attempt(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
-        client = self._client()
-        end_s, arrival_s = self._deadlines.bounds(client, "a step", effect.deadline_s)
+        end_s, arrival_s = self._deadlines.bounds("a step", effect.deadline_s)
         deadline = Deadline(self._deadlines.clocks, end_s, arrival_s)
         concern = next(iter(self._collections.values())).write_concern
-        with client.start_session() as session:
+        with self._client().start_session() as session:
             try:
                 with pymongo.timeout(max(0.001, end_s - time.monotonic())):
                     session.start_transaction(write_concern=concern)
@@ -312,9 +311,12 @@ def store(
         and pymongo's errors.
     """
     key = change.key
+    wanted: Document = {**key.query()}
+    if expected_rev is not None:
+        wanted |= only(expected_rev)
     try:
         document = collection.find_one_and_update(
-            {**key.query(), **only(expected_rev)},
+            wanted,
             replacement(change, now or datetime.now(UTC)),
             projection={"rev": 1},
             upsert=not expected_rev,

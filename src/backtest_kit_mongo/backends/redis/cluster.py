@@ -85,7 +85,7 @@ class ClusterLink:
             raise redis.ConnectionError(f"{address[0]}:{address[1]} did not answer a moment ago")
         link = self._link(address)
         try:
-            return link.exchange(commands)
+            return link.execute_many(commands, judges=False)
         except UNREACHABLE as cause:
             link.drop_idle()
             if isinstance(cause, redis.TimeoutError):

@@ -32,6 +32,8 @@ NOT_PRIMARY = ("BKREPLICA", "BKALONE", "READONLY", "NOREPLICAS", "MASTERDOWN")
 """Refusals of a server that is a replica, or a primary that has lost its replicas, perhaps to another primary. Searched
 for in the text, because Redis 6.2 puts words of its own before what a script says."""
 
+IS_A_NODE = "the server is a node of a cluster: name it in CC_REDIS_CLUSTER"
+
 _LUA = files(__package__) / "lua"
 _pack: Any = pack_command  # Its stub knows tuples of one part only.
 _MORE = dict.fromkeys(("lease", "commit", "lease_all", "commit_all", "publish", "size"), ("account",))
@@ -109,18 +111,10 @@ class RedisLink:
         """
         return self.execute_many((command,))[0]
 
-    def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Send commands in one packet. The first error is raised after all answers were read."""
-        answers = self.exchange(commands)
-        for answer in answers:
-            if isinstance(answer, MovedError):
-                raise redis.ResponseError("the server is a node of a cluster: name it in CC_REDIS_CLUSTER") from answer
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
-
-    def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Send commands in one packet; errors that the server answered stand among the answers."""
+    def execute_many(self, commands: Sequence[Sequence[Argument]], *, judges: bool = True) -> list[Any]:
+        """Send commands in one packet. The first error that the server answered is raised after all answers were read;
+        to those who judge for themselves it is an answer.
+        """
         if self._process != os.getpid():
             self._idle = deque()  # The parent's sockets.
             self._process = os.getpid()
@@ -130,6 +124,7 @@ class RedisLink:
         except IndexError:
             connection, idle = self._connected(idle)
         answers: list[Any] = []
+        errors: list[Exception] = []
         try:
             # hiredis packs a whole command in C; the library would look at each argument in Python first.
             connection.send_packed_command([_pack(tuple(command)) for command in commands])
@@ -137,7 +132,8 @@ class RedisLink:
                 try:
                     answers.append(connection.read_response())
                 except redis.ResponseError as error:
-                    answers.append(error)
+                    errors.append(self._judged(error))
+                    answers.append(errors[-1])
         except BaseException:
             connection.disconnect()
             raise
@@ -145,7 +141,9 @@ class RedisLink:
             idle.append(connection)
         else:
             connection.disconnect()  # Meanwhile the others of its kind were dropped.
-        return [self._judged(answer) if isinstance(answer, Exception) else answer for answer in answers]
+        if errors and judges:
+            raise errors[0] if not isinstance(errors[0], MovedError) else redis.ResponseError(IS_A_NODE) from errors[0]
+        return answers
 
     def form(self, script: Script) -> Script:
         return script
