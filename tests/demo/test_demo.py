@@ -27,6 +27,7 @@ from backtest_kit_verify.demo.connection import in_database
 from backtest_kit_verify.demo.evidence import Evidence
 from backtest_kit_verify.demo.fleet import HostRun, Killed
 from backtest_kit_verify.demo.host import Task
+from backtest_kit_verify.demo.swept import Swept
 
 BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
 HEADER = "timestamp,open,high,low,close,volume\n"
@@ -96,7 +97,7 @@ def outcome() -> Outcome:
         candles=[1980],
         is_consumed=True,
     )
-    return Outcome([run], [series], evidence, {task.strategy: [closed]}, 0, 0)
+    return Outcome([run], [series], evidence, {task.strategy: [closed]}, 0, 0, Swept(9, 9, 0, 0, "d", False, "AAA"))
 
 
 def test_every_check_passes_when_all_is_as_it_has_to_be() -> None:
@@ -137,6 +138,7 @@ SPOILED: dict[str, tuple[str, Spoil]] = {
     ),
     "a place without an open row": ("left over", _spoiled(risks={"run.fast": 1})),
     "a cache that was not looked at": ("entry in Redis", _spoiled(cache=Report())),
+    "a run that is done twice": ("done once", lambda one: one._replace(swept=one.swept._replace(again=1))),
     "a change without a record": ("audit record", _spoiled(audited={("state", "d"): [2]})),
     "a change with two records": ("audit record", _spoiled(audited={("state", "d"): [1, 2, 2]})),
     "a candle in two batches": ("every candle", _spoiled(candles=[1981])),
@@ -176,4 +178,5 @@ def test_killed_processes_go_on_and_every_check_passes(
     assert [(row["minutes"], row["kills"]) for row in reported["hosts"]] == [(60, 1)] * 3
     assert all(row["events"] == row["audit_records"] for row in reported["domains"])
     assert sum(row["documents"] > 0 for row in reported["domains"]) >= 10
+    assert "9 runs, 9 of them done now" in reported["checks"][-1]["detail"]
     assert "\x1b" not in done.stdout + done.stderr

@@ -11,6 +11,7 @@ from backtest_kit.moments import minute_text
 from backtest_kit_verify.demo.candles import Series
 from backtest_kit_verify.demo.evidence import Evidence
 from backtest_kit_verify.demo.fleet import HostRun
+from backtest_kit_verify.demo.swept import Swept
 from backtest_kit_verify.undisturbed import differing
 
 __all__ = ["Check", "Outcome", "run_checks"]
@@ -33,6 +34,7 @@ class Outcome(NamedTuple):
         replayed: what a backtest of each host's minutes comes to, by strategy.
         lost: answers of a strategy that were lost to a kill.
         worker_exit: of the worker that it started; None: it started none.
+        swept: the study at the end.
     """
 
     runs: Sequence[HostRun]
@@ -41,12 +43,13 @@ class Outcome(NamedTuple):
     replayed: Mapping[str, Sequence[Event]]
     lost: int
     worker_exit: int | None
+    swept: Swept
 
 
 def run_checks(outcome: Outcome) -> list[Check]:
     """All checks, in the order in which they should be read."""
     kills = [_resumed] if any(run.killed for run in outcome.runs) else []
-    return [check(outcome) for check in (_hosts, *kills, _trades, _risks, _cache, _audit, _candles, _worker)]
+    return [check(outcome) for check in (_hosts, *kills, _trades, _risks, _cache, _audit, _candles, _worker, _sweep)]
 
 
 def _check(name: str, differences: Iterable[str], detail: str) -> Check:
@@ -151,3 +154,17 @@ def _worker(outcome: Outcome) -> Check:
     left = "nothing is left in the feed" if outcome.evidence.is_consumed else "entries are left in the feed"
     code = "" if outcome.worker_exit is None else f", exit code {outcome.worker_exit}"
     return Check("the worker has taken everything", passed, left + code)
+
+
+def _sweep(outcome: Outcome) -> Check:
+    swept = outcome.swept
+    wrong = [f"{swept.failed} of {swept.runs} runs failed"] if swept.failed else []
+    if swept.again or swept.differing:
+        wrong.append(
+            f"called again it did {swept.again} runs, and its digest {'differs' * swept.differing or 'is equal'}"
+        )
+    detail = (
+        f"{swept.runs} runs, {swept.executed} of them done now, digest {swept.digest}, and none when called again; the "
+        f"best is {swept.best}"
+    )
+    return _check("a sweep over the same minutes is done once", wrong, detail)

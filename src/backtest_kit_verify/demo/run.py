@@ -30,6 +30,7 @@ from backtest_kit_verify.demo.errors import DemoError
 from backtest_kit_verify.demo.evidence import Evidence, gather
 from backtest_kit_verify.demo.fleet import KILL_BETWEEN, WORKER, Fleet, HostRun
 from backtest_kit_verify.demo.host import STRATEGY, Task
+from backtest_kit_verify.demo.swept import sweep
 from backtest_kit_verify.undisturbed import replayed
 
 __all__ = ["DATABASE", "LAST_MINUTES", "Options", "run_demo"]
@@ -106,8 +107,9 @@ def _on_servers(
         time.sleep(max(0.0, since_s + lease_s + SPARE_S - time.monotonic()))
         _live(runs, connection, progress)
         evidence = _gathered(run_id, tasks, series, progress)
+        swept = sweep(series)
     reported, lost = _replayed(runs, evidence)
-    return Outcome(runs, series, evidence, reported, lost, worker.get("exit"))
+    return Outcome(runs, series, evidence, reported, lost, worker.get("exit"), swept)
 
 
 def _kill_at(task: Task) -> int:
