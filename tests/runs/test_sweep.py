@@ -21,7 +21,7 @@ GRID = {"fast": [3, 5], "slow": [10, 20]}
 
 def swept(**how: Any) -> bt.Study:
     given: dict[str, Any] = {"params": GRID, "symbols": ["AAA", "BBB"], "executor": "serial", "progress": False, **how}
-    return bt.sweep("cross", **given)
+    return bt.sweep(given.pop("strategy", "cross"), **given)
 
 
 @pytest.fixture(autouse=True)
@@ -89,11 +89,17 @@ def test_what_does_not_fit_is_refused_before_anything_runs(how: dict[str, Any], 
     assert not list(Path("dump").glob("**/*"))
 
 
-def test_an_executor_that_is_shut_down_and_a_study_of_other_code_are_refused(strategy: Path) -> None:
+def test_an_executor_that_is_shut_down_a_strategy_no_worker_finds_and_a_study_of_other_code_are_refused(
+    strategy: Path,
+) -> None:
     threads = ThreadPoolExecutor(1)
     threads.shutdown()
-    with pytest.raises(DeclarationError, match="does not take work"):
+    with pytest.raises(DeclarationError, match="takes no work"):
         swept(executor=threads)
+    bt.add_strategy_schema(name="hidden", get_signal=lambda ctx, fast=1: None)
+    with pytest.raises(DeclarationError, match=r"does not find strategy 'hidden'.*top level"):
+        swept(strategy="hidden", params={"fast": [1]}, executor=None, workers=1)
+    assert not list(Path("dump").glob("**/*")), "nothing was written"
     swept(study="mine", symbols="AAA")
     strategy.write_text(strategy.read_text() + "\n# another version\n")
     forget()

@@ -90,9 +90,11 @@ def _name(name: object) -> str:
 def _plain(name: str, value: Any) -> Value:
     plain = value.item() if isinstance(value, np.generic) else value
     if plain is not None and type(plain) not in (bool, int, float, str):
-        raise DeclarationError(f"parameter {name} is {value!r:.60}; a run is known by numbers, texts, bools and None")
+        raise DeclarationError(
+            f"parameter {name} is {value!r:.60}; a run is known by numbers, texts, bools and None. Nothing was run."
+        )
     if isinstance(plain, float) and not math.isfinite(plain):
-        raise DeclarationError(f"parameter {name} is {value!r}; only finite numbers can be compared")
+        raise DeclarationError(f"parameter {name} is {value!r}; only finite numbers can be compared. Nothing was run.")
     found: Value = plain
     return found
 

@@ -73,7 +73,9 @@ class Pool:
         except BrokenExecutor:
             raise
         except RuntimeError as cause:
-            raise DeclarationError(f"the executor does not take work: {cause}. What is done stays done.") from cause
+            raise DeclarationError(
+                f"the executor takes no work: {cause}. Runs that have a result keep it; no other was run."
+            ) from cause
 
     def _executor(self) -> Executor:
         if self._given is not None:

@@ -29,29 +29,34 @@ class Studies:
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
-    def note(self, plan: Plan) -> frozenset[str]:
-        """Keep the runs of a study; those that an earlier call has planned stay.
-
-        Returns:
-            Ids of the runs that it had before.
+    def known(self, plan: Plan) -> frozenset[str]:
+        """Ids of the runs that an earlier call of this study has planned.
 
         Raises:
             DeclarationError: the study is another strategy's, or of other code.
         """
+        return frozenset(self._read(plan)[0])
+
+    def note(self, plan: Plan) -> None:
+        """Keep the runs of a study; those that an earlier call has planned stay. Raises as `known`."""
         for _ in self._tries(f"study {plan.study!r} is planned", "Nothing was run."):
-            stored, revision = self._rows.read(_key(plan.study))
-            if stored is not None and (stored["strategy"], stored["code"]) != (plan.source.strategy, plan.code):
-                raise DeclarationError(
-                    f"study {plan.study!r} holds runs of strategy {stored['strategy']!r} as it was then (code "
-                    f"{stored['code'][:8]}, now {plan.source.strategy!r}, {plan.code[:8]}). Give this one another "
-                    "name: study=. Nothing was run."
-                )
-            known = dict.fromkeys(unpack(stored["runs"])) if stored is not None else {}
-            every = {**known, **dict.fromkeys(run.run_id for run in plan.runs)}
-            if len(every) == len(known) or self._wrote(plan, list(every), stored, revision):
-                self._add_title(plan.study)
-                return frozenset(known)
-        raise AssertionError("tries end by themselves")
+            known, stored, revision = self._read(plan)
+            every = list(dict.fromkeys([*known, *(run.run_id for run in plan.runs)]))
+            if len(every) == len(known) or self._wrote(plan, every, stored, revision):
+                break
+        self._add_title(plan.study)
+
+    def _read(self, plan: Plan) -> tuple[list[str], Mapping[str, Any] | None, int]:
+        stored, revision = self._rows.read(_key(plan.study))
+        if stored is None:
+            return [], None, revision
+        if (stored["strategy"], stored["code"]) != (plan.source.strategy, plan.code):
+            raise DeclarationError(
+                f"study {plan.study!r} holds runs of strategy {stored['strategy']!r} as it was then (code "
+                f"{stored['code'][:8]}, now {plan.source.strategy!r}, {plan.code[:8]}). Give this one another name: "
+                "study=. Nothing was run."
+            )
+        return list(unpack(stored["runs"])), stored, revision
 
     def _wrote(self, plan: Plan, runs: list[str], stored: Mapping[str, Any] | None, revision: int) -> bool:
         row = {

@@ -87,9 +87,14 @@ def sweep(
         fill_gaps=fill_gaps,
     )  # fmt: skip
     pool = Pool(executor, workers, has_file=plan.source.file is not None)
-    known = Studies(StoredRows()).note(plan)
+    studies = Studies(StoredRows())
+    known = studies.known(plan)
+    one = Sweep(plan, pool, known, again=again, attempts=attempts, lease_s=lease_s)
+    if again or any(run.run_id not in known for run in plan.runs):
+        one.prove()
+    studies.note(plan)
     with telling(progress) as reported:
-        return Sweep(plan, pool, known, again=again, attempts=attempts, lease_s=lease_s).run(reported)
+        return one.run(reported)
 
 
 def _require_parent() -> None:
@@ -124,6 +129,24 @@ class Sweep:
         self._executed_before_break = 0
         self._run_s = 0.0
         self._next_look_s = 0.0
+
+    def prove(self) -> None:
+        """Have a worker do nothing: it finds the strategy, and the store.
+
+        Raises:
+            DeclarationError: it does not, or the executor takes no work.
+        """
+        nothing = replace(self._batch, pool=self._pool.name)
+        try:
+            while True:
+                try:
+                    self._pool.submit(run_batch, nothing).result()
+                    return
+                except BrokenExecutor as cause:
+                    self._pool.renew(was_idle=True, cause=cause)
+        except BaseException:
+            self._pool.close()
+            raise
 
     def run(self, reported: Reported) -> Study:
         """Until every run has ended.

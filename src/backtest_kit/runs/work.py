@@ -15,7 +15,7 @@ from typing import Final
 import backtest_kit_mongo as bk
 from backtest_kit import declare, loading
 from backtest_kit.declare import Strategy
-from backtest_kit.errors import DeclarationError, StrategyFailed
+from backtest_kit.errors import DeclarationError, StrategyFailed, StrategyFileError
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.market import History
 from backtest_kit.running import RUNS_DIRECTORY, Job, replay_job
@@ -168,22 +168,32 @@ def _worker(batch: Batch) -> _Worker:
 def _find(source: Source) -> Strategy:
     """The strategy, declared here already or by its file."""
     found = {one.name: one for one in declare.strategies.list()}.get(source.strategy)
-    if found is None and source.file is not None:
-        path = _path(Path(source.file))
-        loading.prepare_store(path, "backtest")
-        loading.load_strategy(path)
-        found = declare.strategies.get(source.strategy)
-    if found is None:
+    if found is None and source.file is None:
         raise DeclarationError(
             f"strategy {source.strategy!r} was written at a prompt, and a worker in another process cannot find it. "
-            "Save it in a file, or sweep with executor='serial'."
+            "Save it in a file, or sweep with executor='serial'. Nothing was run."
         )
+    if found is None:
+        found = _loaded(source.strategy, _path(Path(str(source.file))))
     if (here := source_of(found).code) != source.code:
         raise DeclarationError(
             f"strategy {source.strategy!r} is another one here than where the study was planned ({here}, not "
             f"{source.code}); bring the same {source.file} to all hosts"
         )
     return found
+
+
+def _loaded(name: str, path: Path) -> Strategy:
+    try:
+        loading.prepare_store(path, "backtest")
+        loading.load_strategy(path)
+        return declare.strategies.get(name)
+    except (StrategyFileError, DeclarationError) as cause:
+        raise DeclarationError(
+            f"a worker in another process does not find strategy {name!r} when it imports {path}: {cause} Declare it "
+            "at the top level of its file, not in a function or below `if __name__ == '__main__':`, or sweep with "
+            "executor='serial'. Nothing was run."
+        ) from cause
 
 
 def _path(file: Path) -> Path:
