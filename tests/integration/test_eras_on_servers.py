@@ -144,15 +144,25 @@ def test_a_running_process_notices_a_restore_by_itself(servers: Endpoints, name:
         assert time.monotonic() - since_s < BOUND_S
 
 
-def test_a_dropped_database_leaves_nothing_behind(servers: Endpoints, name: str, database: Database) -> None:
+def test_a_dropped_database_leaves_nothing_behind_and_is_reported_once(
+    servers: Endpoints, name: str, database: Database, cache: Any
+) -> None:
     with store_for(servers, name) as store:
         cached(store, 1)
         ledger = StorageInstance(store, True)
         ledger.write_storage_data([{"id": "a", "priority": 1}])
         open_cache(store)
+        before = era_of(database)
         database.client.drop_database(name)
+        with store_for(servers, name) as another:
+            another.open()  # Who knows nothing of what was there.
         store.confirm()  # What `setup()` does where it was called before.
         assert value_of(store) is None
+        store.confirm()
+        (restored,) = database[COLLECTION].find_one()["restores"]
+        assert (restored["over"], restored["next"], restored["why"]) == (before, era_of(database), "collections")
+        (last,) = [place["last"] for place in restored["streams"]]
+        assert last == cache.xinfo_stream(f"{{bk:0}}:{name}:s")["last-generated-id"].decode()
         ledger.write_storage_data([{"id": "a", "priority": 1}])
         assert [row["priority"] for row in ledger.read_storage_data()] == [1]
 

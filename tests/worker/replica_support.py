@@ -30,6 +30,7 @@ from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.ports import NoCache
+from backtest_kit_mongo.stored import CACHE_IDENTITY
 from backtest_kit_mongo.testing.examples import BASE_MS, candles, example
 from backtest_kit_worker.deployment import Deployment, connect
 from backtest_kit_worker.replicas.copying import CopyService
@@ -148,7 +149,9 @@ class Bed:
             redis.delete(name)
         for database in (self.mongo, self.replica):
             for name in database.list_collection_names():
-                if database[name].find_one({}, {"_id": 1}):
+                if name == CACHE_IDENTITY:  # Who finds another one reports that the database was dropped.
+                    database[name].update_many({}, {"$unset": {"restores": ""}})
+                elif database[name].find_one({}, {"_id": 1}):
                     database[name].delete_many({})
         return replace(self, directory=directory)
 

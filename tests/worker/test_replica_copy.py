@@ -81,9 +81,7 @@ class TestCopy:
         states = bed.mongo[collection_of(STATE)]
         states.update_one({"payload.data": 3}, {"$set": {"rev": 1, "payload.data": 1}})
         states.delete_one({"payload.data": "gone"})
-        # Between two tests it goes, and a heartbeat makes it again, some time.
-        of_identity, restores = {"_id": IDENTITY}, [{"over": "an era"}]
-        bed.mongo[CACHE_IDENTITY].update_one(of_identity, {"$set": {"restores": restores}}, upsert=True)
+        bed.mongo[CACHE_IDENTITY].update_one({"_id": IDENTITY}, {"$set": {"restores": [{"over": "an era"}]}})
         finish(service)
         assert compared(bed, target).is_equal
         assert bed.state.restored(target.name) == ("an era", len(DOMAINS))

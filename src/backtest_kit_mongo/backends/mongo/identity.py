@@ -127,6 +127,14 @@ class IdentityDocument:
         with pymongo.timeout(self._timeout_s):
             self._update(_beginning(era, sorted(over), restores))
 
+    def report(self, over: str, era: str, who: str, ends: Mapping[str, str]) -> None:
+        """A process that goes on was in an era of a database that is gone: this one was made, or restored, in its
+        place.
+        """
+        found = {"over": over, "next": era, "told": 0, "why": REPLACED, "by": who, "streams": _places(ends)}
+        with pymongo.timeout(self._timeout_s):
+            self._update([{"$set": {"restores": _kept("restores", _unknown([found]))}}])
+
     def end_all(self, why: str) -> None:
         """End every era: whatever any Redis holds of this database is worthless."""
         with pymongo.timeout(self._timeout_s):
@@ -280,13 +288,6 @@ def _compared(listed: Sequence[Document] | None) -> Document:
 
 def _beginning(era: str, over: Sequence[str], restores: Sequence[Document]) -> list[Document]:
     is_over = {"$in": ["$$this.era", {"$literal": list(over)}]}
-    known = {"$in": ["$$this.over", {"$map": {"input": _all("restores"), "in": "$$this.over"}}]}
-    fresh = {
-        "$map": {
-            "input": _filter({"$literal": list(restores)}, {"$not": [known]}),
-            "in": {"$mergeObjects": ["$$this", {"at": "$$NOW"}]},
-        }
-    }
     return [
         {
             "$set": {
@@ -297,7 +298,18 @@ def _beginning(era: str, over: Sequence[str], restores: Sequence[Document]) -> l
                         [{"era": {"$literal": era}, "count": 1, "at": "$$NOW"}],
                     ]
                 },
-                "restores": _kept("restores", fresh),
+                "restores": _kept("restores", _unknown(restores)),
             }
         }
     ]
+
+
+def _unknown(restores: Sequence[Document]) -> Document:
+    """Those that are not in the document yet: several processes notice one restore."""
+    known = {"$in": ["$$this.over", {"$map": {"input": _all("restores"), "in": "$$this.over"}}]}
+    return {
+        "$map": {
+            "input": _filter({"$literal": list(restores)}, {"$not": [known]}),
+            "in": {"$mergeObjects": ["$$this", {"at": "$$NOW"}]},
+        }
+    }

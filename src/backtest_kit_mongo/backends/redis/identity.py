@@ -119,6 +119,10 @@ class SharedIdentity:
         self._counts: Mapping[int, int] = {}
         self._said: set[str] = set()
         self._noted_s = 0.0
+        self._left = ""
+        """An era of another database than the one that is here now: a drop, or a restore after it, that is not reported
+        yet.
+        """
         self.era, self.partitions, self.mode, self.open_ms = NO_ERA, settings.partitions, settings.mode, 0
 
     def name(self, born: str) -> str:
@@ -184,9 +188,11 @@ class SharedIdentity:
                 # The database was dropped and made anew, or is used with more partitions: there is more to look at.
                 continue
             verdict = judge(held, noted)
-            era = verdict.era or self._begin(verdict, self._ends(held, verdict))
+            era = verdict.era or self._begin(verdict, held)
             if self._claimed(held, era, noted.counts.get(era, 1), verdict):
                 self.era = era
+                if self._left:
+                    self._report(held)
                 return
         raise redis.ConnectionError("other clients begin one era after the other; is another MongoDB behind them?")
 
@@ -210,6 +216,8 @@ class SharedIdentity:
                     "processes the same, and start this one again.", name, mine, theirs,
                 )  # fmt: skip
                 self._said.add(reported)
+        if self.deployment not in ("", noted.deployment) and self.era != NO_ERA:
+            self._left = self.era
         self.deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
         self.partitions, self.mode, self.open_ms = noted.partitions, noted.mode, noted.open_ms
 
@@ -238,25 +246,35 @@ class SharedIdentity:
         born, stream = partition_names(self._database, partition)
         return self.name(born), stream
 
-    def _ends(self, held: Mapping[int, Held], verdict: Verdict) -> dict[str, str]:
-        """The last entries of the streams, where the database was set back. They become known together with the
-        restore, since a worker may record it at once, and whoever found it out may die before the next era is claimed.
+    def _ends(self, eras: Mapping[int, str]) -> dict[str, str]:
+        """The last entries of the streams, where the database was set back, by partition and the era that it is in.
+        They become known together with the restore, since a worker may record it at once, and whoever found it out may
+        die before the next era is claimed.
         """
         lasts: dict[str, str] = {}
-        for p, found in held.items():
+        for p, era in eras.items():
             name, stream = self._names(p)
-            if found.era in verdict.restored:
-                with suppress(*UNREACHABLE):
-                    done, last = self._link.run(self._claim, [name, stream], [found.era, "", 0])
-                    if done and last:
-                        lasts[stream] = _text(last)
+            with suppress(*UNREACHABLE):
+                done, last = self._link.run(self._claim, [name, stream], [era, "", 0])
+                if done and last:
+                    lasts[stream] = _text(last)
         return lasts
 
-    def _begin(self, verdict: Verdict, ends: Mapping[str, str]) -> str:
+    def _report(self, held: Mapping[int, Held]) -> None:
+        logger.error(
+            "the database was dropped and made anew, or restored, under this process, which was in era %s. Nothing "
+            "that was cached is served any more; a worker records it. If nobody did that, find out who did.",
+            self._left,
+        )  # fmt: skip
+        with suppress(PyMongoError):  # Then the next one who asks reports it.
+            self._document.report(self._left, self.era, _who(), self._ends(dict.fromkeys(held, self.era)))
+            self._left = ""
+
+    def _begin(self, verdict: Verdict, held: Mapping[int, Held]) -> str:
         era = self._random_era()
-        who = f"{socket.gethostname()}/{os.getpid()}"
+        ends = self._ends({p: found.era for p, found in held.items() if found.era in verdict.restored})
         try:
-            self._document.begin(era, sorted(verdict.over), verdict.restored, who, ends)
+            self._document.begin(era, sorted(verdict.over), verdict.restored, _who(), ends)
         except PyMongoError as cause:
             raise ServerUnreachable(f"MongoDB could not be given another era of its cache: {cause}") from cause
         for over, found in verdict.restored.items():
@@ -288,6 +306,10 @@ class SharedIdentity:
             with suppress(PyMongoError):  # Then what was appended since `_ends` is compared with MongoDB, as all else.
                 self._document.place(sorted(verdict.restored), lasts)
         return True
+
+
+def _who() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def _text(raw: Any) -> str:
