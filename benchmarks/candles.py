@@ -39,8 +39,9 @@ from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
-from backtest_kit_mongo.operate.compaction import BLOCKS, Compactor, Thresholds, find_ranges
+from backtest_kit_mongo.operate.compaction import Compactor, Thresholds, find_ranges
 from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
 
 DATABASE = "bkm-benchmark-candles"
 EXCHANGE, INTERVAL, STEP_MS = "binance", "1m", 60_000

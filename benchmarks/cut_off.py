@@ -29,7 +29,7 @@ import pymongo
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.mongo import deadline, documents
-from backtest_kit_mongo.backends.mongo.layout import collection_of
+from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE
@@ -156,7 +156,7 @@ class Commits(threading.Thread):
                     return
                 continue
             fields = event.get("fullDocument") or event["updateDescription"]["updatedFields"]
-            data = fields[STATE.payload]["data"]
+            data = fields[payload_field(STATE)]["data"]
             self.seen.append((data["writer"], data["number"]))
 
     def end(self) -> None:
