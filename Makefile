@@ -21,6 +21,7 @@ lint: venv
 
 types: venv
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 
 test: venv
 	$(BIN)/pytest

@@ -84,7 +84,7 @@ async def turns(work: Coroutine[Any, Any, Any]) -> list[float]:
 
 
 async def while_stopped(directory: Path) -> None:
-    servers = [one.pid for one in (status(directory).mongo, status(directory).redis) if one is not None]
+    servers = [one.pid for one in (status(directory).mongo, status(directory).redis) if one.pid is not None]
     work = asyncio.gather(*(awrite(who, 0) for who in range(TASKS)), return_exceptions=True)
     for pid in servers:
         os.kill(pid, signal.SIGSTOP)

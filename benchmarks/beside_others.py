@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -167,4 +166,4 @@ def ours(symbols: list[str], workers: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

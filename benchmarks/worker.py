@@ -73,7 +73,7 @@ class Bench:
         bar = progress.add_task("filling the stream", total=count)
         link, body, origin = RedisLink(self.client), pack(example(domain)), Origin("bench", 1)
         for start in range(0, count, PACKET):
-            commands = []
+            commands: list[list[str | bytes | int]] = []
             for index in range(start, min(count, start + PACKET)):
                 rev, document = divmod(index, DOCUMENTS)
                 key = (f"S{document}", "bench", "binance")[: len(domain.key)]
