@@ -11,7 +11,7 @@ import backtest_kit_mongo as bk
 from backtest_kit.context import Context
 from backtest_kit.coroutines import Coroutines, TookTooLong
 from backtest_kit.declare import CALLBACKS, Strategy
-from backtest_kit.errors import ENDS, StrategyFailed
+from backtest_kit.errors import ENDS, StrategyFailed, described
 from backtest_kit.events import Event
 from backtest_kit.listening import listeners_of
 from backtest_kit.moments import minute_text
@@ -114,7 +114,7 @@ class CallingStrategy:
             return bk.LookAhead(f"{self._at(name, now_ms)} looked ahead: {cause}")
         if isinstance(cause, TookTooLong):
             return StrategyFailed(f"{self._at(name, now_ms)} took longer than {GET_SIGNAL_S:g} s and was ended.")
-        return StrategyFailed(f"{self._at(name, now_ms)} raised {type(cause).__name__}: {cause}")
+        return StrategyFailed(f"{self._at(name, now_ms)} raised {described(cause)}")
 
 
 class ProgressStrategy(CallingStrategy):

@@ -171,9 +171,14 @@ def _say(text: str, cause: BaseException | None = None) -> None:
     console.print(f"[red]Error:[/] {escape(printable)}", soft_wrap=True)
     if cause is not None and cause.__traceback__ is not None:
         frames = traceback.extract_tb(cause.__traceback__)
-        own = [one for one in frames if not any(Path(one.filename).is_relative_to(root) for root in FOREIGN)]
+        own = [one for one in frames if not _is_foreign(one.filename)]
         last = (own or frames)[-1]
         console.print(f"in {escape(last.filename)}, line {last.lineno}", soft_wrap=True)
+
+
+def _is_foreign(file: str) -> bool:
+    """Also what was compiled from no file."""
+    return file.startswith("<") or any(Path(file).is_relative_to(root) for root in FOREIGN)
 
 
 def modes(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:

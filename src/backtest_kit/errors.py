@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from asyncio import CancelledError
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
 import backtest_kit_mongo as bk
@@ -15,10 +18,23 @@ __all__ = [
     "StrategyFailed",
     "StrategyFileError",
     "WrongCandles",
+    "described",
 ]
 
 ENDS: Final = (Exception, SystemExit, CancelledError, GeneratorExit)
 """What the user's code can end with. KeyboardInterrupt is not its own: somebody pressed Ctrl-C."""
+
+
+def described(error: BaseException) -> str:
+    """What somebody's code raised, and the name that may have been meant."""
+    known: Iterable[str] = ()
+    if isinstance(error, AttributeError) and error.obj is not None:
+        known = (name for name in dir(error.obj) if not name.startswith("_"))
+    elif isinstance(error, NameError) and (frames := list(traceback.walk_tb(error.__traceback__))):
+        frame = frames[-1][0]
+        known = {**frame.f_builtins, **frame.f_globals, **frame.f_locals}
+    near = get_close_matches(str(getattr(error, "name", "")), known, 1)
+    return f"{type(error).__name__}: {error}" + (f". Did you mean {near[0]}?" if near else "")
 
 
 class DeclarationError(bk.CallerError, ValueError):

@@ -84,17 +84,27 @@ class Held:
         self.entries.append(entry)
         self.entry = effective_entry(self.entries, self.partials)
 
-    def undo(self, kind: str, at: int) -> None:
-        """Take back what the broker refused: the newest partial close or average buy of that minute."""
+    def undo(self, kind: str, later: int) -> None:
+        """Take back a partial close or an average buy that the broker refused; what came after it counts from what is
+        left.
+
+        Args:
+            later: how many of the same sort came after it.
+        """
         if kind == "average-buy":
-            index = max(index for index, entry in enumerate(self.entries) if entry.at == at)
+            index = len(self.entries) - 1 - later
             del self.entries[index]
             self.partials = [
                 partial._replace(entry_count=partial.entry_count - (partial.entry_count > index))
                 for partial in self.partials
             ]
+            first = next((n for n, one in enumerate(self.partials) if one.entry_count >= index), len(self.partials))
         else:
-            del self.partials[max(index for index, partial in enumerate(self.partials) if partial.at == at)]
+            first = len(self.partials) - 1 - later
+            del self.partials[first]
+        for n in range(first, len(self.partials)):
+            bought = self.entries[: self.partials[n].entry_count]
+            self.partials[n] = self.partials[n]._replace(cost_basis=remaining_basis(bought, self.partials[:n]))
         self.entry = effective_entry(self.entries, self.partials)
 
     def remaining(self) -> float:

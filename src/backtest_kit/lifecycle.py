@@ -337,11 +337,20 @@ class Lifecycle:
             yield from self.keeper.save()
             commit = state.commits.pop(0)
             if commit.cost and held is not None and not (yield from self._order(commit, held)):
-                held.undo(commit.kind, commit.at)
+                self._undo(commit, held)
                 yield from self._emit("rejected", tick, commit.price, held, reason=BROKER_REFUSED, commit=commit.kind)
                 continue
             kind, amount, number = commit.kind, commit.amount, commit.number
             yield from self._emit("commit", tick, commit.price, held, commit=kind, amount=amount, number=number)
+
+    def _undo(self, commit: Commit, held: Held) -> None:
+        """Take back what was refused. Parts that are closed after it are percents of what is left then."""
+        commits = self.state.commits
+        is_buy = commit.kind == "average-buy"
+        held.undo(commit.kind, sum(bool(one.cost) and (one.kind == "average-buy") == is_buy for one in commits))
+        parts = [index for index, one in enumerate(commits) if one.cost and one.kind != "average-buy"]
+        for index, partial in zip(reversed(parts), reversed(held.partials), strict=False):
+            commits[index] = commits[index]._replace(cost=partial.cost_basis * partial.percent / 100)
 
     def _order(self, commit: Commit, held: Held) -> Plan[bool]:
         action = "average" if commit.kind == "average-buy" else "partial"

@@ -12,7 +12,7 @@ from typing import Final
 
 import backtest_kit_mongo as bk
 from backtest_kit import declare
-from backtest_kit.errors import StrategyFileError
+from backtest_kit.errors import StrategyFileError, described
 
 __all__ = ["connect", "load_strategy", "prepare_store", "run_config"]
 
@@ -87,9 +87,7 @@ def _run(path: Path, name: str) -> None:
     except bk.BacktestKitError as cause:
         raise type(cause)(f"{path}, {_line(cause, path)}: {cause}") from cause
     except (Exception, SystemExit) as cause:
-        raise StrategyFileError(
-            f"{path}, {_line(cause, path)} raises {type(cause).__name__}: {cause}. Nothing was run."
-        ) from cause
+        raise StrategyFileError(f"{path}, {_line(cause, path)} raises {described(cause)}. Nothing was run.") from cause
 
 
 def _line(error: BaseException, path: Path) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -122,7 +123,9 @@ class Market:
                         self.exchange.files, self.symbol, interval, self.exchange.name, on_note=self._note
                     )
             except bk.NotFound as error:
-                raise CandlesMissing(f"{error}. Nothing was run.") from error
+                root = Path(self.exchange.files).resolve()
+                why = "" if root.exists() else f". {root} does not exist: files= begins at the working directory"
+                raise CandlesMissing(f"{error}{why}. Nothing was run.") from error
             self._files[interval] = found
         return self._files[interval]
 

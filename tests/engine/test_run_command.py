@@ -98,7 +98,9 @@ FAULTS: dict[str, tuple[str | None, list[str], int, str]] = {
     ("ends the process "
         "when asked"): (replaced("return bt.long(", "exit(0)\n        return bt.long("), [], 3, "raised SystemExit"),
     "returns a dict": (replaced("return bt.long(", "return dict("), [], 3, "returned dict"),
-    "raises": (replaced("return bt.long(", "return bt.longer("), [], 3, "raised AttributeError"),
+    "raises": (replaced("return bt.long(", "return bt.longr("), [], 3, "Did you mean long?"),
+    "stores a set": (replaced("if ctx.now", "ctx.state['a'] = {1}\n    if ctx.now"), [], 3, "s.py, line"),
+    "a directory that is not there": (replaced('files="candles"', 'files="candels"'), [], 1, "candels does not exist"),
     "looks ahead": (
         "import backtest_kit_mongo as bk\n"
         + replaced("if ctx.now", ("bk.read_candles('B', '1m', 'x', 0, ctx.now "

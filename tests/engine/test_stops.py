@@ -9,6 +9,7 @@ from backtest_kit_verify.engine.campaign import Tally, crash_everywhere, refuse_
 from backtest_kit_verify.engine.planted import BUGS, BUGS_OF_REFUSALS
 from backtest_kit_verify.engine.process import Process
 from tests.engine.recorded import vectors
+from tests.engine.support import at
 
 VECTOR = next(vector for vector in vectors() if vector["seed"] == 13)
 
@@ -33,6 +34,21 @@ def test_what_the_broker_refuses_is_not_held_wherever_the_process_stops() -> Non
     refuse_everywhere(VECTOR, DEFAULT, tally, every=4)
     assert tally.violations == []
     assert tally.refused > 3
+
+
+def test_an_order_that_is_refused_leaves_those_of_the_same_minute_percents_of_what_is_left() -> None:
+    prices = [100.0] * 30 + [99.7] * 120
+    acts = [{"minute": 15, "do": "average_buy", "cost": 50}]
+    acts += [{"minute": 15, "do": "partial_loss", "percent": percent} for percent in (10, 100)]
+    vector = {
+        "frame": {"start": at(0), "end": at(130)},
+        "candles": [[at(minute - 10), *[price] * 4, 1.0] for minute, price in enumerate(prices)],
+        "plan": [{"at": at(10), "position": "long", "tp": 2, "sl": 2, "note": "n", "acts": acts}],
+    }
+    tally = Tally()
+    refuse_everywhere(vector, DEFAULT, tally)
+    assert tally.violations == []
+    assert tally.refused == 5  # Open, average, two parts, close.
 
 
 @pytest.mark.parametrize("process_class", BUGS_OF_REFUSALS.values(), ids=BUGS_OF_REFUSALS.keys())
