@@ -53,7 +53,8 @@ def require(collection: Collection[dict[str, Any]], domain: Domain) -> None:
         PyMongoError: it could not be looked for.
         LegacyIndex, WriteRefused: it cannot be built. Nothing was written.
     """
-    if not any(index_fields(index) == tuple(hint(domain)) for index in collection.index_information().values()):
+    unique = [index_fields(index) for index in collection.index_information().values() if index.get("unique")]
+    if tuple(hint(domain)) not in unique:
         rebuild(collection, domain)
 
 
