@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import (
     Abort,
-    Append,
-    Appended,
     CacheRead,
     Commit,
-    Conflict,
     Defer,
     Fill,
     Find,
-    KeepConflicts,
     Lease,
     Leased,
     Merge,
@@ -35,6 +31,7 @@ from backtest_kit_mongo.coherence.effects import (
 )
 from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.steps import AbortAll, Atomic, CommitAll, LeaseAll
 
 if TYPE_CHECKING:

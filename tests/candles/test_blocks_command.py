@@ -17,8 +17,8 @@ from backtest_kit_mongo.candles.codec import BLOCK_ROWS, encode_block, span_ms
 from backtest_kit_mongo.candles.columns import Columns, of_rows
 from backtest_kit_mongo.candles.plans import FindRows, PutBlock
 from backtest_kit_mongo.cli.candle_blocks import blocks
-from backtest_kit_mongo.coherence.effects import Append
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.series import Append
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.operate.compaction import BlockRange, ToDo, find_ranges, find_series

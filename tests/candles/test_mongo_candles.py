@@ -17,9 +17,10 @@ from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.backends.mongo import candles as mongo_candles
 from backtest_kit_mongo.backends.mongo.candles import PART_ROWS, MongoCandles, _lookup
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows
-from backtest_kit_mongo.coherence import plans
-from backtest_kit_mongo.coherence.effects import Append, KeepConflicts, Publish
+from backtest_kit_mongo.coherence import series
+from backtest_kit_mongo.coherence.effects import Publish
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.series import Append, KeepConflicts
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError, LegacyIndex, ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.operate.compaction import find_ranges
@@ -152,7 +153,7 @@ class TestConflicts:
     def test_a_crash_after_conflicts_were_kept_leaves_both_versions_behind(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(1))
         columns = of_rows([{**rows(1)[0], **OTHER}])
-        plan = plans.append(bed.scope, columns, STEP_MS)
+        plan = series.append(bed.scope, columns, STEP_MS)
         effect: Any = next(plan)
         while not isinstance(effect, Publish):
             effect = plan.send(bed.store.performers(bed.scope.domain)[type(effect)](effect))

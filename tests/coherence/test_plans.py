@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists, plans
+from backtest_kit_mongo.coherence import lists, plans, series
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.domains.table import CANDLE, LOG, STATE, STORAGE
@@ -148,11 +148,11 @@ class TestAppend:
     SERIES = Key(CANDLE, ("binance", "BTC/USDT", "1m"))
 
     def appended(self, *times: int, scope: Key = SERIES) -> fx.Published:
-        plan = plans.append(scope, "columns", 60)
+        plan = series.append(scope, "columns", 60)
         asked = plan.send(None)
-        assert isinstance(asked, fx.Append)
+        assert isinstance(asked, series.Append)
         assert asked.rows == "columns"
-        publish = plan.send(fx.Appended(times))
+        publish = plan.send(series.Appended(times))
         assert isinstance(publish, fx.Publish)
         return publish.published[0]
 
@@ -165,30 +165,30 @@ class TestAppend:
         assert other.record.id != self.appended(0).record.id
 
     def test_a_batch_of_known_rows_reports_nothing(self) -> None:
-        known = fx.Appended(())
-        assert play(plans.append(self.SERIES, (), 60), (fx.Append, known)) is known
+        known = series.Appended(())
+        assert play(series.append(self.SERIES, (), 60), (series.Append, known)) is known
 
     def test_a_batch_that_redis_did_not_take_is_kept_for_later(self) -> None:
-        steps: list[Step] = [(fx.Append, fx.Appended((0,))), (fx.Publish, fx.CacheDown()), (fx.Defer, None)]
-        assert play(plans.append(self.SERIES, (), 60), *steps).new == (0,)
+        steps: list[Step] = [(series.Append, series.Appended((0,))), (fx.Publish, fx.CacheDown()), (fx.Defer, None)]
+        assert play(series.append(self.SERIES, (), 60), *steps).new == (0,)
 
 
 class TestConflicts:
     SERIES = TestAppend.SERIES
-    ONE = fx.Conflict(60, {"open": 1.0, "volume": 2.0}, {"open": 1.5, "volume": 2.0})
-    OTHER = fx.Conflict(120, {"open": 1.0}, {"open": 2})
+    ONE = series.Conflict(60, {"open": 1.0, "volume": 2.0}, {"open": 1.5, "volume": 2.0})
+    OTHER = series.Conflict(120, {"open": 1.0}, {"open": 2})
 
-    def reported(self, appended: fx.Appended, *kept: fx.Conflict) -> list[fx.Published]:
-        plan = plans.append(self.SERIES, (), 60)
+    def reported(self, appended: series.Appended, *kept: series.Conflict) -> list[fx.Published]:
+        plan = series.append(self.SERIES, (), 60)
         plan.send(None)
         keep_conflicts = plan.send(appended)
-        assert keep_conflicts == fx.KeepConflicts(self.SERIES, appended.conflicts)
+        assert keep_conflicts == series.KeepConflicts(self.SERIES, appended.conflicts)
         publish = plan.send(kept)
         assert isinstance(publish, fx.Publish)
         return list(publish.published)
 
     def test_the_batch_and_each_conflict_that_was_not_kept_before_are_reported_at_once(self) -> None:
-        batch, conflict = self.reported(fx.Appended((0,), (self.ONE, self.OTHER)), self.ONE)
+        batch, conflict = self.reported(series.Appended((0,), (self.ONE, self.OTHER)), self.ONE)
         assert (batch.operation, conflict.operation) == ("batch", "conflict")
         assert conflict.record.payload == {
             "timestamp": 60,
@@ -202,7 +202,7 @@ class TestConflicts:
         again = self.ONE._replace(stored={"open": 9.0, "volume": 2.0}, offered={"open": 1.5, "volume": 2})
         changed = self.ONE._replace(offered={"open": 1.5, "volume": 2.5})
         names = [
-            self.reported(fx.Appended((), (conflict,)), conflict)[0].record.id
+            self.reported(series.Appended((), (conflict,)), conflict)[0].record.id
             for conflict in (self.ONE, again, changed, self.ONE._replace(timestamp=120))
         ]
         assert names[0].startswith("binance:BTC%2FUSDT:1m:60~")
@@ -210,15 +210,17 @@ class TestConflicts:
         assert len(set(names)) == 3
 
     def test_conflicts_that_were_kept_before_report_nothing(self) -> None:
-        appended = fx.Appended((), (self.ONE,))
-        assert play(plans.append(self.SERIES, (), 60), (fx.Append, appended), (fx.KeepConflicts, ())) is appended
+        appended = series.Appended((), (self.ONE,))
+        assert (
+            play(series.append(self.SERIES, (), 60), (series.Append, appended), (series.KeepConflicts, ())) is appended
+        )
 
     @pytest.mark.parametrize("error", [WriteRefused("no"), ServerUnreachable("no"), WriteOutcomeUnknown("?")])
     def test_rows_that_are_stored_are_reported_even_if_conflicts_cannot_be_kept(self, error: Exception) -> None:
         steps: list[Step] = [
-            (fx.Append, fx.Appended((0,), (self.ONE,))),
-            (fx.KeepConflicts, error),
+            (series.Append, series.Appended((0,), (self.ONE,))),
+            (series.KeepConflicts, error),
             (fx.Publish, None),
         ]
         with pytest.raises(WriteOutcomeUnknown, match="the rows are stored"):
-            play(plans.append(self.SERIES, (), 60), *steps)
+            play(series.append(self.SERIES, (), 60), *steps)

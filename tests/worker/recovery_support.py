@@ -12,9 +12,10 @@ from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
 from backtest_kit_mongo.candles.columns import of_rows
-from backtest_kit_mongo.coherence.effects import Append, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.series import Append
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import CANDLE, STATE
 from backtest_kit_mongo.drivers.store import Store

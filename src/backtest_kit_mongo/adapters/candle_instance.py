@@ -15,8 +15,8 @@ from backtest_kit_mongo.adapters.bound import Bound, checked_limit
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
 from backtest_kit_mongo.adapters.list_rows import several
 from backtest_kit_mongo.coherence.codec import dump, plain_scalar
-from backtest_kit_mongo.coherence.effects import Appended
 from backtest_kit_mongo.coherence.moments import FROM_MS, UNTIL_MS, moment_ms
+from backtest_kit_mongo.coherence.series import Appended
 from backtest_kit_mongo.domains import table
 from backtest_kit_mongo.domains.checks import check
 from backtest_kit_mongo.drivers.store import Store

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock
 

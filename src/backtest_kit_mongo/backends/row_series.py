@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
-from backtest_kit_mongo.coherence.effects import Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.series import Conflict, KeepConflicts
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns

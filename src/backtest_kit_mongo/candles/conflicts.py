@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, take, to_rows
-from backtest_kit_mongo.coherence.effects import Conflict
+from backtest_kit_mongo.coherence.series import Conflict
 
 
 def conflicts_of(stored: Columns, offered: Columns) -> tuple[Conflict, ...]:

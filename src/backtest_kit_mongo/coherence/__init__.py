@@ -30,8 +30,8 @@ another era is refused. Entries and rights of another incarnation do not exist. 
 *open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
 flight.
 
-Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (everything a plan may ask for),
-`plans.py` and `lists.py` (the steps), `keys.py` (Redis names), `codec.py` and `events.py` (bytes), `invariants.py` (the
-named invariants). A change in `plans.py` or in a Lua script must be made in both and re-proved. Nothing here does I/O,
-reads a clock or draws a random number: a test greps for it.
+Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (what a plan asks for); the steps
+by shape: `plans.py` (documents), `lists.py`, `series.py`, `steps.py` (several keys at once); `keys.py` (Redis names),
+`codec.py` and `events.py` (bytes), `invariants.py` (the named invariants). A change in `plans.py` or in a Lua script
+must be made in both and re-proved. Nothing here does I/O, reads a clock or draws a random number: a test greps for it.
 """

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
@@ -79,37 +77,6 @@ class Expected(NamedTuple):
     change: Change
     rev: int | None
     id: str = ""
-
-
-class Conflict(NamedTuple):
-    """A row of a series that was offered although it is stored with other values. What is stored was kept.
-
-    Attributes:
-        timestamp: ms.
-        stored, offered: the value columns by name.
-    """
-
-    timestamp: int
-    stored: Mapping[str, float]
-    offered: Mapping[str, float]
-
-    @property
-    def digest(self) -> str:
-        """Tells offered values apart; equal numbers of different types have one digest."""
-        values = [float(value) + 0.0 for value in self.offered.values()]  # -0.0 + 0.0 is 0.0.
-        return sha256(pack(values)).hexdigest()[:16]
-
-
-class Appended(NamedTuple):
-    """What became of the rows of an append; those that are in neither list are stored as they were offered.
-
-    Attributes:
-        new: times in ms that were not stored before, ascending.
-        conflicts: ascending by time.
-    """
-
-    new: tuple[int, ...]
-    conflicts: tuple[Conflict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,25 +203,3 @@ class Merge(Effect["tuple[Published, ...]"]):
     scope: Key
     rows: tuple[Expected, ...]
     deadline_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Append(Effect[Appended]):
-    """Insert rows into a series, first write wins.
-
-    Attributes:
-        rows: `candles.columns.Columns`, which plans only pass on: the core knows no arrays.
-        step_ms: from one row to the next.
-    """
-
-    scope: Key
-    rows: Any
-    step_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeepConflicts(Effect["tuple[Conflict, ...]"]):
-    """Keep both versions of rows that conflict with what is stored. The answer has those that were not kept before."""
-
-    scope: Key
-    conflicts: tuple[Conflict, ...]

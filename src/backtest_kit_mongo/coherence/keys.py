@@ -54,7 +54,7 @@ def text(part: Part) -> str:
 def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) -> Names:
     """Redis keys of a document. Cached, because the hot read would spend more on escaping than on decoding."""
     label = ":".join((domain, escaped(parts)))
-    prefix = f"{{bk:{partition(label, partitions)}}}:{quote(database, safe='')}"
+    prefix = _prefix(partition(label, partitions), database)
     return Names(
         f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s",
         f"{prefix}:n:{domain}", f"{prefix}:i:{domain}", f"{prefix}:a",
@@ -80,6 +80,10 @@ def partition(label: str, partitions: int) -> int:
     return crc32(label.encode()) % partitions
 
 
+def _prefix(partition: int | str, database: str) -> str:
+    return f"{{bk:{partition}}}:{quote(database, safe='')}"
+
+
 class Channels(NamedTuple):
     """What a process listens to in one partition: its own heartbeats' answers and, in step with `numbers`, invalidations."""
 
@@ -92,7 +96,7 @@ class Channels(NamedTuple):
 def channels(database: str, partitions: int, domains: Iterable[str], process: str) -> tuple[Channels, ...]:
     """The near cache's channels, by partition. `process` is a name that no other process uses."""
     chosen = tuple(domains)
-    prefixes = [f"{{bk:{p}}}:{quote(database, safe='')}" for p in range(partitions)]
+    prefixes = [_prefix(p, database) for p in range(partitions)]
     return tuple(
         Channels(
             f"{prefix}:h:{process}",
@@ -112,13 +116,13 @@ def era_name(born: str, deployment: str) -> str:
 
 def partition_names(database: str, partition: int) -> tuple[str, str]:
     """B and S of a partition."""
-    prefix = f"{{bk:{partition}}}:{quote(database, safe='')}"
+    prefix = _prefix(partition, database)
     return f"{prefix}:b", f"{prefix}:s"
 
 
 def streams(database: str, partitions: int) -> tuple[str, ...]:
     """The change feed's streams, one per partition."""
-    return tuple(f"{{bk:{p}}}:{quote(database, safe='')}:s" for p in range(partitions))
+    return tuple(f"{_prefix(p, database)}:s" for p in range(partitions))
 
 
 def account_name(stream: str) -> str:
@@ -128,12 +132,12 @@ def account_name(stream: str) -> str:
 
 def entry_pattern(database: str) -> str:
     """A SCAN pattern for the names of a database's entries. Quoting leaves no character that is special in a pattern."""
-    return f"{{bk:*}}:{quote(database, safe='')}:e:*"
+    return f"{_prefix('*', database)}:e:*"
 
 
 def lease_pattern(database: str) -> str:
     """A SCAN pattern for the names of a database's leases."""
-    return f"{{bk:*}}:{quote(database, safe='')}:l:*"
+    return f"{_prefix('*', database)}:l:*"
 
 
 def parse_entry_name(name: str, database: str, domains: Mapping[str, Domain]) -> Key | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-from backtest_kit_mongo.coherence.effects import Appended
 from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.coherence.series import Appended
 from backtest_kit_mongo.errors import CallerError, Conflict, WriteOutcomeUnknown, WriteRefused
 
 READS: Final = ("hit", "near", "miss", "bypass", "list", "error")

@@ -7,7 +7,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists, plans
+from backtest_kit_mongo.coherence import lists, plans, series
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, Only, Part, Record
-from backtest_kit_mongo.coherence.showing import shown
 from backtest_kit_mongo.drivers.counts import (
     BOUNDS_S,
     DEFERRED,
@@ -35,6 +33,7 @@ from backtest_kit_mongo.drivers.counts import (
 from backtest_kit_mongo.drivers.drive import OneForAll as OneForAll
 from backtest_kit_mongo.drivers.drive import Perform, Performers
 from backtest_kit_mongo.drivers.drive import drive as drive
+from backtest_kit_mongo.drivers.known_lists import KnownLists
 from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown
@@ -46,15 +45,11 @@ if TYPE_CHECKING:
 
 logger = locks.logger(__name__)
 
-REPORTED_MAX = 10_000
-"""Dropped rows that a store remembers having named."""
 PAUSE_S: Final = 0.004
 PAUSE_MAX_S: Final = 0.25
 """Between attempts of a step that met another writer."""
 MERGED_MAX: Final = 2_500
 """Rows that are compared and written under one lease: a list of any length is written within its deadlines."""
-REMEMBERED_MAX: Final = 100_000
-"""Rows of one list that a store knows the stored digests of: some 30 MB. The others are asked for."""
 R = TypeVar("R")
 
 
@@ -103,8 +98,8 @@ class Store:
             fx.SoftRemove: truth.remove,
             fx.Rows: truth.rows,
             fx.Merge: truth.merge,
-            fx.Append: truth.append,
-            fx.KeepConflicts: truth.keep_conflicts,
+            series.Append: truth.append,
+            series.KeepConflicts: truth.keep_conflicts,
             # Late: the columnar way needs NumPy, which only those who read candles should wait for.
             series_plans.FindBlocks: lambda effect: truth.series.find_blocks(effect),
             series_plans.FindRows: lambda effect: truth.series.find_rows(effect),
@@ -124,8 +119,7 @@ class Store:
         self._performers = self._tables(near)
         self._opened = False
         self._open_lock = Lock()
-        self._known: dict[Key, lists.KnownRows | None] = {}
-        self._reported: set[tuple[Key, bytes]] = set()
+        self._known = KnownLists()
 
     def _tables(self, near: Near | None) -> list[Performers]:
         """Who performs what in domains of which this process keeps no copies, and in those of which it does."""
@@ -311,41 +305,13 @@ class Store:
         return {} if snapshot is None else snapshot.rows
 
     def _write_list(self, scope: Key, plan: fx.Plan[lists.Merged]) -> int:
-        """Write, and remember. A snapshot that a plan goes on from is nobody else's (`KnownRows`)."""
-        merged = self._writing(scope.domain, plan)
-        snapshot = merged.extends
-        if snapshot is None:
-            snapshot = merged.snapshot
-        else:
-            snapshot.rows.update(merged.seen)
-            snapshot.stamp = merged.stamp
-        if snapshot is not None:
-            for item in list(islice(snapshot.rows, max(0, len(snapshot.rows) - REMEMBERED_MAX))):
-                del snapshot.rows[item]
-        self._known[scope] = snapshot
-        for change in merged.dropped:
-            self._report_dropped(change)
-        return merged.written
+        return self._known.keep(scope, self._writing(scope.domain, plan))
 
-    def _report_dropped(self, change: Change) -> None:
-        """Once for each: callers write their whole list again and again."""
-        reported = (change.key, change.body)
-        if reported in self._reported:
-            return
-        if len(self._reported) >= REPORTED_MAX:
-            self._reported.clear()
-        self._reported.add(reported)
-        logger.warning(
-            "%s: another row is stored under this id, and the first stays: NOT stored is %s. Two writers that count "
-            "from the same number? Give each its own prefix",
-            change.key, shown(repr(change.whole().payload)),
-        )  # fmt: skip
-
-    def append(self, scope: Key, rows: Columns, step_ms: int) -> fx.Appended:
+    def append(self, scope: Key, rows: Columns, step_ms: int) -> series.Appended:
         """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
         if (block := current.get()) is not None:
             return block.append(self, scope, rows, step_ms)  # type: ignore[no-any-return]
-        appended = self._writing(scope.domain, plans.append(scope, rows, step_ms))
+        appended = self._writing(scope.domain, series.append(scope, rows, step_ms))
         self.counts.appended(len(rows), appended)
         return appended
 

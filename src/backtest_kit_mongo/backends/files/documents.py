@@ -39,8 +39,9 @@ from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, 
 from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prior
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Append, Appended, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, Shape
+from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
 

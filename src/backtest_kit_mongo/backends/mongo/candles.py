@@ -64,9 +64,9 @@ from backtest_kit_mongo.candles.codec import (
 from backtest_kit_mongo.candles.columns import Columns, Times, empty, merge, take, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.candles.plans import RANGES_MAX, FindBlocks, FindGeneration, FindRows, PutBlock, Range
-from backtest_kit_mongo.coherence.effects import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
 from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
 from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS

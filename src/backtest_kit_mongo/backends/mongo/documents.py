@@ -32,20 +32,9 @@ from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import (
-    Append,
-    Appended,
-    Conflict,
-    Expected,
-    Find,
-    KeepConflicts,
-    Merge,
-    Published,
-    Rows,
-    SoftRemove,
-    Upsert,
-)
+from backtest_kit_mongo.coherence.effects import Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.steps import Atomic
 from backtest_kit_mongo.connect import mongo_client
 from backtest_kit_mongo.errors import (

@@ -15,7 +15,7 @@ from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.candles.frame import Candles, Gap
 from backtest_kit_mongo.coherence.codec import EPOCH
-from backtest_kit_mongo.coherence.effects import Conflict
+from backtest_kit_mongo.coherence.series import Conflict
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
