@@ -27,6 +27,7 @@ RESTART_S = 0.5
 STOP_S = 30.0
 COMPARE_S = 300.0
 POLL_S = 0.5
+SAID_MAX = 20
 RETENTION_MS = 3_000
 """Short, so that trimming happens while everything is killed."""
 
@@ -116,8 +117,9 @@ class Workers:
             self.tick()
             step(left)
             time.sleep(POLL_S)
+        said = [line for process in self._running if process for line in list(process.output)[-SAID_MAX:]]
         self.stop()
-        return left
+        return "\n".join((f"{left}; what the workers said last:", *said)) if left else ""
 
     def stop(self) -> None:
         for slot, process in enumerate(self._running):
