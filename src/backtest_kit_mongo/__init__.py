@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from backtest_kit_mongo import metrics, moved
 from backtest_kit_mongo.adapters import registries
 from backtest_kit_mongo.adapters.registries import *  # noqa: F403
+from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
@@ -77,6 +78,7 @@ __all__ = [
     "LookAhead",
     "NotFound",
     "NotSetUp",
+    "PersistBase",
     "ReadFailed",
     "Revisions",
     "ServerUnreachable",

@@ -15,6 +15,7 @@
 | parked-items.files, parked-items.chunks | bytes of a dead letter too large for a document (GridFS) | the same |
 | recovery-state | where recovery stands in MongoDB's log | service recovery |
 | repaired-items | all versions of a document of which there were several | `bkm repair` |
+| persist-values | values of `MongoPersist` | whoever chose it for an adapter |
 | replica-state | how far a replica was copied | role replica |
 | worker-leases, worker-troubles | who leads a service; what stands still | the worker |
 """
@@ -38,6 +39,7 @@ FEED_GROUPS: Final = "feed-groups"
 PARKED_ITEMS: Final = "parked-items"
 PARKED_FILES: Final = f"{PARKED_ITEMS}.files"
 PARKED_CHUNKS: Final = f"{PARKED_ITEMS}.chunks"
+PERSIST_VALUES: Final = "persist-values"
 RECOVERY_STATE: Final = "recovery-state"
 REPAIRED_ITEMS: Final = "repaired-items"
 REPLICA_STATE: Final = "replica-state"

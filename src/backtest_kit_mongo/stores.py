@@ -12,13 +12,16 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 from backtest_kit_mongo import inheritance, locks
 from backtest_kit_mongo.backends.dummy import DummyTruth
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
+from backtest_kit_mongo.backends.persist.base import BASE_DIR, PersistBase
+from backtest_kit_mongo.backends.persist.truth import PersistTruth
 from backtest_kit_mongo.drivers.counts import DEFERRED, UNKNOWN, WRITTEN
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
@@ -49,6 +52,25 @@ def new_file_store(directory: Path) -> Store:
 def new_memory_store() -> Store:
     """Memory with nothing in it."""
     return Store("memory", MemoryTruth(), NoCache())
+
+
+def new_persist_store(maker: Any, base_dir: str) -> Store:
+    """Over a class like `PersistBase`."""
+    truth = PersistTruth(maker, base_dir, lists=lists_keys(maker))
+    return Store(f"{maker.__module__}.{maker.__qualname__}", truth, NoCache())
+
+
+@cache
+def persist_store(maker: Any) -> Store:
+    """The process-wide store over such a class."""
+    return new_persist_store(maker, BASE_DIR)
+
+
+def lists_keys(maker: Any) -> bool:
+    """Whether a class says which ids it has: one that takes its values elsewhere must say it itself."""
+    keys = getattr(maker, "keys", None)
+    inherits = issubclass(maker, PersistBase) and keys is PersistBase.keys
+    return keys is not None and not (inherits and maker.read_value is not PersistBase.read_value)
 
 
 @lru_cache(maxsize=1)

@@ -54,6 +54,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="For the conformance suite: a callable without arguments that returns a store with nothing in it.",
     )
     group.addoption(
+        "--bkm-persist",
+        metavar="MODULE:CLASS",
+        help="For the conformance suite: a class that keeps values by id, as `backtest_kit_mongo.PersistBase` does.",
+    )
+    group.addoption(
         "--bkm-aio",
         action="store_true",
         help="For the conformance suite: call the adapters as an event loop does, through `backtest_kit_mongo.aio`.",

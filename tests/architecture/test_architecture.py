@@ -97,7 +97,7 @@ ARROWS = {
         "adapters backends caches domains drivers embedded errors inheritance locks metrics modes "
         "reachability servers settings stores tracing"
     ),
-    "collections": "backends coherence domains errors locks setup",
+    "collections": "backends coherence connect domains errors locks setup stored",
     "audit": "backends coherence connect domains errors locks servers settings setup stored",
     "feed": "audit backends coherence connect domains errors locks reachability servers settings setup stored",
     "operate": (
@@ -107,7 +107,7 @@ ARROWS = {
     "candle_sources": "adapters candles domains errors look_ahead operate",
     "aio": "adapters candle_sources collections drivers feed setup",
     "testing": (
-        "adapters aio backends candles coherence domains drivers embedded errors look_ahead ports settings setup"
+        "adapters aio backends candles coherence domains drivers embedded errors look_ahead ports settings setup stores"
     ),
     "cli": (
         "adapters audit backends caches candles coherence domains drivers embedded errors exits feed operate "

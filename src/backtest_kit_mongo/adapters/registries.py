@@ -8,6 +8,7 @@ and `dispose`.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from backtest_kit_mongo.adapters.registry import Registries, Registry
 from backtest_kit_mongo.adapters.row_signatures import (
@@ -65,6 +66,9 @@ from backtest_kit_mongo.adapters.signatures import (
     PersistStrategyRegistry as PersistStrategyRegistry,
 )
 
+if TYPE_CHECKING:
+    from backtest_kit_mongo.drivers.store import Store
+
 __all__ = [
     "PersistBreakevenAdapter",
     "PersistCandleAdapter",
@@ -85,6 +89,7 @@ __all__ = [
     "PersistStorageAdapter",
     "PersistStrategyAdapter",
     "read_candles",
+    "use_store",
     "write_candles",
 ]
 
@@ -114,6 +119,12 @@ REGISTRIES = Registries(value for value in list(globals().values()) if isinstanc
 """All registries of the process, in the order of the domain table."""
 for _registry in REGISTRIES:
     _registry.__module__ = __name__  # Where pickle finds it by its name.
+
+
+def use_store(store: Store) -> None:
+    """Serve every domain by this store from now on, for authors of a whole one; `setup()` changes nothing of it."""
+    for registry in REGISTRIES:
+        registry.use_store(lambda: store)
 
 
 def _forget_after_fork() -> None:

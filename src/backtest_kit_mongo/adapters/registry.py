@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Final, overload
 
 from backtest_kit_mongo import inheritance, stores
 from backtest_kit_mongo.adapters import verbs
@@ -13,10 +13,12 @@ from backtest_kit_mongo.coherence.codec import plain_scalar
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.errors import InvalidKey, InvalidSetting
 from backtest_kit_mongo.locks import Lock
 
 Factory = Callable[..., Any]
+VALUES: Final = ("read_value", "has_value", "write_value")
+"""What a class that keeps values by id must have, at least."""
 Choice = str | Factory
 """What a registry was set to use: `json`, `memory`, `dummy`, or an implementation."""
 
@@ -95,11 +97,32 @@ class Registry:
         return lambda *context: builtin(store(), *context)
 
     def use_adapter(self, factory: Factory) -> None:
-        """Serve every context from now on by `factory(*context)`; instances made before are dropped.
+        """Serve every context from now on by `factory(*context)`, or over the values of a class like `PersistBase`;
+        instances made before are dropped.
 
         Call it before trading starts. `setup()` changes nothing of it.
+
+        Raises:
+            InvalidSetting: it is a class that has neither the methods of this domain nor those of `PersistBase`.
         """
+        if not isinstance(factory, type):
+            self._use(factory, factory)  # What a function makes is seen when it has made it.
+            return
+        lacking = [name for name in self._expected() if not hasattr(factory, name)]
+        if lacking and all(hasattr(factory, name) for name in VALUES):
+            self._use(self._bind(lambda: stores.persist_store(factory)), factory)
+            return
+        if lacking:
+            raise InvalidSetting(
+                f"{self.name}: {factory.__qualname__} cannot serve it: it has no {', '.join(lacking)}. It must have "
+                f"these methods, or those of bk.PersistBase ({', '.join(VALUES)}). Nothing was changed."
+            )
         self._use(factory, factory)
+
+    def _expected(self) -> list[str]:
+        """What an implementation must have."""
+        own = [call.name for call in self.calls.values() if call.verb.body and not call.verb.optional]
+        return ["wait_for_init", *(own or [f"{verb}_candles_data" for verb in ("read", "write")])]
 
     def _use(self, factory: Factory, choice: Choice | None) -> None:
         with self._lock:

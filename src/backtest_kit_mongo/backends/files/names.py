@@ -53,7 +53,7 @@ def directory(key: Key) -> str:
 
 def path(key: Key) -> str:
     """The file of a document, relative to the base."""
-    return f"{directory(key)}/{'/'.join(_chunks(_name(layout(key.domain).file, key.query())))}{EXTENSION}"
+    return f"{directory(key)}/{chunked(_name(layout(key.domain).file, key.query()))}{EXTENSION}"
 
 
 def original_directory(key: Key) -> str | None:
@@ -73,7 +73,7 @@ def original_path(key: Key) -> str | None:
 def item(name: str) -> str | None:
     """The id in a file's name (relative to its scope, without extension); None if `path` would never give this name."""
     found = unescape(name.replace(f"{CONTINUED}/", ""))
-    return found if "/".join(_chunks(escape(found))) == name else None
+    return found if chunked(escape(found)) == name else None
 
 
 def escape(part: str) -> str:
@@ -105,6 +105,11 @@ def _name(level: Level, parts: dict[str, Part]) -> str:
 
 def _directory_name(level: Level, parts: dict[str, Part]) -> str:
     return _DIRECTORY_LIKE_A_FILE.sub("%2E", _name(level, parts))
+
+
+def chunked(name: str) -> str:
+    """A name of any length as a path."""
+    return "/".join(_chunks(name))
 
 
 def _chunks(name: str) -> list[str]:

@@ -9,13 +9,19 @@ from pkgutil import resolve_name
 import pytest
 
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.stores import new_persist_store
 
 _tags = count()
 
 
 @pytest.fixture(scope="class")
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """A store that `--bkm-store` makes, for a run of the suite by itself. Test modules that bind it have their own."""
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that `--bkm-store` makes, or one over the class of `--bkm-persist`, for a run of the suite by itself.
+    Test modules that bind it have their own.
+    """
+    if persist := request.config.getoption("--bkm-persist", None):
+        yield new_persist_store(resolve_name(persist), str(tmp_path_factory.mktemp("values")))
+        return
     named: str | None = request.config.getoption("--bkm-store", None)
     if not named:
         pytest.fail("name a backend: --bkm-store=module:maker, where maker() returns an empty store", pytrace=False)

@@ -1,0 +1,157 @@
+"""One class that keeps values by id is a backend for all domains: a small one of one's own, and the ready ones."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backtest_kit_mongo as bk
+from backtest_kit_mongo.collections.persist import MongoPersist, RedisPersist, SqlitePersist
+from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.settings import Settings
+from backtest_kit_mongo.stores import new_persist_store
+from backtest_kit_mongo.testing.conformance import (  # noqa: F401 - the rest says nothing new of a class of values
+    TestADocument,
+    TestCandleWindows,
+    TestFirstWriteWins,
+    TestListMethods,
+    TestLists,
+    TestNothingIsShared,
+    TestRowWrites,
+    TestSoftRemoval,
+    TestSteps,
+    empty_store,
+    tag,
+    twin,
+)
+
+
+class Mine:
+    """As little as it can be: it cannot even say which ids it has."""
+
+    kept: dict[str, dict[str, str]] = {}  # noqa: RUF012 - for all instances, as a server would be
+
+    def __init__(self, entity_name: str, base_dir: str) -> None:
+        self.values = self.kept.setdefault(f"{base_dir} {entity_name}", {})
+
+    def wait_for_init(self, initial: bool) -> None:
+        """Nothing to do."""
+
+    def has_value(self, id: str) -> bool:  # noqa: A002 - the contract's name
+        return id in self.values
+
+    def read_value(self, id: str) -> Any:  # noqa: A002 - the contract's name
+        return json.loads(self.values[id])
+
+    def write_value(self, id: str, value: Any) -> None:  # noqa: A002 - the contract's name
+        self.values[id] = json.dumps(value)
+
+
+@pytest.fixture(scope="class")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return new_persist_store(Mine, str(tmp_path_factory.mktemp("values")))
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    yield
+    bk.PersistSignalAdapter.use_default()
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_an_adapter_takes_the_class_itself_and_refuses_one_that_could_not_serve() -> None:
+    bk.PersistSignalAdapter.use_persist_signal_adapter(Mine)
+    bk.PersistSignalAdapter.write_signal_data({"id": "1"}, "BTC", "s", "x")
+    assert bk.PersistSignalAdapter.read_signal_data("BTC", "s", "x") == {"id": "1"}
+
+    class Half:
+        def read_signal_data(self) -> None: ...
+
+    with pytest.raises(bk.InvalidSetting, match="Half cannot serve it: it has no wait_for_init, write_signal_data"):
+        bk.PersistSignalAdapter.use_persist_signal_adapter(Half)
+    assert bk.PersistSignalAdapter.choice is Mine
+
+
+def check(values: bk.PersistBase) -> None:
+    """What every ready class does."""
+    values.wait_for_init(True)
+    with pytest.raises(bk.NotFound, match=r"Entity signal/BTC%2FUSDT:a2 not found"):
+        values.read_value("a2")
+    with pytest.raises(bk.NotFound):
+        values.remove_value("a2")
+    hostile = ["a10", "a2", "../x", "ü/ß", "nul\0", "x" * 300]
+    for number, id in enumerate(hostile):  # noqa: A001 - the contract's name
+        values.write_value(id, {"n": number})
+    assert set(values.keys()) == set(hostile)
+    assert [id for id in values.keys() if id in ("a10", "a2")] == ["a2", "a10"]  # noqa: A001, SIM118
+    assert values.has_value("a2")
+    assert not values.has_value("a")
+    assert [value["n"] for value in values.filter(lambda value: value["n"] in (0, 1))] == [1, 0]
+    assert len(list(values.take(2))) == 2
+    values.remove_value("a2")
+    values.remove_all()
+    assert not list(values.values())
+
+
+@pytest.mark.parametrize("kind", [bk.PersistBase, SqlitePersist])
+def test_values_in_files(kind: type[bk.PersistBase], tmp_path: Path) -> None:
+    check(kind("signal/BTC%2FUSDT", tmp_path))
+
+
+@pytest.mark.live
+def test_values_on_servers(bkm_settings: Settings) -> None:
+    bk.setup(**{name: getattr(bkm_settings, name) for name in bkm_settings.model_fields_set})
+    try:
+        for kind in (RedisPersist, MongoPersist):
+            check(kind("signal/BTC%2FUSDT"))
+            bk.PersistStateAdapter.use_persist_state_adapter(kind)
+            bk.PersistStateAdapter.write_state_data({"kind": str(kind)}, "s", "b", 1)
+            assert bk.PersistStateAdapter.read_state_data("s", "b") == {"kind": str(kind)}
+    finally:
+        bk.shutdown()
+
+
+def test_a_file_that_cannot_be_read_is_put_aside_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = bk.PersistBase("state/s", tmp_path)
+    values.write_value("b", 1)
+    (found,) = tmp_path.rglob("b.json")
+    found.write_text("{")
+    values.wait_for_init(True)
+    assert not values.has_value("b")
+    assert "counts as absent" in caplog.text
+    assert [path.name for path in tmp_path.rglob("*.corrupt")] == ["b.json.corrupt"]
+
+
+def _write_for_ever(directory: Path, kind: type[bk.PersistBase], told: Any) -> None:
+    values = kind("state/s", directory)
+    number = 0
+    while True:
+        number += 1
+        values.write_value("b", {"n": number, "text": "x" * 50_000, "again": number})
+        told.value = number
+
+
+@pytest.mark.parametrize("kind", [bk.PersistBase, SqlitePersist])
+def test_a_killed_writer_leaves_a_whole_value_that_is_not_older_than_the_last_acknowledged(
+    kind: type[bk.PersistBase], tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("fork")
+    for _ in range(5):
+        told = context.Value("q", 0)
+        writer = context.Process(target=_write_for_ever, args=(tmp_path, kind, told))
+        writer.start()
+        while told.value < 5:
+            assert writer.is_alive()
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        value = kind("state/s", tmp_path).read_value("b")
+        assert value["n"] == value["again"]
+        assert value["n"] - told.value in (0, 1)
