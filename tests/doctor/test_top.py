@@ -173,3 +173,10 @@ class TestLive:
         assert found == [None, None, replace(event(1), body=b"")]
         assert len(list(newest(client, stream, count_max=2))) == 2
         assert list(newest(client, "nothing", count_max=2)) == []
+
+    def test_newest_entries_are_looked_at_in_pages_and_large_ones_only_so_far(self, opened: Open, client: Any) -> None:
+        (stream,) = opened().streams
+        ids = [client.xadd(stream, {"e": b"", "p": bytes(100_000 if number > 146 else 9)}) for number in range(150)]
+        assert [str(entry) for entry, _ in newest(client, stream, count_max=200)] == [one.decode() for one in ids[::-1]]
+        assert len(list(newest(client, stream, count_max=200, bytes_max=150_000))) == 2
+        assert len(list(newest(client, stream, count_max=70))) == 70

@@ -13,7 +13,7 @@ from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import lease_pattern, names, streams
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.feed.newest import newest
+from backtest_kit_mongo.feed.newest import BYTES_MAX, newest
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, warning
 from backtest_kit_mongo.stored import CACHE_IDENTITY
@@ -40,7 +40,7 @@ def partitions(servers: FeedServers) -> Iterator[Finding]:
     now_ms = _now_ms(servers)
     misplaced = None
     for stream in [*servers.streams, *beyond][-STREAMS_MAX:]:
-        for entry, event in newest(servers.redis, stream, count_max=EVENTS_MAX):
+        for entry, event in newest(servers.redis, stream, count_max=EVENTS_MAX, bytes_max=BYTES_MAX):
             if event is not None and not _is_own(servers, stream, event):
                 misplaced = max(misplaced or entry, entry)
                 break

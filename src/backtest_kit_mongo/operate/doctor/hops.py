@@ -19,7 +19,7 @@ from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.feed.newest import newest
+from backtest_kit_mongo.feed.newest import BYTES_MAX, newest
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, is_unauthorized, note, ok, said, warning
 from backtest_kit_mongo.operate.doctor.timing import Latency, latency
@@ -29,6 +29,8 @@ from backtest_kit_mongo.stored import DOCTOR_SCRATCH as SCRATCH
 PINGS_COUNT: Final = 50
 WRITES_COUNT: Final = 10
 RECENT_COUNT: Final = 200
+ENTRY_MAX: Final = 64 << 10
+"""Bytes of an entry whose reading says something of the way to Redis; larger ones take their own time."""
 SHARE_MAX: Final = 0.25
 """Of a time limit: a hop that takes so much of it may run into it under load."""
 
@@ -78,7 +80,7 @@ def warm_read(servers: FeedServers) -> Iterator[Finding]:
         return
     key = _cached_key(servers)
     if key is None:
-        yield note(name, "not measured: none of the documents written last is in the cache")
+        yield note(name, "not measured: none of the documents written last is in the cache, or they are large")
         return
     identity = servers.database[COLLECTION].find_one({"_id": IDENTITY}) or {}
     deployment = str(identity.get("deployment", ""))
@@ -97,14 +99,15 @@ def warm_read(servers: FeedServers) -> Iterator[Finding]:
 
 
 def _cached_key(servers: FeedServers) -> Key | None:
-    """A document whose entry is there. One that was written lately most likely has one."""
+    """A document whose entry is there, and not large. One that was written lately most likely has one."""
+    asked: Any = servers.redis
     for stream in servers.streams:
-        for _, event in newest(servers.redis, stream, count_max=RECENT_COUNT):
+        for _, event in newest(servers.redis, stream, count_max=RECENT_COUNT, bytes_max=BYTES_MAX):
             domain = None if event is None else BY_NAME.get(event.domain)
             if event is None or domain is None or not domain.cached:
                 continue
             probe = names(servers.settings.database, servers.settings.partitions, domain.name, event.key)
-            if servers.redis.exists(probe.entry):
+            if 0 < asked.strlen(probe.entry) <= ENTRY_MAX:
                 return Key(domain, event.key)
     return None
 
