@@ -119,7 +119,7 @@ class Bed:
         if audit:
             self.audit.run_once(block_ms=0)
 
-    def work_until(self, holds: Callable[[], object], within_s: float = 10) -> None:
+    def work_until(self, holds: Callable[[], object], within_s: float = 60) -> None:
         """Work until it holds and nothing is left to judge."""
         end_s = time.monotonic() + within_s
         self.work()
