@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
@@ -30,7 +31,6 @@ def edit(change: Edit) -> None:
     def planted(self: Script, name: str, prelude: str | None = None) -> None:
         real(self, name, prelude)
         if name == change.script:
-            assert change.before in self.source, f"{name}.lua no longer has the line that the bug changes"
             self.source = self.source.replace(change.before, change.after)
             self.sha = f"{name}: not cached, so the source is sent each time"
 
@@ -74,22 +74,21 @@ def forget_events() -> None:
     RedisCache.commit = planted  # type: ignore[method-assign]
 
 
+SCRIPT_BUGS = {
+    "LEASE keeps the entry": Edit("lease", "redis.call('DEL', KEYS[1])\ninvalidate", "invalidate"),
+    "LEASE keeps another's right": Edit("lease", "else\n  redis.call('DEL', KEYS[2])\nend", "end"),
+    "LEASE always takes the right": Edit("lease", "if sole and open then", "if true then"),
+    "COMMIT installs without the right": Edit("commit", "redis.call('GET', KEYS[2]) == i .. ARGV[2]", "true"),
+    "FILL installs without the right": Edit("fill", "redis.call('GET', KEYS[2]) ~= i .. ARGV[2]", "false"),
+    "READ gives a right beside a lease": Edit("read", "leased(KEYS[3], now, tonumber(ARGV[3])) or", ""),
+    "entries outlive a restart": Edit("read", "if entry and string.sub(entry, 1, 40) == i then", "if entry then"),
+}
+for name, change in SCRIPT_BUGS.items():
+    if change.before not in Script(change.script).source:
+        raise LookupError(f"{change.script}.lua no longer has what the bug {name!r} changes")
+
 BUGS: dict[str, Callable[[], None]] = {
-    "LEASE keeps the entry": lambda: edit(Edit("lease", "redis.call('DEL', KEYS[1])\ninvalidate", "invalidate")),
-    "LEASE keeps another's right": lambda: edit(Edit("lease", "else\n  redis.call('DEL', KEYS[2])\nend", "end")),
-    "LEASE always takes the right": lambda: edit(Edit("lease", "if sole and open then", "if true then")),
-    "COMMIT installs without the right": lambda: edit(
-        Edit("commit", "redis.call('GET', KEYS[2]) == i .. ARGV[1]", "true")
-    ),
-    "FILL installs without the right": lambda: edit(
-        Edit("fill", "if redis.call('GET', KEYS[2]) ~= i .. ARGV[1] then", "if false then")
-    ),
-    "READ gives a right beside a lease": lambda: edit(
-        Edit("read", "if leased(KEYS[3], now) or not open then", "if not open then")
-    ),
-    "entries outlive a restart": lambda: edit(
-        Edit("read", "if entry and string.sub(entry, 1, 40) == i then", "if entry then")
-    ),
+    **{name: partial(edit, change) for name, change in SCRIPT_BUGS.items()},
     "what was written past Redis is not relayed": never_relay,
     "a write is acknowledged and forgotten": acknowledge_without_writing,
     "an event is forgotten": forget_events,
