@@ -62,7 +62,7 @@ class Options:
             are checked at the end instead of the feed.
         worker: the command that runs one worker.
         worker_faults: what happens besides if there are workers.
-        settle_s: how long the workers may take to catch up at the end.
+        settle_s: how long the workers may get no further at the end before that counts as standing still.
         memory_max: of Redis, in bytes, all the time; 0: no limit.
     """
 

@@ -28,6 +28,8 @@ STOP_S = 30.0
 COMPARE_S = 300.0
 POLL_S = 0.5
 SAID_MAX = 20
+PATIENCE = 6
+"""So many times as long as they may stand still they may take in all."""
 RETENTION_MS = 3_000
 """Short, so that trimming happens while everything is killed."""
 
@@ -105,15 +107,18 @@ class Workers:
         return True
 
     def settle(self, state: AuditState, step: Callable[[str], None], within_s: float) -> str:
-        """Let them work undisturbed until nothing is left to do, or for `within_s`; then stop them. Returns what is
-        left.
+        """Let them work undisturbed until nothing is left to do, or until they have got no further for `within_s`, as a
+        busy machine alone may make them slow; then stop them. Returns what is left.
         Precondition: nobody writes any more.
 
         Raises:
             ChaosError: a worker does not stop.
         """
-        deadline_s = time.monotonic() + within_s
-        while (left := state.left()) and time.monotonic() < deadline_s:
+        before, deadline_s = "", time.monotonic() + within_s
+        end_s = time.monotonic() + PATIENCE * within_s
+        while (left := state.left()) and time.monotonic() < min(deadline_s, end_s):
+            if left != before:
+                before, deadline_s = left, time.monotonic() + within_s
             self.tick()
             step(left)
             time.sleep(POLL_S)
