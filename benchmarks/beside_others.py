@@ -2,8 +2,9 @@
 
     python benchmarks/beside_others.py DIRECTORY [--other PYTHON] [--workers 2]
 
-DIRECTORY holds candles named like ETHBTC-5m.csv.gz (timestamp, open, high, low, close, volume). PYTHON is the
-interpreter of another virtual environment that has vectorbt and backtesting; without it only this package is timed.
+DIRECTORY holds candles named like ETHBTC-5m.csv.gz or BTCUSDT-1m.csv.gz (timestamp, open, high, low, close, volume).
+PYTHON is the interpreter of another virtual environment that has vectorbt and backtesting; without it only this package
+is timed.
 
 The engine lives every minute, so each five-minute candle is walked in five: its open, its low and high (in the order of
 its direction), its close. The others see the five-minute candles. So trades are alike and not equal; what is compared
@@ -45,9 +46,12 @@ from pathlib import Path
 import pandas as pd
 warnings.filterwarnings("ignore")
 files, fasts, slows = json.loads(sys.argv[1])
-frames = [pd.read_csv(file, index_col=0) for file in files]
-for frame in frames:
+HOW = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+frames = []
+for file in files:
+    frame = pd.read_csv(file, index_col=0)
     frame.index = pd.to_datetime(frame.index, unit="ms")
+    frames.append(frame.resample("5min").agg(HOW).dropna() if "-1m." in file else frame)
 
 
 def vectorbt():
@@ -102,8 +106,10 @@ for function in (vectorbt, backtesting):
 
 
 def minutes_of(file: Path) -> pd.DataFrame:
-    """Five candles for each."""
+    """Five candles for each of five minutes; minutes as they are."""
     wide = pd.read_csv(file)
+    if "-1m." in file.name:
+        return wide
     rises = wide["close"] >= wide["open"]
     first, second = np.where(rises, wide["low"], wide["high"]), np.where(rises, wide["high"], wide["low"])
     corners = np.column_stack([wide["open"], wide["open"], first, second, wide["close"], wide["close"]])
@@ -120,7 +126,8 @@ def main() -> None:
     parser.add_argument("--other", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    files = sorted(arguments.directory.resolve().glob("*-5m.csv*"))
+    found = arguments.directory.resolve()
+    files = sorted([*found.glob("*-5m.csv*"), *found.glob("*-1m.csv*")])
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         os.environ["CC_CANDLE_CACHE_DIR"] = f"{name}/cache"
@@ -138,6 +145,7 @@ def main() -> None:
             for line in done.stdout.splitlines():
                 who, count, took_s = json.loads(line)
                 print(f"{who:<28} {count:5} runs {took_s:8.2f} s" if count else f"{who}: {took_s}")
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
 def ours(symbols: list[str], workers: int) -> None:

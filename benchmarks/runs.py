@@ -1,6 +1,6 @@
 """What a run of a sweep costs beyond its replay: claim, result, statistics, bookkeeping.
 
-    python benchmarks/runs.py [--store files mongo] [--blocks 11] [--runs 100] [--directory DIR]
+    python benchmarks/runs.py [--store files mongo] [--blocks 11] [--runs 200] [--directory DIR]
 
 Blocks of the same runs alternate, replayed alone and as a serial sweep; the difference is what a run costs more. The
 median over the blocks is what counts, and the first pair is left out. Files are written below DIR (default: the
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", choices=tuple(GOAL_MS), nargs="+", default=list(GOAL_MS))
     parser.add_argument("--blocks", type=int, default=11)
-    parser.add_argument("--runs", type=int, default=100, help="of a block")
+    parser.add_argument("--runs", type=int, default=200, help="of a block")
     parser.add_argument("--minutes", type=int, default=120, help="of candles for each run")
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
@@ -78,11 +78,11 @@ def measure(arguments: argparse.Namespace) -> None:
         times = {one: timed(one, first) for one in pair}
         walls.append((times[swept][0] - times[alone][0]) / arguments.runs * 1000)
         cpus.append((times[swept][1] - times[alone][1]) / arguments.runs * 1000)
-    replay_ms = times[alone][0] / arguments.runs * 1000
+    replay_ms, replay_cpu_ms = (time_s / arguments.runs * 1000 for time_s in times[alone])
     print(
         f"{store:<6} {median(walls):6.2f} ms overhead per run (goal {GOAL_MS[store]:g}; {min(walls):.2f} to "
-        f"{max(walls):.2f}), of it {median(cpus):.2f} ms CPU of the worker; a replay takes {replay_ms:.2f} ms; "
-        f"{arguments.blocks} blocks of {arguments.runs} runs; load {os.getloadavg()[0]:.1f}"
+        f"{max(walls):.2f}), of it {median(cpus):.2f} ms CPU of the worker; a replay takes {replay_ms:.2f} ms "
+        f"({replay_cpu_ms:.2f} CPU); {arguments.blocks} blocks of {arguments.runs} runs; load {os.getloadavg()[0]:.1f}"
     )
 
 
