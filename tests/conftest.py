@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
@@ -32,6 +33,10 @@ def _has_room() -> bool:
 if "TMPDIR" not in os.environ and _has_room():
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
+
+# How long an example takes says how busy the machine is, and nothing about what is tested.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 LONG = ("chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_bots", "integration/test_cut_off")
 """Modules that take long with few tests. Begun last, they would leave the other processes with nothing to do."""

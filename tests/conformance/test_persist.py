@@ -79,6 +79,13 @@ def test_an_adapter_takes_the_class_itself_and_refuses_one_that_could_not_serve(
     assert bk.PersistSignalAdapter.choice is Mine
 
 
+@pytest.mark.usefixtures("default_signals")
+def test_the_class_of_the_documentation_serves() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backends.md").read_text("utf-8")
+    exec(compile(page.split("```python\n")[1].split("```")[0], "backends.md", "exec"), {"__name__": "page"})
+    assert bk.PersistSignalAdapter.read_signal_data("BTCUSDT", "my-strategy", "binance") == {"id": "s1"}
+
+
 def check(values: bk.PersistBase) -> None:
     """What every ready class does."""
     values.wait_for_init(True)
