@@ -34,8 +34,8 @@ if "TMPDIR" not in os.environ and _has_room():
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
 
-# How long an example takes says how busy the machine is, and nothing about what is tested.
-hypothesis.settings.register_profile("any machine", deadline=None)
+# How long an example takes says how busy the machine is, and nothing about what is tested; and each run is the same.
+hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("any machine")
 
 LONG = ("chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_bots", "integration/test_cut_off")
