@@ -133,7 +133,9 @@ def test_after_a_restore_nothing_is_served_that_mongodb_does_not_hold(
             cached(fresh, 3)
             assert value_of(running) == 3
     (restored,) = database[COLLECTION].find_one()["restores"]
-    assert (restored["why"], restored["next"]) == ("behind", era_of(database))
+    # The one that was running may have seen the database while it was empty, which is reason enough.
+    assert restored["why"] in ("behind", *(("collections",) if way == "dump" else ()))
+    assert restored["next"] == era_of(database)
 
 
 def put_change(key: Key, value: int) -> Any:
