@@ -32,6 +32,7 @@ def _loaded(strategy: Path) -> None:
 def test_serial_threads_and_processes_have_one_digest_and_a_repeated_sweep_runs_nothing() -> None:
     first = swept()
     assert (len(first), first.executed) == (8, 8)
+    assert first.title.startswith("cross-"), "named by its code, so that another version is another study"
     assert sum(row.stats["trades"] for row in first) > 0
     again = swept()
     assert (again.executed, again.digest) == (0, first.digest)

@@ -108,7 +108,7 @@ def make_plan(
         for one in found:
             run = _run(job, source, one, candles)
             runs.setdefault(run.run_id, run)
-    title = first.strategy.name if study is None else study
+    title = f"{first.strategy.name}-{source.code[:8]}" if study is None else study
     _require_title(title)
     return Plan(title, source, first.exchange.name, rules, fill_gaps, tuple(runs.values()), tuple(notes))
 
