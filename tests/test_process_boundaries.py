@@ -244,6 +244,8 @@ class Own:
     def read_state_data(self, *, when: object = None) -> dict[str, str]:
         return {"data": "own"}
 
+    def write_state_data(self, data: object, when: object) -> None: ...
+
 
 def test_children_get_own_implementations_by_name_and_refuse_without_them() -> None:
     from backtest_kit_mongo.adapters import choices

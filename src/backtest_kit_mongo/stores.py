@@ -21,7 +21,6 @@ from backtest_kit_mongo.backends.dummy import DummyTruth
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.persist.base import BASE_DIR, PersistBase
-from backtest_kit_mongo.backends.persist.truth import PersistTruth
 from backtest_kit_mongo.drivers.counts import DEFERRED, UNKNOWN, WRITTEN
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
@@ -56,6 +55,8 @@ def new_memory_store() -> Store:
 
 def new_persist_store(maker: Any, base_dir: str) -> Store:
     """Over a class like `PersistBase`."""
+    from backtest_kit_mongo.backends.persist.truth import PersistTruth  # Late: it needs NumPy.
+
     truth = PersistTruth(maker, base_dir, lists=lists_keys(maker))
     return Store(f"{maker.__module__}.{maker.__qualname__}", truth, NoCache())
 

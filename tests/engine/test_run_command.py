@@ -142,7 +142,7 @@ def test_gaps_are_named_and_counted_as_minutes_without_trade_if_wanted(desk: Pat
     status, out, _ = run("s.py", "--backtest", "--symbol", "BTCUSDT", "--fill-gaps")
     assert status == 0
     assert "note 3 missing minutes in 1 gap(s) count as minutes without trade" in out
-    assert "note 1 candle(s) of BTCUSDT-1m.csv stand there twice and count once" in out
+    assert "note BTCUSDT-1m.csv: 1 candle(s) stand there twice and count once" in out
 
 
 def test_what_is_declared_wrongly_is_said_before_servers_are_waited_for(
