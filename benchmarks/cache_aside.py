@@ -1,8 +1,8 @@
 """What the protocol is compared with: the cache-aside that most programs have, in its two usual forms, on bare drivers.
 
 Read: GET; on a miss find_one, then SET with a TTL. Write: find_one_and_update, then SET the new value, or DEL the
-    entry. It is as good as
-it can be without a protocol: one atomic write that counts revisions, the same write concern, msgpack values.
+entry. It is as good as it can be without a protocol: one atomic write that counts revisions, the same write concern,
+msgpack values.
 """
 
 from __future__ import annotations

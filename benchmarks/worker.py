@@ -4,12 +4,11 @@ memory.
     python benchmarks/worker.py [--events N] [--backlog N] [--json FILE]
 
 Throughput: N change events of 1,000 documents are put into the stream, then one worker process, then two, work them
-    off; the clock runs
-from the first record to the last, so starting Python does not count. Delay: another process writes documents, a
-thousand a second if the machine can, while a worker audits; a change stream here sees each record appear. Backlog: with
---backlog N (a million takes some minutes) one worker works off N events while this process writes; printed are its
-highest memory and how much slower the writes were than before. Workers, writer, mongod and redis-server share this
-machine's cores. Private servers of the `embedded` extra are used.
+off; the clock runs from the first record to the last, so starting Python does not count. Delay: another process writes
+documents, a thousand a second if the machine can, while a worker audits; a change stream here sees each record appear.
+Backlog: with --backlog N (a million takes some minutes) one worker works off N events while this process writes;
+printed are its highest memory and how much slower the writes were than before. Workers, writer, mongod and redis-server
+share this machine's cores. Private servers of the `embedded` extra are used.
 """
 
 from __future__ import annotations

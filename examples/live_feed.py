@@ -6,8 +6,7 @@
 
 Servers are those of the CC_ environment variables (`bkm up` prints them). The group `live-feed` remembers what was
 printed: start it again and it goes on there; start it twice and both share the changes. `--forget` removes the group
-    when you are done with it, because the stream
-keeps what a group has not acknowledged.
+when you are done with it, because the stream keeps what a group has not acknowledged.
 """
 
 from __future__ import annotations

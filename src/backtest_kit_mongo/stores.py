@@ -1,8 +1,7 @@
-"""The stores of this process:
+"""The stores of this process: files, memory, nothing, and the live one that `setup()` makes.
 
-files, memory, nothing, and the live one that `setup()` makes. Registries ask here, late, for the current one, and for
-the default, which is never chosen silently: a program that has servers configured in any way gets them or an error, and
-one that has none is reported once where its files are.
+Registries ask here, late, for the current one, and for the default, which is never chosen silently: a program that has
+servers configured in any way gets them or an error, and one that has none is informed once where its files are.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ makes even a complete rewrite visible.
 
 The way of a record, each step durable before the next:
 1. The audit role puts the record's id and digest into `audit-pending`, inserts the record, and confirms the pending
-    batch. From
-   here on a change of the record is detected. A batch that is never confirmed (the worker was killed) is sealed later
-   by what the sealer finds in `audit-items`.
+   batch. From here on a change of the record is detected. A batch that is never confirmed (the worker was killed) is
+   sealed later by what the sealer finds in `audit-items`.
 2. The sealer inserts the seal, which names the pending batches that it used up.
 3. It moves `audit-heads` (a document's last sealed revision and chain value) forward, never back.
 4. It deletes the pending batches that the seal names.

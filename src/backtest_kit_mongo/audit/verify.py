@@ -1,9 +1,9 @@
 """Finding the records and seals that were tampered with, the first of them first.
 
 Detected: a sealed record that was altered or deleted; one that was altered after it was recorded and before it was
-    sealed; a second record of a revision, under whatever id; a sealed revision that is missing in a document's chain;
-    a seal that was altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals
-    deleted from the end while a head still names one of them.
+sealed; a second record of a revision, under whatever id; a sealed revision that is missing in a document's chain; a
+seal that was altered, deleted from the middle, replaced or moved; a head that does not match the seals; seals deleted
+from the end while a head still names one of them.
 
 Not detected, because nothing inside a database can witness against whoever may change all of it:
 - The end cut off consistently: the last seals, their records, and the heads set back. What remains is a valid, shorter

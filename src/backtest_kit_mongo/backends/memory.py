@@ -1,6 +1,5 @@
-"""Documents in this process:
-
-a product for tests and throw-away runs, and the model that other backends are compared with.
+"""Documents in this process: a product for tests and throw-away runs, and the model that other backends are compared
+with.
 """
 
 from __future__ import annotations

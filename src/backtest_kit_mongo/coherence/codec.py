@@ -25,9 +25,8 @@ TIMESTAMP_EXT = -1
 
 
 def dump(model: BaseModel) -> dict[str, Any]:
-    """Exactly the fields that were given, under their stored names:
-
-    the original tells an absent field from a null one.
+    """Exactly the fields that were given, under their stored names: the original tells an absent field from a null
+    one.
     """
     # serialize_as_any: a field typed with a base row may hold a derived one, whose own fields must not be dropped.
     return model.model_dump(by_alias=True, exclude_unset=True, serialize_as_any=True)

@@ -16,9 +16,7 @@ from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.showing import shown
 
 Part: TypeAlias = str | bool | int
-"""One key field. Never anything else:
-
-an operator document such as {"$ne": null} in a query would match other contexts.
+"""One key field. Never anything else: an operator document such as {"$ne": null} in a query would match other contexts.
 """
 
 

@@ -146,9 +146,8 @@ class BaseCRUD:
     def paginate(
         self, query: Mapping[str, Any] | None = None, *, limit: int, offset: int = 0, sort: Sort | None = None
     ) -> dict[str, Any]:
-        """One page as {"rows": [...], "total":
-
-        n}; both come from one query, and the order has a tie-breaker, so pages do not overlap.
+        """One page as {"rows": [...], "total": n}; both come from one query, and the order has a tie-breaker, so pages
+        do not overlap.
         """
         order = dict(sort or NEWEST_FIRST)
         order.setdefault("_id", -1)

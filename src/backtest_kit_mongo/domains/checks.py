@@ -1,6 +1,5 @@
-"""What is checked before anything is written:
-
-key parts, payloads, simulation times. All errors here mean that nothing happened yet.
+"""What is checked before anything is written: key parts, payloads, simulation times. All errors here mean that nothing
+happened yet.
 """
 
 from __future__ import annotations

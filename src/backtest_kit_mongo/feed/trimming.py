@@ -122,9 +122,8 @@ def plan_trim(
 
 
 def trim(client: redis.Redis, database: Database[dict[str, Any]], plan: TrimPlan) -> int:
-    """Remove what the plan allows; returns how many entries went. Carrying it out later, or twice, is harmless:
-
-    the limits only ever move forward.
+    """Remove what the plan allows; returns how many entries went. Carrying it out later, or twice, is harmless: the
+    limits only ever move forward.
 
     Raises:
         RedisError, EnvironmentFault: a server failed; nothing went.

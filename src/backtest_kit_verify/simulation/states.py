@@ -18,9 +18,8 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_verify.simulation.driver import LEASE, READ, STORE, Answer, Answers, Content, Step, content_of
 
 LEASE_TICKS, WRITE_TICKS = 2, 1
-"""The protocol's T, and how long after LEASE the truth may commit. Larger numbers only add states:
-
-a lease can be held by a write that may land, held by one that may not, or ended.
+"""The protocol's T, and how long after LEASE the truth may commit. Larger numbers only add states: a lease
+can be held by a write that may land, held by one that may not, or ended.
 """
 
 

@@ -33,9 +33,8 @@ UNAUTHORIZED: Final = 13
 _WRITTEN: Final = ("nInserted", "nMatched", "nUpserted", "nRemoved")
 """What a bulk counts that did not fail as a whole."""
 _TIMED_OUT_CODES = frozenset({50, 64, 89, 91, 112, 189, 262, 11_600, 11_602, 10_107, 13_435, 13_436})
-"""Server errors after which the write may still have been applied or may be retried by the driver:
-
-time limits, shutdown, elections.
+"""Server errors after which the write may still have been applied or may be retried by the driver: time limits,
+shutdown, elections.
 """
 
 

@@ -62,7 +62,7 @@ def consume(
 
     Args:
         domains: domain names (`bkm domains` lists them); None: all.
-        start: where a new group begins: "new", "beginning", or a time (without zone: UTC) that is compared with
+        start: where a new group begins: "new", "beginning", or a datetime with a zone that is compared with
             `event.written_at`. What the stream no longer holds is read from the worker's audit log first. An existing
             group goes on where it was.
         timeout_s: end the iteration after so long; iterating again goes on.
