@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import bson
 import pymongo
 import redis
+from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
@@ -76,8 +77,10 @@ class Strangers:
             with pymongo.timeout(TIMEOUT_S):
                 database = self.client[self.database]
                 database.get_collection(collection_of(domain), write_concern=concern).insert_one(odd)
-        except PyMongoError:
-            return False  # MongoDB is away, or has the name. What was stored all the same is found at the end.
+        except (PyMongoError, BSONError):
+            # MongoDB is away, or has the name, which may be one that the driver cannot read. What was stored all the
+            # same is found at the end.
+            return False
         return True
 
     def forge(self, rng: random.Random) -> bool:
