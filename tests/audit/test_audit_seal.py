@@ -308,6 +308,21 @@ def test_two_sealers_at_once_seal_every_record_exactly_once(worker: Worker, data
     assert worker.verify().clean
 
 
+def test_a_sealer_whose_database_is_set_back_goes_on_from_what_is_there(worker: Worker, database: Documents) -> None:
+    worker.sealed([change(1)])
+    kept = {name: list(database[name].find()) for name in ("audit-items", "audit-seals", "audit-heads")}
+    for rev in (2, 3, 4):
+        worker.sealed([change(rev)])
+    for name, documents in kept.items():
+        database[name].delete_many({})
+        database[name].insert_many(documents)
+    for rev in (2, 3):
+        worker.record([change(rev, payload={"data": "other"})])
+        assert worker.seal() + worker.seal() == 1
+    assert [seal["_id"] for seal in database["audit-seals"].find().sort("_id", 1)] == [1, 2, 3]
+    assert worker.verify().clean
+
+
 def test_a_sealer_rests_after_a_seal_that_was_not_full(worker: Worker) -> None:
     sealer = SealService(worker.database, rest_ms=60_000)
     sealer.open()

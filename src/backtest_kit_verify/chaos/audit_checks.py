@@ -5,10 +5,11 @@ recorded or set aside; a log that verifies, replicas like their source, and noth
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import bson
+from bson import ObjectId
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 from pymongo.database import Database
@@ -30,6 +31,7 @@ __all__ = ["AuditState", "AuditVerdict", "Traces", "check_audit", "check_records
 
 Document = dict[str, Any]
 SHOWN_MAX = 20
+OLD_MIN = 1
 REVISIONS = ("upsert", "remove", "gap")
 SEEN = frozenset({MISMATCHED, ODD_IDS, ODD_REVISION, FOREIGN_WRITES})
 """Notes that tell what strangers did: they have to be there."""
@@ -130,8 +132,10 @@ class AuditState:
         ):
             return "replicas to follow a restore"
         # A batch whose worker died before it confirmed it is sealed after a minute's grace; `verify` covers it as it
-        # is.
-        unsealed = self.database[AUDIT_PENDING].count_documents({"confirmed": True})
+        # is. One that came back with a restore is old already.
+        old = ObjectId.from_datetime(datetime.now(UTC) - timedelta(minutes=OLD_MIN))
+        query = {"$or": [{"confirmed": True}, {"_id": {"$lt": old}}]}
+        unsealed = self.database[AUDIT_PENDING].count_documents(query)
         return f"{unsealed:,} batches to seal" if unsealed else ""
 
 

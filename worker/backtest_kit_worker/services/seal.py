@@ -89,6 +89,8 @@ class SealService(Service):
         self._read = {name: readable(database, name) for name in (SEALS, HEADS, ITEMS)}
         self._raw_items = raw(database, ITEMS)
         self._last: Seal | None = None
+        self._end: tuple[int, Any] | None = None
+        """Number and hash of the seal with which the chain ended when this process looked."""
         self._settled = False
         self._looked_up_to = ""
         self._rest_until_s = 0.0
@@ -119,6 +121,9 @@ class SealService(Service):
         if not links:
             self._forget(pending)
             return len(pending)
+        if self._newest() != self._end:
+            self._settled = False  # Another sealer was faster, or the database was set back under this one.
+            return 0
         seal, document = make_seal(self._last, datetime.now(UTC), pending, links)
         try:
             self._seals.insert_one(document)
@@ -126,7 +131,7 @@ class SealService(Service):
             # Another sealer was faster, so what was read here may be old. Begin again with its seal.
             self._settled = False
             return 0
-        self._last = seal
+        self._last, self._end = seal, (seal.number, seal.hash)
         self._settle(seal, heads)
         if seal.count < self._records_max:
             self._rest_until_s = time.monotonic() + self._rest_ms / 1000
@@ -253,9 +258,13 @@ class SealService(Service):
 
     # -- what follows a seal
 
+    def _newest(self) -> tuple[int, Any] | None:
+        found = self._read[SEALS].find_one(NUMBERED, {"hash": 1}, sort=[("_id", -1)])
+        return None if found is None else (int(found["_id"]), found.get("hash"))
+
     def _settle_last(self) -> None:
         """Do what the last seal still asks for, whoever made it."""
-        self._last = None
+        self._last, self._end = None, self._newest()
         newest = 0
         for found in self._read[SEALS].find(NUMBERED).sort("_id", -1).batch_size(2):
             newest = max(newest, int(found["_id"]))
