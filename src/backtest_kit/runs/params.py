@@ -113,11 +113,10 @@ def require_taken(strategy: Strategy, params: Iterable[Params]) -> None:
         for name in one:
             if name not in named and not takes_any:
                 near = get_close_matches(name, named, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(named) or 'none'}"
+                hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(named) or 'none'}."
                 raise DeclarationError(
                     f"strategy {strategy.name!r} does not take a parameter {name!r}; {hint} Write it as an argument "
-                    "of get_signal "
-                    f"after ctx, with a default: def {strategy.name}(ctx, {name}=..). Nothing was run."
+                    f"of get_signal after ctx, with a default: def {strategy.name}(ctx, {name}=..). Nothing was run."
                 )
 
 
