@@ -117,7 +117,7 @@ def test_ctrl_c_takes_everything_away(temporary: Path) -> None:
     try:
         eventually(lambda: any(path.stat().st_size for path in temporary.glob("bkm-chaos-*/journals/*")), within_s=60)
         run.send_signal(signal.SIGINT)
-        _, said = run.communicate(timeout=60)
+        _, said = run.communicate(timeout=240)
     finally:
         run.kill()
     assert run.returncode

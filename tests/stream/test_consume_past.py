@@ -107,7 +107,7 @@ def test_what_is_left_of_a_replay_comes_again_although_the_stream_has_gone_on(de
 def test_an_unacknowledged_record_comes_again_when_it_is_overdue(desk: Desk) -> None:
     desk.write(1, 2)
     desk.audit_and_trim()
-    with desk.consume(start="beginning", claim_idle_ms=100, until_idle=False) as feed:
+    with desk.consume(start="beginning", claim_idle_ms=1_000, until_idle=False) as feed:
         first, second = next(feed), next(feed)
         second.ack()
         assert next(feed) == first
