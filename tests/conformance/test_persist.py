@@ -86,6 +86,29 @@ def test_the_class_of_the_documentation_serves() -> None:
     assert bk.PersistSignalAdapter.read_signal_data("BTCUSDT", "my-strategy", "binance") == {"id": "s1"}
 
 
+class Away(Mine):
+    """Of a server that does not answer."""
+
+    def read_value(self, id: str) -> Any:  # noqa: A002 - the contract's name
+        raise bk.ServerUnreachable("the server did not answer. Nothing was read.")
+
+
+class Broken(Mine):
+    def read_value(self, id: str) -> Any:  # noqa: A002 - the contract's name
+        raise OSError("disk")
+
+    def has_value(self, id: str) -> bool:  # noqa: A002 - the contract's name
+        raise OSError("disk")
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_value_that_cannot_be_read_is_not_one_that_does_not_exist() -> None:
+    for kind, error in ((Away, bk.ServerUnreachable), (Broken, bk.ReadFailed)):
+        bk.PersistSignalAdapter.use_persist_signal_adapter(kind)
+        with pytest.raises(error):
+            bk.PersistSignalAdapter.read_signal_data("BTC", "s", "x")
+
+
 def check(values: bk.PersistBase) -> None:
     """What every ready class does."""
     values.wait_for_init(True)

@@ -30,7 +30,7 @@ from backtest_kit_mongo.coherence.keys import text
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, require_rev
-from backtest_kit_mongo.errors import BacktestKitError, ReadFailed, WriteOutcomeUnknown
+from backtest_kit_mongo.errors import BacktestKitError, NotFound, ReadFailed, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 
 INDEX: Final = "keys"
@@ -70,10 +70,10 @@ class Entity:
         """
         try:
             return self._values.read_value(id)
-        except BacktestKitError as cause:
-            if isinstance(cause, ReadFailed):
-                raise
+        except NotFound:
             return None
+        except BacktestKitError:
+            raise  # A server that is away has not said that there is none.
         except Exception as cause:
             if self._is_absent(id):
                 return None
@@ -92,7 +92,8 @@ class Entity:
             raise
         except Exception as cause:
             raise WriteOutcomeUnknown(
-                f"{self._values!r}: {id!r:.60} could not be written: {cause!r:.200}. Whether it was is unknown."
+                f"{self._values!r}: {id!r:.60} could not be written: {cause!r:.200}. Whether it was is unknown: "
+                "read it, or write it again."
             ) from cause
         if self._index is not None and id not in (known := self._index.get(INDEX) or []):
             self._index.put(INDEX, [*known, id])
