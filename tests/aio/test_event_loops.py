@@ -174,6 +174,37 @@ def test_threads_are_counted_and_chosen(truth: SlowTruth) -> None:
         bk.aio.use_threads(THREADS)
 
 
+def test_a_feed_that_is_closed_while_it_connects_is_closed_then() -> None:
+    connecting, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Feed(Iterator[Any]):
+        def __next__(self) -> Any:
+            assert closed.is_set()
+            raise StopIteration
+
+        def close(self) -> None:
+            closed.set()
+
+    def connect() -> Any:
+        connecting.set()
+        assert go_on.wait(WAIT_S)
+        return Feed()
+
+    async def main() -> None:
+        feed = bk.aio.AsyncChangeFeed(connect)
+        first = asyncio.create_task(anext(feed))
+        assert await asyncio.to_thread(connecting.wait, WAIT_S)
+        closing = asyncio.create_task(feed.close())
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        with pytest.raises(StopAsyncIteration):
+            await first
+
+    asyncio.run(main())
+    assert closed.is_set()
+
+
 def _write_in_child() -> None:
     asyncio.run(write(1))
 

@@ -27,6 +27,7 @@ class AsyncChangeFeed:
         self._connect = connect
         self._feed: ChangeFeed | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="backtest-kit-feed")
+        self._is_closed = False
         self._coming: asyncio.Task[ChangeEvent | None] | None = None
 
     def __repr__(self) -> str:
@@ -58,6 +59,8 @@ class AsyncChangeFeed:
         if self._feed is None:
             self._feed = self._connect()
             iter(self._feed)
+            if self._is_closed:
+                self._feed.close()  # While it connected; nobody else would.
         return self._feed
 
     async def ack(self, *events: ChangeEvent) -> None:
@@ -67,6 +70,7 @@ class AsyncChangeFeed:
 
     async def close(self) -> None:
         """Stop iterating and hand back what was not acknowledged; see `ChangeFeed.close`."""
+        self._is_closed = True
         if self._feed is not None:
             await offload(self._feed.close)
         if (coming := self._coming) is not None:
