@@ -33,13 +33,11 @@ class Known(NamedTuple):
 
     Attributes:
         title: how the kind is called in messages.
-        columns: where the time and the values are, in a file without header.
         zone: of its times, where it does not say one; empty: not known, so UTC, which is said.
         by_date: its daily bars are of an exchange's day: their date is what is meant, not the moment.
     """
 
     title: str
-    columns: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     zone: str = ""
     by_date: bool = False
 
@@ -291,7 +289,7 @@ def _kind_of(names: Sequence[str], skipped: int) -> str:
 
 def _by_place(path: object, skipped: int, separator: str, first: Sequence[str], said: Said) -> Layout:
     kind = said.kind or _kind_of_row(first)
-    places = KNOWN[kind].columns if kind else ()
+    places = tuple(range(len(HEADER))) if kind else ()
     if said.columns and "=" not in said.columns:
         order = [name.strip().lower() for name in said.columns.split(",")]
         wanted = [next((name for name in ("time", "timestamp", "date") if name in order), "time"), *FIELDS]
