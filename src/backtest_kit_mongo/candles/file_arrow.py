@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,22 @@ def read_arrow(path: Path, said: Said, on_note: Callable[[str], object]) -> tupl
         ParquetMissing: pyarrow is not installed.
     """
     arrow, parquet = arrow_modules()
+    is_parquet = path.name.lower().endswith(".parquet")
     try:
-        if path.name.lower().endswith(".parquet"):
-            table = parquet.read_table(str(path))
-        else:
-            table = import_module("pyarrow.feather").read_table(str(path))
+        opened: Any = parquet.ParquetFile(str(path)) if is_parquet else nullcontext()
+        with opened as file:
+            table: Any = None if is_parquet else import_module("pyarrow.feather").read_table(str(path))
+            given = file.schema_arrow.names if is_parquet else table.column_names
+            names = [str(name).lower() for name in given]
+            found = find_columns(path, names, said)
+            if len(found.times) > 1:
+                raise WrongFile(f"{path}: date and time are two columns; make one of them, of timestamps.")
+            if is_parquet:  # Only what is wanted: it may have hundreds of columns.
+                table = file.read(columns=[given[at] for at in (*found.times, *found.values) if at != NO_VOLUME])
     except arrow.ArrowInvalid as cause:
         raise WrongFile(f"{path} cannot be read: {cause}") from cause
-    names = [str(name).lower() for name in table.column_names]
-    found = find_columns(path, names, said)
-    if len(found.times) > 1:
-        raise WrongFile(f"{path}: date and time are two columns; make one of them, of timestamps.")
-    moments = _times(arrow, path, table.column(found.times[0]), said, is_own=all(name in names for name in HEADER))
+    time = table.column(given[found.times[0]])
+    moments = _times(arrow, path, time, said, is_own=all(name in names for name in HEADER))
     for note in (*found.notes, moments.note):
         if note:
             on_note(note)
@@ -49,7 +54,7 @@ def read_arrow(path: Path, said: Said, on_note: Callable[[str], object]) -> tupl
         if place == NO_VOLUME:
             arrays.append(np.zeros(table.num_rows))
             continue
-        column = table.column(place)
+        column = table.column(given[place])
         if arrow.types.is_integer(column.type):
             integers |= 1 << bit
         arrays.append(_numbers(arrow, path, name, column))
