@@ -313,3 +313,31 @@ class TestNoStoreIsChosenSilently:
         assert "not in MongoDB, because they were set to use something else: PersistStateAdapter" in caplog.text
         bk.PersistRiskAdapter.use_dummy()
         assert bk.PersistRiskAdapter.read_position_data("r", "e") == []
+
+    def test_setup_takes_backends_by_domain_and_refuses_what_contradicts_before_it_connects(self) -> None:
+        for wrong, said in (
+            ({"stat": "files"}, "no domain 'stat'"),
+            ({"state": "fils"}, "a class or a Store are possible, not 'fils'"),
+            ({"state": int}, "int cannot serve it"),
+        ):
+            with pytest.raises(bk.InvalidSetting, match=said):
+                bk.setup(backends=wrong)
+        bk.PersistStateAdapter.use_memory()
+        with pytest.raises(bk.InvalidSetting, match="memory of this process> was set otherwise before"):
+            bk.setup({"backends": {"state": "files"}})
+        with pytest.raises(bk.InvalidSetting, match="given twice: redis_port"):
+            bk.setup({"redis_port": 1}, redis_port=2)
+        with pytest.raises(bk.InvalidSetting, match="redis_port is given twice"):
+            bk.setup({"redis_port": 1}, CC_REDIS_PORT=2)
+
+    def test_an_adapter_says_what_serves_it(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert set(bk.backends().values()) == {f"files below {tmp_path / 'dump'}, because setup() was not called"}
+        bk.PersistStateAdapter.use_memory()
+        bk.PersistRiskAdapter.use_persist_risk_adapter(bk.PersistBase)
+        monkeypatch.setenv("CC_EMBEDDED", "1")
+        assert repr(bk.PersistStateAdapter) == "<PersistStateAdapter: memory of this process>"
+        assert str(tmp_path / "dump/persist") in bk.backends()["risk"]
+        assert "CC_EMBEDDED is set" in bk.backends()["log"]
+        bk.set_config(mongo_connection_string="mongodb://user:hunter2@127.0.0.1:1/x", embedded=False)
+        bk.install()
+        assert bk.backends()["log"] == "MongoDB at 127.0.0.1:1, database x, document cache"

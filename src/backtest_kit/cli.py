@@ -181,14 +181,23 @@ def _is_foreign(file: str) -> bool:
     return file.startswith("<") or any(Path(file).is_relative_to(root) for root in FOREIGN)
 
 
-def modes(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
-    """Show which domain is kept where in which mode.
+def modes(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A strategy: its setup_config.py is run first, as `bkm run` does."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Show which domain is kept where in which mode, and what serves the adapters.
 
     Change it in setup_config.py: [cyan]bk.setup(modes={"backtest": {"state": "memory"}})[/]
     """
-    table = bk.get_modes()
+    if file is not None:
+        with reported():
+            run_config(file)
+    table, serving = bk.get_modes(), bk.backends()
     if as_json:
-        typer.echo(json.dumps(table))
+        typer.echo(json.dumps({**table, "adapters": serving}))
         return
     shown = Table(box=None, header_style="bold")
     for title in ("domain", *table):
@@ -197,9 +206,12 @@ def modes(as_json: Annotated[bool, typer.Option("--json", help="As one JSON obje
         shown.add_row(domain, *(places[domain] for places in table.values()))
     Console().print(shown)
     typer.echo(
-        "mongo: MongoDB and Redis, without servers files below ./dump; files: ./dump/runs, per run; memory: this "
-        "process; jsonl: ./dump/log/log.jsonl. Dumps (bt.dump) are Markdown files below ./dump/agent in every mode."
+        "mongo: what serves the adapter, see below; files: ./dump/runs, per run; memory: this process; "
+        "jsonl: ./dump/log/log.jsonl. Dumps (bt.dump) are Markdown files below ./dump/agent in every mode."
     )
+    for served in dict.fromkeys(serving.values()):
+        domains = [domain for domain, by in serving.items() if by == served]
+        typer.echo(f"adapters of {'all domains' if len(domains) == len(serving) else ', '.join(domains)}: {served}")
 
 
 if __name__ == "__main__":

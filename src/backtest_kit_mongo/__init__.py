@@ -50,7 +50,7 @@ from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.limits import write_until
 from backtest_kit_mongo.locks import set_logger
 from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
-from backtest_kit_mongo.modes import get_modes, in_mode, set_modes
+from backtest_kit_mongo.modes import backends, get_modes, in_mode, set_modes
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, setup, shutdown
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ __all__ = [
     "UnsafeServer",
     "WriteOutcomeUnknown",
     "WriteRefused",
+    "backends",
     "fetch_candles",
     "get_config",
     "get_modes",

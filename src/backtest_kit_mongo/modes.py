@@ -1,4 +1,5 @@
-"""Which domain is kept where in which mode of a strategy: the table, changes to it, and its use.
+"""Which domain is kept where: what `setup(backends=..)` chooses for the process, and the table of modes of a strategy,
+changes to it, and its use.
 
 | place | |
 |---|---|
@@ -14,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.jsonl import JsonlLog
 from backtest_kit_mongo.adapters.registries import REGISTRIES
+from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidSetting
 
-__all__ = ["MODES", "PLACES", "default_modes", "get_modes", "in_mode", "set_modes"]
+__all__ = ["MODES", "PLACES", "backends", "default_modes", "get_modes", "in_mode", "set_modes"]
 
 MODES: Final = ("live", "paper", "backtest")
 PLACES: Final = ("mongo", "files", "memory", "jsonl", "dummy")
@@ -56,6 +59,69 @@ def default_modes() -> dict[str, dict[str, str]]:
 
 _changes: dict[str, dict[str, str]] = {}
 _is_left_alone = False
+_backends: dict[str, Any] = {}
+"""By domain, what `setup(backends=..)` chose."""
+_CHOICES: Final = {"mongo": None, "files": "json", "memory": "memory", "dummy": "dummy"}
+"""Words of `setup(backends=..)`, and what an adapter calls the same."""
+
+
+def backends() -> dict[str, str]:
+    """By domain, what serves its adapter in this process now, in words."""
+    return {registry.domain.name: registry.serves for registry in REGISTRIES}
+
+
+def are_chosen(wanted: Mapping[str, Any]) -> bool:
+    """Whether `choose_backends` was given exactly these."""
+    return dict(wanted) == _backends
+
+
+def check_backends(wanted: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        InvalidSetting: a domain or place is unknown, a class could not serve, or the adapter was set to use something
+            else. Nothing changed.
+    """
+    for domain, place in wanted.items():
+        if domain not in BY_NAME:
+            raise InvalidSetting(f"backends: there is no domain {domain!r:.40}; there are {', '.join(BY_NAME)}")
+        registry = REGISTRIES.of(BY_NAME[domain])
+        is_known = place in _CHOICES if isinstance(place, str) else isinstance(place, Store) or callable(place)
+        if not is_known:
+            raise InvalidSetting(
+                f"backends[{domain!r}]: {', '.join(_CHOICES)}, a class or a Store are possible, not {place!r:.40}"
+            )
+        if not isinstance(place, str | Store):
+            registry.keeps_values(place)
+        choice = _CHOICES[place] if isinstance(place, str) else place
+        if registry.choice is not None and registry.choice != choice and _backends.get(domain) != place:
+            raise InvalidSetting(
+                f"backends[{domain!r}] says {place!r:.60}, but {registry!r:.200} was set otherwise before. Say it in "
+                "one place only. Nothing was changed."
+            )
+
+
+def choose_backends(wanted: Mapping[str, Any]) -> None:
+    """Let adapters use what `check_backends` has allowed."""
+    for domain, place in wanted.items():
+        _choose(REGISTRIES.of(BY_NAME[domain]), place)
+    _backends.update(wanted)
+
+
+def _choose(registry: Registry, place: Any) -> None:
+    words = {
+        "mongo": registry.use_default, "files": registry.use_json,
+        "memory": registry.use_memory, "dummy": registry.use_dummy,
+    }  # fmt: skip
+    if isinstance(place, str):
+        words[place]()
+    else:
+        registry.use(place)
+
+
+def forget() -> None:
+    """As if no backend and no mode had been chosen."""
+    _backends.clear()
+    set_modes({})
 
 
 def get_modes() -> dict[str, dict[str, str]]:
@@ -73,16 +139,27 @@ def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
         InvalidSetting: a mode, domain or place is unknown, or does not fit. Nothing changed.
     """
     global _is_left_alone
-    for mode, places in (modes or {}).items():
-        if mode not in MODES:
-            raise InvalidSetting(f"modes: there are {', '.join(MODES)}, not {mode!r:.40}")
-        for domain, place in places.items():
-            _check(mode, domain, place)
+    check_modes(modes or {})
     _is_left_alone = modes is None
     if not modes:
         _changes.clear()
     for mode, places in (modes or {}).items():
         _changes.setdefault(mode, {}).update(places)
+
+
+def check_modes(modes: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises as `set_modes`."""
+    for mode, places in modes.items():
+        if mode not in MODES:
+            raise InvalidSetting(f"modes: there are {', '.join(MODES)}, not {mode!r:.40}")
+        for domain, place in places.items():
+            _check(mode, domain, place)
+
+
+def are_in_force(modes: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether these changes would change nothing."""
+    table = get_modes()
+    return not _is_left_alone and all(table[mode].items() >= places.items() for mode, places in modes.items())
 
 
 def _check(mode: str, domain: str, place: str) -> None:

@@ -102,7 +102,10 @@ def load(**arguments: Any) -> Settings:
         InvalidSetting: a name is unknown or a value does not fit; the message never shows a secret's value.
     """
     _name_unknown()
-    named = {_field(name): value for name, value in arguments.items()}
+    named: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if named.setdefault(field := _field(name), value) is not value:
+            raise InvalidSetting(f"{field} is given twice, with and without CC_")
     try:
         return Settings(**named)
     except ValidationError as cause:

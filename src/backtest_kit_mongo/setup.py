@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from pydantic import SecretStr
@@ -20,8 +20,16 @@ from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.caches import identity_of, make_cache
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
-from backtest_kit_mongo.modes import set_modes
+from backtest_kit_mongo.errors import AlreadySetUp, InvalidSetting, NotSetUp
+from backtest_kit_mongo.modes import (
+    are_chosen,
+    are_in_force,
+    check_backends,
+    check_modes,
+    choose_backends,
+    forget,
+    set_modes,
+)
 from backtest_kit_mongo.reachability import require_servers
 from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings, load
@@ -79,6 +87,10 @@ def _make_near(settings: Settings, identity: Identity) -> NearCache | None:
     return NearCache(client, link_over(client), options, identity)
 
 
+def _name_of(settings: Settings) -> str:
+    return f"MongoDB at {settings.mongo_address}, database {settings.database}, {settings.cache_mode} cache"
+
+
 def _make_live(settings: Settings) -> Store:
     """This process's store. A forked child makes its own, and so serves its own metrics."""
     if settings.metrics_port is not None:
@@ -124,7 +136,7 @@ def install() -> None:
 
 
 def _install_later(settings: Settings) -> None:
-    stores.configure_live(lambda: _make_live(settings))
+    stores.configure_live(lambda: _make_live(settings), _name_of(settings))
     _install(settings)
 
 
@@ -176,35 +188,48 @@ def _succeed(estate: inheritance.Estate) -> None:
             _install_later(load(**_config))
 
 
-def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any) -> Settings:
+def setup(
+    given: Mapping[str, Any] | None = None,
+    /,
+    *,
+    modes: Mapping[str, Mapping[str, str]] | None = None,
+    backends: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> Settings:
     """Make everything the strategy remembers durable in MongoDB, cached in Redis and published. Returns the settings in
     force.
 
-    Calling it again with the same settings does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
+    Calling it again with the same values does nothing. `embedded=True` (or CC_EMBEDDED=1) starts private servers on
     this machine. Adapters that were set to use something else keep it. Processes that `multiprocessing` starts inherit
-    all of this, however it starts them. `modes` changes which domain is kept where in which mode of a strategy: see
-    `modes.py`.
+    all of this, however it starts them.
+
+    Args:
+        given: the same as a mapping: `setup({"redis_host": "cache"})`.
+        modes: which domain is kept where in which mode of a strategy, where that is to change: see `modes.py`.
+        backends: by domain, what shall serve it: `mongo`, `files`, `memory`, `dummy`, a class as
+            `use_persist_<domain>_adapter` takes it, or a `Store`. Domains that are not named stay in MongoDB.
 
     Raises:
         InvalidSetting: a name is unknown or a value does not fit; nothing was connected.
-        AlreadySetUp: other settings are in use.
+        AlreadySetUp: other values are in use. Nothing was changed.
         ServerUnreachable: a server cannot be reached; the message says which, where and what to do. Adapters refuse to
             work until it succeeds.
         LegacyIndex, UnsafeServer: a server is reached but would break a promise; the message has the command that fixes
         it.
     """
     global _is_busy
-    if modes is not None:
-        set_modes(modes)
+    whole = _merged(given, {**config, **_said(modes=modes, backends=backends)})
+    wanted = _Choices(whole.pop("modes", None), whole.pop("backends", None))
     with _lock.quietly():
-        _is_busy = bool(config)  # Who gives settings does not want inherited ones.
+        _is_busy = bool(whole)  # Who gives settings does not want inherited ones.
         inheritance.accept()
         before = dict(_config)
         try:
-            set_config(**config)
+            wanted.check(is_set_up=_settings is not None)
+            set_config(**whole)
             _is_busy = True
             if _settings is None:
-                _open(resolve(load(**_config)))
+                _open(resolve(load(**_config)), wanted)
             else:
                 stores.live_store().confirm()
         except BaseException:
@@ -217,10 +242,52 @@ def setup(*, modes: Mapping[str, Mapping[str, str]] | None = None, **config: Any
         return get_config()
 
 
-def _open(settings: Settings) -> None:
+def _said(**choices: Any) -> dict[str, Any]:
+    return {name: choice for name, choice in choices.items() if choice is not None}
+
+
+def _merged(given: Mapping[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        InvalidSetting: it is no mapping of names, or a name is given twice.
+    """
+    if not all(isinstance(name, str) for name in given or {}):
+        raise InvalidSetting("setup() takes a mapping of settings by name")
+    if twice := sorted({*(given or {})} & {*config}):
+        raise InvalidSetting(f"given twice: {', '.join(twice)}")
+    return {**(given or {}), **config}
+
+
+class _Choices(NamedTuple):
+    """What `setup()` was told of modes and backends; None: nothing."""
+
+    modes: Mapping[str, Mapping[str, str]] | None
+    backends: Mapping[str, Any] | None
+
+    def check(self, *, is_set_up: bool) -> None:
+        """Raises InvalidSetting or AlreadySetUp, before anything is changed."""
+        check_modes(self.modes or {})
+        if not is_set_up:
+            check_backends(self.backends or {})
+            return
+        if self.modes is not None and not are_in_force(self.modes):
+            raise AlreadySetUp("setup() was called before with other modes. set_modes() changes them.")
+        if self.backends is not None and not are_chosen(self.backends):
+            raise AlreadySetUp(
+                "setup() was called before with other backends, and they are in use. use_..() of an adapter changes "
+                "what serves it; shutdown() forgets all."
+            )
+
+    def choose(self) -> None:
+        if self.modes is not None:
+            set_modes(self.modes)
+        choose_backends(self.backends or {})
+
+
+def _open(settings: Settings, wanted: _Choices) -> None:
     stores.settle(live=False, refusal="setup() failed.")
     try:
-        stores.configure_live(lambda: _make_live(settings))
+        stores.configure_live(lambda: _make_live(settings), _name_of(settings))
         store = stores.live_store()
         require_servers(settings, _mongo(store), redis_client(settings))
         store.open()
@@ -228,6 +295,7 @@ def _open(settings: Settings) -> None:
         stores.configure_live(None)
         metrics.close()
         raise
+    wanted.choose()
     _install(settings)
 
 
@@ -264,6 +332,7 @@ def shutdown() -> None:
         metrics.close()
         for registry in REGISTRIES:
             registry.use_default()
+        forget()
 
 
 def _live() -> Store:

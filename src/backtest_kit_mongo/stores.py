@@ -20,6 +20,8 @@ from backtest_kit_mongo.backends.dummy import DummyTruth
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.persist.base import BASE_DIR, PersistBase
+from backtest_kit_mongo.backends.persist.wrapper import Wrapper as Wrapper
+from backtest_kit_mongo.backends.persist.wrapper import innermost
 from backtest_kit_mongo.drivers.counts import DEFERRED, UNKNOWN, WRITTEN
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
@@ -34,6 +36,7 @@ logger = locks.logger(__name__)
 _lock = Lock()
 _live_factory: Callable[[], Store] | None = None
 _live: Store | None = None
+_live_name = ""
 _is_live_default = False
 _refusal: str | None = None
 """Why files would be wrong although `setup()` is not in force."""
@@ -57,7 +60,7 @@ def new_persist_store(maker: Any, base_dir: str) -> Store:
     from backtest_kit_mongo.backends.persist.truth import PersistTruth  # Late: it needs NumPy.
 
     truth = PersistTruth(maker, base_dir, lists=lists_keys(maker))
-    return Store(f"{maker.__module__}.{maker.__qualname__}", truth, NoCache())
+    return Store(name_of(maker), truth, NoCache())
 
 
 @cache
@@ -66,8 +69,21 @@ def persist_store(maker: Any) -> Store:
     return new_persist_store(maker, BASE_DIR)
 
 
+def name_of(maker: Any) -> str:
+    """An implementation in words: where it is defined, or of what it is made."""
+    return f"{maker.__module__}.{maker.__qualname__}" if hasattr(maker, "__qualname__") else repr(maker)
+
+
+def persist_name(maker: Any) -> str:
+    """A class of values in words, with where it keeps them."""
+    is_files = isinstance(maker, type) and issubclass(maker, PersistBase) and maker._path is PersistBase._path
+    where = Path(BASE_DIR).absolute() if is_files and maker.read_value is PersistBase.read_value else BASE_DIR
+    return f"{name_of(maker)}, base_dir {where}"
+
+
 def lists_keys(maker: Any) -> bool:
     """Whether a class says which ids it has: one that takes its values elsewhere must say it itself."""
+    maker = innermost(maker)
     keys = getattr(maker, "keys", None)
     inherits = issubclass(maker, PersistBase) and keys is PersistBase.keys
     return keys is not None and not (inherits and maker.read_value is not PersistBase.read_value)
@@ -107,6 +123,20 @@ def inherit_memory() -> None:
 def dummy_store() -> Store:
     """The backend that keeps nothing."""
     return Store("dummy", DummyTruth(), NoCache())
+
+
+def files_name() -> str:
+    """The file backend in words."""
+    return f"files below {DUMP_DIRECTORY.absolute()}"
+
+
+def default_name() -> str:
+    """In words what serves adapters for which nobody chose anything."""
+    if _is_live_default:
+        return _live_name
+    if refusal := _refusal or _refusal_of_environment():
+        return f"nothing until setup() is called, which every use says: {refusal}"
+    return f"{files_name()}, because setup() was not called"
 
 
 def default_store() -> Store:
@@ -183,11 +213,11 @@ def settle(*, live: bool, refusal: str | None = None) -> None:
     _refusal, _is_reported, _is_live_default = refusal, False, live
 
 
-def configure_live(factory: Callable[[], Store] | None) -> None:
-    """Say how the live store is made; the previous one is closed."""
-    global _live, _live_factory
+def configure_live(factory: Callable[[], Store] | None, name: str = "") -> None:
+    """Say how the live store is made, and what it is in words; the previous one is closed."""
+    global _live, _live_factory, _live_name
     with _lock:
-        previous, _live, _live_factory = _live, None, factory
+        previous, _live, _live_factory, _live_name = _live, None, factory, name
     if previous is not None:
         previous.close()
 

@@ -88,7 +88,7 @@ ARROWS = {
     "tracing": "coherence drivers",
     "stores": "backends drivers errors inheritance locks ports",
     "adapters": "candles coherence domains drivers errors inheritance locks look_ahead stores",
-    "modes": "adapters domains errors stores",
+    "modes": "adapters domains drivers errors stores",
     "metrics": "coherence domains drivers locks ports stores",
     "reachability": "backends errors locks settings",
     "caches": "backends coherence domains settings",

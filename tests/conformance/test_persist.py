@@ -137,8 +137,18 @@ def test_values_in_files(kind: type[bk.PersistBase], tmp_path: Path) -> None:
 
 @pytest.mark.live
 def test_values_on_servers(bkm_settings: Settings) -> None:
-    bk.setup(**{name: getattr(bkm_settings, name) for name in bkm_settings.model_fields_set})
+    given = {name: getattr(bkm_settings, name) for name in bkm_settings.model_fields_set}
+    bk.PersistSignalAdapter.use_dummy()
+    for _ in range(2):
+        bk.setup(given, backends={"risk": RedisPersist, "memory": "memory", "state": "mongo"})
     try:
+        for other in ({"backends": {"risk": MongoPersist}}, {"modes": {"live": {"state": "memory"}}}):
+            with pytest.raises(bk.AlreadySetUp):
+                bk.setup(other)
+        assert bk.get_modes()["live"]["state"] == "mongo"
+        served = bk.backends()
+        assert "RedisPersist" in served["risk"]
+        assert [served["signal"], served["memory"]] == ["dummy: nothing is kept", "memory of this process"]
         for kind in (RedisPersist, MongoPersist):
             check(kind("signal/BTC%2FUSDT"))
             bk.PersistStateAdapter.use_persist_state_adapter(kind)

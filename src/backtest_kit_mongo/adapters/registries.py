@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from backtest_kit_mongo.adapters.registry import Registries, Registry
+from backtest_kit_mongo.adapters.registry import Factory, Registries, Registry
 from backtest_kit_mongo.adapters.row_signatures import (
     PersistCandleRegistry as PersistCandleRegistry,
 )
@@ -121,10 +121,12 @@ for _registry in REGISTRIES:
     _registry.__module__ = __name__  # Where pickle finds it by its name.
 
 
-def use_store(store: Store) -> None:
-    """Serve every domain by this store from now on, for authors of a whole one; `setup()` changes nothing of it."""
+def use_store(store: Store | Factory) -> None:
+    """Serve every domain by this store from now on, or over a class that keeps values (`PersistBase`); `setup()`
+    changes nothing of it.
+    """
     for registry in REGISTRIES:
-        registry.use_store(lambda: store)
+        registry.use(store)
 
 
 def _forget_after_fork() -> None:

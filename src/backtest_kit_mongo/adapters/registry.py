@@ -77,9 +77,10 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._slots: dict[tuple[Any, ...], _Slot] = {}
-        self._factory: Factory = self._bind(stores.default_store)
-        self._choice: Choice | None = None
+        self.use_default()
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.serves}>"
 
     def __reduce__(self) -> str:
         """The adapter's name: a copy, and what another process unpickles, is the one of that name: a strategy that
@@ -91,6 +92,13 @@ class Registry:
     def name(self) -> str:
         """The name that the package exports it by."""
         return type(self).__name__.replace("Registry", "Adapter")
+
+    @property
+    def serves(self) -> str:
+        """What serves it now, in words."""
+        if self._choice is None:
+            inheritance.accept()  # Perhaps this process's parent has chosen.
+        return self._says()
 
     def _bind(self, store: Callable[[], Store]) -> Factory:
         builtin = self.builtin
@@ -105,49 +113,67 @@ class Registry:
         Raises:
             InvalidSetting: it is a class that has neither the methods of this domain nor those of `PersistBase`.
         """
-        if not isinstance(factory, type):
-            self._use(factory, factory)  # What a function makes is seen when it has made it.
-            return
+        if self.keeps_values(factory):
+            bound = self._bind(lambda: stores.persist_store(factory))
+            self._use(bound, factory, lambda: stores.persist_name(factory))
+        else:
+            self._use(factory, factory, lambda: stores.name_of(factory))
+
+    def keeps_values(self, factory: Factory) -> bool:
+        """Whether it is like `PersistBase`; otherwise it makes instances of this domain.
+
+        Raises:
+            InvalidSetting: it is a class that can do neither.
+        """
+        if not isinstance(factory, type | stores.Wrapper):
+            return False  # What a function makes is seen when it has made it.
         lacking = [name for name in self._expected() if not hasattr(factory, name)]
-        if lacking and all(hasattr(factory, name) for name in VALUES):
-            self._use(self._bind(lambda: stores.persist_store(factory)), factory)
-            return
-        if lacking:
-            raise InvalidSetting(
-                f"{self.name}: {factory.__qualname__} cannot serve it: it has no {', '.join(lacking)}. It must have "
-                f"these methods, or those of bk.PersistBase ({', '.join(VALUES)}). Nothing was changed."
-            )
-        self._use(factory, factory)
+        if not lacking:
+            return False
+        if isinstance(factory, stores.Wrapper) or all(hasattr(factory, name) for name in VALUES):
+            return True
+        raise InvalidSetting(
+            f"{self.name}: {factory.__qualname__} cannot serve it: it has no {', '.join(lacking)}. It must have "
+            f"these methods, or those of bk.PersistBase ({', '.join(VALUES)}). Nothing was changed."
+        )
 
     def _expected(self) -> list[str]:
         """What an implementation must have."""
         own = [call.name for call in self.calls.values() if call.verb.body and not call.verb.optional]
         return ["wait_for_init", *(own or [f"{verb}_candles_data" for verb in ("read", "write")])]
 
-    def _use(self, factory: Factory, choice: Choice | None) -> None:
+    def _use(self, factory: Factory, choice: Choice | None, says: Callable[[], str]) -> None:
         with self._lock:
-            self._factory, self._choice = factory, choice
-            self._slots = {}
+            self._factory, self._choice, self._says = factory, choice, says
+            self._slots: dict[tuple[Any, ...], _Slot] = {}
+
+    def use(self, backend: Store | Factory) -> None:
+        """`use_store` or `use_adapter`, whichever it is."""
+        if isinstance(backend, Store):
+            self.use_store(lambda: backend)
+        else:
+            self.use_adapter(backend)
 
     def use_store(self, store: Callable[[], Store]) -> None:
         """Serve every context by the built-in instance over the store that `store()` returns."""
-        self.use_adapter(self._bind(store))
+        bound = self._bind(store)
+        self._use(bound, bound, lambda: store().name)
 
     def use_default(self) -> None:
         """As if nothing had been chosen: MongoDB from `setup()` on, files before it."""
-        self._use(self._bind(stores.default_store), None)
+        self._use(self._bind(stores.default_store), None, stores.default_name)
 
     def use_json(self) -> None:
         """Files below ./dump, in the original's layout."""
-        self._use(self._bind(stores.file_store), "json")
+        self._use(self._bind(stores.file_store), "json", stores.files_name)
 
     def use_memory(self) -> None:
         """Memory of this process."""
-        self._use(self._bind(stores.memory_store), "memory")
+        self._use(self._bind(stores.memory_store), "memory", lambda: "memory of this process")
 
     def use_dummy(self) -> None:
         """Nothing is kept."""
-        self._use(self._bind(stores.dummy_store), "dummy")
+        self._use(self._bind(stores.dummy_store), "dummy", lambda: "dummy: nothing is kept")
 
     @property
     def choice(self) -> Choice | None:
@@ -157,20 +183,26 @@ class Registry:
     @contextmanager
     def serving(self, store: Store) -> Iterator[None]:
         """Serve every context over this store within the block, and after it as before."""
-        with self.serving_by(self._bind(lambda: store)):
+        with self._as_before():
+            self.use_store(lambda: store)
             yield
 
     @contextmanager
     def serving_by(self, factory: Factory) -> Iterator[None]:
         """The same by an implementation."""
+        with self._as_before():
+            self.use_adapter(factory)
+            yield
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
         with self._lock:
-            before = self._factory, self._slots, self._choice
-        self.use_adapter(factory)
+            before = self._factory, self._slots, self._choice, self._says
         try:
             yield
         finally:
             with self._lock:
-                self._factory, self._slots, self._choice = before
+                self._factory, self._slots, self._choice, self._says = before
 
     def clear(self) -> None:
         """Drop all instances; the registered implementation stays. Needed after the working directory changed."""
