@@ -171,10 +171,12 @@ class Result:
     def stats(self) -> Stats:
         percents = np.array([trade.pnl_percent for trade in self.trades], float)
         money = np.array([trade.pnl for trade in self.trades], float)
-        count, wins = len(percents), int((money > 0).sum())
-        lost = -float(money[money < 0].sum())
+        won, lost = money[money > 0], -float(money[money < 0].sum())
+        count, wins = len(percents), len(won)
+        mean = float(percents.mean()) if count else None
+        best, worst = (float(percents.max()), float(percents.min())) if count else (None, None)
         spread = float(percents.std(ddof=1)) if count > 1 else 0.0
-        has_spread = spread > 1e-9 * float(np.abs(percents).max(initial=0.0))
+        has_spread = spread > 1e-9 * max(abs(best or 0.0), abs(worst or 0.0))
         open_minutes = sum(trade.minutes for trade in self.trades)
         span = max(1, (self.end - self.start) // MINUTE_MS + 1)
         return Stats(
@@ -184,11 +186,11 @@ class Result:
             win_rate_percent=wins / count * 100 if count else None,
             pnl=float(money.sum()),
             pnl_percent_sum=float(percents.sum()),
-            pnl_percent_mean=float(percents.mean()) if count else None,
-            best_percent=float(percents.max()) if count else None,
-            worst_percent=float(percents.min()) if count else None,
-            profit_factor=float(money[money > 0].sum()) / lost if lost else None,
-            sharpe_per_trade=float(percents.mean()) / spread if has_spread else None,
+            pnl_percent_mean=mean,
+            best_percent=best,
+            worst_percent=worst,
+            profit_factor=float(won.sum()) / lost if lost else None,
+            sharpe_per_trade=mean / spread if mean is not None and has_spread else None,
             max_drawdown=float(self.equity.drawdown.min()),
             minutes_mean=open_minutes / count if count else None,
             exposure_percent=open_minutes / span * 100,

@@ -54,7 +54,11 @@ def _place(domain: str, mode: str) -> str:
 
 def default_modes() -> dict[str, dict[str, str]]:
     """By mode and domain, the place."""
-    return {mode: {domain.name: _place(domain.name, mode) for domain in DOMAINS} for mode in MODES}
+    return {mode: _default_places(mode) for mode in MODES}
+
+
+def _default_places(mode: str) -> dict[str, str]:
+    return {domain.name: _place(domain.name, mode) for domain in DOMAINS}
 
 
 _changes: dict[str, dict[str, str]] = {}
@@ -126,7 +130,11 @@ def forget() -> None:
 
 def get_modes() -> dict[str, dict[str, str]]:
     """The table in force: by mode and domain, the place."""
-    return {mode: {**places, **_changes.get(mode, {})} for mode, places in default_modes().items()}
+    return {mode: _places(mode) for mode in MODES}
+
+
+def _places(mode: str) -> dict[str, str]:
+    return {**_default_places(mode), **_changes.get(mode, {})}
 
 
 def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
@@ -150,8 +158,7 @@ def set_modes(modes: Mapping[str, Mapping[str, str]] | None) -> None:
 def check_modes(modes: Mapping[str, Mapping[str, str]]) -> None:
     """Raises as `set_modes`."""
     for mode, places in modes.items():
-        if mode not in MODES:
-            raise InvalidSetting(f"modes: there are {', '.join(MODES)}, not {mode!r:.40}")
+        _require(mode)
         for domain, place in places.items():
             _check(mode, domain, place)
 
@@ -160,6 +167,11 @@ def are_in_force(modes: Mapping[str, Mapping[str, str]]) -> bool:
     """Whether these changes would change nothing."""
     table = get_modes()
     return not _is_left_alone and all(table[mode].items() >= places.items() for mode, places in modes.items())
+
+
+def _require(mode: str) -> None:
+    if mode not in MODES:
+        raise InvalidSetting(f"modes: there are {', '.join(MODES)}, not {mode!r:.40}")
 
 
 def _check(mode: str, domain: str, place: str) -> None:
@@ -179,8 +191,9 @@ def in_mode(mode: str, directory: Path) -> Iterator[None]:
     Args:
         directory: for what is kept in files of the run.
     """
+    _require(mode)
     stores.mean_files()
-    places = {} if _is_left_alone else get_modes()[mode]
+    places = {} if _is_left_alone else _places(mode)
     memory, files = stores.new_memory_store(), stores.new_file_store(directory)
     made = {"memory": memory, "files": files, "dummy": stores.dummy_store()}
     with ExitStack() as stack:

@@ -103,10 +103,12 @@ def make_plan(
     require_taken(first.strategy, found)
     source = source_of(first.strategy)
     files, notes, runs = SeriesFiles(), dict[str, None](), dict[str, Run]()
+    texts = [json.dumps(one, sort_keys=True, ensure_ascii=True) for one in found]
+    ruled = json.dumps(asdict(rules), sort_keys=True)
     for job in jobs:
         candles = _candles(job, files, notes)
-        for one in found:
-            run = _run(job, source, one, candles)
+        for one, text in zip(found, texts, strict=True):
+            run = _run(job, source, one, candles, text, ruled)
             runs.setdefault(run.run_id, run)
     title = f"{first.strategy.name}-{source.code[:8]}" if study is None else study
     _require_title(title)
@@ -145,14 +147,13 @@ def market_of(job: Job) -> Market:
     )
 
 
-def _run(job: Job, source: Source, params: Params, candles: str) -> Run:
+def _run(job: Job, source: Source, params: Params, candles: str, reported: str, ruled: str) -> Run:
+    """`reported` and `ruled` are its parameters and rules as texts."""
     frame = job.frame
     assert frame is not None
-    reported = json.dumps(params, sort_keys=True, ensure_ascii=True)
     run_id = digest(
         "run", source.strategy, source.code, reported, job.symbol, job.exchange.name, frame.name, frame.start,
-        frame.end, candles,
-        json.dumps(asdict(job.rules), sort_keys=True), package_version(),
+        frame.end, candles, ruled, package_version(),
     )  # fmt: skip
     return Run(run_id, params, job.symbol, frame.name, frame.start, frame.end, candles)
 

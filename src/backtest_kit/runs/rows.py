@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import backtest_kit_mongo as bk
 
 __all__ = ["Rows", "StoredRows", "Write"]
 
 logger = logging.getLogger(__name__)
+
+ADAPTERS_MAX: Final = 4096
+"""An adapter keeps something of each key; of more runs than that it forgets them, a worker may do millions."""
 
 
 class Write(NamedTuple):
@@ -104,6 +107,8 @@ class StoredRows:
         with bk.simulation_time(None), bk.step(expect=expected) as step:
             for one in writes:
                 bk.PersistRunAdapter.write_run_data({"kind": _kind(one.key), "data": dict(one.row)}, one.key)
+        if bk.PersistRunAdapter.context_count > ADAPTERS_MAX:
+            bk.PersistRunAdapter.clear()
         return [step.revisions[key] for key in keys]
 
     def remove(self, key: str) -> None:

@@ -260,6 +260,9 @@ class Registries(Sequence[Registry]):
     def __getitem__(self, index: int | slice) -> Registry | Sequence[Registry]:
         return [self._by_domain[domain] for domain in DOMAINS if domain in self._by_domain][index]
 
+    def __iter__(self) -> Iterator[Registry]:
+        return iter(self[:])
+
     def __len__(self) -> int:
         return len(self._by_domain)
 

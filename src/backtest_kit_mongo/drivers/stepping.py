@@ -182,7 +182,7 @@ class Step(Scope):
             raise CallerError(
                 f"{key}: a step writes at most {DOCUMENTS_MAX:,} documents and rows. Nothing was written."
             )
-        if self._is_atomic and (self._rows or count > 1 or self._writes.keys() - {key}):
+        if self._is_atomic and (self._rows or count > 1 or len(self._writes) > (key in self._writes)):
             store.truth.require_steps()
 
     def _require_open(self) -> None:

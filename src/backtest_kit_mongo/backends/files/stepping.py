@@ -40,7 +40,8 @@ class FileSteps:
     def atomic(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
         root = self._root()
         with ExitStack() as stack:
-            for key in sorted((write.key for write in effect.writes), key=lambda key: self._directory(root, key)):
+            directories = {self._directory(root, write.key): write.key for write in effect.writes}
+            for _, key in sorted(directories.items()):
                 stack.enter_context(self._writing(root, key))
             each = [self._prepared(root, write) for write in effect.writes]
             outputs = [output for one in each for output in one.outputs]
