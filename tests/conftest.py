@@ -6,8 +6,9 @@ import gc
 import logging
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -34,6 +35,11 @@ if "TMPDIR" not in os.environ and _has_room():
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
 
+# Half of what it takes to collect the tests is to rewrite their assertions, and half of what it takes to start another
+# interpreter is to compile the product: once is enough.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # How long an example takes says how busy the machine is, and nothing about what is tested; and each run is the same.
 hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("any machine")
@@ -42,8 +48,20 @@ LONG = ("chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_b
 """Modules that take long with few tests. Begun last, they would leave the other processes with nothing to do."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Of two processes one begins at the end, so that each finds half of the modules compiled by the other."""
+    report = yield
+    if isinstance(collector, pytest.Directory) and os.environ.get("PYTEST_XDIST_WORKER", "gw0")[-1] in "13579":
+        report.result.reverse()
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(LONG))
+    items.sort(key=lambda item: (not item.nodeid.removeprefix("tests/").startswith(LONG), item.path))
 
 
 def pytest_collection_finish() -> None:
