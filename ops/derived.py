@@ -74,7 +74,7 @@ def _for_loops(registry: Registry) -> str:
     """A domain's methods for event loops, as source."""
     kind = type(registry)
     typed = [name for name, one in vars(kind).items() if inspect.isfunction(one) and not name.startswith(("_", "use_"))]
-    methods = list(registry.calls) or typed
+    methods = [*(list(registry.calls) or typed), "entries", "list_contexts"]
     made = {name: inspect.signature(getattr(kind, name)).return_annotation for name in methods}
     lines = "".join(
         f"    {name} = {'as_async_iterator' if returned.startswith('Iterator') else 'as_coroutine'}"

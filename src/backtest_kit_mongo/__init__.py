@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo import metrics, moved
 from backtest_kit_mongo.adapters import registries
+from backtest_kit_mongo.adapters.inventory import Held, inventory
 from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
@@ -70,6 +71,7 @@ __all__ = [
     "CorruptData",
     "EnvironmentFault",
     "ExitCode",
+    "Held",
     "InvalidKey",
     "InvalidPayload",
     "InvalidSetting",
@@ -95,6 +97,7 @@ __all__ = [
     "get_redis",
     "in_mode",
     "install",
+    "inventory",
     "read_candle_files",
     "metrics",
     "revisions",

@@ -29,6 +29,7 @@ from backtest_kit_mongo.coherence.effects import (
     SoftRemove,
     Upsert,
 )
+from backtest_kit_mongo.coherence.inventory import Census, Entry, Selection
 from backtest_kit_mongo.coherence.near import Fetch
 from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
@@ -96,6 +97,14 @@ class Truth(Protocol):
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         """Rows of a series with since <= timestamp < until, ascending, as plain dicts with integer timestamps."""
+
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
+        """What is stored of a domain, in the order of its keys where that costs little; a series is one entry. Prepares
+        nothing and changes nothing. What cannot be read is left out, and named in the log.
+        """
+
+    def census(self, domain: Domain, chosen: Selection) -> Census:
+        """How much there is of what `browse` gives."""
 
 
 class Series(Protocol):

@@ -111,7 +111,7 @@ ARROWS = {
     ),
     "cli": (
         "adapters audit backends caches candles coherence domains drivers embedded errors exits feed operate "
-        "servers settings setup stored terminal"
+        "servers settings setup stored stores terminal"
     ),
 }
 """Every room of the package, from the ground up, and the rooms that it may import. Each stands above what it

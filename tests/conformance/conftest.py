@@ -9,7 +9,7 @@ SAID_IN_DOCUMENT_MODE = (
     # They are of the same documents, through the cache besides.
     "TestFreeFormValues", "TestLifetimes", "TestDates",
     "TestCandle", "TestFirstWriteWins", "TestUnclosedCandles", "TestSeriesKeys",  # No cache is asked for a series.
-    "TestListMethods", "test_a_bucket_can_be_cleared_while_it_is_listed",  # Nor for a list.
+    "TestInventory", "TestListMethods", "test_a_bucket_can_be_cleared_while_it_is_listed",  # Nor for a list.
 )  # fmt: skip
 OF_KEYS = ("TestHostileKeys", "TestCollisions")
 ONE_OF_EACH_SHAPE = {"signal", "memory", "storage"}

@@ -16,7 +16,8 @@ from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
-from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.drivers.store import Store
@@ -107,6 +108,13 @@ class DictTruth(RowsOnly):
             kept = [self.find(Find(key)) for key in self._records if key.scope == scope]
             found = [one for one in kept if one.visible(when) and only.fits(one, self._changed_ms[one.key])]
         return islice(iter(found) if limit is None and only == ALL else reversed(found), limit)
+
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
+        for scope, rows in self._candles.items():
+            if scope.domain is domain and chosen.fits(scope, None, None):
+                yield Entry(scope, rows=len(rows))
+        stored = [self.find(Find(key)) for key in self._records if key.domain is domain]
+        yield from entries_of([Kept(one, self._changed_ms[one.key], 0) for one in stored], chosen)
 
     def append(self, effect: Append) -> Appended:
         with self._lock:

@@ -10,6 +10,7 @@ from backtest_kit_mongo.testing.suites.candles import TestCandleWindows, TestFir
 from backtest_kit_mongo.testing.suites.columns import TestCandleColumns, TestCandleConflicts
 from backtest_kit_mongo.testing.suites.documents import TestADocument, TestAnEmptyStore, TestNothingIsShared
 from backtest_kit_mongo.testing.suites.fixtures import empty_store, tag, twin
+from backtest_kit_mongo.testing.suites.inventory import TestInventory
 from backtest_kit_mongo.testing.suites.lists import TestAnEmptyList, TestLists, TestRowsThatOthersWrote, TestTheLog
 from backtest_kit_mongo.testing.suites.look_ahead import TestLookAhead, TestLookAheadInLists
 from backtest_kit_mongo.testing.suites.removal import TestRemovedMemory, TestSoftRemoval
@@ -18,7 +19,7 @@ from backtest_kit_mongo.testing.suites.steps import TestSteps
 __all__ = [
     "TestSteps",
     "TestADocument", "TestAnEmptyList", "TestAnEmptyStore", "TestCandleColumns", "TestCandleConflicts",
-    "TestCandleWindows", "TestFirstWriteWins", "TestLists", "TestLookAhead", "TestLookAheadInLists",
+    "TestCandleWindows", "TestFirstWriteWins", "TestInventory", "TestLists", "TestLookAhead", "TestLookAheadInLists",
     "TestNothingIsShared", "TestRemovedMemory", "TestRowsThatOthersWrote", "TestSoftRemoval", "TestTheLog",
     "TestUnclosedCandles", "empty_store", "tag", "twin",
 ]  # fmt: skip

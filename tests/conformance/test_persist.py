@@ -21,6 +21,7 @@ from backtest_kit_mongo.testing.conformance import (  # noqa: F401 - the rest sa
     TestADocument,
     TestCandleWindows,
     TestFirstWriteWins,
+    TestInventory,
     TestListMethods,
     TestLists,
     TestNothingIsShared,

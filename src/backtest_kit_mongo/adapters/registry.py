@@ -10,11 +10,13 @@ from backtest_kit_mongo import inheritance, stores
 from backtest_kit_mongo.adapters import verbs
 from backtest_kit_mongo.adapters.contracts import PersistInstance
 from backtest_kit_mongo.coherence.codec import plain_scalar
-from backtest_kit_mongo.coherence.record import Domain
-from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.coherence.inventory import Entry, Selection
+from backtest_kit_mongo.coherence.record import Domain, Part
+from backtest_kit_mongo.domains.table import DOMAINS, context_names
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey, InvalidSetting
+from backtest_kit_mongo.errors import InvalidKey, InvalidSetting, LookAhead
 from backtest_kit_mongo.locks import Lock
+from backtest_kit_mongo.look_ahead import simulation_now
 
 Factory = Callable[..., Any]
 VALUES: Final = ("read_value", "has_value", "write_value")
@@ -114,8 +116,7 @@ class Registry:
             InvalidSetting: it is a class that has neither the methods of this domain nor those of `PersistBase`.
         """
         if self.keeps_values(factory):
-            bound = self._bind(lambda: stores.persist_store(factory))
-            self._use(bound, factory, lambda: stores.persist_name(factory))
+            self._serve(lambda: stores.persist_store(factory), factory, lambda: stores.persist_name(factory))
         else:
             self._use(factory, factory, lambda: stores.name_of(factory))
 
@@ -142,9 +143,11 @@ class Registry:
         own = [call.name for call in self.calls.values() if call.verb.body and not call.verb.optional]
         return ["wait_for_init", *(own or [f"{verb}_candles_data" for verb in ("read", "write")])]
 
-    def _use(self, factory: Factory, choice: Choice | None, says: Callable[[], str]) -> None:
+    def _use(
+        self, factory: Factory, choice: Choice | None, says: Callable[[], str], store: Callable[[], Store] | None = None
+    ) -> None:
         with self._lock:
-            self._factory, self._choice, self._says = factory, choice, says
+            self._factory, self._choice, self._says, self._store = factory, choice, says, store
             self._slots: dict[tuple[Any, ...], _Slot] = {}
 
     def use(self, backend: Store | Factory) -> None:
@@ -154,26 +157,28 @@ class Registry:
         else:
             self.use_adapter(backend)
 
+    def _serve(self, store: Callable[[], Store], choice: Choice | None, says: Callable[[], str]) -> None:
+        self._use(self._bind(store), choice, says, store)
+
     def use_store(self, store: Callable[[], Store]) -> None:
         """Serve every context by the built-in instance over the store that `store()` returns."""
-        bound = self._bind(store)
-        self._use(bound, bound, lambda: store().name)
+        self._serve(store, self._bind(store), lambda: store().name)
 
     def use_default(self) -> None:
         """As if nothing had been chosen: MongoDB from `setup()` on, files before it."""
-        self._use(self._bind(stores.default_store), None, stores.default_name)
+        self._serve(stores.default_store, None, stores.default_name)
 
     def use_json(self) -> None:
         """Files below ./dump, in the original's layout."""
-        self._use(self._bind(stores.file_store), "json", stores.files_name)
+        self._serve(stores.file_store, "json", stores.files_name)
 
     def use_memory(self) -> None:
         """Memory of this process."""
-        self._use(self._bind(stores.memory_store), "memory", lambda: "memory of this process")
+        self._serve(stores.memory_store, "memory", lambda: "memory of this process")
 
     def use_dummy(self) -> None:
         """Nothing is kept."""
-        self._use(self._bind(stores.dummy_store), "dummy", lambda: "dummy: nothing is kept")
+        self._serve(stores.dummy_store, "dummy", lambda: "dummy: nothing is kept")
 
     @property
     def choice(self) -> Choice | None:
@@ -197,12 +202,47 @@ class Registry:
     @contextmanager
     def _as_before(self) -> Iterator[None]:
         with self._lock:
-            before = self._factory, self._slots, self._choice, self._says
+            before = self._factory, self._slots, self._choice, self._says, self._store
         try:
             yield
         finally:
             with self._lock:
-                self._factory, self._slots, self._choice, self._says = before
+                self._factory, self._slots, self._choice, self._says, self._store = before
+
+    # ---- what there is
+
+    @property
+    def store(self) -> Store | None:
+        """The store that serves it now; None if an implementation of one's own does."""
+        return None if self._store is None else self._store()
+
+    def entries(self, /, **where: Part) -> Iterator[Entry]:
+        """What is stored of this domain now: every document, of candles every series.
+
+        Args:
+            where: only those with these key columns, as `symbol="BTC/USDT"`; rows of a list carry them in themselves.
+
+        Raises:
+            InvalidKey: the domain has no such column.
+            InvalidSetting: an implementation of one's own serves the domain, and nobody knows what it has.
+            LookAhead: a simulation time is in force, and an inventory is of now.
+        """
+        if simulation_now(self.name) is not None:
+            raise LookAhead(f"{self.name}: an inventory is of now, but a simulation time is in force. Nothing was read")
+        store = self.store
+        if store is None:
+            raise InvalidSetting(f"{self.name}: {self.serves} serves it, and nobody knows what that has.")
+        return store.browse(self.domain, selection(self.domain, where))
+
+    def list_contexts(self, /, **where: Part) -> list[dict[str, Any]]:
+        """The contexts of which a read gives something now, each as its arguments:
+        `[read_signal_data(**context) for context in list_contexts()]` are the open positions.
+
+        Args, Raises: as `entries`.
+        """
+        names = [verbs.snake(name) for name in context_names(self.domain)]
+        found = (one.key.parts[: len(names)] for one in self.entries(**where) if not one.is_empty)
+        return [dict(zip(names, parts, strict=True)) for parts in dict.fromkeys(found)]
 
     def clear(self) -> None:
         """Drop all instances; the registered implementation stays. Needed after the working directory changed."""
@@ -245,6 +285,27 @@ class Registry:
                 if slot is None:
                     slot = self._slots[context] = _Slot(self._factory)
         return slot.prepared(context)
+
+
+def selection(domain: Domain, where: Mapping[str, Part]) -> Selection:
+    """Entries with these values of columns, which are called as parameters are, or as they are stored.
+
+    Raises:
+        InvalidKey: the domain has no such column.
+    """
+    stored = {verbs.snake(name): name for name in domain.columns}
+    chosen = Selection(tuple((stored.get(name, camel(name)), value) for name, value in where.items()))
+    known = {*domain.filters, *(column for one in DOMAINS for column in one.columns)}
+    for name, value in chosen.names:
+        if name not in known or not Selection(((name, value),)).concerns(domain):
+            raise InvalidKey(f"{domain.name} has no {name}, only {', '.join(domain.columns)}. Nothing was read.")
+    return chosen
+
+
+def camel(name: str) -> str:
+    """A parameter as a stored name: strategy_name is strategyName."""
+    first, *others = name.split("_")
+    return first + "".join(map(str.title, others))
 
 
 class Registries(Sequence[Registry]):

@@ -38,6 +38,8 @@ class AsyncCandleAdapter(Offloading[registries.PersistCandleRegistry]):
     write_candles_data = as_coroutine(registries.PersistCandleRegistry.write_candles_data)
     read_candles = as_coroutine(registries.PersistCandleRegistry.read_candles)
     write_candles = as_coroutine(registries.PersistCandleRegistry.write_candles)
+    entries = as_async_iterator(registries.PersistCandleRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistCandleRegistry.list_contexts)
 
 
 class AsyncSignalAdapter(Offloading[registries.PersistSignalRegistry]):
@@ -45,6 +47,8 @@ class AsyncSignalAdapter(Offloading[registries.PersistSignalRegistry]):
 
     read_signal_data = as_coroutine(registries.PersistSignalRegistry.read_signal_data)
     write_signal_data = as_coroutine(registries.PersistSignalRegistry.write_signal_data)
+    entries = as_async_iterator(registries.PersistSignalRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistSignalRegistry.list_contexts)
 
 
 class AsyncScheduleAdapter(Offloading[registries.PersistScheduleRegistry]):
@@ -52,6 +56,8 @@ class AsyncScheduleAdapter(Offloading[registries.PersistScheduleRegistry]):
 
     read_schedule_data = as_coroutine(registries.PersistScheduleRegistry.read_schedule_data)
     write_schedule_data = as_coroutine(registries.PersistScheduleRegistry.write_schedule_data)
+    entries = as_async_iterator(registries.PersistScheduleRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistScheduleRegistry.list_contexts)
 
 
 class AsyncStrategyAdapter(Offloading[registries.PersistStrategyRegistry]):
@@ -59,6 +65,8 @@ class AsyncStrategyAdapter(Offloading[registries.PersistStrategyRegistry]):
 
     read_strategy_data = as_coroutine(registries.PersistStrategyRegistry.read_strategy_data)
     write_strategy_data = as_coroutine(registries.PersistStrategyRegistry.write_strategy_data)
+    entries = as_async_iterator(registries.PersistStrategyRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistStrategyRegistry.list_contexts)
 
 
 class AsyncRiskAdapter(Offloading[registries.PersistRiskRegistry]):
@@ -66,6 +74,8 @@ class AsyncRiskAdapter(Offloading[registries.PersistRiskRegistry]):
 
     read_position_data = as_coroutine(registries.PersistRiskRegistry.read_position_data)
     write_position_data = as_coroutine(registries.PersistRiskRegistry.write_position_data)
+    entries = as_async_iterator(registries.PersistRiskRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistRiskRegistry.list_contexts)
 
 
 class AsyncPartialAdapter(Offloading[registries.PersistPartialRegistry]):
@@ -73,6 +83,8 @@ class AsyncPartialAdapter(Offloading[registries.PersistPartialRegistry]):
 
     read_partial_data = as_coroutine(registries.PersistPartialRegistry.read_partial_data)
     write_partial_data = as_coroutine(registries.PersistPartialRegistry.write_partial_data)
+    entries = as_async_iterator(registries.PersistPartialRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistPartialRegistry.list_contexts)
 
 
 class AsyncBreakevenAdapter(Offloading[registries.PersistBreakevenRegistry]):
@@ -80,6 +92,8 @@ class AsyncBreakevenAdapter(Offloading[registries.PersistBreakevenRegistry]):
 
     read_breakeven_data = as_coroutine(registries.PersistBreakevenRegistry.read_breakeven_data)
     write_breakeven_data = as_coroutine(registries.PersistBreakevenRegistry.write_breakeven_data)
+    entries = as_async_iterator(registries.PersistBreakevenRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistBreakevenRegistry.list_contexts)
 
 
 class AsyncStorageAdapter(Offloading[registries.PersistStorageRegistry]):
@@ -88,6 +102,8 @@ class AsyncStorageAdapter(Offloading[registries.PersistStorageRegistry]):
     read_storage_data = as_coroutine(registries.PersistStorageRegistry.read_storage_data)
     write_storage_data = as_coroutine(registries.PersistStorageRegistry.write_storage_data)
     upsert_storage_data = as_coroutine(registries.PersistStorageRegistry.upsert_storage_data)
+    entries = as_async_iterator(registries.PersistStorageRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistStorageRegistry.list_contexts)
 
 
 class AsyncNotificationAdapter(Offloading[registries.PersistNotificationRegistry]):
@@ -96,6 +112,8 @@ class AsyncNotificationAdapter(Offloading[registries.PersistNotificationRegistry
     read_notification_data = as_coroutine(registries.PersistNotificationRegistry.read_notification_data)
     write_notification_data = as_coroutine(registries.PersistNotificationRegistry.write_notification_data)
     append_notification_data = as_coroutine(registries.PersistNotificationRegistry.append_notification_data)
+    entries = as_async_iterator(registries.PersistNotificationRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistNotificationRegistry.list_contexts)
 
 
 class AsyncLogAdapter(Offloading[registries.PersistLogRegistry]):
@@ -104,6 +122,8 @@ class AsyncLogAdapter(Offloading[registries.PersistLogRegistry]):
     read_log_data = as_coroutine(registries.PersistLogRegistry.read_log_data)
     write_log_data = as_coroutine(registries.PersistLogRegistry.write_log_data)
     append_log_data = as_coroutine(registries.PersistLogRegistry.append_log_data)
+    entries = as_async_iterator(registries.PersistLogRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistLogRegistry.list_contexts)
 
 
 class AsyncMeasureAdapter(Offloading[registries.PersistMeasureRegistry]):
@@ -113,6 +133,8 @@ class AsyncMeasureAdapter(Offloading[registries.PersistMeasureRegistry]):
     write_measure_data = as_coroutine(registries.PersistMeasureRegistry.write_measure_data)
     remove_measure_data = as_coroutine(registries.PersistMeasureRegistry.remove_measure_data)
     list_measure_data = as_async_iterator(registries.PersistMeasureRegistry.list_measure_data)
+    entries = as_async_iterator(registries.PersistMeasureRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistMeasureRegistry.list_contexts)
 
 
 class AsyncIntervalAdapter(Offloading[registries.PersistIntervalRegistry]):
@@ -122,6 +144,8 @@ class AsyncIntervalAdapter(Offloading[registries.PersistIntervalRegistry]):
     write_interval_data = as_coroutine(registries.PersistIntervalRegistry.write_interval_data)
     remove_interval_data = as_coroutine(registries.PersistIntervalRegistry.remove_interval_data)
     list_interval_data = as_async_iterator(registries.PersistIntervalRegistry.list_interval_data)
+    entries = as_async_iterator(registries.PersistIntervalRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistIntervalRegistry.list_contexts)
 
 
 class AsyncMemoryAdapter(Offloading[registries.PersistMemoryRegistry]):
@@ -134,6 +158,8 @@ class AsyncMemoryAdapter(Offloading[registries.PersistMemoryRegistry]):
     remove_memory_data = as_coroutine(registries.PersistMemoryRegistry.remove_memory_data)
     list_memory_data = as_async_iterator(registries.PersistMemoryRegistry.list_memory_data)
     dispose = as_coroutine(registries.PersistMemoryRegistry.dispose)
+    entries = as_async_iterator(registries.PersistMemoryRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistMemoryRegistry.list_contexts)
 
 
 class AsyncRecentAdapter(Offloading[registries.PersistRecentRegistry]):
@@ -141,6 +167,8 @@ class AsyncRecentAdapter(Offloading[registries.PersistRecentRegistry]):
 
     read_recent_data = as_coroutine(registries.PersistRecentRegistry.read_recent_data)
     write_recent_data = as_coroutine(registries.PersistRecentRegistry.write_recent_data)
+    entries = as_async_iterator(registries.PersistRecentRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistRecentRegistry.list_contexts)
 
 
 class AsyncStateAdapter(Offloading[registries.PersistStateRegistry]):
@@ -150,6 +178,8 @@ class AsyncStateAdapter(Offloading[registries.PersistStateRegistry]):
     read_state_data = as_coroutine(registries.PersistStateRegistry.read_state_data)
     write_state_data = as_coroutine(registries.PersistStateRegistry.write_state_data)
     dispose = as_coroutine(registries.PersistStateRegistry.dispose)
+    entries = as_async_iterator(registries.PersistStateRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistStateRegistry.list_contexts)
 
 
 class AsyncDictionaryAdapter(Offloading[registries.PersistDictionaryRegistry]):
@@ -159,6 +189,8 @@ class AsyncDictionaryAdapter(Offloading[registries.PersistDictionaryRegistry]):
     read_dictionary_data = as_coroutine(registries.PersistDictionaryRegistry.read_dictionary_data)
     write_dictionary_data = as_coroutine(registries.PersistDictionaryRegistry.write_dictionary_data)
     dispose = as_coroutine(registries.PersistDictionaryRegistry.dispose)
+    entries = as_async_iterator(registries.PersistDictionaryRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistDictionaryRegistry.list_contexts)
 
 
 class AsyncSessionAdapter(Offloading[registries.PersistSessionRegistry]):
@@ -168,6 +200,8 @@ class AsyncSessionAdapter(Offloading[registries.PersistSessionRegistry]):
     read_session_data = as_coroutine(registries.PersistSessionRegistry.read_session_data)
     write_session_data = as_coroutine(registries.PersistSessionRegistry.write_session_data)
     dispose = as_coroutine(registries.PersistSessionRegistry.dispose)
+    entries = as_async_iterator(registries.PersistSessionRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistSessionRegistry.list_contexts)
 
 
 class AsyncRunAdapter(Offloading[registries.PersistRunRegistry]):
@@ -175,6 +209,8 @@ class AsyncRunAdapter(Offloading[registries.PersistRunRegistry]):
 
     read_run_data = as_coroutine(registries.PersistRunRegistry.read_run_data)
     write_run_data = as_coroutine(registries.PersistRunRegistry.write_run_data)
+    entries = as_async_iterator(registries.PersistRunRegistry.entries)
+    list_contexts = as_coroutine(registries.PersistRunRegistry.list_contexts)
 
 
 PersistCandleAdapter = AsyncCandleAdapter(registries.PersistCandleAdapter)

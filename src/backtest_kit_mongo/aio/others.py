@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from backtest_kit_mongo import candle_sources
+from backtest_kit_mongo.adapters.inventory import inventory as sync_inventory
 from backtest_kit_mongo.drivers.offloading import offload
 from backtest_kit_mongo.setup import setup as sync_setup
 from backtest_kit_mongo.setup import shutdown as sync_shutdown
@@ -25,5 +26,6 @@ def _offloaded(call: Callable[P, R]) -> Callable[P, Coroutine[Any, Any, R]]:
 
 setup = _offloaded(sync_setup)
 shutdown = _offloaded(sync_shutdown)
+inventory = _offloaded(sync_inventory)
 fetch_candles = _offloaded(candle_sources.fetch_candles)
 read_candle_files = _offloaded(candle_sources.read_candle_files)

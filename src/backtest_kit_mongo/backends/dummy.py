@@ -7,7 +7,8 @@ from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import ALL, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.inventory import Entry, Selection
+from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic
 
@@ -51,6 +52,9 @@ class DummyTruth(RowsOnly):
     def scan(
         self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
     ) -> Iterator[Record]:
+        return iter(())
+
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
         return iter(())
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:

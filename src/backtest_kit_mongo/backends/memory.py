@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
 from backtest_kit_mongo.coherence.keys import escaped
-from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock
@@ -143,6 +144,21 @@ class MemoryTruth(RowsOnly):
                 if kept.record.visible(when) and only.fits(record := kept.whole(), kept.changed_ms)
             )
             return iter(list(islice(found, limit)))
+
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
+        with self._lock:
+            kept = [
+                Kept(one.whole(), one.changed_ms, len(one.body))
+                for scope, documents in self._scopes.items()
+                if scope.domain is domain
+                for one in documents.values()
+            ]
+            series = [
+                Entry(scope, rows=len(rows))
+                for scope, rows in self._series.items()
+                if scope.domain is domain and rows and chosen.fits(scope, None, None)
+            ]
+        return iter([*series, *entries_of(kept, chosen)])
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         with self._lock:

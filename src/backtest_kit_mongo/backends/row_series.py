@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
-from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.coherence.inventory import Census, Entry, Selection, census_of
+from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.coherence.series import Conflict, KeepConflicts
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class RowsOnly:
 
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         raise NotImplementedError
+
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
+        raise NotImplementedError
+
+    def census(self, domain: Domain, chosen: Selection) -> Census:
+        return census_of(self.browse(domain, chosen))
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

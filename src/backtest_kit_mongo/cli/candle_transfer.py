@@ -6,14 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles import files
@@ -25,6 +24,7 @@ from backtest_kit_mongo.errors import BacktestKitError, CallerError, Environment
 from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 from backtest_kit_mongo.terminal import echo, escape
 
+from .bars import bar as _bar
 from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range
 from .moments import past_ms, when_ms
 
@@ -299,11 +299,3 @@ def fetch_candles(
 
 def _moved(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _bar(messages: Console, title: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # A file or pipe would get an empty line for each bar.
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        yield progress, progress.add_task(escape(title), total=total)

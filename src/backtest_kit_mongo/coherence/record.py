@@ -67,6 +67,7 @@ class Domain:
             any process, and a power failure may take those of the last seconds.
         row_id: LIST only, the payload field that is the last key column.
         filters: LIST only, payload fields (text) that a list can be reduced to a value of.
+        context_field: LIST only, the payload's object that has the names of the context; empty: the payload itself.
         model: the payload's pydantic type, used to check writes and to restore foreign numbers.
         columns: the names of `key`.
     """
@@ -85,6 +86,7 @@ class Domain:
     on_conflict: OnConflict = OnConflict.REPLACE
     row_id: str = ""
     filters: tuple[str, ...] = ()
+    context_field: str = ""
     columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

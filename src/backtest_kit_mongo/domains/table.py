@@ -112,6 +112,7 @@ NOTIFICATION = Domain(
 LOG = Domain(
     name="log", shape=Shape.LIST, key=_columns("entryId"), empty=list,
     model=payloads.LogEntry, row_id="id", dated_by=("timestamp",), on_conflict=OnConflict.KEEP,
+    context_field="methodContext",
 )  # fmt: skip
 MEASURE = Domain(
     name="measure", shape=Shape.KEYED, key=_columns("bucket entryKey"), empty=_nothing,

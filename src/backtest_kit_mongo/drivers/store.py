@@ -16,6 +16,7 @@ from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import lists, plans, series
 from backtest_kit_mongo.coherence import steps as st
+from backtest_kit_mongo.coherence.inventory import EVERYTHING, Census, Entry, Selection
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.drivers.counts import (
     BOUNDS_S,
@@ -342,6 +343,14 @@ class Store:
             raise
         finally:
             self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
+
+    def browse(self, domain: Domain, chosen: Selection = EVERYTHING) -> Iterator[Entry]:
+        """What the truth holds of a domain; no cache is asked, nothing is prepared."""
+        return self.truth.browse(domain, chosen)
+
+    def census(self, domain: Domain, chosen: Selection = EVERYTHING) -> Census:
+        """How much that is."""
+        return self.truth.census(domain, chosen)
 
     def now_ms(self) -> int:
         """The truth's clock; this host's may be wrong."""

@@ -16,9 +16,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from pymongo import ASCENDING, UpdateOne
-from pymongo.collection import Collection
 from pymongo.database import Database
 
+from backtest_kit_mongo.backends.mongo.browsing import scopes
 from backtest_kit_mongo.backends.mongo.candles import encoded_block
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.codec import CorruptBlock, block_start, decode_block, span_ms
@@ -84,20 +84,11 @@ def find_series(
 
     Each step leaps over the distinct values of one index column, so its cost does not grow with the candles.
     """
-    found: set[tuple[str, str, str]] = set()
-    for name in (collection_of(CANDLE), BLOCKS):
-        collection = database[name]
-        for on in [exchange] if exchange is not None else _texts(collection, "exchangeName", {}):
-            one = {"exchangeName": on}
-            for of in [symbol] if symbol is not None else _texts(collection, "symbol", one):
-                intervals = _texts(collection, "interval", {**one, "symbol": of})
-                found.update((on, of, each) for each in intervals if interval in (None, each))
+    chosen = {"exchangeName": exchange, "symbol": symbol, "interval": interval}
+    names = CANDLE.columns[:-1]
+    given = {name: value for name, value in chosen.items() if value is not None}
+    found = {parts for name in (collection_of(CANDLE), BLOCKS) for parts in scopes(database[name], names, given)}
     return [Key(CANDLE, parts) for parts in sorted(found) if parts[-1] in INTERVAL_MS]
-
-
-def _texts(collection: Collection[Document], column: str, query: Document) -> list[str]:
-    """A key column's values; foreign documents may hold others than texts."""
-    return [value for value in collection.distinct(column, query) if isinstance(value, str)]
 
 
 def find_ranges(database: Database[Document], scope: Key) -> list[BlockRange]:

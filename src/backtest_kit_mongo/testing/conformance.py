@@ -34,6 +34,7 @@ from backtest_kit_mongo.testing.suites.candles import (
 from backtest_kit_mongo.testing.suites.columns import TestCandleColumns, TestCandleConflicts, TestWrongColumns
 from backtest_kit_mongo.testing.suites.documents import TestADocument, TestAnEmptyStore, TestNothingIsShared
 from backtest_kit_mongo.testing.suites.fixtures import empty_store, store, tag, twin  # noqa: F401 - not for binding
+from backtest_kit_mongo.testing.suites.inventory import TestInventory
 from backtest_kit_mongo.testing.suites.keys import TestCollisions, TestHostileKeys, TestSeriesKeys
 from backtest_kit_mongo.testing.suites.lists import (
     TestAnEmptyList,
@@ -64,6 +65,7 @@ __all__ = [
     "TestFirstWriteWins",
     "TestFreeFormValues",
     "TestHostileKeys",
+    "TestInventory",
     "TestListWrites",
     "TestLifetimes",
     "TestListMethods",

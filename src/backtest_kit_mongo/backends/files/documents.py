@@ -26,7 +26,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import islice
-from math import isfinite
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -35,12 +34,14 @@ from backtest_kit_mongo.backends.files import disk as disk
 from backtest_kit_mongo.backends.files import journal
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.backends.files import sharing as sharing
-from backtest_kit_mongo.backends.files.json import Stamp, decode, encode, seal, unseal
+from backtest_kit_mongo.backends.files.browsing import FileBrowsing
+from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
+from backtest_kit_mongo.backends.files.reading import record_of
 from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prior
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, Shape
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
@@ -53,9 +54,6 @@ PROBES_MAX: Final = 5_000
 Reading 1,000 files takes some 30 ms however many the directory holds, while listing 500,000 takes a second: windows of
 the usual size must not pay for the history behind them. A sparse range of any length must end too, hence the listing.
 """
-
-_PERHAPS_REMOVED: Final = re.compile(rb'"removed"\s*:\s*true')
-"""Occurs in every removed entity, and in few others: a listing of keys need not parse the rest."""
 
 _INTERVAL: Final = re.compile(r"(\d+)([mhd])")
 _UNIT_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -79,7 +77,7 @@ class _Entry(NamedTuple):
     mtime_ns: int
 
 
-class FileTruth(FileSteps, RowsOnly):
+class FileTruth(FileBrowsing, FileSteps, RowsOnly):
     """Thread-safe, and safe for several processes on one directory.
 
     Args:
@@ -200,7 +198,7 @@ class FileTruth(FileSteps, RowsOnly):
 
     def _load(self, root: str, key: Key, place: _Place, *, keys_only: bool = False) -> Record:
         found = self._find(root, key, place)
-        return Record(key) if found is None else _record(key, *found, keys_only)
+        return Record(key) if found is None else record_of(key, *found, keys_only=keys_only)
 
     @staticmethod
     def _find(root: str, key: Key, place: _Place) -> sharing.Found | None:
@@ -366,32 +364,3 @@ def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp
     keep = domain.on_conflict is OnConflict.KEEP and not prior.is_corrupt
     content = seal(encode(payload, domain.model), stamp)
     return disk.Output(f"{root}/{place.path}", content, exclusive=keep, forced=not domain.remade)
-
-
-def _record(key: Key, path: str, body: bytes, stamp: Stamp | None, keys_only: bool) -> Record:
-    rev, when, _ = stamp or Stamp(0, None)
-    if keys_only and not (key.domain.has_removed and _PERHAPS_REMOVED.search(body)):
-        return Record(key, rev, None, when, False, path)
-    try:
-        payload = decode(body, key.domain.model, foreign=stamp is None)
-        _require_usable(key, payload)
-    except (ValueError, RecursionError) as cause:
-        raise CorruptData(f"{key}: {path} cannot be read: {cause}. It was left as it is.") from cause
-    removed = key.domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
-    return Record(key, rev, payload, when, removed, path)
-
-
-def _require_usable(key: Key, payload: Any) -> None:
-    """Rows must have their shape, or one of them would break its whole list or window.
-
-    What a document read by key looks like is its reader's affair.
-    """
-    if key.domain.shape is Shape.LIST and not isinstance(payload, dict):
-        raise ValueError("a row must be an object")
-    if key.domain.shape is Shape.SERIES:
-        row = payload if isinstance(payload, dict) else {}
-        columns: list[Any] = [row.get(name) for name in key.domain.fields]
-        if not all(type(value) in (int, float) and isfinite(value) for value in columns):
-            raise ValueError("a column is missing or not a finite number")
-        if row.get("timestamp") != key.item:
-            raise ValueError("its timestamp is not that of its name")

@@ -24,7 +24,7 @@ from backtest_kit_mongo.backends.files import disk, names
 from backtest_kit_mongo.backends.files.json import OWNER_BYTES, Stamp, unseal
 from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.coherence.keys import BACKTEST, LIVE
-from backtest_kit_mongo.coherence.record import Column, Key, Part
+from backtest_kit_mongo.coherence.record import Column, Domain, Key, Part
 
 logger = locks.logger(__name__)
 
@@ -56,13 +56,14 @@ def rivals(key: Key) -> tuple[Key, ...]:
     levels = layout(key.domain).levels
     if not any(len(level.columns) > 1 for level in levels):
         return ()
-    readings = [list(_readings(level, names.original_name(level, parts))) for level in levels if not level.literal]
-    found = dict.fromkeys(islice(_keys(key, product(*readings)), RIVALS_MAX))
+    found_of = [list(readings(level, names.original_name(level, parts))) for level in levels if not level.literal]
+    keys = (key_of(key.domain, combined) for combined in product(*found_of))
+    found = dict.fromkeys(islice((one for one in keys if one is not None), RIVALS_MAX))
     found.pop(key, None)
     return tuple(found)
 
 
-def _readings(level: Level, name: str | None) -> Iterator[dict[str, str]]:
+def readings(level: Level, name: str | None) -> Iterator[dict[str, str]]:
     """Ways to tell the columns of a level from its name."""
     if name is None:
         yield dict.fromkeys(level.columns, "")
@@ -78,15 +79,13 @@ def _readings(level: Level, name: str | None) -> Iterator[dict[str, str]]:
             yield dict.fromkeys(absent, "") | dict(zip(columns, texts, strict=True))
 
 
-def _keys(key: Key, combined: Iterator[tuple[dict[str, str], ...]]) -> Iterator[Key]:
-    """Keys of readings of all levels that agree."""
-    for readings in combined:
-        texts: dict[str, str] = {}
-        if any(texts.setdefault(name, value) != value for reading in readings for name, value in reading.items()):
-            continue
-        parts = [_part(column, texts.get(column.name, "")) for column in key.domain.key]
-        if all(part is not None for part in parts):
-            yield Key(key.domain, tuple(part for part in parts if part is not None))
+def key_of(domain: Domain, of_levels: tuple[dict[str, str], ...]) -> Key | None:
+    """The key of readings of all levels; None if they do not agree."""
+    texts: dict[str, str] = {}
+    if any(texts.setdefault(name, value) != value for reading in of_levels for name, value in reading.items()):
+        return None
+    parts = [_part(column, texts.get(column.name, "")) for column in domain.key]
+    return Key(domain, tuple(part for part in parts if part is not None)) if None not in parts else None
 
 
 def _part(column: Column, value: str) -> Part | None:

@@ -24,6 +24,7 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo import listing
+from backtest_kit_mongo.backends.mongo.browsing import MongoBrowsing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
 from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
@@ -55,7 +56,7 @@ Document = dict[str, Any]
 R = TypeVar("R")
 
 
-class MongoTruth:
+class MongoTruth(MongoBrowsing):
     """Records in one MongoDB database.
 
     Args:

@@ -26,8 +26,9 @@ from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
 from backtest_kit_mongo.coherence.keys import text
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, Shape
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, require_rev
 from backtest_kit_mongo.errors import BacktestKitError, NotFound, ReadFailed, WriteOutcomeUnknown
@@ -36,6 +37,8 @@ from backtest_kit_mongo.locks import Lock
 INDEX: Final = "keys"
 """The id of the list of ids, in an entity of its own, for classes that cannot list them."""
 STEPS: Final = "steps"
+CONTEXTS: Final = "contexts"
+"""The entity that lists the others: a class of values need not know them."""
 
 
 class Values(Protocol):
@@ -118,6 +121,8 @@ class PersistTruth(RowsOnly):
         self._maker, self._base_dir, self._lists = maker, base_dir, lists
         self._entities = lru_cache(maxsize=10_000)(self._entity)
         self._lock = Lock(over_forks=True)
+        self._known: set[str] = set()
+        """Entities that are listed."""
         self._is_open = False
         self._name = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -138,6 +143,16 @@ class PersistTruth(RowsOnly):
     def _of(self, scope: Key) -> Entity:
         return self._entities("/".join((scope.domain.name, *(names.escape(text(part)) for part in scope.parts))))
 
+    def _to(self, scope: Key) -> Entity:
+        """The entity of a scope that is about to be written to: from then on it is known that there is one."""
+        entity = self._of(scope)
+        if entity.name not in self._known:
+            contexts = self._entities(CONTEXTS)
+            if contexts.get(entity.name) is None:
+                contexts.put(entity.name, {"domain": scope.domain.name, "parts": list(scope.parts)})
+            self._known.add(entity.name)
+        return entity
+
     def find(self, effect: Find) -> Record:
         return self._load(effect.key)
 
@@ -156,7 +171,7 @@ class PersistTruth(RowsOnly):
 
     def _put(self, change: Change) -> Record:
         record, value = self._made(change, self._load(change.key))
-        self._of(change.key.scope).put(text(change.key.item), value)
+        self._to(change.key.scope).put(text(change.key.item), value)
         return record
 
     def _made(self, change: Change, before: Record) -> tuple[Record, dict[str, Any]]:
@@ -194,7 +209,7 @@ class PersistTruth(RowsOnly):
             for write in effect.writes:
                 made = [(change, *self._made(change, self._load(change.key))) for change in self._changes(write)]
                 planned += [
-                    [self._of(change.key.scope).name, text(change.key.item), value] for change, _, value in made
+                    [self._to(change.key.scope).name, text(change.key.item), value] for change, _, value in made
                 ]
                 published.append(
                     tuple(Published(record, _operation(record), pack(record.payload)) for _, record, _ in made)
@@ -234,9 +249,28 @@ class PersistTruth(RowsOnly):
         shown = [record for record, changed in found if record.visible(when) and only.fits(record, changed)]
         return islice(iter(shown) if limit is None and only == ALL else reversed(shown), limit)
 
+    def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
+        contexts = self._entities(CONTEXTS)
+        for name in contexts.ids():
+            noted = contexts.get(name) or {}
+            if noted.get("domain") == domain.name:
+                yield from self._browsed(Key(domain, tuple(noted["parts"])), chosen)
+
+    def _browsed(self, scope: Key, chosen: Selection) -> Iterator[Entry]:
+        entity = self._of(scope)
+        if scope.domain.shape is Shape.SERIES:
+            rows = sum(1 for item in entity.ids() if item.isdigit())
+            yield from (Entry(one, rows=rows) for one in [scope] if rows and chosen.fits(one, None, None))
+            return
+        parse = _parser(scope.domain)
+        for item in entity.ids():
+            if (value := entity.get(item)) is not None:
+                kept = Kept(_record(scope.child(parse(item)), value), value.get("changed"), len(json.dumps(value)))
+                yield from entries_of([kept], chosen)
+
     def append(self, effect: Append) -> Appended:
         with self._lock:
-            entity = self._of(effect.scope)
+            entity = self._to(effect.scope)
             offered = {int(row["timestamp"]): row for row in to_rows(effect.rows)}
             stored = {at: row for at in offered if (row := entity.get(str(at))) is not None}
             conflicts = conflicts_of(of_rows([stored[at] for at in offered if at in stored]), effect.rows)
