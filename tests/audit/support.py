@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+from bson import ObjectId
 from bson.int64 import Int64
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit import Report, verify
 from backtest_kit_mongo.coherence.codec import millis, pack
 from backtest_kit_mongo.coherence.events import Event, Operation, Origin
+from backtest_kit_worker.fence import Fence, Primary
 from backtest_kit_worker.roles.audit import AuditRole, AuditWriter
 from backtest_kit_worker.services.seal import SealService
 
@@ -71,6 +74,12 @@ def foreign(rev: int, n: int, payload: Any, *, document: str = "d1", when: int |
         "writtenAt": START + timedelta(minutes=rev, seconds=30),
         "reason": "",
     }
+
+
+def restart(patch: pytest.MonkeyPatch) -> None:
+    """As far as workers can tell, MongoDB's process has ended, and another is the primary."""
+    primary = Primary(ObjectId(), None)
+    patch.setattr(Fence, "primary", lambda _: primary)
 
 
 class Worker:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pymongo.database import Database
-from tests.audit.support import Worker, change
+from tests.audit.support import START, Worker, change, gap
 from tests.audit.test_audit_command import bkm, environment
 from tests.audit.test_audit_merkle import SCRIPT
 
@@ -68,8 +68,16 @@ def test_each_anchor_that_does_not_fit_a_rewritten_log_is_reported_and_a_new_one
     found = bkm("verify", "--anchors", str(kept))
     assert (found.exit_code, found.stdout.count("anchor differs: ")) == (ExitCode.DIFFERS, 3)
     assert "it saw seal 3; the last one now is 2: what came after is gone" in found.stdout
+    restore = {
+        "domain": "restore",
+        "documentId": "an era",
+        "operation": "restore",
+        "reason": "the database was set back",
+    }
+    forger.writer.write([{**gap(1), **restore, "_id": "restore/an era/1", "key": [], "writtenAt": START}])
     again = bkm("anchor", "--to", str(kept))
     assert (again.exit_code, again.stderr.count("anchor differs: ")) == (ExitCode.DIFFERS, 3)
+    assert again.stderr.count("The log has a record `restore` of 2024-01-01 00:00:00 UTC: ") == 3
     after = bkm("verify", "--anchors", str(kept))
     assert after.stdout.count("anchor differs: ") == 3, "the last anchor saw the forged log and fits it"
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 from pymongo.errors import AutoReconnect
-from tests.audit.support import Worker, change, foreign, gap
+from tests.audit.support import Worker, change, foreign, gap, restart
+from tests.integration.test_eras_on_servers import saved, set_back
 
 from backtest_kit_mongo.audit.records import digest, raw
+from backtest_kit_worker.fence import Fence, PrimaryChanged
 from backtest_kit_worker.roles.audit import AuditRole, DoubledRecord
 
 pytestmark = pytest.mark.live
@@ -101,6 +103,46 @@ def test_a_writer_that_was_held_up_until_it_was_given_up_queues_its_records_agai
     worker.record([change(1)])
     assert worker.seal() == 1
     assert worker.verify().clean
+
+
+@pytest.mark.parametrize("has_place", [False, True])
+def test_a_batch_in_which_the_database_is_set_back_is_not_confirmed_and_delivered_again(
+    worker: Worker, database: Documents, monkeypatch: pytest.MonkeyPatch, has_place: bool
+) -> None:
+    worker.sealed([change(1, document="d0")])
+    before = saved(database)
+    writer: Any = worker.role._writer
+    insert = writer._insert
+
+    def restored(batch: dict[str, bytes]) -> Any:
+        files = saved(database) if has_place else before
+        known = insert(batch)
+        set_back(database, files)
+        restart(monkeypatch)
+        return known
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_insert", restored)
+        with pytest.raises(PrimaryChanged, match="another mongod"):
+            worker.record([change(1), change(2)])
+    assert worker.seal() == 0
+    assert worker.record([change(1), change(2)]) == 2
+    assert worker.seal() == 2
+    worker.give_up_waiting()
+    assert (worker.finds(), worker.verify().records) == ([], 3)
+
+
+def test_what_recovery_thought_of_before_a_restore_is_not_recorded_after_it(
+    worker: Worker, database: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = Fence(database).primary()
+    worker.writer.write_since([gap(1)], since)
+    worker.writer.write_since([gap(1), gap(2)], since)
+    restart(monkeypatch)
+    with pytest.raises(PrimaryChanged):
+        worker.writer.write_since([gap(3)], since)
+    assert worker.seal() == 2
+    assert (worker.finds(), worker.verify().records) == ([], 2)
 
 
 def test_a_large_batch_is_recorded_whole_and_once(worker: Worker, database: Documents) -> None:

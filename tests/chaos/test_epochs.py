@@ -64,6 +64,15 @@ def test_what_was_in_the_snapshot_or_was_written_since_must_be_there() -> None:
     assert set_back(past, 1, "one")[0] == {"a stale read"}
 
 
+def test_a_row_that_is_sent_again_and_refused_may_have_been_written_before_the_snapshot() -> None:
+    past = before()
+    past.write("a", None, "one", (300, 301), outcome=Outcome.REFUSED)
+    past.store(1, "one")
+    assert set_back(past, 1, "one") == (set(), 0)
+    past.read("b", 2, "one", (AWARE_MS + 1, AWARE_MS + 2))
+    assert "a refused write happened" in set_back(past, 1, "one")[0]
+
+
 def test_a_call_during_which_its_process_stood_still_may_have_happened_on_either_side() -> None:
     past = before()
     past.write("c", 3, "three", (99, 250))

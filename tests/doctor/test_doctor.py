@@ -109,7 +109,9 @@ class TestAWholeDeployment:
             "one",
             LoopOptions(block_ms=1),
         ).run_until_idle()
-        recovery_state.RecoveryState(looked.database).move(Timestamp(1, 1))
+        state = recovery_state.RecoveryState(looked.database)
+        state.open()
+        state.move(Timestamp(1, 1))
         Leadership(looked.database, "one", ["recovery", "trim"], 60_000).attempt_all()
         return looked
 

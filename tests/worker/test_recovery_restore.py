@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.audit.support import restart
 from tests.integration.test_eras_on_servers import saved, set_back
 from tests.worker.recovery_support import Bed, bed_for
 
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
 from backtest_kit_mongo.backends.redis.link import RedisLink
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_worker.fence import PrimaryChanged
 from backtest_kit_worker.recovery import restores
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.state import RecoveryState
@@ -97,3 +100,24 @@ def test_a_restore_is_recorded_wherever_its_recorder_dies_and_revisions_given_ou
             assert "dropped: " in restored["reason"]
             assert bed.recovery.counts["restore"] == 1
             return
+
+
+def test_what_was_judged_before_a_restore_is_judged_again_whether_or_not_anybody_notices_it(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.write(1)
+    bed.catch_up()
+    bed.write(2)
+    bed.states.insert_one({"signalId": "signal", "bucketName": "of a stranger"})
+    # Of then are the documents; what the worker made of them is lost.
+    files = {name: found for name, found in saved(bed.mongo).items() if not name.endswith("-items") or name == ITEMS}
+    bed.catch_up()
+    assert len(bed.records(operation="foreign")) == 1
+    set_back(bed.mongo, {name: found for name, found in files.items() if name != "cache-identity"})
+    restart(monkeypatch)
+    with pytest.raises(PrimaryChanged):
+        bed.catch_up()
+    bed.recovery.close()  # As the runner does after an error.
+    bed.catch_up()
+    assert len(bed.records(operation="foreign")) == 1
+    assert [record["payload"] for record in bed.records(operation="upsert")] == [{"data": 1}, {"data": 2}]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,11 +31,15 @@ from backtest_kit_mongo.audit.chain import seal_hash
 from backtest_kit_mongo.audit.findings import Finding, Kind
 from backtest_kit_mongo.audit.kept import KeptTree, kept_tree
 from backtest_kit_mongo.audit.merkle import Growing
-from backtest_kit_mongo.audit.records import readable
+from backtest_kit_mongo.audit.records import RESTORE, readable
 from backtest_kit_mongo.audit.seals import record_leaves, seal_leaf
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_SEALS as SEALS
+
+RESTORES_MAX: Final = 3
+"""The newest that a finding names."""
 
 Document = dict[str, Any]
 
@@ -200,6 +204,21 @@ def misfit(anchor: TreeAnchor, number: int, size: int, root: bytes, *, is_end: b
     return Finding(Kind.ANCHOR_DIFFERS, where, detail)
 
 
+def with_restores(database: Database[Document], finding: Finding) -> Finding:
+    """What an anchor saw may have gone with a restore, which the log then tells; it stays a finding, because whoever
+    forges a log may forge that too.
+    """
+    if finding.kind is not Kind.ANCHOR_DIFFERS:
+        return finding
+    newest = readable(database, ITEMS).find({"domain": RESTORE, "rev": {"$lte": 1}}).sort("writtenAt", -1)
+    times = [f"{record.get('writtenAt')}"[:19] for record in newest.limit(RESTORES_MAX)]
+    if not times:
+        return finding
+    detail = f"{finding.detail}. The log has a record `restore` of {', '.join(times)} UTC: if the database was set "
+    detail += "back then, what was recorded after the backup went with it"
+    return replace(finding, detail=detail)
+
+
 def make_anchor(database: Database[Document], known: Sequence[TreeAnchor] = ()) -> tuple[TreeAnchor, list[Finding]]:
     """The anchor of the log as this host has read it (`kept.py`), and what does not fit the anchors known so far.
 
@@ -221,6 +240,8 @@ def anchor_of(
         then = tree.state(each.seal)
         found = misfit(each, then.number, then.seals, tree.root(then), is_end=then == last)
         findings += [found] if found else []
+    with reading("records of restores"):
+        findings = [with_restores(database, finding) for finding in findings]
     time = datetime.now(UTC).isoformat(timespec="seconds")
     return TreeAnchor(time, last.number, last.seals, last.records, tree.root(last).hex(), last.hash.hex()), findings
 

@@ -281,9 +281,10 @@ def _authors(story: Story) -> Iterator[Violation]:
         if op.wanted is not None:
             authors[op.wanted].append(op)
     seen: dict[str, list[int]] = defaultdict(list)
+    since = _rev(story.base) if story.base is not None else 0  # Who wrote up to there is a matter of the epoch before.
     for rev, values in story.values.items():
         for value in values:
-            if value.mark is not None and not value.is_removed:
+            if value.mark is not None and not value.is_removed and rev > since:
                 seen[value.mark].append(rev)
     for mark, revs in seen.items():
         possible = sum(op.may_have_written for op in authors[mark])

@@ -21,6 +21,7 @@ from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
+from backtest_kit_worker.fence import Primary
 from backtest_kit_worker.loop import PASSING
 from backtest_kit_worker.recovery.changes import LoggedChange, recorded_key, revision, written_at
 from backtest_kit_worker.recovery.comparing import FIELDS
@@ -47,8 +48,11 @@ class AuditRecords:
         self._writer = AuditWriter(database)
         self._origin = origin
 
-    def open(self) -> None:
-        """Make collection and indexes, which the audit role may not have done yet."""
+    def open(self, since: Primary) -> None:
+        """Make collection and indexes, which the audit role may not have done yet. `since`: who is the primary now;
+        what is written rests on what is read from here on.
+        """
+        self._since = since
         self._writer.open()
 
     def is_empty(self) -> bool:
@@ -132,11 +136,15 @@ class AuditRecords:
         return {(record["domain"], record["documentId"], int(record["foreign"])) for record in found}
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Insert records unless they exist."""
+        """Insert records unless they exist.
+
+        Raises:
+            PrimaryChanged: open again; whether they are missing is to be judged again.
+        """
         for start in range(0, len(records), WRITE_MAX):
             piece = [_storable(record) for record in records[start : start + WRITE_MAX]]
             try:
-                self._writer.write(piece)
+                self._writer.write_since(piece, self._since)
             except (OperationFailure, UnknownEvent) as cause:
                 if isinstance(cause, OperationFailure) and (cause.timeout or any(map(cause.has_error_label, PASSING))):
                     raise
@@ -146,9 +154,9 @@ class AuditRecords:
     def _write_apart(self, record: Mapping[str, Any]) -> None:
         """One record, without its content if MongoDB refuses that."""
         try:
-            self._writer.write([record])
+            self._writer.write_since([record], self._since)
         except (OperationFailure, UnknownEvent) as cause:
-            self._writer.write([_bare(record, f"{cause!s:.300}")])
+            self._writer.write_since([_bare(record, f"{cause!s:.300}")], self._since)
 
     def gap(self, change: LoggedChange, reason: str) -> dict[str, Any]:
         """The record of a revision whose payload is lost."""

@@ -16,6 +16,7 @@ import pymongo
 from bson import ObjectId
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.write_concern import WriteConcern
@@ -27,6 +28,7 @@ from backtest_kit_mongo.coherence.record import Part
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
+from backtest_kit_worker.fence import Fence, Primary, PrimaryChanged
 from backtest_kit_worker.roles import Role
 
 COLLECTION: Final = ITEMS
@@ -72,14 +74,18 @@ class AuditWriter:
     then the place is confirmed. So nothing recorded is ever forgotten by the sealer, and of a confirmed batch it need
     not read the records. Not a transaction: one that a killed worker leaves open blocks the same records for the next
     worker for a minute.
+
+    Only the confirmation is one, behind a fence: a database that was set back in the middle of a batch has lost some of
+    its records, and is not to be told that it has them. Then the batch is delivered again.
     """
 
     def __init__(self, database: Database[Document]) -> None:
         self._items = database.get_collection(ITEMS, codec_options=RAW, write_concern=DURABLE)
         self._pending = database.get_collection(PENDING, write_concern=DURABLE)
-        # A confirmation that is lost costs the sealer a look at the records, a journal's wait would cost every batch.
-        self._confirmed = database.get_collection(PENDING, write_concern=WriteConcern(1))
         self._stored = raw(database, ITEMS)
+        self._fence = Fence(database)
+        self._primary: Primary | None = None
+        """Who was the primary when last asked: asking costs a round trip, being wrong a second delivery."""
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="audit-writer")
 
     def open(self) -> None:
@@ -101,7 +107,7 @@ class AuditWriter:
 
         Raises:
             UnknownEvent: one of them holds what MongoDB cannot; none or some were written.
-            DoubledRecord, PyMongoError: each record may have been written; write them again.
+            DoubledRecord, PyMongoError, PrimaryChanged: each record may have been written; write them again.
         """
         # One at a time: a whole batch of decoded payloads would cost the garbage collector more than encoding them
         # does.
@@ -116,9 +122,29 @@ class AuditWriter:
         wait(parts)
         return sum(written.result() for written in parts)
 
+    def write_since(self, records: Iterable[Mapping[str, Any]], since: Primary) -> None:
+        """Insert records that do not exist yet, all or none, unless the database may have been set back since they were
+        thought of. For the few that recovery makes: here a transaction's drawback does not count.
+
+        Raises:
+            PrimaryChanged: nothing was written.
+            UnknownEvent, DoubledRecord, PyMongoError: as `write`.
+        """
+        batch = {record["_id"]: encoded(record) for record in records}
+        with pymongo.timeout(TIMEOUT_S), self._fence.writes(since) as session:
+            known = {
+                found["_id"] for found in self._stored.find({"_id": {"$in": list(batch)}}, {"_id": 1}, session=session)
+            }
+            new = {record_id: stored for record_id, stored in batch.items() if record_id not in known}
+            if new:
+                digests = {record_id: digest(stored) for record_id, stored in new.items()}
+                self._pending.insert_one(_place(ObjectId(), digests, confirmed=True), session=session)
+                self._insert(new, session)
+
     def _write(self, batch: Mapping[str, bytes]) -> int:
         digests = {record_id: digest(stored) for record_id, stored in batch.items()}
         with pymongo.timeout(TIMEOUT_S):
+            since = self._primary = self._primary or self._fence.primary()
             place = ObjectId()
             self._pending.insert_one(_place(place, digests, confirmed=False))
             known = self._insert(batch)
@@ -128,13 +154,15 @@ class AuditWriter:
                 if len(found) < len(known):
                     return len(batch) - len(known)  # Not confirmed, so the sealer will look itself.
                 digests.update(found)
-            self._confirm(_place(place, digests, confirmed=True), are_digests_new=bool(known))
+            self._confirm(_place(place, digests, confirmed=True), since, are_digests_new=bool(known))
         return len(batch) - len(known)
 
-    def _insert(self, batch: Mapping[str, bytes]) -> list[str]:
+    def _insert(self, batch: Mapping[str, bytes], session: ClientSession | None = None) -> list[str]:
         """Insert in any order; returns the ids of records that existed."""
         try:
-            self._items.insert_many([RawBSONDocument(stored) for stored in batch.values()], ordered=False)
+            self._items.insert_many(
+                [RawBSONDocument(stored) for stored in batch.values()], ordered=False, session=session
+            )
         except BulkWriteError as cause:
             ids = list(batch)
             return [ids[index] for index in _existing(cause)]
@@ -144,14 +172,21 @@ class AuditWriter:
             raise UnknownEvent(f"MongoDB refuses it: {cause.details and cause.details.get('errmsg')!s:.300}") from cause
         return []
 
-    def _confirm(self, confirmation: Document, *, are_digests_new: bool) -> None:
+    def _confirm(self, confirmation: Document, since: Primary, *, are_digests_new: bool) -> None:
         """Tell the sealer that all records of a place exist, with these digests."""
         # Only what changed: the digests a second time would be an eighth of what MongoDB has to do for a record.
         reported = ("confirmed", "digests") if are_digests_new else ("confirmed",)
         update = {"$set": {name: confirmation[name] for name in reported}}
-        if self._confirmed.update_one({"_id": confirmation["_id"]}, update).matched_count == 0:
-            # This process was held up for so long that the sealer gave the batch up, perhaps before it was inserted.
-            self._pending.insert_one({**confirmation, "_id": ObjectId()})
+        try:
+            # One that is lost costs the sealer a look at the records, a journal's wait would cost every batch.
+            with self._fence.writes(since, WriteConcern(1)) as session:
+                if not self._pending.update_one({"_id": confirmation["_id"]}, update, session=session).matched_count:
+                    # This process was held up for so long that the sealer gave the batch up, perhaps before it was
+                    # inserted.
+                    self._pending.insert_one({**confirmation, "_id": ObjectId()}, session=session)
+        except PrimaryChanged:
+            self._primary = None
+            raise
 
 
 def encoded(record: Mapping[str, Any]) -> bytes:

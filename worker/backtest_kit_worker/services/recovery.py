@@ -126,7 +126,8 @@ class RecoveryService(Service):
             PyMongoError: it cannot be reached.
         """
         self.close()
-        self._records.open()
+        self._state.open()
+        self._records.open(self._state.since)
         self._judge = Judge(self._records, self._feed, self._repair, self._options.grace_ms / 1000, self._monotonic_s)
         self._classifier = Classifier(self._deployment.database, self._records, self._caches)
         self._reconciler = Reconciler(self._deployment.database, self._records, self._state, self._judge)

@@ -1,28 +1,33 @@
 """The seal service: chains audit records and seals them in batches. Theory of operation:
 `backtest_kit_mongo.audit.chain`.
 
-Two at once do no harm: a seal's number is its `_id`, so one of them wins and the other throws its work away; moving
-heads is guarded by the seal's number; deleting a used-up batch twice is deleting it once; a `waiting` mark too many
-costs one look.
+A run is one transaction: what is read, the seal that is made of it, the heads that it moves and the batches that it
+uses up. So a database that is set back in the middle of a run has all of it or nothing, and never a seal over records
+that went with the restore. What a sealer remembers from run to run is the last seal, by its hash, and a seal is made
+only if it is still the last.
+
+Two at once do no harm: one of them wins, and the other throws its work away.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from bson import ObjectId
 from bson.int64 import Int64
-from pymongo import UpdateOne
+from pymongo import InsertOne, ReadPreference, UpdateOne
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, make_seal, pieces, read_seal
-from backtest_kit_mongo.audit.records import digest, raw, readable, split_id
+from backtest_kit_mongo.audit.records import READABLE, digest, raw, readable, split_id
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
@@ -51,7 +56,7 @@ REST_MS: Final = 500
 """From one seal to the next while records keep coming."""
 GRACE_MS: Final = 60_000
 """More than a writer's own bound on a batch."""
-DUPLICATE_KEY: Final = 11_000
+WRITE_CONFLICT: Final = 112
 
 NUMBERED: Final = {"_id": {"$gte": 0}}
 """Seals; whoever put something else among them must not hide them."""
@@ -83,15 +88,16 @@ class SealService(Service):
     ) -> None:
         self._records_max = records_max
         self._rest_ms = rest_ms
-        self._seals = database.get_collection(SEALS, write_concern=DURABLE)
-        self._heads = database.get_collection(HEADS, write_concern=DURABLE)
-        self._pending = database.get_collection(PENDING, write_concern=DURABLE)
-        self._read = {name: readable(database, name) for name in (SEALS, HEADS, ITEMS)}
+        self._client = database.client
+        self._seals, self._heads, self._pending = (
+            database.get_collection(name, READABLE, ReadPreference.PRIMARY) for name in (SEALS, HEADS, PENDING)
+        )
         self._raw_items = raw(database, ITEMS)
+        self._items = readable(database, ITEMS)
         self._last: Seal | None = None
         self._end: tuple[int, Any] | None = None
         """Number and hash of the seal with which the chain ended when this process looked."""
-        self._settled = False
+        self._is_settled = False
         self._looked_up_to = ""
         self._rest_until_s = 0.0
         self._grace_s = grace_ms / 1000
@@ -101,54 +107,60 @@ class SealService(Service):
     def open(self) -> None:
         self._heads.create_index([("waiting.since", 1)], partialFilterExpression={"waiting.since": {"$exists": True}})
         self._seals.create_index([("foreign", 1)])
-        self._settled = False
+        self._is_settled = False
 
     def close(self) -> None:
-        self._settled = False
+        self._is_settled = False
 
     def run_once(self) -> int:
         """Make one seal; returns how many records it took up."""
-        if not self._settled:
-            self._settle_last()
         if time.monotonic() < self._rest_until_s:
             return 0
-        pending, arrived, foreign = self._arrived()
-        heads = self._look_behind_holes(arrived)
-        names = dict.fromkeys((*arrived, *foreign))
-        heads.update(self._heads_of([name for name in names if name not in heads]))
-        links = [one for name in names if (one := chained(name, heads.get(name), arrived.get(name), foreign.get(name)))]
-        self._mark_waiting(arrived, heads, {one.document: one.rev for one in links})
-        if not links:
-            self._forget(pending)
-            return len(pending)
-        if self._newest() != self._end:
-            self._settled = False  # Another sealer was faster, or the database was set back under this one.
-            return 0
-        seal, document = make_seal(self._last, datetime.now(UTC), pending, links)
+        is_settled, self._is_settled = self._is_settled, False  # Until it is committed.
         try:
-            self._seals.insert_one(document)
-        except DuplicateKeyError:
-            # Another sealer was faster, so what was read here may be old. Begin again with its seal.
-            self._settled = False
-            return 0
+            with (
+                self._client.start_session() as session,
+                session.start_transaction(ReadConcern("snapshot"), DURABLE, ReadPreference.PRIMARY),
+            ):
+                count = self._run(session, is_settled=is_settled)
+        except OperationFailure as cause:
+            if cause.code == WRITE_CONFLICT:
+                return 0  # Another sealer is faster. Begin again with its seal.
+            raise
+        self._is_settled = True
+        return count
+
+    def _run(self, session: ClientSession, *, is_settled: bool) -> int:
+        if not is_settled or self._newest(session) != self._end:
+            self._settle_last(session)
+        pending, arrived, foreign = self._arrived(session)
+        heads = self._look_behind_holes(session, arrived)
+        names = dict.fromkeys((*arrived, *foreign))
+        heads.update(self._heads_of(session, [name for name in names if name not in heads]))
+        links = [one for name in names if (one := chained(name, heads.get(name), arrived.get(name), foreign.get(name)))]
+        self._mark_waiting(session, arrived, heads, {one.document: one.rev for one in links})
+        if not links:
+            self._forget(session, pending)
+            return len(pending)
+        seal, document = make_seal(self._last, datetime.now(UTC), pending, links)
+        self._seals.insert_one(document, session=session)
         self._last, self._end = seal, (seal.number, seal.hash)
-        self._settle(seal, heads)
+        self._settle(session, seal, heads)
         if seal.count < self._records_max:
             self._rest_until_s = time.monotonic() + self._rest_ms / 1000
         return seal.count
 
     # -- what is to be sealed
 
-    def _arrived(self) -> tuple[list[ObjectId], Arrived, Foreign]:
+    def _arrived(self, session: ClientSession) -> tuple[list[ObjectId], Arrived, Foreign]:
         """The oldest batches of the queue."""
         used: list[ObjectId] = []
         arrived: Arrived = {}
         foreign: Foreign = {}
         count = 0
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
-        with self._pending.find().sort("_id", 1).batch_size(8) as batches:
+        with self._pending.find(session=session).sort("_id", 1).batch_size(8) as batches:
             for batch in batches:
-                # Confirmations need not be on a majority: they say that the records are.
                 records: Iterable[tuple[str, bytes]]
                 if not is_place(batch):
                     logger.error("%s holds %.200s, which no worker wrote; it is removed", PENDING, batch["_id"])
@@ -160,35 +172,36 @@ class SealService(Service):
                     self._unconfirmed[batch["_id"]] = since_s  # Its writer is probably still at it.
                     continue
                 else:
-                    records = self._look_at(batch["ids"])
+                    records = self._look_at(session, batch["ids"])
                 for record_id, of_record in records:
                     take_up(record_id, of_record, arrived, foreign)
                 used.append(batch["_id"])
                 count += len(batch["ids"])
                 if count >= self._records_max:
                     break
-        self._drop_sealed(foreign)
+        self._drop_sealed(session, foreign)
         return used, arrived, foreign
 
-    def _look_at(self, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def _look_at(self, session: ClientSession, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Those records that exist. What does not will be delivered again, with a batch of its own."""
-        return ((stored["_id"], digest(stored.raw)) for stored in self._raw_items.find({"_id": {"$in": list(ids)}}))
+        found = self._raw_items.find({"_id": {"$in": list(ids)}}, session=session)
+        return ((stored["_id"], digest(stored.raw)) for stored in found)
 
-    def _drop_sealed(self, foreign: Foreign) -> None:
+    def _drop_sealed(self, session: ClientSession, foreign: Foreign) -> None:
         """Take out the foreign changes that a seal has already."""
         if not foreign:
             return
         ids = [f"{name}/{rev}~{n}" for name, changes in foreign.items() for rev, n in changes]
-        for seal in self._read[SEALS].find({"foreign": {"$in": ids}}, {"foreign": 1}):
+        for seal in self._seals.find({"foreign": {"$in": ids}}, {"foreign": 1}, session=session):
             for record_id in set(seal["foreign"]) & set(ids):
                 found = split_id(record_id)
                 foreign[found.document].pop((found.rev, found.foreign or 0), None)
 
-    def _heads_of(self, names: list[str]) -> dict[str, Head]:
-        found = self._read[HEADS].find({"_id": {"$in": names}}) if names else ()
-        return {head["_id"]: self._head(head) for head in found}
+    def _heads_of(self, session: ClientSession, names: list[str]) -> dict[str, Head]:
+        found = self._heads.find({"_id": {"$in": names}}, session=session) if names else ()
+        return {head["_id"]: self._head(session, head) for head in found}
 
-    def _head(self, found: Mapping[str, Any]) -> Head:
+    def _head(self, session: ClientSession, found: Mapping[str, Any]) -> Head:
         head = read_head(found)
         if head is not None:
             return head
@@ -196,47 +209,52 @@ class SealService(Service):
         # again.
         name = found["_id"]
         logger.error("the head of %.200s has not the form of one; it is made again from the seals", name)
-        seals = self._read[SEALS].find({"documents": name, **NUMBERED}).sort("_id", -1)
+        seals = self._seals.find({"documents": name, **NUMBERED}, session=session).sort("_id", -1)
         links = ((seal["_id"], one) for seal in seals for one in read_seal(seal).links if one.document == name)
         number, last = next(links, (0, Links(name, ORIGIN, [], ORIGIN)))
         rev = last.rev or next((one.rev for _, one in links if one.rev), 0)
         again = {"rev": Int64(rev), "chain": last.last, "seal": number}
-        self._heads.replace_one({"_id": name, "seal": found.get("seal")}, again)
+        self._heads.replace_one({"_id": name}, again, session=session)
         return Head(rev, last.last)
 
-    def _look_behind_holes(self, arrived: Arrived) -> dict[str, Head]:
+    def _look_behind_holes(self, session: ClientSession, arrived: Arrived) -> dict[str, Head]:
         """Add the records behind holes that have been filled; returns the heads of the documents looked at. Each run
         looks at the next few, so that many holes that nobody fills cost little.
         """
         query = {"waiting.since": {"$exists": True}, "_id": {"$gt": self._looked_up_to}}
-        found = list(self._read[HEADS].find(query).sort("_id", 1).limit(WAITING_MAX))
+        found = list(self._heads.find(query, session=session).sort("_id", 1).limit(WAITING_MAX))
         self._looked_up_to = found[-1]["_id"] if len(found) == WAITING_MAX else ""
-        heads = {one["_id"]: self._head(one) for one in found}
+        heads = {one["_id"]: self._head(session, one) for one in found}
         done = {name: head for name, head in heads.items() if head.rev >= head.highest}
-        self._stop_waiting(done.items())
+        self._stop_waiting(session, done)
         filled = {
             f"{name}/{next_}": name for name, head in heads.items() if name not in done for next_ in following_ids(head)
         }
         if filled:
-            self._add_behind(filled, heads, arrived)
+            self._add_behind(session, filled, heads, arrived)
         return heads
 
-    def _add_behind(self, filled: Mapping[str, str], heads: Mapping[str, Head], arrived: Arrived) -> None:
+    def _add_behind(
+        self, session: ClientSession, filled: Mapping[str, str], heads: Mapping[str, Head], arrived: Arrived
+    ) -> None:
         """Read the records that follow heads. `filled`: names of documents by the id of the record that was missing."""
         count = 0
         fields = {"domain": 1, "documentId": 1}
-        for first in list(self._read[ITEMS].find({"_id": {"$in": list(filled)}}, fields)):
+        for first in list(self._items.find({"_id": {"$in": list(filled)}}, fields, session=session)):
             name = filled[first["_id"]]
             revisions = arrived.setdefault(name, {})
             beyond = {"documentId": first["documentId"], "domain": first["domain"], "rev": {"$gt": heads[name].rev}}
-            for stored in self._raw_items.find(beyond).sort([("rev", 1), ("foreign", 1)]).limit(BEYOND_MAX):
+            following = self._raw_items.find(beyond, session=session).sort([("rev", 1), ("foreign", 1)])
+            for stored in following.limit(BEYOND_MAX):
                 count += 1
                 if stored.get("foreign") is None:  # A foreign change never waits: it is in the queue, or sealed.
                     take_up(stored["_id"], digest(stored.raw), {name: revisions}, {})
             if count >= self._records_max:
                 return
 
-    def _mark_waiting(self, arrived: Arrived, heads: dict[str, Head], sealing: Mapping[str, int]) -> None:
+    def _mark_waiting(
+        self, session: ClientSession, arrived: Arrived, heads: dict[str, Head], sealing: Mapping[str, int]
+    ) -> None:
         """Remember the documents that have records beyond a hole, before the batches that report them are forgotten.
         `sealing`: the last revision that the seal to come takes up, by document.
         """
@@ -254,19 +272,21 @@ class SealService(Service):
                 updates.append(UpdateOne({"_id": name}, mark, upsert=True))
                 heads[name] = head._replace(highest=max(highest, head.highest))
         if updates:
-            self._heads.bulk_write(updates, ordered=False)
+            self._heads.bulk_write(updates, ordered=False, session=session)
 
     # -- what follows a seal
 
-    def _newest(self) -> tuple[int, Any] | None:
-        found = self._read[SEALS].find_one(NUMBERED, {"hash": 1}, sort=[("_id", -1)])
+    def _newest(self, session: ClientSession) -> tuple[int, Any] | None:
+        found = self._seals.find_one(NUMBERED, {"hash": 1}, sort=[("_id", -1)], session=session)
         return None if found is None else (int(found["_id"]), found.get("hash"))
 
-    def _settle_last(self) -> None:
-        """Do what the last seal still asks for, whoever made it."""
-        self._last, self._end = None, self._newest()
+    def _settle_last(self, session: ClientSession) -> None:
+        """Look with which seal the chain ends, and do what it still asks for: earlier versions made a seal and moved
+        its heads one after the other.
+        """
+        self._last, self._end = None, self._newest(session)
         newest = 0
-        for found in self._read[SEALS].find(NUMBERED).sort("_id", -1).batch_size(2):
+        for found in self._seals.find(NUMBERED, session=session).sort("_id", -1).batch_size(2):
             newest = max(newest, int(found["_id"]))
             try:
                 self._last = read_seal(found)
@@ -274,81 +294,42 @@ class SealService(Service):
             except Exception as cause:
                 # Sealing goes on after it; `verify` says what it is.
                 logger.error("seal %s has not the form of one: %r. Run `bkm audit verify`", found["_id"], cause)
-        if self._last is not None:
-            self._settle(self._last, None)
-            self._last = replace(self._last, number=newest)
-        self._settled = True
-
-    def _settle(self, seal: Seal, heads: Mapping[str, Head] | None) -> None:
-        """Move the heads and forget the used-up batches. `heads`: those that exist, None if that is not known."""
-        self._settled = False
-        self._move_heads(seal, heads)
-        if heads is not None and any(head.highest for head in heads.values()):
-            sealed = {one.document: one.rev for one in seal.links}
-            self._stop_waiting(
-                (name, Head(sealed[name], highest=head.highest))
-                for name, head in heads.items()
-                if 0 < head.highest <= sealed.get(name, 0)
-            )
-        self._forget(seal.pending)
-        self._settled = True
-
-    def _move_heads(self, seal: Seal, heads: Mapping[str, Head] | None) -> None:
-        moves = [_moved(one, seal.number) for one in seal.links]
-        known = moves if heads is None else [move for move in moves if move["_id"] in heads]
-        fresh = [] if heads is None else [move for move in moves if move["_id"] not in heads]
-        guarded = [_guarded(move, upsert=heads is None) for move in known]
-        self._move(known, lambda: self._heads.bulk_write(guarded, ordered=False))
-        # Half the cost of upserts.
-        self._move(fresh, lambda: self._heads.insert_many(fresh, ordered=False))
-
-    def _move(self, moves: Sequence[Document], write: Callable[[], object]) -> None:
-        """Write heads; those that exist though they did not are of this seal, of a later one, or only a mark that
-        another sealer made meanwhile.
-        """
-        if not moves:
+        if self._last is None:
             return
-        try:
-            write()
-        except BulkWriteError as cause:
-            again = [_guarded(moves[index], upsert=False) for index in _refused(cause)]
-            self._heads.bulk_write(again, ordered=False)
+        names = [one.document for one in self._last.links]
+        heads = self._heads.find({"_id": {"$in": names}}, {"seal": 1}, session=session)
+        reached = {head["_id"]: at if isinstance(at := head.get("seal"), int) else 0 for head in heads}
+        left = [one for one in self._last.links if reached.get(one.document, 0) < self._last.number]
+        self._move_heads(session, self._last.number, left, reached)
+        self._forget(session, self._last.pending)
+        self._last = replace(self._last, number=newest)
 
-    def _stop_waiting(self, reached: Iterable[tuple[str, Head]]) -> None:
-        updates = [
-            UpdateOne({"_id": name, "waiting.highest": {"$lte": head.rev}}, {"$unset": {"waiting": ""}})
-            for name, head in reached
-        ]
-        if updates:
-            self._heads.bulk_write(updates, ordered=False)
+    def _settle(self, session: ClientSession, seal: Seal, heads: Mapping[str, Head]) -> None:
+        """Move the heads and forget the used-up batches. `heads`: those that exist."""
+        self._move_heads(session, seal.number, seal.links, heads)
+        sealed = {one.document: one.rev for one in seal.links}
+        waited = {name: head.highest for name, head in heads.items() if 0 < head.highest <= sealed.get(name, 0)}
+        self._stop_waiting(session, waited)
+        self._forget(session, seal.pending)
 
-    def _forget(self, pending: Sequence[ObjectId]) -> None:
+    def _move_heads(self, session: ClientSession, seal: int, links: Iterable[Links], existing: Container[str]) -> None:
+        moves: list[UpdateOne | InsertOne[Document]] = []
+        for one in links:
+            move: Document = {"chain": one.last, "seal": seal, **({"rev": one.rev} if one.rev else {})}
+            # An insert has half the cost of an upsert.
+            is_known = one.document in existing
+            moves.append(
+                UpdateOne({"_id": one.document}, {"$set": move})
+                if is_known
+                else InsertOne({"_id": one.document, **move})
+            )
+        if moves:
+            self._heads.bulk_write(moves, ordered=False, session=session)
+
+    def _stop_waiting(self, session: ClientSession, names: Iterable[str]) -> None:
+        if updates := [UpdateOne({"_id": name}, {"$unset": {"waiting": ""}}) for name in names]:
+            self._heads.bulk_write(updates, ordered=False, session=session)
+
+    def _forget(self, session: ClientSession, pending: Sequence[ObjectId]) -> None:
         if pending:
-            self._pending.delete_many({"_id": {"$in": list(pending)}})
-
-
-def _moved(one: Links, seal: int) -> Document:
-    """A head after a seal."""
-    move: Document = {"_id": one.document, "chain": one.last, "seal": seal}
-    if rev := one.rev:
-        move["rev"] = rev
-    return move
-
-
-def _guarded(move: Document, *, upsert: bool) -> UpdateOne:
-    """Moves a head unless it has moved on."""
-    fields = {name: value for name, value in move.items() if name != "_id"}
-    return UpdateOne({"_id": move["_id"], "seal": {"$not": {"$gte": move["seal"]}}}, {"$set": fields}, upsert=upsert)
-
-
-def _refused(cause: BulkWriteError) -> list[int]:
-    """The positions of the operations that met an existing head.
-
-    Raises:
-        BulkWriteError: something else went wrong.
-    """
-    details: Mapping[str, Any] = cause.details or {}
-    errors = details.get("writeErrors", [])
-    if details.get("writeConcernErrors") or any(error.get("code") != DUPLICATE_KEY for error in errors):
-        raise cause
-    return [error["index"] for error in errors]
+            self._pending.delete_many({"_id": {"$in": list(pending)}}, session=session)
