@@ -117,7 +117,6 @@ def test_what_was_judged_before_a_restore_is_judged_again_whether_or_not_anybody
     restart(monkeypatch)
     with pytest.raises(PrimaryChanged):
         bed.catch_up()
-    bed.recovery.close()  # As the runner does after an error.
     bed.catch_up()
     assert len(bed.records(operation="foreign")) == 1
     assert [record["payload"] for record in bed.records(operation="upsert")] == [{"data": 1}, {"data": 2}]

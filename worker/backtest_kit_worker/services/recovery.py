@@ -33,6 +33,7 @@ from backtest_kit_mongo.feed.dead_letters import LOG
 from backtest_kit_mongo.feed.troubles import ODD_REVISION, Notes
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.fence import PrimaryChanged
 from backtest_kit_worker.loop import REFUSED
 from backtest_kit_worker.recovery.caches import Caches, Relay
 from backtest_kit_worker.recovery.changes import COLLECTIONS
@@ -151,9 +152,17 @@ class RecoveryService(Service):
 
         Raises:
             PyMongoError, RedisError: a server failed. Nothing is lost; call again.
+            PrimaryChanged: MongoDB may have been set back. What was remembered is dropped; call again.
         """
         if self._tail is None:
             self.open()
+        try:
+            return self._work()
+        except PrimaryChanged:
+            self.close()
+            raise
+
+    def _work(self) -> int:
         for found in self._restores.look():
             self._record_restore(found)
         done = self._judge.work()
