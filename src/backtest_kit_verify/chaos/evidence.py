@@ -10,7 +10,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.redis.entry import parse_entry
 from backtest_kit_mongo.coherence.eras import parse_held
-from backtest_kit_mongo.coherence.keys import era_name, names
+from backtest_kit_mongo.coherence.keys import era_name, names, partition_names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 from backtest_kit_verify.chaos.checks import Evidence
@@ -20,7 +20,7 @@ from backtest_kit_verify.chaos.history import Operation, Value
 from backtest_kit_verify.chaos.journal import CallKind, Outcome
 from backtest_kit_verify.chaos.workload import Workload, mark_of
 
-__all__ = ["direct", "gather", "held"]
+__all__ = ["counted", "direct", "gather", "held", "told"]
 
 
 def gather(servers: Servers, feed: Feed, workload: Workload) -> Evidence:
@@ -34,6 +34,18 @@ def gather(servers: Servers, feed: Feed, workload: Workload) -> Evidence:
 def direct(servers: Servers) -> str:
     """Whoever follows the replica set takes a member that was set back for one that was deposed."""
     return f"{servers.settings.mongo_connection_string.get_secret_value()}&directConnection=true"
+
+
+def counted(database: Database[dict[str, Any]]) -> dict[str, int]:
+    """How far MongoDB has counted in each era in force."""
+    return {era["era"]: int(era["count"]) for era in (database[COLLECTION].find_one({}) or {}).get("eras", ())}
+
+
+def told(servers: Servers) -> dict[str, int]:
+    """How far Redis was told that it had."""
+    born, _ = partition_names(servers.settings.database, 0)
+    found = servers.redis.scan_iter(match=era_name(born, "*"))
+    return {era: count for era, count in (parse_held(servers.redis.get(name)) for name in found) if era}
 
 
 def held(database: Database[dict[str, Any]], workload: Workload, kind: CallKind) -> list[Operation]:

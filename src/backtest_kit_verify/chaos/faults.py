@@ -15,6 +15,7 @@ from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_verify.chaos.audit_checks import Traces
 from backtest_kit_verify.chaos.epochs import UNAWARE_NS
+from backtest_kit_verify.chaos.evidence import told
 from backtest_kit_verify.chaos.faulty_servers import LEASE_MS, REDIS_ERRORS, Servers
 from backtest_kit_verify.chaos.feed_evidence import Feed
 from backtest_kit_verify.chaos.fleet import Fleet, Member
@@ -23,7 +24,7 @@ from backtest_kit_verify.chaos.strangers import Strangers
 from backtest_kit_verify.chaos.wire import Wire
 from backtest_kit_verify.chaos.workers import Workers
 
-__all__ = ["OF_WORKERS", "RESTORE", "SNAPSHOT", "TABLE", "Fault", "Injector"]
+__all__ = ["OF_WORKERS", "RESTORE", "SNAPSHOT", "TABLE", "UNNOTICEABLE", "Fault", "Injector"]
 
 RETRY_S = 0.3
 """A fault that cannot happen now (its server is down, nobody is left to hurt) is tried again after so long."""
@@ -50,6 +51,7 @@ class Injector:
 
     Args:
         look: what MongoDB has of the clients' documents now.
+        counted: how far it has counted in each era in force.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Injector:
         workers: Workers | None = None,
         strangers: Strangers | None = None,
         look: Callable[[], Sequence[Operation]] = tuple,
+        counted: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._wires = wires
-        self._strangers, self._look = strangers, look
+        self._strangers, self._look, self._counted = strangers, look, counted
         self.counts: Counter[str] = Counter()
         self.redis_kills: list[RedisKill] = []
         self.flushes: list[Flush] = []
@@ -252,11 +255,17 @@ class Injector:
             or servers.is_starting
         ):
             return False
+        try:
+            before = told(servers)
+        except REDIS_ERRORS:
+            return False
         stopped_ns = time.monotonic_ns()
         with self._fleet.held():
             servers.restore(self._snapshot[1])
-            base = self._look()
-            self.restores.append(Restore(stopped_ns, time.monotonic_ns(), base))
+            base, now = self._look(), self._counted()
+            is_behind = any(now.get(era, 0) < count for era, count in before.items())
+            self.counts[UNNOTICEABLE] += not is_behind
+            self.restores.append(Restore(stopped_ns, time.monotonic_ns(), base, is_behind))
         return True
 
     def traces(self) -> Traces:
@@ -270,10 +279,10 @@ class Injector:
         return Traces(frozenset(self._strangers.forged), entries, len(self.restores), self._restored_at())
 
     def _restored_at(self) -> datetime | None:
-        """When MongoDB was set back for the last time; None if it was not, or if Redis was emptied before everybody
-        must have noticed: then nobody knows what was before, and nothing of it is left.
+        """When MongoDB was set back for the last time; None if it was not, or if nobody can notice, or if Redis was
+        emptied before everybody must have: then nobody knows what was before, and nothing of it is left.
         """
-        if not self.restores:
+        if not self.restores or not self.restores[-1].is_behind:
             return None
         last = self.restores[-1]
         if any(last.stopped_ns < flush.ended_ns < last.resumed_ns + NOTICED_NS for flush in self.flushes):
@@ -340,6 +349,7 @@ TABLE = (
 """In half an hour: about 600 SIGKILLs (300 at the very least), 60 restarts of redis-server and 20 of mongod."""
 SNAPSHOT = "a snapshot of MongoDB, by SIGKILL"
 RESTORE = "MongoDB set back to a snapshot, Redis kept"
+UNNOTICEABLE = "  of these, nobody had counted since the snapshot"
 OF_WORKERS = (
     Fault(KILL_WORKER, 6.0, Injector.kill_worker),
     Fault("an odd document of a stranger", 0.7, Injector.insert_odd),

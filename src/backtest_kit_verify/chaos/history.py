@@ -141,11 +141,14 @@ class Restore(NamedTuple):
 
     Attributes:
         base: what it held then, as observations.
+        is_behind: Redis had been told of a higher count than MongoDB then had, so somebody must notice. On a machine
+            so busy that nobody counted between the snapshot and the restore, nobody can.
     """
 
     stopped_ns: int
     resumed_ns: int
     base: Sequence[Operation]
+    is_behind: bool = True
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from backtest_kit_mongo.terminal import escape
 from backtest_kit_verify.chaos.audit_checks import AuditVerdict
 from backtest_kit_verify.chaos.checks import Violation
+from backtest_kit_verify.chaos.faults import UNNOTICEABLE
 from backtest_kit_verify.chaos.feed_checks import Cause
 from backtest_kit_verify.chaos.history import History, Operation
 from backtest_kit_verify.chaos.journal import CallKind, Outcome
@@ -52,6 +53,7 @@ def as_json(outcome: RunOutcome) -> dict[str, Any]:
         "operations": {kind.value: _operations(history.operations, kind) for kind in CALLS},
         "faults": {
             **{fault.name: outcome.faults[fault.name] for fault in outcome.options.all_faults},
+            **{name: count for name in (UNNOTICEABLE,) if (count := outcome.faults[name])},
             "evicted keys": outcome.evicted_count,
         },
         "violations": {kind: kinds[kind] for kind in PROMISES},

@@ -28,7 +28,7 @@ from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation
 from backtest_kit_verify.chaos.client import Task
 from backtest_kit_verify.chaos.epochs import split
 from backtest_kit_verify.chaos.errors import ChaosError
-from backtest_kit_verify.chaos.evidence import direct, gather, held
+from backtest_kit_verify.chaos.evidence import counted, direct, gather, held
 from backtest_kit_verify.chaos.faults import OF_WORKERS, TABLE, Fault, Injector
 from backtest_kit_verify.chaos.faulty_servers import DATABASE, LEASE_MS, REDIS_ERRORS, Servers, settings_of
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
@@ -178,6 +178,7 @@ def _on_servers(options: Options, servers: Servers, workload: Workload, journals
         injector = Injector(
             servers, fleet, feed, workload.documents, options.seed, wires, workers, strangers,
             lambda: held(client[settings.database], workload, CallKind.RESTORED),
+            lambda: counted(client[settings.database]),
         )  # fmt: skip
         with _progress(console) as progress:
             drive = _Drive(options, fleet, injector, feed, progress, workers)
