@@ -41,9 +41,10 @@ class Bed:
         self.store = store
         self.deployment = deployment
         self.recovery = RecoveryService(deployment, AT_ONCE)
-        self.audit = self._loop()
+        self.audit = self.loop()
 
-    def _loop(self) -> Loop:
+    def loop(self) -> Loop:
+        """The audit role of a process that has just begun."""
         deployment, database = self.deployment, self.deployment.database
         options = LoopOptions(block_ms=1, retry_ms=1)
         return Loop(
@@ -60,7 +61,7 @@ class Bed:
         for name in self.redis.scan_iter():
             if not name.endswith(b":b") and b":o:" not in name:
                 self.redis.delete(name)
-        self.audit = self._loop()
+        self.audit = self.loop()
         self.restart()
 
     @property
