@@ -15,6 +15,7 @@ from backtest_kit_mongo.coherence.effects import (
     CacheRead,
     Commit,
     Defer,
+    Delete,
     Fill,
     Find,
     Lease,
@@ -57,6 +58,8 @@ class Truth(Protocol):
     def upsert(self, effect: Upsert) -> Record: ...
 
     def remove(self, effect: SoftRemove) -> Record | None: ...
+
+    def delete(self, effect: Delete) -> Record | None: ...
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]: ...
 
@@ -185,6 +188,11 @@ class Near(Protocol):
     def bytes(self) -> int:
         """What the copies take, at most."""
         return 0
+
+    @property
+    def staleness_s(self) -> float:
+        """How long copies may be served after what they are of has changed, in any process that is set up alike."""
+        return 0.0
 
     def get(self, key: Key) -> Record | None:
         """A copy that may be served now; the caller owns the record."""

@@ -10,6 +10,7 @@ import difflib
 import os
 from functools import lru_cache
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,6 +65,13 @@ class Settings(MongoSettings, RedisSettings):
         le=1_000,
         description="Take the first free port of so many, from `CC_METRICS_PORT` on: for several processes on a host.",
     )
+    retention: Annotated[tuple[tuple[str, float], ...], NoDecode] = Field(
+        (),
+        description=(
+            "How long `bkm prune` keeps domains, in days since the last write, as `log=30,notification=90`; the others "
+            "for ever."
+        ),
+    )
     tracing: bool = Field(
         False,
         description=(
@@ -87,12 +95,36 @@ class Settings(MongoSettings, RedisSettings):
             )
         return chosen
 
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _days(cls, value: Any) -> Any:
+        return tuple(retention_days(value).items()) if isinstance(value, str) else value
+
     @field_validator("tracing")
     @classmethod
     def _traceable(cls, value: bool) -> bool:
         if value and find_spec("opentelemetry") is None:
             raise ValueError("needs OpenTelemetry: pip install 'backtest-kit-mongo[otel]'")
         return value
+
+
+def retention_days(written: str) -> dict[str, float]:
+    """Days by domain, from `log=30,notification=90`.
+
+    Raises:
+        InvalidSetting: a domain is unknown or has no keys of its own, or a number is none.
+    """
+    found: dict[str, float] = {}
+    can = [domain.name for domain in DOMAINS if not domain.fields]  # Candles have `bkm candles remove`.
+    for one in filter(None, map(str.strip, written.split(","))):
+        name, _, days = one.partition("=")
+        try:
+            found[name] = float(days)
+        except ValueError:
+            raise InvalidSetting(f"{one!r} is not DOMAIN=DAYS, as log=30") from None
+        if name not in can or not 0 < found[name] < inf:
+            raise InvalidSetting(f"{one!r}: a domain of {', '.join(can)}, and a number of days above 0")
+    return found
 
 
 def load(**arguments: Any) -> Settings:

@@ -14,10 +14,10 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, deletion
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.drivers.store import Store
@@ -68,6 +68,11 @@ class DictTruth(RowsOnly):
                 return None
             payload = {**record.payload, "removed": True}
             return self._put(Change(effect.key, payload, pack(payload), record.when, removed=True))
+
+    def delete(self, effect: Delete) -> Record | None:
+        with self._lock:
+            kept = self._records.pop(effect.key, None)
+            return None if kept is None else deletion(kept, effect.note)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         found = (self.find(Find(effect.scope.child(item))) for item in effect.items)

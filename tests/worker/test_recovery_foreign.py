@@ -13,6 +13,7 @@ from bson import Decimal128
 from tests.worker.recovery_support import Bed, bed_for, state_key
 
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
+from backtest_kit_mongo.coherence.effects import Delete
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor import feed_state
@@ -156,6 +157,26 @@ def test_a_hard_delete_is_recorded(bed: Bed) -> None:
     bed.work_until(lambda: len(bed.records()) == 2)
     assert reported(bed) == [(1, "upsert", None, 1), (1, "foreign", "delete", None)]
     assert bed.records()[1]["key"] == ["signal", "bucket"]
+
+
+@pytest.mark.parametrize("seen", ["event", "log", "new process"])
+def test_a_deletion_by_this_package_is_a_revision_with_who_and_why_and_no_foreign_change(bed: Bed, seen: str) -> None:
+    said = {"by": "me", "why": "it is over"}
+    bed.write(1)
+    if seen == "event":
+        bed.store.delete(state_key(), said)
+    else:  # Its deleter died before he told anybody.
+        bed.store.truth.delete(Delete(state_key(), said, None))
+    if seen == "new process":
+        bed.catch_up()
+        bed.restart(look_back_ms=60_000)
+    bed.write(2)
+    bed.catch_up()
+    records = [(r["rev"], r["operation"], r["payload"]) for r in bed.records()]
+    assert sorted(records[::2], key=repr) + records[1:2] == [
+        (1, "upsert", {"data": 1}), (1, "upsert", {"data": 2}), (2, "delete", said)
+    ]  # fmt: skip
+    assert {e.operation for e in bed.events() if e.rev == 2 and e.key == state_key().parts} == {"delete"}
 
 
 def test_the_key_of_a_deleted_document_is_taken_from_its_records(bed: Bed) -> None:

@@ -162,6 +162,40 @@ class TestCopies:
         role.apply(bed.events())
         bed.require_equal()
 
+    def test_a_deleted_document_leaves_all_replicas_and_no_late_event_brings_it_back(self, bed: Bed) -> None:
+        role = bed.role(bed.to_mongo(), bed.to_directory())
+        bed.write_every_domain()
+        role.apply(bed.events())
+        keys = [entry.key for domain in DOMAINS if domain is not CANDLE for entry in bed.store.browse(domain)]
+        for key in keys:
+            bed.store.delete(key, {"by": "me", "why": "a test"})
+        bed.state_data("anew", signal="x_0/é")
+        for event in reversed(bed.events()):
+            role.apply([event])
+        assert role.apply(bed.events()) == 0
+        bed.require_equal()
+        files = bed.files()
+        assert [one.key for domain in DOMAINS for one in files.browse(domain)] == [
+            one.key for domain in DOMAINS for one in bed.store.browse(domain)
+        ]
+
+    def test_a_document_that_is_deleted_while_it_is_copied_does_not_stay(
+        self, bed: Bed, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bed.state_data(1)
+        role, put = bed.role(bed.to_mongo()), MongoTarget.put
+
+        def overtaken(*arguments: Any) -> int:
+            (entry,) = bed.store.browse(STATE)
+            bed.store.delete(entry.key, {})
+            monkeypatch.setattr(MongoTarget, "put", put)
+            bed.role(bed.to_mongo()).apply(bed.events())
+            return put(*arguments)
+
+        monkeypatch.setattr(MongoTarget, "put", overtaken)
+        role.apply(bed.events())
+        assert bed.raw(STATE, replica=True) == []
+
 
 class TestCandles:
     def test_a_batch_brings_the_rows_of_its_ranges_and_no_others(self, bed: Bed) -> None:

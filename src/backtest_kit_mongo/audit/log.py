@@ -14,7 +14,7 @@ from typing import Any
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.records import CORRECTION, DELETE, FOREIGN, GAP, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.keys import escaped
@@ -188,7 +188,7 @@ def is_removal(domain: Domain, record: AuditRecord) -> bool:
     payload = record.payload
     marked = domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
     done = record.detail if record.operation == CORRECTION else record.operation
-    return done == "remove" or marked or (done == FOREIGN and payload is None)
+    return done in ("remove", DELETE) or marked or (done == FOREIGN and payload is None)
 
 
 def _key(key: Key | str) -> Key:

@@ -7,7 +7,7 @@
 | label       | the same parts as one escaped text, so that an index entry is one key |
 | documentId  | MongoDB's `_id` as text; of candles the series and the first new open time |
 | rev         | the revision that the change made |
-| operation   | upsert, remove, batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
+| operation   | upsert, remove, delete (for good; payload = who and why), batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
 |             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` reported something else |
 |             | than MongoDB's own log; this one tells what the revision was), restore (the database went back: `domain` is |
 |             | "restore", `documentId` the era that it ended, `reason` what was seen; revisions after it may be given out again) |
@@ -41,6 +41,7 @@ from pymongo.read_preferences import ReadPreference
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.record import Part
 
+DELETE: Final = "delete"
 GAP: Final = "gap"
 FOREIGN: Final = "foreign"
 CORRECTION: Final = "correction"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from backtest_kit_mongo.audit.differences import ABSENT, differences
 from backtest_kit_mongo.audit.keytext import format_key
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, AuditRecord
+from backtest_kit_mongo.audit.records import CORRECTION, DELETE, FOREIGN, GAP, AuditRecord
 
 
 def line(record: AuditRecord) -> str:
@@ -36,6 +36,9 @@ def timeline(records: Iterable[AuditRecord]) -> Iterator[str]:
             f"  {_revision(record)}  {record.operation}  written "
             f"{_written(record)}{_simulated(record)}{_writer(record)}{_step(record)}"
         )
+        if record.operation == DELETE and isinstance(record.payload, dict):
+            yield f"    by {record.payload.get('by')}: {record.payload.get('why')}"
+            continue
         if record.reason:
             yield f"    {record.reason}"
         if record.operation == GAP or (record.operation == FOREIGN and record.payload is None and record.reason):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
-from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Selection
 from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
@@ -29,6 +29,9 @@ class DummyTruth(RowsOnly):
         return Record(effect.change.key)
 
     def remove(self, effect: SoftRemove) -> Record | None:
+        return None
+
+    def delete(self, effect: Delete) -> Record | None:
         return None
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
 from backtest_kit_mongo.coherence.keys import escaped
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, deletion
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock
@@ -77,6 +77,11 @@ class MemoryTruth(RowsOnly):
                 return None
             payload = {**record.payload, "removed": True}
             return self._store(Change(effect.key, payload, pack(payload), record.when, removed=True))
+
+    def delete(self, effect: Delete) -> Record | None:
+        with self._lock:
+            kept = self._scopes.get(effect.key.scope, {}).pop(effect.key, None)
+            return None if kept is None else deletion(kept.record, effect.note)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         with self._lock:

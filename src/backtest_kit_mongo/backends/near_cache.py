@@ -92,6 +92,10 @@ class NearCache:
     def domains(self) -> frozenset[Domain]:
         return self._options.domains
 
+    @property
+    def staleness_s(self) -> float:
+        return self._options.staleness_ms / 1000
+
     def get(self, key: Key) -> Record | None:
         return self._copies.get(key, self._clock_s())
 

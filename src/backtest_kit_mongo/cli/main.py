@@ -4,7 +4,7 @@ import typer
 
 from backtest_kit_mongo.terminal import run
 
-from . import audit, cache, candles, dead_letters, doctor, domains, embedded, inventory, repair, stream, top
+from . import audit, cache, candles, dead_letters, deletion, doctor, domains, embedded, inventory, repair, stream, top
 from .plugged import PluggedCommands
 
 __all__ = ["app", "main"]
@@ -27,6 +27,8 @@ app.command()(domains.domains)
 app.command()(inventory.ls)
 app.command()(inventory.get)
 app.command()(inventory.find)
+app.command("delete")(deletion.delete_command)
+app.command()(deletion.prune)
 app.command()(repair.repair)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)

@@ -186,6 +186,20 @@ class SoftRemove(Effect["Record | None"]):
 
 
 @dataclass(frozen=True, slots=True)
+class Delete(Effect["Record | None"]):
+    """Delete one document for good. The answer is the deletion: it has the next revision, and `note` as its payload.
+    None: there was none.
+
+    Attributes:
+        note: who, and why.
+    """
+
+    key: Key
+    note: Mapping[str, str]
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Rows(Effect[Mapping[Part, Record]]):
     """The named rows of a scope, those that exist."""
 

@@ -17,7 +17,7 @@ from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.record import Part
 
 SCHEMA_VERSION = 1
-Operation = Literal["upsert", "remove", "batch", "conflict"]
+Operation = Literal["upsert", "remove", "batch", "conflict", "delete"]
 OPERATIONS: Final = frozenset(get_args(Operation))
 REV_MAX: Final = 2**53
 """Beyond it a number is no revision: a double could not count it."""
@@ -46,7 +46,8 @@ class Event:
         when: simulation time in ms, None where the domain stores none.
         written_ms: wall clock of the writer, for people; no rule compares it.
         body: packed payload; for `batch`, {"ranges": [[first, last, count], ...], "count": n}; for `conflict`,
-            {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
+            {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both; for `delete`, who
+            deleted the document for good and why: {"by": text, "why": text}.
         trace: the writer's span as a W3C `traceparent`, empty if nobody traces. Not part of the change: consumers that
             store changes leave it out.
         step: the step that the change is part of, empty for none.

@@ -37,7 +37,7 @@ from backtest_kit_mongo.drivers.drive import drive as drive
 from backtest_kit_mongo.drivers.known_lists import KnownLists
 from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
-from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown
+from backtest_kit_mongo.errors import CallerError, ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
@@ -97,6 +97,7 @@ class Store:
             fx.Find: SingleFlight(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
+            fx.Delete: truth.delete,
             fx.Rows: truth.rows,
             fx.Merge: truth.merge,
             series.Append: truth.append,
@@ -270,6 +271,16 @@ class Store:
         if (scope := current.get()) is not None:
             return scope.remove(self, key)
         return self._writing(key.domain, plans.remove(key))
+
+    def delete(self, key: Key, note: Mapping[str, str]) -> Record | None:
+        """Delete a document for good; `note` says who and why. None: there was none.
+
+        Raises:
+            CallerError: a step is in force, and deletions are not part of steps.
+        """
+        if current.get() is not None:
+            raise CallerError(f"{key}: a deletion for good cannot be part of a step. Nothing was deleted.")
+        return self._writing(key.domain, plans.delete(key, note))
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did.

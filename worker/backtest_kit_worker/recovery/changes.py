@@ -13,6 +13,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo.backends.mongo.decoding import decoded
+from backtest_kit_mongo.backends.mongo.deleting import DELETED
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
@@ -212,8 +213,19 @@ def is_complete(domain: Domain, fields: Mapping[str, Any]) -> bool:
     return payload_field(domain) in fields and (not domain.has_when or "when" in fields)
 
 
+def deletion_of(change: LoggedChange) -> dict[str, Any] | None:
+    """Who deleted the document and why, if the change is the first half of a deletion for good."""
+    fields = decode(change.body)
+    note = fields.get(DELETED)
+    # A document that was written again after half a deletion still has the field.
+    is_first_half = not change.whole or fields.get(payload_field(change.domain)) is None
+    return note if isinstance(note, dict) and is_first_half else None
+
+
 def operation_of(change: LoggedChange) -> Operation:
     """What a change was. A removal marks the document and leaves its payload's own fields as they are."""
+    if deletion_of(change) is not None:
+        return "delete"
     fields = decode(change.body)
     marked = change.domain.has_removed and fields.get("removed") is True
     return "remove" if marked and (change.source == "scan" or payload_field(change.domain) not in fields) else "upsert"

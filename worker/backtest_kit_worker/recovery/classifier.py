@@ -26,6 +26,7 @@ from backtest_kit_worker.recovery.changes import (
     cache_key,
     concerns,
     decode,
+    deletion_of,
     document_name,
     id_text,
     is_complete,
@@ -48,10 +49,13 @@ _NOTHING: Final = RawBSONDocument(bson.encode({}), RAW)
 
 
 class Known(NamedTuple):
-    """A document as the last change that was seen of it left it; `rev` is the highest it ever had."""
+    """A document as the last change that was seen of it left it; `rev` is the highest it ever had. `is_deleted`: that
+    change was the first half of a deletion for good.
+    """
 
     key: Key | None
     rev: int
+    is_deleted: bool = False
 
 
 class Classified(NamedTuple):
@@ -142,6 +146,8 @@ class Classifier:
             if not concerns(domain, (*fields, *cut)):
                 return
         before = latest.get((domain, change.document)) or self._known.get((domain, change.document))
+        if source == "delete" and self._is_second_half(domain, change.document, before):
+            return
         change.key = key_of(domain, fields) if change.whole else before.key if before else None
         if not _raised(change, before):
             _warn_of_lowered(change, before)
@@ -149,8 +155,14 @@ class Classifier:
             change.rev = max(change.rev, before.rev if before else 0)
         draft = _Draft(change, stored_id, fields, before)
         if not draft.is_unplaced:
-            latest[domain, change.document] = Known(change.key, change.rev)
+            latest[domain, change.document] = Known(change.key, change.rev, deletion_of(change) is not None)
         yield draft
+
+    def _is_second_half(self, domain: Domain, document: str, before: Known | None) -> bool:
+        """Whether a document went that this package was deleting: its deletion is a revision, and reported as such."""
+        if before is not None:
+            return before.is_deleted
+        return domain.shape is not Shape.SERIES and self._records.is_deleted(domain, document)
 
     def _look_up(self, drafts: Sequence[_Draft]) -> None:
         """Complete changes from their documents as they are now, otherwise from the audit log."""
@@ -205,7 +217,7 @@ class Classifier:
                 self._doubtful.setdefault(place, WeakSet()).add(change)
                 self._doubtful.move_to_end(place)
             if place in latest and latest[place].key is None:
-                latest[place] = Known(change.key, latest[place].rev)
+                latest[place] = latest[place]._replace(key=change.key)
         while len(self._doubtful) > DOUBTFUL_MAX:
             self._doubtful.popitem(last=False)
 
@@ -294,7 +306,7 @@ def _wants_document(draft: _Draft) -> bool:
     change = draft.change
     if change.source != "update":
         return False
-    complete = change.intact and is_complete(change.domain, draft.fields)
+    complete = change.intact and (deletion_of(change) is not None or is_complete(change.domain, draft.fields))
     return change.key is None or change.kind is ChangeKind.FOREIGN or not complete
 
 

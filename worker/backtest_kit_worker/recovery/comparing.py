@@ -16,7 +16,7 @@ from backtest_kit_mongo.audit.records import GAP
 from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Domain
-from backtest_kit_worker.recovery.changes import RAW, LoggedChange, decode, operation_of
+from backtest_kit_worker.recovery.changes import RAW, LoggedChange, decode, deletion_of, operation_of
 from backtest_kit_worker.recovery.payloads import Unrecoverable, moment, plain
 
 FIELDS: Final = {"operation": 1, "when": 1, "payload": 1}
@@ -29,6 +29,8 @@ def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     operation: Any = record.get("operation")
     if operation == GAP:
         return True
+    if (note := deletion_of(change)) is not None:
+        return operation == "delete" and _equal(note, decode(bytes(record.raw)).get("payload"))
     reported = RawBSONDocument(change.body, RAW) if change.body else {}
     # Found later than the change, and no foreign change came in between.
     found = RawBSONDocument(change.found, RAW) if change.found and not change.doubtful else None

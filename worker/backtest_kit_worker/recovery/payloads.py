@@ -10,7 +10,7 @@ from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_mongo.coherence.restoring import restoration, restore
-from backtest_kit_worker.recovery.changes import LoggedChange, decode, is_complete
+from backtest_kit_worker.recovery.changes import LoggedChange, decode, deletion_of, is_complete
 
 
 class Unrecoverable(Exception):
@@ -33,6 +33,8 @@ def rebuild(change: LoggedChange, before: State | None) -> State:
     Raises:
         Unrecoverable: neither the change nor the document nor the state before tells it all.
     """
+    if (note := deletion_of(change)) is not None:
+        return State(note, None)
     if change.whole:
         return _of_document(change.domain, decode(change.body))
     fields = decode(change.body)

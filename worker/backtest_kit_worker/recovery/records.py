@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN, GAP, RESTORE, raw, readable
+from backtest_kit_mongo.audit.records import CORRECTION, DELETE, FOREIGN, GAP, RESTORE, raw, readable
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
@@ -92,6 +92,11 @@ class AuditRecords:
         query = {"documentId": document, "rev": {"$gte": 0, "$lt": REV_MAX}, "domain": domain.name}
         last = self.collection.find_one(query, {"key": 1, "rev": 1}, sort=[("rev", -1)])
         return (None, 0) if last is None else (recorded_key(domain, last.get("key")), revision(last["rev"]))
+
+    def is_deleted(self, domain: Domain, document: str) -> bool:
+        """Whether a deletion for good is recorded of it."""
+        query = {"documentId": document, "domain": domain.name, "operation": DELETE}
+        return self.collection.find_one(query, {"_id": 1}) is not None
 
     def counts(self, domain: Domain, documents: Sequence[str]) -> Mapping[str, tuple[int, int]]:
         """How many revisions of each document have their record, and the highest of them."""

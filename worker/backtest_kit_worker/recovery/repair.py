@@ -22,6 +22,7 @@ from backtest_kit_worker.recovery.changes import (
     LoggedChange,
     cache_key,
     decode,
+    deletion_of,
     is_complete,
     operation_of,
     written_at,
@@ -284,6 +285,6 @@ class Repair:
 
 
 def _builds_on_before(change: LoggedChange) -> bool:
-    if change.whole or change.found or not change.intact or change.source == "delete":
+    if change.whole or change.found or not change.intact or change.source == "delete" or deletion_of(change):
         return False
     return not is_complete(change.domain, decode(change.body))

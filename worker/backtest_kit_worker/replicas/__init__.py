@@ -15,7 +15,10 @@ start only after the consumer group exists, so that a change behind the scan is 
 refused, and so is one that is not the target which the copy was made to: two workers with a directory each would
 otherwise get half of the changes each.
 
-Not promised: a document deleted for good in the source stays in the replica until `replica rebuild`; a foreign write
+**A document that is deleted for good** goes by its event, once the source no longer has it. Who was copying it just
+then looks again afterwards, so it does not come back.
+
+Not promised: a document that another program deletes stays in the replica until `replica rebuild`; a foreign write
 reaches it with the document's next event, or by `rebuild`. `replica compare` finds both.
 """
 

@@ -154,6 +154,9 @@ class DirectoryTarget:
             return Seen(Verdict.ALTERED, stamp.rev)
         return Seen(Verdict.BEHIND if stamp.rev < wanted else Verdict.AHEAD, stamp.rev)
 
+    def named_by(self, domain: Domain, key: Key, document: str) -> str:
+        return names.path(key)
+
     def stored(self, domain: Domain) -> Iterator[list[str]]:
         """Paths below the base."""
         literals = [level.literal for level in layout(domain).directories]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_worker.replicas.naming import Raw
 from backtest_kit_worker.replicas.state import State, enrol
@@ -62,6 +62,17 @@ class Fan:
                 except ReplicaFailed as cause:
                     self._failures[target.name] = cause
         return written
+
+    def forget(self, domain: Domain, documents: Mapping[str, Key]) -> None:
+        """Discard the copies of those documents (by `_id`) that the source no longer has."""
+        for target in self._targets:
+            if target.name not in self._failures:
+                try:
+                    named = [target.named_by(domain, key, document) for document, key in documents.items()]
+                    # Not on the event's word alone: a path may be a newer document's of the same key.
+                    target.discard(domain, target.absent(domain, named))
+                except ReplicaFailed as cause:
+                    self._failures[target.name] = cause
 
     def finish(self) -> None:
         """End a batch: when this returns, it is durable in every target.

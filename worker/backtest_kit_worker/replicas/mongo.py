@@ -18,12 +18,12 @@ from pymongo.uri_parser import parse_uri
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.coherence.record import Domain
+from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.connect import DURABLE, mongo_client
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.stored import REPLICA_STATE
-from backtest_kit_worker.replicas.naming import RAW, Raw, among, identity
+from backtest_kit_worker.replicas.naming import RAW, Raw, among, id_of, identity, named
 from backtest_kit_worker.replicas.source import CHUNK_MAX, Source, batched
 from backtest_kit_worker.replicas.target import Marker, ReplicaFailed, ReplicaUnreachable, Seen, Verdict, version
 
@@ -172,6 +172,9 @@ class MongoTarget:
             found = self._database[collection_of(domain)].find(among(map(identity, documents)))
             copies = {identity(copy): copy for copy in found}
         return [_seen(document, copies.get(identity(document))) for document in documents]
+
+    def named_by(self, domain: Domain, key: Key, document: str) -> bytes:
+        return named(id_of(document))
 
     def stored(self, domain: Domain) -> Iterator[list[bytes]]:
         with self._bounded(f"listing {domain.name}"):

@@ -11,6 +11,7 @@ from struct import unpack_from
 from typing import Any, Final
 
 import bson
+from bson import ObjectId
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 
@@ -41,6 +42,11 @@ def identity(document: Raw) -> bytes:
 def named(value: Any) -> bytes:
     """The identity of a document with this `_id`."""
     return identity(Raw(bson.encode({"_id": value})))
+
+
+def id_of(document: str) -> ObjectId | str:
+    """The `_id` that an event names. Foreign programs may use text."""
+    return ObjectId(document) if ObjectId.is_valid(document) else document
 
 
 def among(identities: Iterable[bytes]) -> Raw:

@@ -100,6 +100,9 @@ class Target(Protocol):
     def look(self, domain: Domain, documents: Sequence[RawBSONDocument]) -> list[Seen]:
         """How the copies compare with these documents."""
 
+    def named_by(self, domain: Domain, key: Key, document: str) -> Identity:
+        """What the copy of a document is called here, by the key and `_id` that an event tells."""
+
     def stored(self, domain: Domain) -> Iterator[list[Identity]]:
         """Everything that the target holds of a domain, in batches."""
 

@@ -11,15 +11,13 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, Final
 
-from bson import ObjectId
-
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.fan import Fan
-from backtest_kit_worker.replicas.naming import named
+from backtest_kit_worker.replicas.naming import id_of, named
 from backtest_kit_worker.replicas.source import Source
 from backtest_kit_worker.replicas.state import Copy, State
 from backtest_kit_worker.replicas.target import Target, version
@@ -89,6 +87,7 @@ class ReplicaRole(Role):
         reported = _reported(event for _, event in events)
         self._fan.begin()
         news = self._copy(reported)
+        self._forget(reported)
         if self._late(reported):
             self._source.fence()
             news += self._copy(reported)
@@ -114,6 +113,17 @@ class ReplicaRole(Role):
                 rows.found += len(chunk)
         return news
 
+    def _forget(self, reported: _Reported) -> None:
+        """Copies of documents that are deleted, also of those that were deleted while they were copied here."""
+        for domain, documents in reported.documents.items():
+            copied = {name: documents.keys[name] for name in documents.found if name in documents.keys}
+            wanted = {name: key for name, key in documents.deleted.items() if name not in copied}
+            if copied:
+                present = self._source.present_ids(domain, map(named, copied))
+                wanted |= {name: key for name, key in copied.items() if named(name) not in present}
+            if wanted:
+                self._fan.forget(domain, {str(name): key for name, key in wanted.items()})
+
     @staticmethod
     def _late(reported: _Reported) -> list[str]:
         documents = [f"{domain.name} {name}" for domain, those in reported.documents.items() for name in those.late()]
@@ -136,9 +146,11 @@ class _Documents:
 
     reported: dict[Any, int] = field(default_factory=dict)
     found: dict[Any, int] = field(default_factory=dict)
+    keys: dict[Any, Key] = field(default_factory=dict)
+    deleted: dict[Any, Key] = field(default_factory=dict)
 
     def late(self) -> list[Any]:
-        return [name for name, rev in self.reported.items() if self.found.get(name, -1) < rev]
+        return [n for n, rev in self.reported.items() if n not in self.deleted and self.found.get(n, -1) < rev]
 
 
 @dataclass(slots=True)
@@ -180,9 +192,11 @@ def _reported(events: Iterable[Event]) -> _Reported:
             ranges = [(int(first), int(last), int(count)) for first, last, count in event.payload["ranges"]]
             reported.series[Key(domain, event.key)].ranges[event.id] = ranges
             continue
-        revisions = reported.documents[domain].reported
-        name = _id(event.document)
-        revisions[name] = max(revisions.get(name, 0), event.rev)
+        documents, name = reported.documents[domain], id_of(event.document)
+        documents.keys[name] = Key(domain, event.key)
+        if event.operation == "delete":
+            documents.deleted[name] = documents.keys[name]
+        documents.reported[name] = max(documents.reported.get(name, 0), event.rev)
     return reported
 
 
@@ -190,11 +204,6 @@ def _unfilled_s(copy: Copy | None, now: datetime) -> float:
     if copy is None:
         return inf
     return 0.0 if copy.is_complete else max(0.0, (now - copy.started_at).total_seconds())
-
-
-def _id(document: str) -> ObjectId | str:
-    """The `_id` that an event names. Foreign programs may use text."""
-    return ObjectId(document) if ObjectId.is_valid(document) else document
 
 
 def _step_ms(scope: Key) -> int:

@@ -239,6 +239,22 @@ def _sync_parents(paths: Iterator[str]) -> None:
             raise _unknown(directory, "the files were written, but may not survive a power failure:", cause) from cause
 
 
+def remove(path: str) -> None:
+    """Delete a file durably; nothing if there is none.
+
+    Raises:
+        WriteRefused: it is still there.
+        WriteOutcomeUnknown: it may come back after a power failure.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as cause:
+        raise _fault(WriteRefused, path, "cannot be deleted", cause) from cause
+    _sync_parents(iter([path]))
+
+
 def sweep(directory: str) -> None:
     """Delete what interrupted writes left behind. Never fails: leftovers do no harm."""
     stale_before_s = time.time() - STALE_AFTER_S

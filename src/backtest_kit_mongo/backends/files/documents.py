@@ -40,8 +40,8 @@ from backtest_kit_mongo.backends.files.reading import record_of
 from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prior
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, deletion
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed
@@ -124,6 +124,19 @@ class FileTruth(FileBrowsing, FileSteps, RowsOnly):
             payload = {**kept, "removed": True}
             change = Change(key, payload, pack(payload), record.when, removed=True)
             return self._store(root, [change])[0].record
+
+    def delete(self, effect: Delete) -> Record | None:
+        root, key = self._root(), effect.key
+        place = _place(key)
+        if self._find(root, key, place) is None:
+            return None
+        with self._writing(root, key):
+            # Also what our file hides: the original's of the same key, which would be read next.
+            revs = []
+            while (found := self._find(root, key, place)) is not None:
+                revs.append(found.stamp.rev if found.stamp else 0)
+                disk.remove(f"{root}/{found.path}")
+        return deletion(Record(key, max(revs), id=place.path), effect.note) if revs else None
 
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         root = self._root()

@@ -22,8 +22,8 @@ from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo import concerns as mongo_concerns
+from backtest_kit_mongo.backends.mongo import deleting, listing
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
-from backtest_kit_mongo.backends.mongo import listing
 from backtest_kit_mongo.backends.mongo.browsing import MongoBrowsing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
@@ -33,7 +33,7 @@ from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.steps import Atomic
@@ -251,6 +251,9 @@ class MongoTruth(MongoBrowsing):
                 f"{key} was removed. No change event reports it yet (a worker's recovery role does), because of what "
                 f"it held: {cause}"
             ) from cause
+
+    def delete(self, effect: Delete) -> Record | None:
+        return deleting.delete(self._collections[effect.key.domain], effect, self._repaired)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         with reading(effect.scope):

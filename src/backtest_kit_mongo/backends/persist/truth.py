@@ -24,11 +24,22 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
 from backtest_kit_mongo.coherence.keys import text
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, Shape
+from backtest_kit_mongo.coherence.record import (
+    ALL,
+    Change,
+    Domain,
+    Key,
+    OnConflict,
+    Only,
+    Part,
+    Record,
+    Shape,
+    deletion,
+)
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, require_rev
 from backtest_kit_mongo.errors import BacktestKitError, NotFound, ReadFailed, WriteOutcomeUnknown
@@ -100,6 +111,23 @@ class Entity:
             ) from cause
         if self._index is not None and id not in (known := self._index.get(INDEX) or []):
             self._index.put(INDEX, [*known, id])
+
+    def delete(self, id: str) -> None:  # noqa: A002 - the original's name
+        """Of a class that cannot remove, null stays in its place, which reads as if there were none."""
+        remove = getattr(self._values, "remove_value", None)
+        if remove is None:
+            self.put(id, None)
+            return
+        try:
+            remove(id)
+        except NotFound:
+            return
+        except BacktestKitError:
+            raise
+        except Exception as cause:
+            raise WriteOutcomeUnknown(
+                f"{self._values!r}: {id!r:.60} could not be removed: {cause!r:.200}. It may be gone: repeat it."
+            ) from cause
 
     def ids(self) -> list[str]:
         if self._index is not None:
@@ -186,6 +214,13 @@ class PersistTruth(RowsOnly):
         with self._lock:
             change = _removal(self._load(effect.key))
             return None if change is None else self._put(change)
+
+    def delete(self, effect: Delete) -> Record | None:
+        with self._lock:
+            record = self._load(effect.key)
+            if record.exists:
+                self._of(effect.key.scope).delete(text(effect.key.item))
+            return deletion(record, effect.note) if record.exists else None
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         found = (self._load(effect.scope.child(item)) for item in effect.items)

@@ -24,7 +24,7 @@ from backtest_kit_mongo.feed.consume.groups import order
 from backtest_kit_mongo.feed.consume.progress import Job, Position
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
-OPERATIONS = ("upsert", "remove", "batch", "conflict")
+OPERATIONS = ("upsert", "remove", "delete", "batch", "conflict")
 BATCH = 500
 TIMEOUT_S = 30
 

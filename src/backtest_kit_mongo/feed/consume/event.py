@@ -72,7 +72,8 @@ class ChangeEvent:
     @property
     def payload(self) -> Any:
         """What was written, decoded anew by each access; for `batch`, {"ranges": [[first, last, count], ...], "count":
-        n}; for `conflict`, {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both.
+        n}; for `conflict`, {"timestamp": ms, "stored": {...}, "offered": {...}} with the value columns of both; for
+        `delete` (for good), who did it and why: {"by": text, "why": text}.
 
         Raises:
             CorruptData: the bytes cannot be decoded. Acknowledge the event to go on without it.

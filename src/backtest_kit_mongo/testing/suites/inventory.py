@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from backtest_kit_mongo.coherence.inventory import Entry, Selection
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
-from backtest_kit_mongo.domains.checks import make_key
+from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, example
-from backtest_kit_mongo.testing.handles import NULLABLE, REMOVABLE, Handle, parts
+from backtest_kit_mongo.testing.handles import NULLABLE, REMOVABLE, Handle, difference, items, parts
 
 ODD = "a_b_ c/d%5F~.é:"
 """In every part: what names of files and queries could take for something else."""
@@ -55,6 +55,31 @@ class TestInventory:
                 (entry,) = store.browse(domain, Selection(text=tag))
                 assert (entry.is_empty, entry.removed, entry.rev) == (True, domain in REMOVABLE, 2)
                 assert store.census(domain, Selection(text=tag))[:2] == (1, 0)
+
+    def test_what_is_deleted_is_gone_for_good_and_may_be_made_anew(self, store: Store, twin: Store, tag: str) -> None:
+        for domain in DOMAINS:
+            if domain.shape is Shape.SERIES:
+                continue
+            key = written(store, domain, tag)
+            here, there = Handle(store, key), Handle(twin, key)
+            twin.open()
+            assert [here.read().rev, there.read().rev] == [1, 1]
+            deleted = store.delete(key, {"by": "me", "why": "a test"})
+            assert deleted is not None
+            assert (deleted.rev, deleted.payload) == (2, {"by": "me", "why": "a test"})
+            assert not any(one.read().exists for one in (here, there))
+            assert keys(twin.browse(domain, Selection(text=tag))) == []
+            assert [twin.delete(key, {}), store.delete(key, {})] == [None, None]
+            if domain.shape is not Shape.SLOT:
+                assert items(twin, key.scope, tag) == []
+            again = example(domain, key.item)
+            assert here.write(again).rev == 1
+            assert difference(there.read().payload, here.read().payload) is None
+            if domain.shape is Shape.LIST:
+                # Whoever remembers the list must not believe that the row is still stored.
+                twin.merge(key.scope, [make_change(key, again)])
+                store.delete(key, {})
+                assert twin.merge(key.scope, [make_change(key, again)]) == 1
 
     def test_rows_of_a_list_are_found_by_what_they_carry(self, store: Store, tag: str) -> None:
         for name in ("storage", "log"):
