@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
-from backtest_kit_mongo.domains.table import INTERVAL_MS
+from backtest_kit_mongo.candles.intervals import INTERVALS, REFUSED, grid_of
 from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.look_ahead import simulation_now
 
@@ -43,22 +43,27 @@ def read_candle_files(
         CallerError: there is no such interval.
     """
     from backtest_kit_mongo.candles.columns import merge
-    from backtest_kit_mongo.candles.files import read_file
+    from backtest_kit_mongo.candles.files import WrongFile, read_file
     from backtest_kit_mongo.candles.frame import Candles
 
-    if interval not in INTERVAL_MS:
-        raise CallerError(f"interval must be one of {', '.join(INTERVAL_MS)}, not {interval!r:.40}")
-    step_ms, root = INTERVAL_MS[interval], Path(path)
+    if interval not in INTERVALS:
+        raise CallerError(f"{REFUSED}, not {interval!r:.40}")
+    root = Path(path)
     found = [root] if root.is_file() else _named_after(root, symbol, interval)
     now = simulation_now(root)
-    parts = [
-        read_file(file, step_ms, on_note=lambda text, file=file: on_note(f"{file.name}: {text}"))  # type: ignore[misc]
+    asked = grid_of(interval)
+    loaded = [
+        read_file(file, asked, on_note=lambda text, file=file: on_note(f"{file.name}: {text}"))  # type: ignore[misc]
         for file in found
     ]
+    grids = {each.grid for each in loaded if len(each.columns)} or {asked}
+    if len(grids) > 1:
+        raise WrongFile(f"{root}: its files have candles of {', '.join(sorted(grid.name for grid in grids))}.")
+    grid, parts = grids.pop(), [each.columns for each in loaded]
     _require_agreement(found, parts)
     columns = merge(parts)
-    since, until = (int(columns.timestamp[0]), int(columns.timestamp[-1]) + step_ms) if len(columns) else (0, 0)
-    candles = Candles(symbol, interval, exchange, since, until, step_ms, columns)
+    since, until = (int(columns.timestamp[0]), grid.after(int(columns.timestamp[-1]))) if len(columns) else (0, 0)
+    candles = Candles(symbol, grid.name, exchange, since, until, grid, columns)
     return candles if now is None else candles.before(now)
 
 

@@ -104,7 +104,7 @@ ARROWS = {
         "adapters backends caches candles coherence connect domains drivers errors feed locks ports servers "
         "settings setup stored terminal"
     ),
-    "candle_sources": "adapters candles domains errors look_ahead operate",
+    "candle_sources": "adapters candles errors look_ahead operate",
     "aio": "adapters candle_sources collections drivers feed setup",
     "testing": (
         "adapters aio backends candles coherence domains drivers embedded errors look_ahead ports settings setup stores"

@@ -14,8 +14,9 @@ from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.candles.codec import span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, compact
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import streams
@@ -27,7 +28,8 @@ from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
 from tests.integration.support import store_for
 
 STEP_MS = 60_000
-START = 3_000 * span_ms(STEP_MS)
+GRID = grid_of("1m")
+START = 3_000 * BLOCK_ROWS * STEP_MS
 """Where a block begins."""
 COLLECTION = collection_of(CANDLE)
 
@@ -84,14 +86,14 @@ class Bed:
         )  # fmt: skip
 
     def compact(self, block: int = 0) -> int:
-        start = START + block * span_ms(STEP_MS)
+        start = START + block * BLOCK_ROWS * STEP_MS
 
         def perform(effect: Any) -> Any:
             if isinstance(effect, FindGeneration):
                 return self.candles.find_generation(effect)
             return self.candles.find_rows(effect) if isinstance(effect, FindRows) else self.candles.put_block(effect)
 
-        return drive(compact(self.scope, STEP_MS, start), OneForAll(perform)).count
+        return drive(compact(self.scope, GRID, start), OneForAll(perform)).count
 
     def read(self, count: int, first: int = 0) -> Candles:
         return self.instance.read_candles(START + first * STEP_MS, START + (first + count) * STEP_MS)

@@ -16,20 +16,22 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from backtest_kit_mongo.candles import plans
-from backtest_kit_mongo.candles.codec import Block, CorruptBlock, EncodedBlock, block_starts, decode_block, span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, CorruptBlock, EncodedBlock, block_starts, decode_block
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, empty
+from backtest_kit_mongo.candles.intervals import Grid, grid_of
 from backtest_kit_mongo.coherence.effects import Effect, Plan
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE
 
 STEP_MS = 60_000
+GRID = grid_of("1m")
 BLOCKS = 2
 NOTHING = empty()
 OFFSETS = np.arange(float(len(FIELDS)))[:, np.newaxis]
 SCOPE = Key(CANDLE, ("exchange", "SYMBOL", "1m"))
 
 Task: TypeAlias = Generator[None, None, Any]
-Decode: TypeAlias = Callable[[EncodedBlock, int], Block]
+Decode: TypeAlias = Callable[[EncodedBlock, Grid], Block]
 
 
 class PromiseBroken(AssertionError):
@@ -48,8 +50,8 @@ class Span(NamedTuple):
 class Protocol:
     """What is under test; planted bugs replace parts of it."""
 
-    read: Callable[[Key, int, int, int], Plan[Columns]] = plans.read
-    compact: Callable[[Key, int, int], Plan[Any]] = plans.compact
+    read: Callable[[Key, Grid, int, int], Plan[Columns]] = plans.read
+    compact: Callable[[Key, Grid, int], Plan[Any]] = plans.compact
     decode: Decode = decode_block
 
 
@@ -218,14 +220,14 @@ class Process:
     def _blocks(self, effect: plans.FindBlocks) -> Generator[None, None, list[Block]]:
         found = []
         world = self.world
-        for start in block_starts(effect.since, effect.until, effect.step_ms):
+        for start in block_starts(effect.since, effect.until, effect.grid):
             yield
             if start in self.kept and world.rng.random() < 0.7:
                 world.seen["block kept by the process"] += 1
                 found.append(self.kept[start])
             elif start in world.blocks:
                 try:
-                    self.kept[start] = world.protocol.decode(world.blocks[start], effect.step_ms)
+                    self.kept[start] = world.protocol.decode(world.blocks[start], effect.grid)
                 except CorruptBlock:
                     world.seen["damaged block"] += 1
                 else:
@@ -235,12 +237,12 @@ class Process:
 
     def read(self, since: int, until: int) -> Task:
         began = self.world.now
-        answer = yield from self.run(self.world.protocol.read(SCOPE, STEP_MS, since, until))
+        answer = yield from self.run(self.world.protocol.read(SCOPE, GRID, since, until))
         self.world.check(since, until, began, answer)
         self.world.seen["read"] += 1
 
     def compact(self, start: int) -> Task:
-        return self.run(self.world.protocol.compact(SCOPE, STEP_MS, start))
+        return self.run(self.world.protocol.compact(SCOPE, GRID, start))
 
     def write(self, moments: Sequence[int]) -> Task:
         for moment in moments:
@@ -261,7 +263,7 @@ class Schedule:
         self.world = World(self.rng, protocol)
         self.processes = [Process(self.world), Process(self.world)]
         self.tasks: list[Task] = []
-        self.horizon = BLOCKS * span_ms(STEP_MS) // STEP_MS
+        self.horizon = BLOCKS * BLOCK_ROWS * STEP_MS // STEP_MS
 
     def play(self) -> Counter[str]:
         """Let things happen, then read everything once more in peace.
@@ -284,7 +286,7 @@ class Schedule:
             for slot in self.rng.sample(range(self.horizon), self.rng.randrange(self.horizon)):
                 self.world.insert(slot * STEP_MS)
             self.world.catch_up()
-            start = self.rng.randrange(BLOCKS) * span_ms(STEP_MS)
+            start = self.rng.randrange(BLOCKS) * BLOCK_ROWS * STEP_MS
             slow = self.processes[1].compact(start)
             self.tasks.append(slow)
             self._go_on(slow, self.rng.randrange(4))
@@ -313,7 +315,7 @@ class Schedule:
             first, end = sorted(self.rng.sample(range(self.horizon + 1), 2))
             return process.read(first * STEP_MS, end * STEP_MS)
         if kind == "compact":
-            return process.compact(self.rng.randrange(BLOCKS) * span_ms(STEP_MS))
+            return process.compact(self.rng.randrange(BLOCKS) * BLOCK_ROWS * STEP_MS)
         if kind == "append":
             first = max(self.world.documents, default=-STEP_MS) // STEP_MS + 1
             slots: Sequence[int] = range(first, min(first + self.rng.randrange(1, 7), self.horizon))

@@ -13,8 +13,9 @@ from pymongo.database import Database
 from typer.testing import CliRunner, Result
 
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
-from backtest_kit_mongo.candles.codec import BLOCK_ROWS, encode_block, span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS, encode_block
 from backtest_kit_mongo.candles.columns import Columns, of_rows
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.candles.plans import FindRows, PutBlock
 from backtest_kit_mongo.cli.candle_blocks import blocks
 from backtest_kit_mongo.coherence.record import Key
@@ -26,7 +27,8 @@ from backtest_kit_mongo.operate.compaction import BlockRange, ToDo, find_ranges,
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("environment")]
 
 STEP_MS = 60_000
-SPAN_MS = span_ms(STEP_MS)
+GRID = grid_of("1m")
+SPAN_MS = BLOCK_ROWS * STEP_MS
 SCOPE = Key(CANDLE, ("binance", "BTC/USDT", "1m"))
 OTHER = Key(CANDLE, ("binance", "ETH/USDT", "1m"))
 Documents = Database[dict[str, Any]]
@@ -57,11 +59,11 @@ def candles(*places: int) -> Columns:
 
 
 def store(database: Documents, *places: int, scope: Key = SCOPE) -> None:
-    MongoCandles(database, 10, 0).append(Append(scope, candles(*places), STEP_MS))
+    MongoCandles(database, 10, 0).append(Append(scope, candles(*places), GRID))
 
 
 def put(database: Documents, columns: Columns, start: int = 0) -> None:
-    MongoCandles(database, 10, 0).put_block(PutBlock(SCOPE, STEP_MS, encode_block(columns, start, STEP_MS)))
+    MongoCandles(database, 10, 0).put_block(PutBlock(SCOPE, GRID, encode_block(columns, start, GRID)))
 
 
 def bkm(*arguments: str) -> Result:

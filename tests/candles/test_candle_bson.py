@@ -14,7 +14,10 @@ from bson.int64 import Int64
 
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows, to_rows
+from backtest_kit_mongo.candles.intervals import grid_of
 from tests.candles.mongo_support import rows
+
+GRID = grid_of("1m")
 
 
 class TestIds:
@@ -81,7 +84,7 @@ class TestRawReading:
             names = draw.permutation(("timestamp", *FIELDS)).tolist() if seed % 2 else ["timestamp", *FIELDS]
             values = {name: makers[draw.integers(len(makers))](int(draw.integers(1, 99))) for name in names}
             documents.append({**values, "timestamp": [Int64, float][n % 2](60_000 * n)})
-        found = candle_bson.joined([candle_bson.read(self.batch(*documents), 60_000)])
+        found = candle_bson.joined([candle_bson.read(self.batch(*documents), GRID)])
         expected = [
             document for document in documents if not any(isinstance(value, str) for value in document.values())
         ]
@@ -93,7 +96,7 @@ class TestRawReading:
         document = {"timestamp": Int64(60_000), **dict.fromkeys(FIELDS, 1.0)}
         other = {("Open" if name == "open" else name): value for name, value in document.items()}
         assert len(bson.encode(document)) == len(bson.encode(other))
-        found = candle_bson.read(self.batch(document, other), 60_000)
+        found = candle_bson.read(self.batch(document, other), GRID)
         assert (len(found.timestamp), found.rejected) == (1, [60_000])
 
     @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ class TestRawReading:
     )
     def test_a_time_that_is_no_whole_number_is_no_open_time(self, time: Any) -> None:
         documents = [{"timestamp": each, **dict.fromkeys(FIELDS, 1.0)} for each in (60_000.0, time)]
-        found = candle_bson.read(self.batch(*documents), 60_000)
+        found = candle_bson.read(self.batch(*documents), GRID)
         assert found.timestamp.tolist() == [60_000]
         assert list(map(str, found.rejected)) == [str(time)]
 

@@ -134,7 +134,7 @@ def test_files_of_different_series_do_not_become_one(data: Path) -> None:
 
 
 def test_a_file_with_a_fault_is_left_out_as_a_whole_and_the_others_are_imported(data: Path) -> None:
-    (data / "OTHER-12h.csv").write_text(lines(1))
+    (data / "OTHER-10h.csv").write_text(lines(1))
     (data / "BAD-1h.csv").write_text(lines(1, 2).replace(f"{START + 2 * HOUR},1.25", f"{START + 2 * HOUR},x"))
     result = bkm("import", data, "--exchange", "csv")
     assert result.exit_code == ExitCode.FAILED
@@ -143,7 +143,7 @@ def test_a_file_with_a_fault_is_left_out_as_a_whole_and_the_others_are_imported(
     assert [series["symbol"] for series in shown] == ["ABC/USDT", "EURUSD"]
     errors = [one["error"] for one in bkm_json("import", data, "--exchange", "csv")]
     assert [error is not None for error in errors] == [False, True, False, True]
-    assert "OTHER-12h.csv: left out: the interval must be one of 1m" in errors[3]
+    assert "OTHER-10h.csv: left out: the interval must be one of 1s, 1m" in errors[3]
 
 
 def test_a_name_that_does_not_say_the_series_needs_options_for_it(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from backtest_kit_mongo.candles.columns import (
     take,
     to_rows,
 )
+from backtest_kit_mongo.candles.intervals import grid_of
 
 STEP_MS = 60_000
+GRID = grid_of("1m")
 
 
 def series(*slots: int, integers: int = 0) -> Columns:
@@ -158,13 +160,13 @@ def test_a_column_is_integers_only_if_it_is_in_all_parts_that_have_candles() -> 
 def test_missing_candles_are_reported_as_runs(
     slots: tuple[int, ...], since: int, until: int, runs: list[tuple[int, int]]
 ) -> None:
-    found = missing(series(*slots).timestamp, STEP_MS, since * STEP_MS, until * STEP_MS)
+    found = missing(series(*slots).timestamp, GRID, since * STEP_MS, until * STEP_MS)
     assert [(first // STEP_MS, end // STEP_MS) for first, end in found.tolist()] == runs
 
 
 def test_only_open_times_can_be_missing() -> None:
     """A range that starts or ends between two open times has those inside."""
     none = empty().timestamp
-    assert missing(none, STEP_MS, 1, STEP_MS).tolist() == []
-    assert missing(none, STEP_MS, 1, STEP_MS + 1).tolist() == [[STEP_MS, 2 * STEP_MS]]
-    assert missing(none, STEP_MS, -1, 1).tolist() == [[0, STEP_MS]]
+    assert missing(none, GRID, 1, STEP_MS).tolist() == []
+    assert missing(none, GRID, 1, STEP_MS + 1).tolist() == [[STEP_MS, 2 * STEP_MS]]
+    assert missing(none, GRID, -1, 1).tolist() == [[0, STEP_MS]]

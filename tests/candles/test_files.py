@@ -26,12 +26,14 @@ from backtest_kit_mongo.candles.files import (
     series_of,
     write_file,
 )
+from backtest_kit_mongo.candles.intervals import grid_of
 
 needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="the extra `parquet` is not installed")
 every_kind = pytest.mark.parametrize(
     "suffix", [pytest.param(suffix, marks=needs_pyarrow if suffix == ".parquet" else ()) for suffix in SUFFIXES]
 )
 MINUTE = 60_000
+GRID = grid_of("1m")
 START = 1_704_067_200_000
 DAY_2025 = 1_735_689_600_000
 HEADER = "timestamp,open,high,low,close,volume"
@@ -40,7 +42,7 @@ TWO = f"{HEADER}\n60000,1.5,2.5,0.1,1.25,7\n120000,5.330000000000001e-05,44193.0
 
 def read(path: Path, text: str) -> cols.Columns:
     path.write_text(text, "utf-8")
-    return read_file(path, MINUTE)
+    return read_file(path, GRID).columns
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_every_kind_of_file_keeps_every_number_and_which_were_integers(suffix: s
     ]
     columns, file = cols.of_rows(rows), tmp_path / f"X-1m{suffix}"
     write_file(columns, file)
-    again = read_file(file, MINUTE)
+    again = read_file(file, GRID).columns
     assert cols.equal(again, columns)
     assert (again.integers, cols.to_rows(again)) == (0b10000, rows)
 
@@ -194,7 +196,7 @@ def test_a_damaged_or_foreign_file_is_a_message(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     for file in (packed, binary):
         with pytest.raises(WrongFile, match="cannot be read"):
-            read_file(file, MINUTE)
+            read_file(file, GRID)
 
 
 @needs_pyarrow
@@ -202,7 +204,7 @@ def test_a_file_that_only_is_named_parquet_is_a_message(tmp_path: Path) -> None:
     path = tmp_path / "X-1m.parquet"
     path.write_bytes(b"no parquet")
     with pytest.raises(WrongFile, match="cannot be read"):
-        read_file(path, MINUTE)
+        read_file(path, GRID)
 
 
 def parquet_file(path: Path, **changed: object) -> Path:
@@ -217,7 +219,7 @@ def test_dates_in_parquet_become_milliseconds(tmp_path: Path) -> None:
     for unit in ("s", "ms", "us", "ns"):
         moments = np.array([0, 60], "M8[s]").astype(f"M8[{unit}]")
         file = parquet_file(tmp_path / "X-1m.parquet", timestamp=moments)
-        assert read_file(file, MINUTE).timestamp.tolist() == [0, MINUTE]
+        assert read_file(file, GRID).columns.timestamp.tolist() == [0, MINUTE]
 
 
 @needs_pyarrow
@@ -231,7 +233,7 @@ def test_what_cannot_be_read_of_parquet_is_reported_with_row_and_column(tmp_path
         ("low", [1.0, float("nan")], "row 2, column low: nan is not a finite number"),
     ):
         with pytest.raises(WrongFile) as error:
-            read_file(parquet_file(path, **{column: values}), MINUTE)
+            read_file(parquet_file(path, **{column: values}), GRID)
         assert said in str(error.value)
 
 
@@ -239,7 +241,7 @@ def test_parquet_without_pyarrow_names_the_extra(path: Path, tmp_path: Path, mon
     columns = read(path, TWO)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ParquetMissing, match=r"backtest-kit-mongo\[parquet\]"):
-        read_file(path.rename(tmp_path / "X-1m.parquet"), MINUTE)
+        read_file(path.rename(tmp_path / "X-1m.parquet"), GRID)
     with pytest.raises(ParquetMissing, match="nothing was read or written"):
         write_file(columns, tmp_path / "Y-1m.parquet")
     assert not list(tmp_path.glob("*Y-1m*"))
@@ -274,13 +276,13 @@ def test_a_directory_stands_for_the_files_in_it_that_are_named_after_a_series(tm
         (tmp_path / name).write_text("")
     (tmp_path / "C-1m.csv").mkdir()
     total = tmp_path / "total.csv"
-    for name in ("D-12h.csv", "E-1m-2024-02.CSV", "F-1m.xlsx", "G_1m.csv"):
+    for name in ("D-10h.csv", "E-1m-2024-02.CSV", "F-1m.xlsx", "G_1m.csv"):
         (tmp_path / name).write_text("")
     found = find([total, tmp_path, total])
     assert [path.name for path in found.files] == ["total.csv", "A-1h.csv.gz", "B-1m.csv", "E-1m-2024-02.CSV"]
     reasons = {path.name: why for path, why in found.left_out.items()}
-    assert list(reasons) == ["D-12h.csv", "F-1m.xlsx", "G_1m.csv"]
-    for name, why in (("D-12h.csv", "not '12h'"), ("F-1m.xlsx", "end with .csv"), ("G_1m.csv", "does not say")):
+    assert list(reasons) == ["D-10h.csv", "F-1m.xlsx", "G_1m.csv"]
+    for name, why in (("D-10h.csv", "not '10h'"), ("F-1m.xlsx", "end with .csv"), ("G_1m.csv", "does not say")):
         assert why in reasons[name]
     assert series_of(Path("E-1m-2024-02.CSV")) == series_of(Path("E-1m-2024-02-29.csv.gz")) == SeriesName("E", "1m")
     with pytest.raises(WrongFile, match="no file that is named like"):

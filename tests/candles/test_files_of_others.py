@@ -17,7 +17,7 @@ import pytest
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.candles.columns import to_rows
 from backtest_kit_mongo.candles.files import Said, WrongFile, read_file, series_of
-from backtest_kit_mongo.candles.intervals import INTERVAL_MS
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.errors import CallerError
 
 needs_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="the extra `parquet` is not installed")
@@ -97,6 +97,18 @@ SHAPES = {
         'Date,Open,High,Low,Close,Volume\n"01/13/2024","1","2","0.5","1.5","10"\n01/02/2024,1,2,0.5,1.5,10\n',
         "2024-01-02T00:00", (1, 2, 0.5, 1.5, 10), "1d", ("columns by their names", "its times have no zone"),
     ),
+    "days of an exchange that open at 16:00": Shape(
+        "timestamp,open,high,low,close,volume\n1704038400000,1,2,0.5,1.5,10\n1704124800000,1,2,0.5,1.5,10\n",
+        "2023-12-31T16:00", (1, 2, 0.5, 1.5, 10), "1d", ("stored as candles of 1d+16h",),
+    ),
+    "hours of a stock market": Shape(
+        "time,open,high,low,close,Volume\n2024-01-02T09:30:00-05:00,1,2,0.5,1.5,10\n",
+        "2024-01-02T14:30", (1, 2, 0.5, 1.5, 10), "1h", ("stored as candles of 1h+30m",),
+    ),
+    "weeks and months": Shape(
+        "Date,Open,High,Low,Close,Volume\n2024-01-01,1,2,0.5,1.5,10\n2024-02-01,1,2,0.5,1.5,10\n",
+        "2024-01-01T00:00", (1, 2, 0.5, 1.5, 10), "1M",
+    ),
     "columns that the user names": Shape(
         "#1|9|5|20240102 120100|7|6\n".replace("#", "1"), "2024-01-02T12:01", (6, 9, 5, 7, 0),
         said=Said(columns="no,high,low,time,close,open"), notes=("it names no columns",),
@@ -110,7 +122,7 @@ SHAPES = {
 
 def read(path: Path, interval: str, said: Said = Said()) -> tuple[dict[str, Any], list[str]]:  # noqa: B008 - frozen
     notes: list[str] = []
-    columns = read_file(path, INTERVAL_MS[interval], said=said, on_note=notes.append)
+    columns, _ = read_file(path, grid_of(interval), said=said, on_note=notes.append)
     return to_rows(columns)[0], notes
 
 
@@ -182,6 +194,18 @@ def test_parquet_and_feather_of_programs(tmp_path: Path) -> None:
             assert any("no zone" in note for note in notes) == (times is local and said.zone is None)
 
 
+def test_bars_that_open_an_hour_later_in_winter_have_no_interval(tmp_path: Path) -> None:
+    path, line = tmp_path / "x.csv", ",1,2,0.5,1.5,10\n"
+    for texts, said in (
+        (("2024-03-07T22:00Z", "2024-03-08T22:00Z", "2024-03-11T21:00Z"), "two times an hour apart, as in a zone with"),
+        (("2024-03-07T23:59:59Z", "2024-03-08T23:59:59Z"), "not at a multiple of"),
+        (("2024-03-07T22:00Z", "2024-03-08T03:00Z"), "not at a multiple of"),
+    ):
+        path.write_text("time,open,high,low,close,volume\n" + "".join(text + line for text in texts))
+        with pytest.raises(WrongFile, match=said):
+            read(path, "1d")
+
+
 def test_what_a_user_says_wrong_is_refused_at_once() -> None:
     for wrong, said in (
         ({"kind": "bloomberg"}, "--format must be one of own, binance"),
@@ -196,6 +220,10 @@ def test_what_a_user_says_wrong_is_refused_at_once() -> None:
 def test_names_of_files_say_the_series() -> None:
     for name, series in {
         "BTCUSDT-1m-2024-02.zip": ("BTCUSDT", "1m"),
+        "BTCUSDT-1mo-2024-02.zip": ("BTCUSDT", "1M"),
+        "BTC%2FUSDT-1d+16h.csv.gz": ("BTC/USDT", "1d+16h"),
+        "EURUSD_W1.csv": ("EURUSD", "1w"),
+        "XBTUSD_10080.csv": ("XBTUSD", "1w"),
         "BTC_USDT-5m.feather": ("BTC/USDT", "5m"),
         "ETH_USDT_USDT-1h-futures.feather": ("ETH/USDT", "1h"),
         "DAT_ASCII_EURUSD_M1_2023.csv": ("EURUSD", "1m"),

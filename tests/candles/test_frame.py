@@ -11,9 +11,11 @@ import pytest
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, empty
 from backtest_kit_mongo.candles.frame import Candles, Gap
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.errors import InvalidKey
 
 STEP_MS = 60_000
+GRID = grid_of("1m")
 T0 = 1_707_343_380_000
 """2024-02-07 22:03:00 UTC"""
 
@@ -26,7 +28,7 @@ def series(*slots: int, since: int = 0, until: int = 10) -> Candles:
     """Candles of a read of the slots from `since` to `until`; opens tell the slot, volumes are integers."""
     values = tuple(np.array(slots, np.float64) + i / 4 for i in range(len(FIELDS)))
     columns = Columns(np.array([at(slot) for slot in slots], np.int64), values, 0b10000)
-    return Candles("BTCUSDT", "1m", "binance", at(since), at(until), STEP_MS, columns)
+    return Candles("BTCUSDT", "1m", "binance", at(since), at(until), GRID, columns)
 
 
 def slots_of(candles: Candles) -> list[int]:
@@ -151,13 +153,13 @@ def test_gaps_are_reported_before_between_and_behind() -> None:
 
 def test_a_read_that_begins_between_open_times_lacks_only_whole_candles() -> None:
     columns = series(1, 2).columns
-    candles = Candles("BTCUSDT", "1m", "binance", at(0) + 1, at(2) + 1, STEP_MS, columns)
+    candles = Candles("BTCUSDT", "1m", "binance", at(0) + 1, at(2) + 1, GRID, columns)
     assert candles.is_complete
     assert candles.gaps == ()
 
 
 def test_a_read_that_found_nothing_is_one_gap() -> None:
-    nothing = Candles("BTCUSDT", "1m", "binance", at(0), at(10), STEP_MS, empty())
+    nothing = Candles("BTCUSDT", "1m", "binance", at(0), at(10), GRID, empty())
     assert nothing.gaps == (Gap(at(0), at(9), 10),)
     assert not nothing
     assert nothing.to_dicts() == []
@@ -168,7 +170,7 @@ def test_the_repr_says_what_was_asked_and_what_is_there() -> None:
         "<BTCUSDT 1m binance, 2024-02-07 22:03:00Z to 2024-02-07 22:13:00Z: 3 candles, 7 missing>"
     )
     assert repr(series(3, until=4, since=3)).endswith(": 1 candle, no gaps>")
-    absurd = Candles("BTCUSDT", "1m", "binance", -(2**62), 2**62, STEP_MS, empty())
+    absurd = Candles("BTCUSDT", "1m", "binance", -(2**62), 2**62, GRID, empty())
     assert f"{-(2**62)} ms" in repr(absurd)
 
 

@@ -10,8 +10,17 @@ from dataclasses import replace
 import pytest
 
 from backtest_kit_mongo.candles import codec, plans
-from backtest_kit_mongo.candles.codec import Block, CorruptBlock, EncodedBlock, decode_block, encode_block, span_ms
+from backtest_kit_mongo.candles.codec import (
+    Block,
+    CorruptBlock,
+    EncodedBlock,
+    block_end,
+    block_starts,
+    decode_block,
+    encode_block,
+)
 from backtest_kit_mongo.candles.columns import Columns, between, merge, missing
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.candles.plans import Compacted, FindBlocks, FindRows, PutBlock
 from backtest_kit_mongo.coherence.effects import Plan, ask
 from backtest_kit_mongo.coherence.record import Key
@@ -48,36 +57,36 @@ def test_every_read_has_what_was_committed_before_it_and_nothing_that_was_not_th
     assert not tame, f"too rare to show anything: {seen}"
 
 
-def _blocks_read_after_the_documents(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+def _blocks_read_after_the_documents(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     covered = merge([between(block.columns, since, until) for block in blocks])
-    gaps = missing(covered.timestamp, step_ms, since, until).tolist()
-    rows = yield from ask(FindRows(scope, step_ms, tuple((first, end) for first, end in gaps)))
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+    gaps = missing(covered.timestamp, grid, since, until).tolist()
+    rows = yield from ask(FindRows(scope, grid, tuple((first, end) for first, end in gaps)))
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     return merge([rows, *(between(block.columns, since, until) for block in blocks)])
 
 
-def _blocks_taken_for_complete(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+def _blocks_taken_for_complete(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     parts = [between(block.columns, since, until) for block in blocks]
-    for start in range(since - since % span_ms(step_ms), until, span_ms(step_ms)):
+    for start in block_starts(since, until, grid):
         if start not in [block.start for block in blocks]:
-            outside = (max(since, start), min(until, start + span_ms(step_ms)))
-            parts.append((yield from ask(FindRows(scope, step_ms, (outside,)))))
+            outside = (max(since, start), min(until, block_end(start, grid)))
+            parts.append((yield from ask(FindRows(scope, grid, (outside,)))))
     return merge(parts)
 
 
-def _documents_only_behind_the_last_block(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+def _documents_only_behind_the_last_block(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     covered = merge([between(block.columns, since, until) for block in blocks])
-    behind = int(covered.timestamp[-1]) + step_ms if covered else since
-    rows = yield from ask(FindRows(scope, step_ms, ((behind, until),) if behind < until else ()))
+    behind = grid.after(int(covered.timestamp[-1])) if covered else since
+    rows = yield from ask(FindRows(scope, grid, ((behind, until),) if behind < until else ()))
     return merge((covered, rows))
 
 
-def _only_the_first_query(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
-    plan = plans.read(scope, step_ms, since, until)
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+def _only_the_first_query(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
+    plan = plans.read(scope, grid, since, until)
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     next(plan)
     try:
         query = plan.send(blocks)
@@ -88,30 +97,30 @@ def _only_the_first_query(scope: Key, step_ms: int, since: int, until: int) -> P
     return merge((rows, *(between(block.columns, since, until) for block in blocks)))
 
 
-def _blocks_not_cut_to_the_read(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
-    rows = yield from ask(FindRows(scope, step_ms, ((since, until),)))
+def _blocks_not_cut_to_the_read(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
+    rows = yield from ask(FindRows(scope, grid, ((since, until),)))
     return merge((rows, *(block.columns for block in blocks)))
 
 
-def _compaction_of_what_a_failover_takes_back(scope: Key, step_ms: int, start: int) -> Plan[Compacted]:
-    rows = yield from ask(FindRows(scope, step_ms, ((start, start + span_ms(step_ms)),)))
+def _compaction_of_what_a_failover_takes_back(scope: Key, grid: Grid, start: int) -> Plan[Compacted]:
+    rows = yield from ask(FindRows(scope, grid, ((start, block_end(start, grid)),)))
     if rows:
-        yield from ask(PutBlock(scope, step_ms, encode_block(rows, start, step_ms)))
+        yield from ask(PutBlock(scope, grid, encode_block(rows, start, grid)))
     return Compacted(start, len(rows))
 
 
-def _checksum_ignored(encoded: EncodedBlock, step_ms: int) -> Block:
-    for candidate in (encoded, replace(encoded, checksum=_checksum_of(encoded, step_ms))):
+def _checksum_ignored(encoded: EncodedBlock, grid: Grid) -> Block:
+    for candidate in (encoded, replace(encoded, checksum=_checksum_of(encoded, grid))):
         try:
-            return decode_block(candidate, step_ms)
+            return decode_block(candidate, grid)
         except CorruptBlock:
             continue
     raise CorruptBlock("its bitmap does not fit its count")
 
 
-def _checksum_of(encoded: EncodedBlock, step_ms: int) -> int:
-    return codec._checksum(encoded.start, step_ms, encoded.count, encoded.integers, encoded.data)
+def _checksum_of(encoded: EncodedBlock, grid: Grid) -> int:
+    return codec._checksum(encoded.start, grid.step_ms, encoded.count, encoded.integers, encoded.data)
 
 
 @pytest.mark.parametrize(

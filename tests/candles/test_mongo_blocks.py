@@ -10,12 +10,12 @@ import pymongo
 import pytest
 
 from backtest_kit_mongo.backends.block_cache import STALE_MIN
-from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.plans import FindBlocks
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
-from tests.candles.mongo_support import COLLECTION, START, STEP_MS, Bed, bed, rows, store
+from tests.candles.mongo_support import COLLECTION, GRID, START, STEP_MS, Bed, bed, rows, store
 from tests.integration.support import store_for
 
 __all__ = ["bed", "store"]
@@ -47,7 +47,7 @@ class TestBlocks:
             assert bed.compact() == count
         (stored,) = bed.database[BLOCKS].find(bed.scope.query())
         assert stored["_id"] == f"{escaped(bed.scope.parts)}/{START}"
-        assert (stored["start"], stored["end"], stored["count"]) == (START, START + span_ms(STEP_MS), 9)
+        assert (stored["start"], stored["end"], stored["count"]) == (START, START + BLOCK_ROWS * STEP_MS, 9)
         indexes = bed.database[BLOCKS].index_information().values()
         unique = [[name for name, _ in index["key"]] for index in indexes if index.get("unique")]
         assert unique == [["exchangeName", "symbol", "interval", "start"]]
@@ -64,7 +64,7 @@ class TestBlocks:
             return timeout(bound_s)
 
         monkeypatch.setattr(pymongo, "timeout", noted)
-        asked = FindBlocks(bed.scope, STEP_MS, START, START + 3 * span_ms(STEP_MS))
+        asked = FindBlocks(bed.scope, GRID, START, START + 3 * BLOCK_ROWS * STEP_MS)
         assert len(bed.candles.find_blocks(asked)) == 3
         assert len(bounds_s) > 3
 
@@ -148,7 +148,7 @@ class TestTheCacheOfBlocks:
         for count in (5, 9):
             bed.instance.write_candles_data(rows(count))
             bed.compact()
-            (block,) = bed.candles.find_blocks(FindBlocks(bed.scope, STEP_MS, START, START + 1))
+            (block,) = bed.candles.find_blocks(FindBlocks(bed.scope, GRID, START, START + 1))
             assert len(block.columns) == count
 
     def test_the_cache_is_bounded_and_may_be_off(self, bed: Bed) -> None:

@@ -17,6 +17,7 @@ from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.backends.mongo import candles as mongo_candles
 from backtest_kit_mongo.backends.mongo.candles import PART_ROWS, MongoCandles, _lookup
 from backtest_kit_mongo.candles.columns import FIELDS, of_rows
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.coherence import series
 from backtest_kit_mongo.coherence.effects import Publish
 from backtest_kit_mongo.coherence.record import Key
@@ -25,7 +26,7 @@ from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError, LegacyIndex, ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.operate.compaction import find_ranges
 from backtest_kit_mongo.stored import CANDLE_CONFLICTS as CONFLICTS
-from tests.candles.mongo_support import COLLECTION, START, STEP_MS, Bed, bed, rows, store
+from tests.candles.mongo_support import COLLECTION, GRID, START, STEP_MS, Bed, bed, rows, store
 
 __all__ = ["bed", "store"]
 pytestmark = pytest.mark.live
@@ -61,12 +62,12 @@ class TestDocuments:
                 [(START + n * step, START + n * step + 1) for n in range(3)],
                 (START, START + 2 * step + 1),
             )
-            assert list(_lookup(bed.scope, times, STEP_MS).ranges) == (apart if step > STEP_MS else [together])
+            assert list(_lookup(bed.scope, times, GRID).ranges) == (apart if step > STEP_MS else [together])
 
     def test_a_series_may_have_any_text_in_its_key(self, bed: Bed) -> None:
         for symbol in ("", "a\0b", "перелом ✓", "x" * 5_000):
             scope = Key(CANDLE, ("e", symbol, "1m"))
-            bed.candles.append(Append(scope, of_rows(rows(2)), STEP_MS))
+            bed.candles.append(Append(scope, of_rows(rows(2)), GRID))
             assert bed.candles.window(scope, START, 2**53) == rows(2)
 
 
@@ -153,14 +154,14 @@ class TestConflicts:
     def test_a_crash_after_conflicts_were_kept_leaves_both_versions_behind(self, bed: Bed) -> None:
         bed.instance.write_candles_data(rows(1))
         columns = of_rows([{**rows(1)[0], **OTHER}])
-        plan = series.append(bed.scope, columns, STEP_MS)
+        plan = series.append(bed.scope, columns, GRID)
         effect: Any = next(plan)
         while not isinstance(effect, Publish):
             effect = plan.send(bed.store.performers(bed.scope.domain)[type(effect)](effect))
         plan.close()
         assert [kept["count"] for kept in bed.conflicts()] == [1]
         assert bed.events("conflict") == []
-        assert bed.store.append(bed.scope, columns, STEP_MS).conflicts[0].timestamp == START
+        assert bed.store.append(bed.scope, columns, GRID).conflicts[0].timestamp == START
         assert [kept["count"] for kept in bed.conflicts()] == [2]
 
     def test_candles_are_reported_even_if_conflicts_cannot_be_kept(
@@ -180,10 +181,10 @@ class TestConflicts:
     ) -> None:
         found = MongoCandles._stored
 
-        def late(self: MongoCandles, scope: Key, times: Any, step_ms: int) -> Any:
-            answer = found(self, scope, times, step_ms)
+        def late(self: MongoCandles, scope: Key, times: Any, grid: Grid) -> Any:
+            answer = found(self, scope, times, grid)
             monkeypatch.setattr(MongoCandles, "_stored", found)
-            self.append(Append(scope, of_rows(rows(2, first=1)), STEP_MS))
+            self.append(Append(scope, of_rows(rows(2, first=1)), GRID))
             return answer
 
         monkeypatch.setattr(MongoCandles, "_stored", late)
@@ -197,7 +198,7 @@ class TestConflicts:
         monkeypatch.setattr(mongo_candles, "KEPT_AT_ONCE", at_once)
         bed.instance.write_candles_data(rows(3))
         offered = of_rows([{**row, "volume": 77.0} for row in rows(3)])
-        conflicts = bed.candles.append(Append(bed.scope, offered, STEP_MS)).conflicts
+        conflicts = bed.candles.append(Append(bed.scope, offered, GRID)).conflicts
         assert bed.candles.keep_conflicts(KeepConflicts(bed.scope, conflicts[1:2])) == conflicts[1:2]
         assert bed.candles.keep_conflicts(KeepConflicts(bed.scope, conflicts)) == (conflicts[0], conflicts[2])
 
@@ -210,7 +211,7 @@ class TestErrors:
         )
         try:
             with pytest.raises(LegacyIndex, match="symbol, close"):
-                bed.candles.append(Append(scope, of_rows([{**row, "close": 11.0} for row in rows(2)]), STEP_MS))
+                bed.candles.append(Append(scope, of_rows([{**row, "close": 11.0} for row in rows(2)]), GRID))
         finally:
             bed.database[COLLECTION].drop_index("wrong")
 
@@ -243,12 +244,12 @@ class TestErrors:
 
         monkeypatch.setattr(MongoCandles, "_insert_part", failing)
         with pytest.raises(WriteOutcomeUnknown, match="some rows were written"):
-            bed.candles.append(Append(bed.scope, of_rows(rows(3 * PART_ROWS)), STEP_MS))
+            bed.candles.append(Append(bed.scope, of_rows(rows(3 * PART_ROWS)), GRID))
         assert len(bed.documents()) == 2 * PART_ROWS
 
     def test_all_rows_of_a_large_append_carry_one_time_and_those_met_are_distinguished(self, bed: Bed) -> None:
-        bed.candles.append(Append(bed.scope, of_rows(rows(1, PART_ROWS + 7)), STEP_MS))
-        appended = bed.candles.append(Append(bed.scope, of_rows(rows(2 * PART_ROWS + 1)), STEP_MS))
+        bed.candles.append(Append(bed.scope, of_rows(rows(1, PART_ROWS + 7)), GRID))
+        appended = bed.candles.append(Append(bed.scope, of_rows(rows(2 * PART_ROWS + 1)), GRID))
         assert len(appended.new) == 2 * PART_ROWS
         assert len({document["createDate"] for document in bed.documents()}) == 2
 

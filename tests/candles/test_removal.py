@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
-from backtest_kit_mongo.candles.codec import span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS
 from backtest_kit_mongo.candles.plans import FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.cli.candles import candles
 from backtest_kit_mongo.drivers.store import OneForAll, drive
@@ -22,7 +22,7 @@ from backtest_kit_mongo.operate.compaction import BlockRange, Compactor
 from backtest_kit_mongo.operate.removal import WAIT_S, Removal, remove_candles
 from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
 from backtest_kit_mongo.stored import CANDLE_REMOVALS as REMOVALS
-from tests.candles.mongo_support import START, STEP_MS, Bed, bed, rows, store
+from tests.candles.mongo_support import GRID, START, STEP_MS, Bed, bed, rows, store
 from tests.integration.support import store_for
 
 __all__ = ["bed", "store"]
@@ -78,7 +78,7 @@ def test_another_process_that_keeps_the_block_follows_and_a_block_that_comes_lat
                 return bed.candles.find_generation(effect)
             return bed.candles.find_rows(effect) if isinstance(effect, FindRows) else held.append(effect)
 
-        drive(compact(bed.scope, STEP_MS, START), OneForAll(slow))
+        drive(compact(bed.scope, GRID, START), OneForAll(slow))
         remover(bed).remove(START, START + 10 * STEP_MS)
         (late,) = held
         assert isinstance(late, PutBlock)
@@ -148,9 +148,9 @@ def test_only_candles_in_mongodb_can_be_removed() -> None:
 
 
 def test_spans_of_blocks_are_what_is_marked(bed: Bed) -> None:
-    far = rows(2, first=3 * span_ms(STEP_MS) // STEP_MS)
+    far = rows(2, first=3 * BLOCK_ROWS * STEP_MS // STEP_MS)
     bed.instance.write_candles_data(rows(2) + far)
-    remover(bed).remove(since=START + span_ms(STEP_MS))
+    remover(bed).remove(since=START + BLOCK_ROWS * STEP_MS)
     marked = {found["start"] for found in bed.database[REMOVALS].find(bed.scope.query())}
-    assert marked == {START + 3 * span_ms(STEP_MS)}
+    assert marked == {START + 3 * BLOCK_ROWS * STEP_MS}
     assert np.array_equal(bed.read(10).timestamp, [row["timestamp"] for row in rows(2)])

@@ -10,10 +10,12 @@ import pytest
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.candles.offering import of_table
 from backtest_kit_mongo.errors import InvalidPayload
 
 MINUTE = 60_000
+GRID = grid_of("1m")
 START = 1_704_067_200_000
 TIMES = np.array([START, START + MINUTE], np.int64)
 VALUES = {name: [value, value + 0.5] for name, value in zip(FIELDS, (1.5, 2.5, 0.5, 1.25, 7.0), strict=True)}
@@ -54,12 +56,12 @@ TABLES: dict[str, Any] = {
 def candles() -> Candles:
     pytest.importorskip("pyarrow")
     values = tuple(np.array(column) for column in VALUES.values())
-    return Candles("X", "1m", "x", START, START + 2 * MINUTE, MINUTE, Columns(TIMES, values))
+    return Candles("X", "1m", "x", START, START + 2 * MINUTE, GRID, Columns(TIMES, values))
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=list(TABLES))
 def test_a_table_of_any_kind_is_the_same_candles(table: Any) -> None:
-    offer = of_table("series", table(), MINUTE)
+    offer = of_table("series", table(), GRID)
     assert offer.timestamp.tolist() == TIMES.tolist()
     assert [column.tolist() for column in offer.values] == list(VALUES.values())
 
@@ -77,4 +79,4 @@ def test_what_is_not_said_is_refused() -> None:
         ([[START / 1000, 1, 1, 1, 1, 1]], "are these seconds"),
     ):
         with pytest.raises(InvalidPayload, match=said):
-            of_table("series", table, MINUTE)
+            of_table("series", table, GRID)

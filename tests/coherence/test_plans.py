@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import lists, plans, series
 from backtest_kit_mongo.coherence.codec import pack
@@ -20,6 +21,8 @@ STORED = Record(KEY, 3, {"data": 1}, 7, False, "id1")
 LEASED = fx.Leased("token", 1.0)
 
 Step = tuple[type[fx.Effect[Any]], Any]
+
+GRID = Grid("1m", 60)
 
 
 def play(plan: Generator[Any, Any, Any], *steps: Step) -> Any:
@@ -148,7 +151,7 @@ class TestAppend:
     SERIES = Key(CANDLE, ("binance", "BTC/USDT", "1m"))
 
     def appended(self, *times: int, scope: Key = SERIES) -> fx.Published:
-        plan = series.append(scope, "columns", 60)
+        plan = series.append(scope, "columns", GRID)
         asked = plan.send(None)
         assert isinstance(asked, series.Append)
         assert asked.rows == "columns"
@@ -166,11 +169,11 @@ class TestAppend:
 
     def test_a_batch_of_known_rows_reports_nothing(self) -> None:
         known = series.Appended(())
-        assert play(series.append(self.SERIES, (), 60), (series.Append, known)) is known
+        assert play(series.append(self.SERIES, (), GRID), (series.Append, known)) is known
 
     def test_a_batch_that_redis_did_not_take_is_kept_for_later(self) -> None:
         steps: list[Step] = [(series.Append, series.Appended((0,))), (fx.Publish, fx.CacheDown()), (fx.Defer, None)]
-        assert play(series.append(self.SERIES, (), 60), *steps).new == (0,)
+        assert play(series.append(self.SERIES, (), GRID), *steps).new == (0,)
 
 
 class TestConflicts:
@@ -179,7 +182,7 @@ class TestConflicts:
     OTHER = series.Conflict(120, {"open": 1.0}, {"open": 2})
 
     def reported(self, appended: series.Appended, *kept: series.Conflict) -> list[fx.Published]:
-        plan = series.append(self.SERIES, (), 60)
+        plan = series.append(self.SERIES, (), GRID)
         plan.send(None)
         keep_conflicts = plan.send(appended)
         assert keep_conflicts == series.KeepConflicts(self.SERIES, appended.conflicts)
@@ -212,7 +215,8 @@ class TestConflicts:
     def test_conflicts_that_were_kept_before_report_nothing(self) -> None:
         appended = series.Appended((), (self.ONE,))
         assert (
-            play(series.append(self.SERIES, (), 60), (series.Append, appended), (series.KeepConflicts, ())) is appended
+            play(series.append(self.SERIES, (), GRID), (series.Append, appended), (series.KeepConflicts, ()))
+            is appended
         )
 
     @pytest.mark.parametrize("error", [WriteRefused("no"), ServerUnreachable("no"), WriteOutcomeUnknown("?")])
@@ -223,4 +227,4 @@ class TestConflicts:
             (fx.Publish, None),
         ]
         with pytest.raises(WriteOutcomeUnknown, match="the rows are stored"):
-            play(series.append(self.SERIES, (), 60), *steps)
+            play(series.append(self.SERIES, (), GRID), *steps)

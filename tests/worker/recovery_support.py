@@ -12,6 +12,7 @@ from pymongo.database import Database
 from tests.integration.support import settings_for, store_for
 
 from backtest_kit_mongo.candles.columns import of_rows
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.effects import SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Event, decode
 from backtest_kit_mongo.coherence.record import Key, Record
@@ -88,7 +89,7 @@ class Bed:
     def append_unannounced(self, *minutes: int, interval: str = "1m") -> None:
         """Candles whose writer died before it reported to the feed."""
         rows = [{"timestamp": minute * MINUTE_MS, **candle()} for minute in sorted(minutes)]
-        self.store.truth.append(Append(series(interval), of_rows(rows), MINUTE_MS))
+        self.store.truth.append(Append(series(interval), of_rows(rows), grid_of(interval)))
 
     @property
     def states(self) -> Any:

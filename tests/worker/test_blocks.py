@@ -15,8 +15,9 @@ from tests.worker.feed_support import publish
 
 from backtest_kit_mongo.adapters.instances import StateInstance
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
-from backtest_kit_mongo.candles.codec import BLOCK_ROWS, span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS
 from backtest_kit_mongo.candles.columns import Columns, of_rows, to_rows
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, Origin
@@ -35,7 +36,8 @@ from backtest_kit_worker.services.blocks import CompactionService
 pytestmark = pytest.mark.live
 
 STEP_MS = 60_000
-SPAN_MS = span_ms(STEP_MS)
+GRID = grid_of("1m")
+SPAN_MS = BLOCK_ROWS * STEP_MS
 SCOPE = Key(CANDLE, ("e", "BTC", "1m"))
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 A_WHILE = timedelta(minutes=16)
@@ -82,7 +84,7 @@ class Yard:
     def write(self, places: Times) -> None:
         """Append candles, and let the role hear of them."""
         rows = [row(place) for place in sorted(places)]
-        self.store.append(self.scope, of_rows(rows), STEP_MS)
+        self.store.append(self.scope, of_rows(rows), GRID)
         self.model.update((each["timestamp"], each) for each in rows)
         self.loop.run_until_idle()
 
@@ -108,7 +110,7 @@ class Yard:
 
     def check_reads(self) -> None:
         """Whatever blocks there are, a read gives what was written."""
-        found = self.store.columns(self.scope, STEP_MS, -SPAN_MS, 10 * SPAN_MS)
+        found = self.store.columns(self.scope, GRID, -SPAN_MS, 10 * SPAN_MS)
         assert to_rows(found) == [self.model[moment] for moment in sorted(self.model)]
 
 
@@ -184,7 +186,7 @@ def test_new_candles_are_noted_by_range(yard: Yard) -> None:
 def test_other_events_are_ignored(yard: Yard) -> None:
     yard.write([0])
     StateInstance(yard.store, "signal", "bucket").write_state_data({"data": 1}, 1_000)
-    yard.store.append(yard.scope, of_rows([{**row(0), "volume": 9}]), STEP_MS)
+    yard.store.append(yard.scope, of_rows([{**row(0), "volume": 9}]), GRID)
     of_a_later_release = Event("orderbook", ("x",), "d", 1, "batch", None, 1, Origin("h", 1), pack({"levels": 3}))
     publish(yard.deployment.redis, yard.stream, of_a_later_release)
     assert yard.loop.run_until_idle() >= 2

@@ -14,6 +14,7 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.bound import Bound, checked_limit
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable, Payload, Row, When
 from backtest_kit_mongo.adapters.list_rows import several
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.codec import dump, plain_scalar
 from backtest_kit_mongo.coherence.moments import FROM_MS, UNTIL_MS, moment_ms
 from backtest_kit_mongo.coherence.series import Appended
@@ -51,7 +52,7 @@ class CandleInstance(Bound):
     ) -> None:
         super().__init__(store, exchange_name, symbol, interval)
         self._names = (symbol, interval, exchange_name)
-        self._step_ms = table.INTERVAL_MS[interval]
+        self._grid = grid_of(interval)
         self._clock_ms = clock_ms or store.now_ms
 
     def read_candles_data(self, limit: int, since_timestamp: int, until_timestamp: int) -> list[Row] | None:
@@ -61,17 +62,19 @@ class CandleInstance(Bound):
         """
         count = checked_limit(limit) or 0
         since = self._aligned(self._moment("since_timestamp", since_timestamp))
-        end, now = since + count * self._step_ms, simulation_now(self._context)
+        end, now = self._grid.shift(since, count), simulation_now(self._context)
         if now is not None and end > now:
             raise refuse(self._context, f"asked for a window that ends at {end}", now)
-        rows = self._store.window(self._context, since, since + count * self._step_ms) if count else []
+        rows = self._store.window(self._context, since, end) if count else []
         if len(rows) > count:  # Foreign documents may lie between two open times.
-            rows = [row for row in rows if row["timestamp"] % self._step_ms == 0]
+            rows = [row for row in rows if not self._grid.rest(row["timestamp"])]
         if len(rows) != count:
             return None
-        for row, moment in zip(rows, range(since, since + count * self._step_ms, self._step_ms), strict=True):
+        moment = since
+        for row in rows:
             if row["timestamp"] != moment:
                 return None
+            moment = self._grid.after(moment)
         return rows
 
     def read_candles(self, since: When, until: When, when: When | None = None) -> Candles:
@@ -93,7 +96,7 @@ class CandleInstance(Bound):
             raise InvalidKey(f"{self._context}: until ({end}) lies before since ({first})")
         seen_at = self._seen_at(end, when)
         if seen_at is not None:
-            end = max(first, min(end, seen_at // self._step_ms * self._step_ms))
+            end = max(first, min(end, self._grid.floor(seen_at)))
         return self.between(first, end)
 
     def between(self, first: int, end: int) -> Candles:
@@ -101,8 +104,8 @@ class CandleInstance(Bound):
         from backtest_kit_mongo.candles.columns import empty
         from backtest_kit_mongo.candles.frame import Candles
 
-        columns = self._store.columns(self._context, self._step_ms, first, end) if first < end else empty()
-        return Candles(*self._names, first, end, self._step_ms, columns)
+        columns = self._store.columns(self._context, self._grid, first, end) if first < end else empty()
+        return Candles(*self._names, first, end, self._grid, columns)
 
     def _seen_at(self, end: int, when: When | None) -> int | None:
         """The simulation time of a read: the caller's, else the one in force.
@@ -147,7 +150,7 @@ class CandleInstance(Bound):
         """
         from backtest_kit_mongo.candles.offering import of_table
 
-        return self._write_offer(of_table(self._context, candles, self._step_ms), sparse=sparse)
+        return self._write_offer(of_table(self._context, candles, self._grid), sparse=sparse)
 
     def checked(self, candles: CandleTable, *, sparse: bool = False) -> Columns:
         """What `write_candles` would store in an empty series, ascending: closed candles, the first of each open time.
@@ -158,7 +161,7 @@ class CandleInstance(Bound):
         from backtest_kit_mongo.candles.columns import empty
         from backtest_kit_mongo.candles.offering import of_table, rounds
 
-        offer = self._plausible(of_table(self._context, candles, self._step_ms), sparse=sparse)
+        offer = self._plausible(of_table(self._context, candles, self._grid), sparse=sparse)
         return next(rounds(offer.take(self._are_closed(offer))), empty())
 
     def _plain_offer(self, candles: Sequence[Payload]) -> Offer:
@@ -170,7 +173,7 @@ class CandleInstance(Bound):
             offer = of_rows(plain)
         except OverflowError as cause:
             raise InvalidPayload(f"{self._context}: {cause}. No candle was written.") from cause
-        if (fault := find_fault(offer, self._step_ms)) is not None:
+        if (fault := find_fault(offer, self._grid)) is not None:
             raise InvalidPayload(f"{self._context}: {fault}. No candle was written.")
         return offer
 
@@ -231,7 +234,7 @@ class CandleInstance(Bound):
     def _plausible(self, offer: Offer, *, sparse: bool) -> Offer:
         from backtest_kit_mongo.candles.plausible import other_interval
 
-        if not sparse and (said := other_interval(offer.timestamp, self._step_ms)) is not None:
+        if not sparse and (said := other_interval(offer.timestamp, self._grid)) is not None:
             raise InvalidPayload(
                 f"{self._context}: {said}. No candle was written. If this market rarely trades: write_candles(..., "
                 "sparse=True)"
@@ -240,7 +243,7 @@ class CandleInstance(Bound):
 
     def _are_closed(self, offer: Offer) -> Mask:
         """First write wins: a bar stored before its end would be frozen with a price that never was its close."""
-        closed: Mask = offer.timestamp <= self._clock_ms() - self._step_ms
+        closed: Mask = self._grid.after(offer.timestamp) <= self._clock_ms()
         return closed
 
     def _append(self, columns: Columns, *, is_first: bool) -> list[Appended]:
@@ -250,7 +253,7 @@ class CandleInstance(Bound):
         for start in range(0, len(columns), CHUNK_ROWS):
             try:
                 chunk = take(columns, slice(start, start + CHUNK_ROWS))
-                appended.append(self._store.append(self._context, chunk, self._step_ms))
+                appended.append(self._store.append(self._context, chunk, self._grid))
             except (ServerUnreachable, WriteRefused, WriteOutcomeUnknown) as cause:
                 if start == 0 and is_first:
                     raise
@@ -261,10 +264,10 @@ class CandleInstance(Bound):
         return appended
 
     def _aligned(self, moment: int) -> int:
-        if type(moment) is not int or moment % self._step_ms:
+        if type(moment) is not int or self._grid.rest(moment):
             raise InvalidKey(
-                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), a "
-                f"multiple of {self._step_ms}"
+                f"{self._context}: {moment!r} is not a candle's open time: it must be epoch milliseconds (int), "
+                f"{self._grid.said}"
             )
         return moment
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, span_ms
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, block_end, starts_of
 from backtest_kit_mongo.candles.columns import Columns, between
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.locks import Lock
 
@@ -35,7 +36,7 @@ class BlockCache:
     def size_bytes(self) -> int:
         return self._bytes
 
-    def get(self, scope: Key, starts: range) -> list[Block]:
+    def get(self, scope: Key, starts: Sequence[int]) -> list[Block]:
         """Kept blocks with these starts (ms), ascending."""
         if self._lock.is_mine:
             return []
@@ -45,7 +46,7 @@ class BlockCache:
                 self._blocks.move_to_end((scope, block.start))
             return found
 
-    def _kept(self, scope: Key, starts: range) -> list[int]:
+    def _kept(self, scope: Key, starts: Sequence[int]) -> list[int]:
         if len(starts) <= len(self._blocks):
             return [start for start in starts if (scope, start) in self._blocks]
         # A range without end has more starts than memory has room for.
@@ -72,21 +73,22 @@ class BlockCache:
         if (block := self._blocks.pop((scope, start), None)) is not None:
             self._bytes -= _size(block)
 
-    def drop_behind(self, scope: Key, step_ms: int, rows: Columns) -> None:
+    def drop_behind(self, scope: Key, grid: Grid, rows: Columns) -> None:
         """Drop the blocks that lack many of these candles, which were read from documents."""
         if len(rows) < STALE_MIN or self._lock.is_mine:
             return
-        span = span_ms(step_ms)
-        starts, counts = np.unique(rows.timestamp // span * span, return_counts=True)
+        starts, counts = np.unique(starts_of(rows.timestamp, grid), return_counts=True)
         with self._lock:
             for start in starts[counts >= STALE_MIN].tolist():
                 block = self._blocks.get((scope, start))
-                if block is not None and len(block.columns) < BLOCK_ROWS and _missing(block, rows, span) >= STALE_MIN:
+                if block is None or len(block.columns) == BLOCK_ROWS:
+                    continue
+                if _missing(block, rows, block_end(start, grid)) >= STALE_MIN:
                     self._drop(scope, start)
 
 
-def _missing(block: Block, rows: Columns, span: int) -> int:
-    found = between(rows, block.start, block.start + span).timestamp
+def _missing(block: Block, rows: Columns, end: int) -> int:
+    found = between(rows, block.start, end).timestamp
     return int(np.isin(found, block.columns.timestamp, assume_unique=True, invert=True).sum())
 
 

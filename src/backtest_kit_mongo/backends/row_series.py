@@ -33,7 +33,7 @@ class RowSeries:
 
         ranges = sorted((*effect.ranges, *((moment, moment + 1) for moment in effect.times)))
         found = (row for since, until in ranges for row in self._window(effect.scope, since, until))
-        return of_rows([row for row in found if row["timestamp"] % effect.step_ms == 0])
+        return of_rows([row for row in found if not effect.grid.rest(row["timestamp"])])
 
     def find_generation(self, effect: FindGeneration) -> int:
         return 0

@@ -16,12 +16,13 @@ import numpy as np
 
 from backtest_kit_mongo.candles.columns import Mask, Times
 from backtest_kit_mongo.candles.frame import Gap
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.errors import EnvironmentFault
 
 __all__ = ["CALENDARS", "Calendar", "NoTimeZones", "gaps_within"]
 
-Calendar: TypeAlias = Callable[[Times, int], Mask]
-"""From ascending open times and the interval (both ms): at which of them a candle is expected."""
+Calendar: TypeAlias = Callable[[Times, Times], Mask]
+"""From ascending open times of candles, and where those end (both ms): at which of them a candle is expected."""
 
 DAY_MS: Final = 24 * 3_600_000
 MONDAY: Final = 4
@@ -37,17 +38,19 @@ class NoTimeZones(EnvironmentFault, LookupError):
     """The calendar needs the system's time zones, which are not installed."""
 
 
-def always(times: Times, step_ms: int) -> Mask:
+def always(times: Times, ends: Times) -> Mask:
     """Cryptocurrencies: no pause."""
     return np.ones(len(times), np.bool_)
 
 
-def weekdays(times: Times, step_ms: int) -> Mask:
-    """Monday to Friday, UTC. No interval is longer than a day, so a candle lies in one day."""
-    return (times // DAY_MS - MONDAY) % 7 < 5
+def weekdays(times: Times, ends: Times) -> Mask:
+    """Monday to Friday, UTC."""
+    first, last = times // DAY_MS, (ends - 1) // DAY_MS
+    is_open: Mask = ((first - MONDAY) % 7 < 5) | ((last - MONDAY) % 7 < 5) | (last - first >= 2)
+    return is_open
 
 
-def forex(times: Times, step_ms: int) -> Mask:
+def forex(times: Times, ends: Times) -> Mask:
     """From Sunday to Friday, 17:00 in New York, but for the trading days of Christmas and New Year.
 
     Raises:
@@ -60,7 +63,7 @@ def forex(times: Times, step_ms: int) -> Mask:
     # The end: after every holiday a session follows, and each candle must have one that ends later.
     sessions = np.array([_session(first + i * day) for i in range((last - first).days + 8) if _trades(first + i * day)])
     following = np.searchsorted(sessions[:, 1], times, side="right")
-    opens: Mask = sessions[following, 0] < times + step_ms
+    opens: Mask = sessions[following, 0] < ends
     return opens
 
 
@@ -90,14 +93,14 @@ CALENDARS: Final[Mapping[str, Calendar]] = MappingProxyType({"always": always, "
 """The calendars by name."""
 
 
-def gaps_within(gaps: Iterable[Gap], step_ms: int, calendar: Calendar) -> tuple[Gap, ...]:
+def gaps_within(gaps: Iterable[Gap], grid: Grid, calendar: Calendar) -> tuple[Gap, ...]:
     """What is left of gaps when only expected candles count: their first, last and number. A gap that reaches over a
     pause of the market stays one, because there is no candle in between.
     """
     found = []
     for gap in gaps:
-        times = np.arange(gap.first, gap.last + step_ms, step_ms, dtype=np.int64)
-        missing = times[calendar(times, step_ms)]
+        times = grid.times(gap.first, gap.last + 1)
+        missing = times[calendar(times, grid.after(times))]
         if len(missing):
             found.append(Gap(int(missing[0]), int(missing[-1]), len(missing)))
     return tuple(found)

@@ -35,13 +35,15 @@ words by NumPy takes 2, but is our own invention, and 4 ms are not worth one.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
 import numpy as np
 
-from backtest_kit_mongo.candles.columns import FIELDS, Columns
+from backtest_kit_mongo.candles.columns import FIELDS, Columns, Times
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.errors import CorruptData
 
 CODEC: Final = 1
@@ -57,10 +59,10 @@ class CorruptBlock(CorruptData):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Candles that are stored in [start, start + span_ms(step)); others may be stored there too.
+    """Candles that are stored in [start, block_end(start)); others may be stored there too.
 
     Attributes:
-        start: ms, a multiple of `span_ms`.
+        start: ms, as `block_start` says.
         generation: of the range (see `plans.FindGeneration`) when the block's documents were read.
     """
 
@@ -74,7 +76,7 @@ class EncodedBlock:
     """A block as it is stored.
 
     Attributes:
-        start: ms, a multiple of `span_ms`.
+        start: ms, as `block_start` says.
         count: how many candles it holds.
         integers: as in `Columns`.
         checksum: 0 to 2**32 - 1.
@@ -88,30 +90,43 @@ class EncodedBlock:
     data: bytes
 
 
-def span_ms(step_ms: int) -> int:
-    """Length of a block's range."""
-    return BLOCK_ROWS * step_ms
+def block_start(moment: int, grid: Grid) -> int:
+    """Start (ms) of the block that a moment belongs to."""
+    index = grid.index(moment)
+    return grid.open(index - index % BLOCK_ROWS)
 
 
-def block_start(timestamp: int, step_ms: int) -> int:
-    """Start (ms) of the block that an open time belongs to."""
-    return timestamp - timestamp % span_ms(step_ms)
+def block_end(start: int, grid: Grid) -> int:
+    """The first open time (ms) after the range of a block."""
+    return grid.shift(start, BLOCK_ROWS)
 
 
-def block_starts(since: int, until: int, step_ms: int) -> range:
-    """Starts (ms) of all blocks whose range overlaps [since, until)."""
-    return range(block_start(since, step_ms) if since < until else until, until, span_ms(step_ms))
+def block_starts(since: int, until: int, grid: Grid) -> Sequence[int]:
+    """Starts (ms) of all blocks whose range overlaps [since, until), ascending. May be too many for a list."""
+    if since >= until:
+        return ()
+    first = block_start(since, grid)
+    if grid.longest_ms == grid.step_ms:
+        return range(first, until, BLOCK_ROWS * grid.step_ms)
+    return [grid.open(index) for index in range(grid.index(first), grid.index(until - 1) + 1, BLOCK_ROWS)]
 
 
-def encode_block(columns: Columns, start: int, step_ms: int) -> EncodedBlock:
+def starts_of(times: Times, grid: Grid) -> Times:
+    """`block_start` of many open times."""
+    index = grid.index(times)
+    return grid.open(index - index % BLOCK_ROWS)
+
+
+def encode_block(columns: Columns, start: int, grid: Grid) -> EncodedBlock:
     """A block of these candles.
 
     Raises:
         ValueError: `start` is not a block's, or a candle does not belong into the block.
     """
-    rows, beside = np.divmod(columns.timestamp - start, step_ms)
-    if start % span_ms(step_ms) or beside.any() or (rows < 0).any() or (rows >= BLOCK_ROWS).any():
-        raise ValueError(f"{columns!r} do not belong into a block from {start} on with a step of {step_ms} ms")
+    rows = grid.index(columns.timestamp) - grid.index(start)
+    is_wrong = (grid.rest(columns.timestamp) != 0) | (rows < 0) | (rows >= BLOCK_ROWS)
+    if start != block_start(start, grid) or is_wrong.any():
+        raise ValueError(f"{columns!r} do not belong into a block of {grid.name} from {start} on")
     count = len(columns)
     bitmap = b""
     if count < BLOCK_ROWS:
@@ -119,11 +134,11 @@ def encode_block(columns: Columns, start: int, step_ms: int) -> EncodedBlock:
         present[rows] = True
         bitmap = np.packbits(present, bitorder="little").tobytes()
     data = b"".join((bitmap, *(column.astype("<f8", copy=False).tobytes() for column in columns.values)))
-    checksum = _checksum(start, step_ms, count, columns.integers, data)
+    checksum = _checksum(start, grid.step_ms, count, columns.integers, data)
     return EncodedBlock(start, count, columns.integers, CODEC, checksum, data)
 
 
-def decode_block(encoded: EncodedBlock, step_ms: int) -> Block:
+def decode_block(encoded: EncodedBlock, grid: Grid) -> Block:
     """The block's candles; the value columns are views of `encoded.data`.
 
     Raises:
@@ -136,12 +151,12 @@ def decode_block(encoded: EncodedBlock, step_ms: int) -> Block:
     if len(data) != first + count * 8 * len(FIELDS):
         raise CorruptBlock(f"block {start}: {len(data)} bytes cannot be {count} candles")
     try:
-        is_intact = _checksum(start, step_ms, count, encoded.integers, data) == encoded.checksum
+        is_intact = _checksum(start, grid.step_ms, count, encoded.integers, data) == encoded.checksum
     except struct.error:
         is_intact = False  # Numbers that do not fit 64 bits were never encoded.
     if not is_intact:
         raise CorruptBlock(f"block {start}: its bytes do not have the checksum {encoded.checksum}")
-    timestamp = np.arange(start, start + span_ms(step_ms), step_ms)
+    timestamp = grid.open(grid.index(start) + np.arange(BLOCK_ROWS, dtype=np.int64))
     if first:
         timestamp = timestamp[np.unpackbits(np.frombuffer(data, np.uint8, first), bitorder="little").view(np.bool_)]
     if len(timestamp) != count:

@@ -14,6 +14,8 @@ from typing import Any, Final, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from backtest_kit_mongo.candles.intervals import Grid
+
 Times: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -147,16 +149,16 @@ def _sorted(joined: Columns) -> Columns:
     return Columns(timestamp[is_new], tuple(column[order] for column in joined.values), joined.integers)
 
 
-def missing(timestamp: Times, step_ms: int, since: int, until: int) -> NDArray[np.int64]:
+def missing(timestamp: Times, grid: Grid, since: int, until: int) -> NDArray[np.int64]:
     """Where there is no candle: runs of open times as rows [first, end), `end` being the next open time after the run.
 
     Args:
-        timestamp: ascending multiples of `step_ms`, each at least `since` and less than `until` (ms).
+        timestamp: ascending open times, each at least `since` and less than `until` (ms).
     """
-    first, end = -(-since // step_ms) * step_ms, -(-until // step_ms) * step_ms
+    first, end = grid.ceil(since), grid.ceil(until)
     if first >= end:
         return np.empty((0, 2), np.int64)
-    starts = np.concatenate(((first,), timestamp + step_ms))
+    starts = np.concatenate(((first,), grid.after(timestamp)))
     ends = np.concatenate((timestamp, (end,)))
     runs = np.flatnonzero(starts < ends)
     return np.column_stack((starts[runs], ends[runs]))

@@ -21,17 +21,17 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, take
+from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Times, take
 from backtest_kit_mongo.candles.file_arrow import ParquetMissing, arrow_modules, read_arrow
 from backtest_kit_mongo.candles.file_json import read_json
 from backtest_kit_mongo.candles.file_names import READ_SUFFIXES, SeriesName, has_candles, name_of, series_of
 from backtest_kit_mongo.candles.file_tables import PIPE, Table, Where, read_csv, wrong_at
-from backtest_kit_mongo.candles.intervals import INTERVAL_MS
+from backtest_kit_mongo.candles.intervals import INTERVALS, REFUSED, Grid
 from backtest_kit_mongo.candles.layouts import HEADER, Said, WrongFile
-from backtest_kit_mongo.candles.plausible import are_wrong, fault, other_interval
+from backtest_kit_mongo.candles.plausible import are_wrong, clock_change, fault, offset_grid, other_interval
 
 __all__ = ["KINDS", "SUFFIXES", "UNNAMED", "Found", "ParquetMissing", "Said", "SeriesName", "WrongFile", "find"]
-__all__ += ["has_candles", "name_of", "read_file", "series_of", "write_csv", "write_file"]
+__all__ += ["Loaded", "has_candles", "name_of", "read_file", "series_of", "write_csv", "write_file"]
 
 SUFFIXES: Final = (".csv.gz", ".csv", ".parquet")
 """What is written."""
@@ -50,6 +50,17 @@ _SUMS: Final = (".checksum", ".sha256", ".md5")
 
 Wrong = Callable[[int, str, str], WrongFile]
 """The error to raise, from a row, a column and what is wrong there."""
+
+
+class Loaded(NamedTuple):
+    """The candles of a file.
+
+    Attributes:
+        grid: where they open: the interval that was asked for, perhaps with an offset.
+    """
+
+    columns: Columns
+    grid: Grid
 
 
 class Found(NamedTuple):
@@ -106,21 +117,22 @@ def _left_out(path: Path, symbol: str | None, interval: str | None) -> str:
     if said is None:
         return "" if symbol and interval else UNNAMED
     every = interval or said.interval
-    return "" if every in INTERVAL_MS else f"the interval must be one of {', '.join(INTERVAL_MS)}, not {every!r}"
+    return "" if every in INTERVALS else f"{REFUSED}, not {every!r}"
 
 
 def read_file(
     path: Path,
-    step_ms: int,
+    grid: Grid,
     *,
     said: Said | None = None,
     sparse: bool = False,
     on_note: Callable[[str], object] = lambda text: None,
-) -> Columns:
+) -> Loaded:
     """All candles of a file, sorted; a candle that stands there twice counts once.
 
     Args:
-        step_ms: the interval; every open time must be a multiple of it.
+        grid: of the interval. If all candles open later by the same quarters of an hour, they are of that interval with
+            an offset (`1d+16h`), which is noted.
         said: what the user says of its lines; what is not said is found out.
         sparse: they are of this interval although the distances between them are those of a coarser one.
         on_note: called with what was found out or assumed, and with how many candles stand there twice.
@@ -136,10 +148,15 @@ def read_file(
         if isinstance(cause, ParquetMissing):
             raise
         raise WrongFile(f"{path} cannot be read: {cause}") from cause
-    columns = _checked(table, partial(wrong_at, path, where), where, step_ms, sparse=sparse)
+    wrong: Wrong = partial(wrong_at, path, where)
+    timestamp = _whole(table, wrong)
+    if (found := offset_grid(timestamp, grid)) is not None:
+        on_note(f"they open at {found.said}: stored as candles of {found.name}")
+        grid = found
+    columns = _checked(table, timestamp, wrong, where, grid, sparse=sparse)
     if (again := len(table.arrays[0]) - len(columns)) > 0:
         on_note(f"{again:,} candle(s) stand there twice and count once")
-    return columns
+    return Loaded(columns, grid)
 
 
 def _reader(path: Path) -> Callable[[Path, Said, Callable[[str], object]], tuple[Table, Where]]:
@@ -152,20 +169,22 @@ def _reader(path: Path) -> Callable[[Path, Said, Callable[[str], object]], tuple
 # -- checks
 
 
-def _checked(table: Table, wrong: Wrong, where: Where, step_ms: int, *, sparse: bool) -> Columns:
-    times, *values = table.arrays
+def _whole(table: Table, wrong: Wrong) -> Times:
+    """Open times as integers."""
+    times = table.arrays[0]
     with np.errstate(invalid="ignore"):
         is_whole = np.isfinite(times) & (np.floor(times) == times) & (np.abs(times) < 2.0**63)
     if (bad := _first(~is_whole)) is not None:
         raise wrong(bad, "timestamp", f"{float(times[bad])!r} is not epoch milliseconds, which are whole")
-    timestamp = times.astype(np.int64)
-    if (bad := _first(are_wrong(timestamp, values, step_ms))) is not None:
-        column, said = fault(int(timestamp[bad]), [float(each[bad]) for each in values], step_ms) or (
-            "timestamp",
-            "wrong",
-        )
-        raise wrong(bad, column, said)
-    if not sparse and (reported := other_interval(timestamp, step_ms)) is not None:
+    return times.astype(np.int64)
+
+
+def _checked(table: Table, timestamp: Times, wrong: Wrong, where: Where, grid: Grid, *, sparse: bool) -> Columns:
+    times, *values = table.arrays
+    if (bad := _first(are_wrong(timestamp, values, grid))) is not None:
+        column, said = fault(int(timestamp[bad]), [float(each[bad]) for each in values], grid) or ("timestamp", "wrong")
+        raise wrong(bad, column, said + (clock_change(timestamp, grid) if column == "timestamp" else ""))
+    if not sparse and (reported := other_interval(timestamp, grid)) is not None:
         raise wrong(0, "timestamp", f"{reported}; if this market rarely trades, say --sparse")
     integers = table.integers if len(times) else 0
     for bit, column_values in enumerate(values):

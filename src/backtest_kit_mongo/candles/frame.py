@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, SupportsIndex, TypeAlias, overload
 
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, Times, Values, between, missing, take, to_rows
+from backtest_kit_mongo.candles.intervals import Grid, grid_of
 from backtest_kit_mongo.coherence.moments import iso, moment_ms
 
 When: TypeAlias = int | datetime
@@ -39,7 +40,7 @@ class Candles:
 
     Attributes:
         since, until: what was asked for (ms), for a part: what it was cut to; `gaps` are reported within it.
-        step_ms: length of the interval.
+        grid: where candles of the interval open.
         columns: the candles.
     """
 
@@ -48,8 +49,13 @@ class Candles:
     exchange: str
     since: int
     until: int
-    step_ms: int
+    grid: Grid
     columns: Columns
+
+    @property
+    def step_ms(self) -> int:
+        """Length of the interval; a month's mean length."""
+        return self.grid.step_ms
 
     @property
     def timestamp(self) -> Times:
@@ -114,7 +120,7 @@ class Candles:
             since = self.until if first >= len(self) else int(self.timestamp[first])
             return replace(self, since=since, until=since, columns=take(self.columns, slice(first, first)))
         since = int(self.timestamp[first]) if first else self.since
-        until = int(self.timestamp[end - 1]) + self.step_ms if end < len(self) else self.until
+        until = self.grid.after(int(self.timestamp[end - 1])) if end < len(self) else self.until
         return replace(self, since=since, until=until, columns=take(self.columns, slice(first, end)))
 
     def between(self, since: When, until: When) -> Candles:
@@ -126,13 +132,15 @@ class Candles:
     def before(self, when: When) -> Candles:
         """Candles that are closed at `when`, as a view: what a strategy may know at that time."""
         moment = moment_ms(when, "when")
-        return self.between(self.since, moment - moment % self.step_ms)
+        return self.between(self.since, self.grid.floor(moment))
 
     @property
     def gaps(self) -> tuple[Gap, ...]:
         """Where candles are missing in [since, until), ascending."""
-        runs = missing(self.timestamp, self.step_ms, self.since, self.until).tolist()
-        return tuple(Gap(first, end - self.step_ms, (end - first) // self.step_ms) for first, end in runs)
+        runs = missing(self.timestamp, self.grid, self.since, self.until).tolist()
+        return tuple(
+            Gap(first, self.grid.floor(end - 1), self.grid.index(end) - self.grid.index(first)) for first, end in runs
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -140,10 +148,46 @@ class Candles:
         return not self._missing_count()
 
     def _missing_count(self) -> int:
-        return max(0, self._open_times()) - len(self)
+        return self._open_times() - len(self)
 
     def _open_times(self) -> int:
-        return -(-self.until // self.step_ms) - -(-self.since // self.step_ms)
+        return self.grid.count(self.since, self.until)
+
+    def resample(self, interval: str, *, partial: bool = False) -> Candles:
+        """Candles of a coarser interval: `minutes.resample("1h")`, `hours.resample("1d+16h")`.
+
+        One whose finer candles are not all there is left out, and so a gap: its high, low and volume would be those of
+        a part.
+
+        Args:
+            partial: make those too, of what is there.
+
+        Raises:
+            InvalidKey: there is no such interval.
+            CallerError: it is finer, or a candle would lie in two of its candles.
+        """
+        from backtest_kit_mongo.candles.resampling import resampled
+
+        grid = grid_of(interval)
+        made = resampled(self.columns, self.grid, grid, partial=partial)
+        since, until = grid.floor(self.since), grid.ceil(self.until)
+        return replace(self, interval=interval, since=since, until=until, grid=grid, columns=made)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the candles with matplotlib; over 500 the closing prices only.
+
+        Args:
+            axes: where to draw (`matplotlib.axes.Axes`). Default: a new figure, as wide as 12 inches.
+
+        Returns:
+            The axes; `.figure.savefig("candles.png")` keeps the picture.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from backtest_kit_mongo.candles.plotting import plot
+
+        return plot(self, axes)
 
     def to_dicts(self) -> list[dict[str, int | float]]:
         """One dict a candle, as `read_candles_data` gives; values that were stored as integers are int."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Mask, Times, Values
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.candles.plausible import are_wrong, fault
 from backtest_kit_mongo.candles.tables import by_name
 from backtest_kit_mongo.coherence.codec import is_masked
@@ -30,14 +31,14 @@ class Offer(NamedTuple):
         return Offer(self.timestamp[chosen], tuple(column[chosen] for column in self.values), self.integers)
 
 
-def of_table(series: object, table: Any, step_ms: int) -> Offer:
+def of_table(series: object, table: Any, grid: Grid) -> Offer:
     """Candles of a table: `Candles`, `Columns`, or what `tables.by_name` understands.
 
     Raises:
         InvalidPayload: a column is missing or has another length, a candle is wrong (the message names it by its place
             and open time), or `Candles` are of another interval.
     """
-    if isinstance(table, Candles) and table.step_ms != step_ms:
+    if isinstance(table, Candles) and table.grid != grid:
         raise InvalidPayload(
             f"{series}: these are candles of {table.interval}; stored as others they would stay so. {NOTHING_WRITTEN}"
         )
@@ -58,7 +59,7 @@ def of_table(series: object, table: Any, step_ms: int) -> Offer:
     lengths = [len(offer.timestamp), *map(len, offer.values)]
     if len(set(lengths)) > 1:
         raise InvalidPayload(f"{series}: the columns have different lengths {lengths}. {NOTHING_WRITTEN}")
-    if (fault := find_fault(offer, step_ms)) is not None:
+    if (fault := find_fault(offer, grid)) is not None:
         raise InvalidPayload(f"{series}: {fault}. {NOTHING_WRITTEN}")
     return offer
 
@@ -124,14 +125,14 @@ def _of_arrays(timestamp: NDArray[Any], *columns: NDArray[Any]) -> Offer:
     return Offer(timestamp.astype(np.int64, copy=False), values, integers)
 
 
-def find_fault(offer: Offer, step_ms: int) -> str | None:
+def find_fault(offer: Offer, grid: Grid) -> str | None:
     """What is wrong with the first wrong candle, with its place and open time; None if all are right."""
-    wrong = are_wrong(offer.timestamp, offer.values, step_ms)
+    wrong = are_wrong(offer.timestamp, offer.values, grid)
     if not wrong.any():
         return None
     first, count = int(np.argmax(wrong)), int(np.count_nonzero(wrong))
     moment, values = int(offer.timestamp[first]), [float(column[first]) for column in offer.values]
-    column, said = fault(moment, values, step_ms) or ("timestamp", "is no candle")
+    column, said = fault(moment, values, grid) or ("timestamp", "is no candle")
     return f"candle {first} at {moment}, {column}: {said}{f', and {count - 1:,} more are wrong' if count > 1 else ''}"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.coherence.effects import Effect, Plan, ask
 from backtest_kit_mongo.coherence.record import Key
 
@@ -46,7 +47,7 @@ class FindBlocks(Effect["Blocks"]):
     """
 
     scope: Key
-    step_ms: int
+    grid: Grid
     since: int
     until: int
 
@@ -66,7 +67,7 @@ class FindRows(Effect["Columns"]):
     """
 
     scope: Key
-    step_ms: int
+    grid: Grid
     ranges: tuple[Range, ...] = ()
     times: tuple[int, ...] = ()
     durable: bool = False
@@ -89,7 +90,7 @@ class PutBlock(Effect[None]):
     """
 
     scope: Key
-    step_ms: int
+    grid: Grid
     block: EncodedBlock
     generation: int = 0
 
@@ -102,55 +103,55 @@ class Compacted:
     count: int
 
 
-def read(scope: Key, step_ms: int, since: int, until: int) -> Plan[Columns]:
+def read(scope: Key, grid: Grid, since: int, until: int) -> Plan[Columns]:
     """Candles of a series that open in [since, until), ms."""
     from backtest_kit_mongo.candles.columns import between, merge, missing
 
-    blocks = yield from ask(FindBlocks(scope, step_ms, since, until))
+    blocks = yield from ask(FindBlocks(scope, grid, since, until))
     covered = merge([between(block.columns, since, until) for block in blocks])
     parts = [covered]
-    for query in _queries(scope, step_ms, missing(covered.timestamp, step_ms, since, until)):
+    for query in _queries(scope, grid, missing(covered.timestamp, grid, since, until)):
         rows = yield from ask(query)
         parts.append(rows)
     return merge(parts)
 
 
-def _queries(scope: Key, step_ms: int, gaps: NDArray[np.int64]) -> Iterator[FindRows]:
+def _queries(scope: Key, grid: Grid, gaps: NDArray[np.int64]) -> Iterator[FindRows]:
     """Ask for every open time of the gaps (rows [since, until), ascending) and for no other."""
     times: list[int] = []
     if len(gaps) > RANGES_MAX:
-        counts = (gaps[:, 1] - gaps[:, 0]) // step_ms
-        times = _open_times(gaps[counts <= SHORT_GAP], step_ms)
+        counts = grid.index(gaps[:, 1]) - grid.index(gaps[:, 0])
+        times = _open_times(gaps[counts <= SHORT_GAP], grid)
         gaps = gaps[counts > SHORT_GAP]
     ranges = [(since, until) for since, until in gaps.tolist()]
     for some in range(0, len(ranges), RANGES_MAX):
-        yield FindRows(scope, step_ms, ranges=tuple(ranges[some : some + RANGES_MAX]))
+        yield FindRows(scope, grid, ranges=tuple(ranges[some : some + RANGES_MAX]))
     for some in range(0, len(times), TIMES_MAX):
-        yield FindRows(scope, step_ms, times=tuple(times[some : some + TIMES_MAX]))
+        yield FindRows(scope, grid, times=tuple(times[some : some + TIMES_MAX]))
 
 
-def _open_times(gaps: NDArray[np.int64], step_ms: int) -> list[int]:
+def _open_times(gaps: NDArray[np.int64], grid: Grid) -> list[int]:
     """The open times of gaps none of which is longer than `SHORT_GAP`, ascending."""
     import numpy as np
 
-    grid = gaps[:, :1] + np.arange(SHORT_GAP) * step_ms
-    times: list[int] = grid[grid < gaps[:, 1:]].tolist()
+    opens = grid.open(grid.index(gaps[:, :1]) + np.arange(SHORT_GAP))
+    times: list[int] = opens[opens < gaps[:, 1:]].tolist()
     return times
 
 
-def compact(scope: Key, step_ms: int, start: int) -> Plan[Compacted]:
+def compact(scope: Key, grid: Grid, start: int) -> Plan[Compacted]:
     """Make the block that starts at `start` (ms) from the documents that are stored now.
 
     May run twice at once, be dropped anywhere and be repeated: the block that is stored is one that was true when its
     documents were read, so it is true now, or is of an old generation and not read. It need not be the fullest one that
     was made.
     """
-    from backtest_kit_mongo.candles.codec import encode_block, span_ms
+    from backtest_kit_mongo.candles.codec import block_end, encode_block
 
     generation = yield from ask(FindGeneration(scope, start))
     if generation % 2:
         return Compacted(start, 0)
-    rows = yield from ask(FindRows(scope, step_ms, ranges=((start, start + span_ms(step_ms)),), durable=True))
+    rows = yield from ask(FindRows(scope, grid, ranges=((start, block_end(start, grid)),), durable=True))
     if len(rows):
-        yield from ask(PutBlock(scope, step_ms, encode_block(rows, start, step_ms), generation))
+        yield from ask(PutBlock(scope, grid, encode_block(rows, start, grid), generation))
     return Compacted(start, len(rows))

@@ -14,9 +14,14 @@ from typing import Final
 import numpy as np
 
 from backtest_kit_mongo.candles.columns import FIELDS, Mask, Times, Values
-from backtest_kit_mongo.candles.intervals import INTERVAL_MS
+from backtest_kit_mongo.candles.intervals import INTERVAL_MS, MONTH, MONTH_MAX_MS, Grid, find_grid, with_offset
 from backtest_kit_mongo.coherence.moments import COUNTERS_END, FROM_MS, UNTIL_MS, implausible, iso
 
+OFFSET_MS: Final = 15 * 60_000
+"""Exchanges' days and hours open at whole quarters of an hour of UTC. What opens elsewhere, as at 23:59:59, is named by
+something else than its open time.
+"""
+HOUR_MS: Final = 3_600_000
 ALIKE_MIN: Final = 5
 """So many equal distances, and at least half of all, make a series one of a coarser interval. That every second trade
 of a market that rarely trades comes after the same time happens to fewer than one in a thousand such series of six
@@ -24,22 +29,22 @@ candles, and practically never to longer ones.
 """
 
 
-def are_wrong(timestamp: Times, values: Sequence[Values], step_ms: int) -> Mask:
+def are_wrong(timestamp: Times, values: Sequence[Values], grid: Grid) -> Mask:
     """Which rows are no candles of the interval."""
     open_, high, low, close, volume = values
     is_moment = (timestamp >= FROM_MS) & (timestamp < UNTIL_MS) | (timestamp >= 0) & (timestamp < COUNTERS_END)
-    wrong: Mask = ~(is_moment & (timestamp % step_ms == 0))
+    wrong: Mask = ~(is_moment & (grid.rest(timestamp) == 0))
     for column in values:
         wrong |= ~np.isfinite(column)
     # Written so that NaN, which is not within anything, is wrong too.
     return wrong | ~((low <= np.minimum(open_, close)) & (np.maximum(open_, close) <= high) & (volume >= 0))
 
 
-def fault(moment: int, values: Sequence[float], step_ms: int) -> tuple[str, str] | None:
+def fault(moment: int, values: Sequence[float], grid: Grid) -> tuple[str, str] | None:
     """The column in which a row is no candle, and why; None if it is one."""
     said = implausible(moment)
-    if said is None and moment % step_ms:
-        said = f"it opens at {iso(moment)}, not at a multiple of {step_ms} ms ({name_of(step_ms)})"
+    if said is None and grid.rest(moment):
+        said = f"it opens at {iso(moment)}, not at {grid.said}"
     if said is not None:
         return "timestamp", f"{moment} is not an open time: {said}"
     for name, value in zip(FIELDS, values, strict=True):
@@ -54,8 +59,8 @@ def fault(moment: int, values: Sequence[float], step_ms: int) -> tuple[str, str]
     return None if volume >= 0 else ("volume", f"volume {volume} is negative")
 
 
-def coarser_ms(timestamp: Times, step_ms: int) -> int | None:
-    """The interval (ms) that a series has instead of `step_ms`, if it is evidently another.
+def coarser_ms(timestamp: Times, grid: Grid) -> int | None:
+    """The interval (ms) that a series has instead, if it is evidently another.
 
     Args:
         timestamp: open times in any order, also several times.
@@ -68,20 +73,42 @@ def coarser_ms(timestamp: Times, step_ms: int) -> int | None:
     lengths, counts = np.unique(distances, return_counts=True)
     commonest = int(counts.argmax())
     found, alike = int(lengths[commonest]), int(counts[commonest])
-    return found if found > step_ms and alike >= max(ALIKE_MIN, len(distances) / 2) else None
+    return found if found > grid.longest_ms and alike >= max(ALIKE_MIN, len(distances) / 2) else None
 
 
-def other_interval(timestamp: Times, step_ms: int) -> str | None:
+def other_interval(timestamp: Times, grid: Grid) -> str | None:
     """Why the candles are evidently of another, coarser interval; None if they may be of this one."""
-    if (found := coarser_ms(timestamp, step_ms)) is None:
+    if (found := coarser_ms(timestamp, grid)) is None:
         return None
     return (
-        f"these look like candles of {name_of(found)}, not of {name_of(step_ms)}: most distances between "
+        f"these look like candles of {name_of(found)}, not of {grid.name}: most distances between "
         f"{len(timestamp):,} open times are {found:,} ms, and what is stored stays"
     )
 
 
-def name_of(step_ms: int) -> str:
+def offset_grid(timestamp: Times, grid: Grid) -> Grid | None:
+    """The grid with an offset that all these open times have, instead of one without; None if they have none."""
+    if not len(timestamp) or "+" in grid.name or grid.name == MONTH:
+        return None
+    rest = grid.rest(timestamp)
+    offset_ms = int(rest[0])
+    if not offset_ms or offset_ms % OFFSET_MS or (rest != offset_ms).any():
+        return None
+    return find_grid(with_offset(grid.name, offset_ms))
+
+
+def clock_change(timestamp: Times, grid: Grid) -> str:
+    """What to say of candles that open at two times of day, an hour apart; empty if they do not."""
+    rests = np.unique(grid.rest(timestamp))
+    if len(rests) != 2 or int(rests[1] - rests[0]) != HOUR_MS or grid.step_ms <= HOUR_MS:
+        return ""
+    return (
+        "; all open at one of two times an hour apart, as in a zone with daylight saving time, and no interval does: "
+        "if they are trading days, give their dates without a time"
+    )
+
+
+def name_of(length_ms: int) -> str:
     """An interval by its name, or by its length if it has none."""
-    names = {length: name for name, length in INTERVAL_MS.items()}
-    return names.get(step_ms, f"{step_ms / 60_000:g} minutes")
+    names = {length: name for name, length in INTERVAL_MS.items()} | {MONTH_MAX_MS: MONTH}
+    return names.get(length_ms, f"{length_ms / 60_000:g} minutes")

@@ -19,7 +19,7 @@ from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.operate.compaction import summarize
 from backtest_kit_mongo.terminal import echo, escape
 
-from .candle_store import CandleStore, Chosen, moment_text
+from .candle_store import CandleStore, Chosen, Span, moment_text
 
 __all__ = ["Checked", "check", "print_checks", "print_conflicts", "print_list"]
 
@@ -43,15 +43,15 @@ def print_list(store: CandleStore, chosen: Chosen, messages: Console, *, as_json
     Console().print(table if rows else "No candles.")
 
 
-def _summary(store: CandleStore, series: Key, span: range) -> dict[str, Any]:
+def _summary(store: CandleStore, series: Key, span: Span) -> dict[str, Any]:
     exchange, symbol, interval = series.parts
     candles, blocks = store.read(series, span), summarize(store.database, series)
     return {
         "exchange": exchange,
         "symbol": symbol,
         "interval": interval,
-        "first": span[0],
-        "last": span[-1],
+        "first": span.first,
+        "last": span.last,
         "candles": len(candles),
         "gaps": len(candles.gaps),
         "missing": sum(gap.count for gap in candles.gaps),
@@ -92,8 +92,8 @@ def check(store: CandleStore, chosen: Chosen, calendar: str, since: str | None, 
         if candles.since >= candles.until:
             continue
         is_any = True
-        gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, span.step, is_open)
-        unexpected = int(np.count_nonzero(~is_open(candles.timestamp, span.step)))
+        gaps = candles.gaps if calendar == "always" else gaps_within(candles.gaps, span.grid, is_open)
+        unexpected = int(np.count_nonzero(~is_open(candles.timestamp, span.grid.after(candles.timestamp))))
         yield Checked(key, len(candles), gaps, unexpected)
     if not is_any:
         raise NotFound(f"No open time of {chosen} lies within the limits, so nothing was checked.")

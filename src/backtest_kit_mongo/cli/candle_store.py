@@ -16,8 +16,9 @@ from backtest_kit_mongo.adapters.candle_instance import CandleInstance
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.candles.frame import Candles
+from backtest_kit_mongo.candles.intervals import Grid, grid_of
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS, interval_ms
+from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import InvalidKey, NotFound
 from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, find_series
@@ -30,7 +31,7 @@ from .moments import past_ms, when_ms
 if TYPE_CHECKING:
     from backtest_kit_mongo.operate.removal import Removal
 
-__all__ = ["CandleStore", "Chosen", "moment_text", "open_candles", "open_time", "require_range"]
+__all__ = ["CandleStore", "Chosen", "Span", "moment_text", "open_candles", "require_range"]
 
 
 class Chosen(NamedTuple):
@@ -42,6 +43,14 @@ class Chosen(NamedTuple):
 
     def __str__(self) -> str:
         return " ".join(part for part in self if part is not None) or "any series"
+
+
+class Span(NamedTuple):
+    """Open times of the first and the last candle of a series, ms."""
+
+    first: int
+    last: int
+    grid: Grid
 
 
 class CandleStore:
@@ -65,39 +74,40 @@ class CandleStore:
         self._store.open()
         return CandleInstance(self._store, symbol, interval, exchange)
 
-    def spans(self, chosen: Chosen, *, required: bool = False) -> dict[Key, range]:
-        """Series that have candles, each with its open times from the first to the last, in steps of the interval.
+    def spans(self, chosen: Chosen, *, required: bool = False) -> dict[Key, Span]:
+        """Series that have candles.
 
         Raises:
             NotFound: there are none, and that is `required`.
             InvalidKey: there is no such interval.
         """
         if chosen.interval is not None:
-            interval_ms(chosen.interval)
-        found = {key: span for key in find_series(self.database, *chosen) if (span := self._span(key))}
+            grid_of(chosen.interval)
+        found = {key: span for key in find_series(self.database, *chosen) if (span := self._span(key)) is not None}
         if required and not found:
             raise NotFound(f"There are no candles of {chosen}. `bkm candles list` shows what there is.")
         return found
 
-    def _span(self, series: Key) -> range:
+    def _span(self, series: Key) -> Span | None:
         candles = self.database[collection_of(CANDLE)]
         query = {**series.query(), "timestamp": {"$gte": 0, "$lt": TIMES_END, "$type": TIME_TYPES}}
         ends = [candles.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", order)]) for order in (1, -1)]
-        step_ms = INTERVAL_MS[str(series.item)]
-        first, last = (0 if end is None else int(end["timestamp"]) for end in ends)
-        return range(first, last + step_ms, step_ms) if ends[0] else range(0)
+        if ends[0] is None or ends[1] is None:
+            return None
+        return Span(int(ends[0]["timestamp"]), int(ends[1]["timestamp"]), grid_of(str(series.item)))
 
-    def read(self, series: Key, span: range, since: str | None = None, until: str | None = None) -> Candles:
+    def read(self, series: Key, span: Span, since: str | None = None, until: str | None = None) -> Candles:
         """Candles of a series; without limits all of its span. Never beyond now: what has not opened is not missing.
 
         Raises:
             InvalidKey: a limit is not a moment that can have been meant, or there is no open time between them.
         """
-        first = span.start if since is None else open_time(past_ms(since, "--since"), span.step)
-        end = span.stop if until is None else open_time(when_ms(until, "--until"), span.step)
+        grid, behind = span.grid, span.grid.ceil(span.last + 1)
+        first = span.first if since is None else grid.ceil(past_ms(since, "--since"))
+        end = behind if until is None else grid.ceil(when_ms(until, "--until"))
         if since is not None and until is not None:
             require_range(first, end, str(series.item))
-        closed = max(span.stop, time.time_ns() // 1_000_000 // span.step * span.step)
+        closed = max(behind, grid.floor(time.time_ns() // 1_000_000))
         # One of several series may lie wholly outside the limit.
         return self.instance(*map(str, series.parts)).between(first, max(first, min(end, closed)))
 
@@ -123,11 +133,6 @@ def open_candles(settings: Settings) -> Iterator[CandleStore]:
         yield CandleStore(store, settings.database)
     finally:
         store.close()
-
-
-def open_time(moment: int, step_ms: int) -> int:
-    """The first open time that is not before a moment, ms."""
-    return -(-moment // step_ms) * step_ms
 
 
 def require_range(first: int, end: int, interval: str) -> None:

@@ -19,13 +19,13 @@ from backtest_kit_mongo.candles import files
 from backtest_kit_mongo.candles.columns import Columns, take
 from backtest_kit_mongo.candles.file_tables import PIPE
 from backtest_kit_mongo.candles.frame import Candles
-from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
+from backtest_kit_mongo.candles.intervals import INTERVALS, REFUSED, grid_of
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
 from backtest_kit_mongo.operate.fetching import Fetched, Source, fetch
 from backtest_kit_mongo.terminal import echo, escape
 
 from .bars import bar as _bar
-from .candle_store import CandleStore, Chosen, moment_text, open_time, require_range
+from .candle_store import CandleStore, Chosen, moment_text, require_range
 from .moments import past_ms, when_ms
 
 __all__ = [
@@ -116,7 +116,9 @@ class Imported:
         return f"{self.file}: {', '.join((*reported, *(f'{count:,} {what}' for count, what in more if count)))}"
 
 
-def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None) -> tuple[list[Named], list[Imported]]:
+def named_files(
+    paths: Sequence[Path], symbol: str | None, interval: str | None, offset: str | None = None
+) -> tuple[list[Named], list[Imported]]:
     """The files to import and their series: what is given, else what a file's name says; and what of a directory is
     left out.
 
@@ -125,7 +127,7 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
             are named after different series would be stored as one.
     """
     if interval is not None:
-        interval_ms(interval)
+        grid_of(interval)
     found = []
     names: dict[tuple[str, str], files.SeriesName] = {}
     inside = files.find(paths, symbol, interval)
@@ -136,8 +138,9 @@ def named_files(paths: Sequence[Path], symbol: str | None, interval: str | None)
             raise files.WrongFile(f"{path}: {files.KINDS}.")
         if of is None or every is None:
             raise files.WrongFile(f"{path}: {files.UNNAMED}")
-        if every not in INTERVAL_MS:
-            raise files.WrongFile(f"{path}: the interval must be one of {', '.join(INTERVAL_MS)}, not {every!r:.40}.")
+        every = f"{every}+{offset}" if offset else every
+        if every not in INTERVALS:
+            raise files.WrongFile(f"{path}: {REFUSED}, not {every!r:.40}.")
         found.append(Named(path, of, every))
         if said is not None and said != names.setdefault((of, every), said):
             raise CallerError(
@@ -185,9 +188,10 @@ def _imported(store: CandleStore, one: Named, exchange: str, messages: Console, 
     imported = Imported(str(one.path), one.symbol, one.interval)
     try:
         with messages.status(f"Reading {escape(one.path.name)} ..."):
-            columns = files.read_file(
-                one.path, interval_ms(one.interval), said=how.said, sparse=how.sparse, on_note=imported.notes.append
+            columns, grid = files.read_file(
+                one.path, grid_of(one.interval), said=how.said, sparse=how.sparse, on_note=imported.notes.append
             )
+        one, imported.interval = one._replace(interval=grid.name), grid.name
         for note in imported.notes:
             messages.print(f"{escape(one.path.name)}: {escape(note)}", soft_wrap=True, highlight=False)
         imported.candles = len(columns)
@@ -278,8 +282,8 @@ def fetch_candles(
     Raises:
         FetchFailed: the exchange failed; what was fetched before is stored.
     """
-    first = open_time(past_ms(since, "--since"), source.step_ms)
-    last = open_time(when_ms(until, "--until"), source.step_ms) if until else source.clock_ms()
+    first = source.grid.ceil(past_ms(since, "--since"))
+    last = source.grid.ceil(when_ms(until, "--until")) if until else source.clock_ms()
     require_range(first, last, source.interval)
     instance = store.instance(exchange, symbol, source.interval)
     with _bar(messages, symbol, None) as (progress, task):

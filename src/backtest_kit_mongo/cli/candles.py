@@ -96,6 +96,10 @@ def import_(
         str | None, typer.Option(metavar="ZONE", help="Of dates that say none, as Europe/Berlin. Default: UTC.")
     ] = None,
     separator: Annotated[str | None, typer.Option(metavar="CHAR", help="Between columns.")] = None,
+    offset: Annotated[
+        str | None,
+        typer.Option(metavar="16h", help="How much later than midnight or the hour they open: stored as 1d+16h."),
+    ] = None,
     sparse: Sparse = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace stored candles that have other values. Says first how many.")
@@ -134,7 +138,7 @@ def import_(
         from .candle_transfer import How, import_files, named_files
 
         said = Said(kind, columns, unit, timezone, separator)
-        named, left_out = named_files(paths, symbol, interval)
+        named, left_out = named_files(paths, symbol, interval, offset)
         how = How(said, sparse=sparse, replace=replace, dry_run=replace and not yes)
         if not import_files(store, named, left_out, exchange, messages, how, as_json=as_json):
             raise typer.Exit(ExitCode.FAILED)

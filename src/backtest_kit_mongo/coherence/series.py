@@ -7,13 +7,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import CacheDown, Defer, Effect, Plan, Publish, Published, ask
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import EnvironmentFault, WriteOutcomeUnknown
+
+
+class Grid(Protocol):
+    """Where rows lie: `candles.intervals.Grid`, of which plans only need the neighbour."""
+
+    def after(self, moment: int, /) -> int:
+        """The next time, ms."""
 
 
 class Conflict(NamedTuple):
@@ -53,12 +60,12 @@ class Append(Effect[Appended]):
 
     Attributes:
         rows: `candles.columns.Columns`, which plans only pass on: the core knows no arrays.
-        step_ms: from one row to the next.
+        grid: `candles.intervals.Grid`, where rows lie.
     """
 
     scope: Key
     rows: Any
-    step_ms: int
+    grid: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +76,14 @@ class KeepConflicts(Effect["tuple[Conflict, ...]"]):
     conflicts: tuple[Conflict, ...]
 
 
-def append(scope: Key, rows: Any, step_ms: int) -> Plan[Appended]:
+def append(scope: Key, rows: Any, grid: Grid) -> Plan[Appended]:
     """Insert rows into a series and tell the feed once, as ranges; keep and tell what conflicts with stored rows.
 
     Rows are never replaced, so no lease is needed: nothing can become stale. A crash after a conflict was kept may lose
     its event, not the conflict.
     """
-    appended = yield from ask(Append(scope, rows, step_ms))
-    reported = [_batch(scope, appended.new, step_ms)] if appended.new else []
+    appended = yield from ask(Append(scope, rows, grid))
+    reported = [_batch(scope, appended.new, grid)] if appended.new else []
     if appended.conflicts:
         try:
             kept = yield from ask(KeepConflicts(scope, appended.conflicts))
@@ -101,8 +108,8 @@ def _report(scope: Key, reported: Sequence[Published]) -> Plan[None]:
         yield from ask(Defer((), tuple(reported)))
 
 
-def _batch(scope: Key, new: Sequence[int], step_ms: int) -> Published:
-    payload = {"ranges": list(_ranges(new, step_ms)), "count": len(new)}
+def _batch(scope: Key, new: Sequence[int], grid: Grid) -> Published:
+    payload = {"ranges": list(_ranges(new, grid)), "count": len(new)}
     # Rows are inserted once and for all, so the first new time belongs to this batch alone and names it.
     document = escaped((*scope.parts, new[0]))
     return Published(Record(scope, rev=1, payload=payload, id=document), "batch", pack(payload))
@@ -115,12 +122,12 @@ def _conflict(scope: Key, conflict: Conflict) -> Published:
     return Published(Record(scope, rev=1, payload=payload, id=document), "conflict", pack(payload))
 
 
-def _ranges(times: Sequence[int], step_ms: int) -> Iterator[list[int]]:
+def _ranges(times: Sequence[int], grid: Grid) -> Iterator[list[int]]:
     """Runs of neighbours as [first, last, count]."""
     first = previous = times[0]
     count = 1
     for moment in times[1:]:
-        if moment == previous + step_ms:
+        if moment == grid.after(previous):
             previous, count = moment, count + 1
             continue
         yield [first, previous, count]

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, overload
 
-from backtest_kit_mongo.candles.intervals import INTERVAL_MS as INTERVAL_MS
-from backtest_kit_mongo.candles.intervals import interval_ms as interval_ms
+from backtest_kit_mongo.candles.intervals import INTERVALS
 from backtest_kit_mongo.coherence.record import Column, Domain, OnConflict, Part, Shape
 from backtest_kit_mongo.domains import payloads
 
@@ -95,7 +94,7 @@ BREAKEVEN = Domain(
 CANDLE = Domain(
     name="candle", shape=Shape.SERIES, empty=_nothing,
     key=(
-        Column("exchangeName"), Column("symbol"), Column("interval", choices=frozenset(INTERVAL_MS)),
+        Column("exchangeName"), Column("symbol"), Column("interval", choices=INTERVALS),
         Column("timestamp", int),
     ),
     model=payloads.CandleData, fields=("open", "high", "low", "close", "volume"), on_conflict=OnConflict.KEEP,

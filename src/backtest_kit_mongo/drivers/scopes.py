@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 
 if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.intervals import Grid
     from backtest_kit_mongo.drivers.store import Store
 
 R = TypeVar("R")
@@ -42,8 +43,8 @@ class Scope:
     def merge(self, store: Store, scope: Key, changes: Sequence[Change]) -> int:
         return self._beyond(store.merge, scope, changes)
 
-    def append(self, store: Store, scope: Key, rows: Any, step_ms: int) -> Any:
-        return self._beyond(store.append, scope, rows, step_ms)
+    def append(self, store: Store, scope: Key, rows: Any, grid: Grid) -> Any:
+        return self._beyond(store.append, scope, rows, grid)
 
     def scan(self, store: Store, scope: Key, **how: Any) -> Iterator[Record]:
         return self._beyond(store.scan, scope, **how)

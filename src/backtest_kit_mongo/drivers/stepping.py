@@ -24,6 +24,7 @@ from backtest_kit_mongo.errors import BacktestKitError, CallerError, WriteOutcom
 from backtest_kit_mongo.locks import Lock
 
 if TYPE_CHECKING:
+    from backtest_kit_mongo.candles.intervals import Grid
     from backtest_kit_mongo.drivers.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -135,7 +136,7 @@ class Step(Scope):
                     rows[change.key.item] = change
         return len(changes)
 
-    def append(self, store: Store, scope: Key, rows: Any, step_ms: int) -> Any:
+    def append(self, store: Store, scope: Key, rows: Any, grid: Grid) -> Any:
         raise CallerError(
             f"{scope}: candles are written once and never change, so they need no step: write them before it or after "
             "it. Nothing was written."

@@ -43,6 +43,7 @@ from backtest_kit_mongo.ports import Cache, Near, Truth
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns
+    from backtest_kit_mongo.candles.intervals import Grid
 
 logger = locks.logger(__name__)
 
@@ -319,11 +320,11 @@ class Store:
     def _write_list(self, scope: Key, plan: fx.Plan[lists.Merged]) -> int:
         return self._known.keep(scope, self._writing(scope.domain, plan))
 
-    def append(self, scope: Key, rows: Columns, step_ms: int) -> series.Appended:
+    def append(self, scope: Key, rows: Columns, grid: Grid) -> series.Appended:
         """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
         if (block := current.get()) is not None:
-            return block.append(self, scope, rows, step_ms)  # type: ignore[no-any-return]
-        appended = self._writing(scope.domain, series.append(scope, rows, step_ms))
+            return block.append(self, scope, rows, grid)  # type: ignore[no-any-return]
+        appended = self._writing(scope.domain, series.append(scope, rows, grid))
         self.counts.appended(len(rows), appended)
         return appended
 
@@ -371,8 +372,8 @@ class Store:
     def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
         return self._listing(scope.domain, lambda: self.truth.window(scope, since, until))
 
-    def columns(self, scope: Key, step_ms: int, since: int, until: int) -> Columns:
+    def columns(self, scope: Key, grid: Grid, since: int, until: int) -> Columns:
         """Rows of a series with since <= timestamp < until, column by column."""
         return self._listing(
-            scope.domain, lambda: drive(series_plans.read(scope, step_ms, since, until), self.performers(scope.domain))
+            scope.domain, lambda: drive(series_plans.read(scope, grid, since, until), self.performers(scope.domain))
         )

@@ -21,14 +21,15 @@ from pymongo.database import Database
 from backtest_kit_mongo.backends.mongo.browsing import scopes
 from backtest_kit_mongo.backends.mongo.candles import encoded_block
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.candles.codec import CorruptBlock, block_start, decode_block, span_ms
+from backtest_kit_mongo.candles.codec import CorruptBlock, block_end, block_start, decode_block
 from backtest_kit_mongo.candles.columns import FIELDS, Columns
+from backtest_kit_mongo.candles.intervals import INTERVALS, Grid, grid_of
 from backtest_kit_mongo.candles.plans import Compacted, FindGeneration, FindRows, PutBlock, compact
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.connect import DURABLE
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.drivers.store import OneForAll, drive
 from backtest_kit_mongo.ports import Series
 from backtest_kit_mongo.stored import CANDLE_BLOCKS as BLOCKS
@@ -47,20 +48,20 @@ class BlockRange(NamedTuple):
 
     Attributes:
         scope: the series: exchange, symbol, interval.
-        start: ms, a multiple of the block's span.
+        start: ms, as `block_start` says.
     """
 
     scope: Key
     start: int
 
     @property
-    def step_ms(self) -> int:
-        return INTERVAL_MS[str(self.scope.item)]
+    def grid(self) -> Grid:
+        return grid_of(str(self.scope.item))
 
     @property
     def end(self) -> int:
         """The first open time after the range, ms."""
-        return self.start + span_ms(self.step_ms)
+        return block_end(self.start, self.grid)
 
     @property
     def id(self) -> str:
@@ -88,7 +89,7 @@ def find_series(
     names = CANDLE.columns[:-1]
     given = {name: value for name, value in chosen.items() if value is not None}
     found = {parts for name in (collection_of(CANDLE), BLOCKS) for parts in scopes(database[name], names, given)}
-    return [Key(CANDLE, parts) for parts in sorted(found) if parts[-1] in INTERVAL_MS]
+    return [Key(CANDLE, parts) for parts in sorted(found) if parts[-1] in INTERVALS]
 
 
 def find_ranges(database: Database[Document], scope: Key) -> list[BlockRange]:
@@ -101,16 +102,16 @@ def find_ranges(database: Database[Document], scope: Key) -> list[BlockRange]:
 
 def _starts(database: Database[Document], scope: Key) -> Iterator[int]:
     """Leaps from the first candle of a range to the first one behind that range."""
-    step_ms, since = INTERVAL_MS[str(scope.item)], -TIMES_END
+    grid, since = grid_of(str(scope.item)), -TIMES_END
     rows = database[collection_of(CANDLE)]
     while True:
         query = {**scope.query(), "timestamp": {"$gte": since, "$lt": TIMES_END, "$type": TIME_TYPES}}
         found = rows.find_one(query, {"_id": 0, "timestamp": 1}, sort=[("timestamp", ASCENDING)])
         if found is None:
             return
-        start = block_start(int(found["timestamp"]), step_ms)
+        start = block_start(int(found["timestamp"]), grid)
         yield start
-        since = start + span_ms(step_ms)
+        since = block_end(start, grid)
 
 
 class Summary(NamedTuple):
@@ -286,7 +287,7 @@ class Compactor:
 
     def compact(self, each: BlockRange) -> Compacted:
         """Make a range's block anew from its documents."""
-        return drive(compact(each.scope, each.step_ms, each.start), OneForAll(self._perform))
+        return drive(compact(each.scope, each.grid, each.start), OneForAll(self._perform))
 
     def _perform(self, effect: Any) -> Any:
         if isinstance(effect, FindGeneration):
@@ -312,15 +313,15 @@ class Compactor:
 
     def _compact_if_aligned(self, each: BlockRange) -> bool:
         """Whether a block was made: none where there are no candles, or where only damage could have put a block."""
-        return each.start == block_start(each.start, each.step_ms) and self.compact(each).count > 0
+        return each.start == block_start(each.start, each.grid) and self.compact(each).count > 0
 
     def _compared(self, each: BlockRange, stored: Mapping[str, Any] | None) -> Checked:
         # After the block was read: its candles were in documents by then.
-        rows = self._series.find_rows(FindRows(each.scope, each.step_ms, ((each.start, each.end),)))
+        rows = self._series.find_rows(FindRows(each.scope, each.grid, ((each.start, each.end),)))
         if stored is None:
             return Checked(each, None, len(rows))
         try:
-            block = decode_block(encoded_block(stored), each.step_ms).columns
+            block = decode_block(encoded_block(stored), each.grid).columns
         except (CorruptBlock, KeyError, TypeError, ValueError, OverflowError) as cause:
             return Checked(each, 0, len(rows), f"{type(cause).__name__}: {cause}")
         generation = self._series.find_generation(FindGeneration(each.scope, each.start))

@@ -18,9 +18,9 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.contracts import CandleReport, CandleTable
 from backtest_kit_mongo.candles.columns import FIELDS
 from backtest_kit_mongo.candles.frame import Candles, Gap
+from backtest_kit_mongo.candles.intervals import INTERVALS, Grid, grid_of
 from backtest_kit_mongo.candles.plausible import fault
 from backtest_kit_mongo.coherence.moments import implausible
-from backtest_kit_mongo.domains.table import INTERVAL_MS, interval_ms
 from backtest_kit_mongo.errors import CallerError, EnvironmentFault
 
 __all__ = ["CcxtMissing", "Exchange", "FetchFailed", "Fetched", "Source", "UnknownExchange", "fetch", "open_source"]
@@ -84,8 +84,8 @@ class Source:
     sleep: Callable[[float], None] = time.sleep
 
     @property
-    def step_ms(self) -> int:
-        return interval_ms(self.interval)
+    def grid(self) -> Grid:
+        return grid_of(self.interval)
 
     def closed_until(self) -> int:
         """The first open time whose candle is not closed, by the slower of this clock and the exchange's.
@@ -100,7 +100,7 @@ class Source:
             if (said := implausible(theirs_ms)) is not None:
                 raise self._failure("the exchange's clock", ValueError(said))
             now_ms = min(now_ms, theirs_ms)
-        return now_ms // self.step_ms * self.step_ms
+        return self.grid.floor(now_ms)
 
     def rows(self, since: int, count: int) -> Sequence[Row]:
         """At most so many rows from an open time on.
@@ -139,7 +139,7 @@ def open_source(exchange: str, symbol: str, interval: str, page: int | None = No
         UnknownExchange: there is no such exchange, or it has no candles of this interval.
         InvalidKey: the store has no such interval.
     """
-    interval_ms(interval)
+    grid_of(interval)
     try:
         ccxt: Any = import_module("ccxt")
     except ImportError as cause:
@@ -152,7 +152,7 @@ def open_source(exchange: str, symbol: str, interval: str, page: int | None = No
         raise UnknownExchange(f"ccxt has no exchange {exchange!r}{hint}")
     client = getattr(ccxt, exchange)({"enableRateLimit": True})
     if client.has.get("fetchOHLCV") is not True or interval not in (client.timeframes or ()):
-        offered = ", ".join(name for name in client.timeframes or () if name in INTERVAL_MS)
+        offered = ", ".join(name for name in client.timeframes or () if name in INTERVALS)
         raise UnknownExchange(f"{exchange} has no candles of {interval}; it has {offered or 'none that fit'}.")
     errors = (ccxt.NetworkError,), (ccxt.BaseError,)
     return Source(client, symbol, interval, page or _page_of(client), *errors)
@@ -229,26 +229,27 @@ def fetch(
     fetched = Fetched(min(until, source.closed_until()))
     if since >= fetched.until:
         return fetched
-    ranges = list(_ranges(read(since, fetched.until).gaps, source.step_ms, source.page))
-    total = sum(each.until - each.since for each in ranges) // source.step_ms
+    grid = source.grid
+    ranges = list(_ranges(read(since, fetched.until).gaps, grid, source.page))
+    total = sum(grid.count(each.since, each.until) for each in ranges)
     done = 0
     for each in ranges:
         cursor = each.since
         while cursor < each.until:
             moved = _fetch_page(source, write, Range(cursor, each.until), fetched)
-            done += (moved - cursor) // source.step_ms
+            done += grid.count(cursor, moved)
             cursor = moved
             on_progress(done, total)
     fetched.missing = sum(gap.count for gap in read(since, fetched.until).gaps)
     return fetched
 
 
-def _ranges(gaps: Iterable[Gap], step_ms: int, page: int) -> Iterator[Range]:
+def _ranges(gaps: Iterable[Gap], grid: Grid, page: int) -> Iterator[Range]:
     """What to ask for. Gaps that fit one page are asked for together: a few known candles cost less than a request."""
     current: Range | None = None
     for gap in gaps:
-        until = gap.last + step_ms
-        if current is not None and until - current.since <= page * step_ms:
+        until = grid.after(gap.last)
+        if current is not None and grid.count(current.since, until) <= page:
             current = Range(current.since, until)
             continue
         if current is not None:
@@ -260,10 +261,10 @@ def _ranges(gaps: Iterable[Gap], step_ms: int, page: int) -> Iterator[Range]:
 
 def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -> int:
     """Ask for the beginning of a range and store it; returns where to go on, which is always further."""
-    count = min(source.page, (wanted.until - wanted.since) // source.step_ms)
+    count = min(source.page, source.grid.count(wanted.since, wanted.until))
     rows = source.rows(wanted.since, count)
     fetched.requests += 1
-    faults = [_fault(row, source.step_ms) for row in rows]
+    faults = [_fault(row, source.grid) for row in rows]
     valid = [(int(row[0]), *row[1 : len(COLUMNS)]) for row, wrong in zip(rows, faults, strict=True) if wrong is None]
     if wrongs := [wrong for wrong in faults if wrong is not None]:
         series = f"{source.exchange.id}, {source.symbol} {source.interval}"
@@ -275,11 +276,11 @@ def _fetch_page(source: Source, write: Write, wanted: Range, fetched: Fetched) -
         fetched.add(write(dict(zip(COLUMNS, map(list, zip(*chosen, strict=True)), strict=True))))
     newest = max((row[0] for row in valid), default=wanted.since - 1)
     if newest < wanted.since:
-        return wanted.since + count * source.step_ms
-    return min(newest + source.step_ms, wanted.until)
+        return source.grid.shift(wanted.since, count)
+    return min(source.grid.after(newest), wanted.until)
 
 
-def _fault(row: Row, step_ms: int) -> tuple[str, str] | None:
+def _fault(row: Row, grid: Grid) -> tuple[str, str] | None:
     """The column in which a row is no candle, and why; None if it is one."""
     for name, number in zip(COLUMNS, row, strict=False):
         if type(number) not in (int, float):
@@ -293,4 +294,4 @@ def _fault(row: Row, step_ms: int) -> tuple[str, str] | None:
     moment, *values = row[: len(COLUMNS)]
     if not math.isfinite(moment) or moment % 1:
         return COLUMNS[0], f"{moment!r:.60} is not epoch milliseconds, which are whole"
-    return fault(int(moment), [float(value) for value in values], step_ms)
+    return fault(int(moment), [float(value) for value in values], grid)

@@ -24,13 +24,14 @@ from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.errors import reading, writing
 from backtest_kit_mongo.backends.mongo.generations import FOLLOW_S, Generations, begin, end
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.candles.codec import block_start, span_ms
+from backtest_kit_mongo.candles.codec import block_start, starts_of
 from backtest_kit_mongo.candles.columns import Columns, take
 from backtest_kit_mongo.candles.conflicts import conflicts_of
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.connect import DURABLE
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.errors import CallerError
 from backtest_kit_mongo.operate.compaction import TIME_TYPES, TIMES_END, BlockRange, Compactor, find_ranges
 from backtest_kit_mongo.setup import get_config
@@ -149,7 +150,7 @@ class Removal:
         self._series = series
         self._durable = database.client.get_database(database.name, write_concern=DURABLE)
         self._scope = scope
-        self._step_ms = INTERVAL_MS[str(scope.item)]
+        self._grid = grid_of(str(scope.item))
 
     def look(self, since: int | None = None, until: int | None = None) -> Removed:
         """What `remove` of the same limits would remove."""
@@ -185,8 +186,7 @@ class Removal:
     @contextmanager
     def replacing(self, rows: Columns) -> Iterator[None]:
         """Remove the candles of these open times; what is stored in the block is there instead when it ends."""
-        span = span_ms(self._step_ms)
-        starts = sorted({int(start) for start in rows.timestamp - rows.timestamp % span})
+        starts = sorted(set(starts_of(rows.timestamp, self._grid).tolist()))
         with self._removing([BlockRange(self._scope, start) for start in starts]):
             for place in range(0, len(rows), TIMES_MAX):
                 query = {
@@ -220,7 +220,7 @@ class Removal:
                 compactor.rebuild(each)
 
     def _ranges(self, since: int | None, until: int | None) -> list[BlockRange]:
-        first = -TIMES_END if since is None else block_start(since, self._step_ms)
+        first = -TIMES_END if since is None else block_start(since, self._grid)
         starts = {each.start for each in find_ranges(self._durable, self._scope)}
         # What a remover that died has begun, perhaps after it had removed all there was.
         starts.update(start for start, now in Generations(self._durable).read(self._scope).items() if now % 2)

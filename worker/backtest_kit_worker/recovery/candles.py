@@ -10,11 +10,12 @@ from typing import Any, Final, TypeAlias
 
 from pymongo.collection import Collection
 
+from backtest_kit_mongo.candles.intervals import ALONE, find_grid
 from backtest_kit_mongo.coherence.effects import Publish, Published
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Domain, Key, Part
 from backtest_kit_mongo.coherence.series import Appended, append
-from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
+from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_worker.recovery.changes import LoggedChange, decode, recorded_key
 
 Series: TypeAlias = tuple[Domain, tuple[Part, ...]]
@@ -116,7 +117,7 @@ def append_of(row: LoggedChange) -> Append | None:
 def batch(scope: Key, rows: Sequence[LoggedChange]) -> Published:
     """The event of an append: what the writer itself would have published for these new rows."""
     times = sorted({int(row.key.item) for row in rows if row.key is not None})
-    plan = append(scope, None, INTERVAL_MS.get(str(scope.parts[-1]), 0))
+    plan = append(scope, None, find_grid(str(scope.parts[-1])) or ALONE)
     next(plan)
     effect = plan.send(Appended(tuple(times)))
     assert isinstance(effect, Publish)  # What an append asks for after its rows are stored.

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 import pymongo
 
-from backtest_kit_mongo.candles.codec import block_starts, span_ms
+from backtest_kit_mongo.candles.codec import block_end, block_starts
+from backtest_kit_mongo.candles.intervals import find_grid
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.record import Key
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.operate.compaction import BlockRange, ToDo
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.roles import Role
@@ -59,12 +60,11 @@ def _reported(event: Event) -> Iterator[tuple[BlockRange, int]]:
         ValueError: the event is of an interval that this release does not know, or not of its shape.
     """
     scope = Key(CANDLE, event.key)
-    step_ms = INTERVAL_MS.get(str(scope.item))
-    if step_ms is None:
+    grid = find_grid(str(scope.item))
+    if grid is None:
         raise ValueError(f"unknown interval {scope.item!r}: a newer release wrote this event")
     for first, last, count in event.payload["ranges"]:
-        if last - first != (count - 1) * step_ms:
-            raise ValueError(f"{count} candles from {first} to {last} are no neighbours with a step of {step_ms} ms")
-        for start in block_starts(first, last + step_ms, step_ms):
-            end = min(last + step_ms, start + span_ms(step_ms))
-            yield BlockRange(scope, start), (end - max(first, start)) // step_ms
+        if grid.count(first, last + 1) != count or grid.rest(first) or grid.rest(last):
+            raise ValueError(f"{count} candles from {first} to {last} are no neighbours of {grid.name}")
+        for start in block_starts(first, last + 1, grid):
+            yield BlockRange(scope, start), grid.count(max(first, start), min(last + 1, block_end(start, grid)))

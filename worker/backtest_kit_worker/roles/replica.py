@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from math import inf
 from typing import Any, Final
 
+from backtest_kit_mongo.candles.intervals import ANYWHERE, Grid, find_grid
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.record import Domain, Key
-from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
+from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.replicas import replicas_of
 from backtest_kit_worker.replicas.fan import Fan
@@ -108,7 +109,8 @@ class ReplicaRole(Role):
             if not rows.is_late:
                 continue
             rows.found = 0
-            for chunk in self._source.ranges(scope, _united(rows.ranges.values(), _step_ms(scope))):
+            grid = find_grid(str(scope.item)) or ANYWHERE
+            for chunk in self._source.ranges(scope, _united(rows.ranges.values(), grid)):
                 news += self._fan.put(scope.domain, chunk)
                 rows.found += len(chunk)
         return news
@@ -206,16 +208,12 @@ def _unfilled_s(copy: Copy | None, now: datetime) -> float:
     return 0.0 if copy.is_complete else max(0.0, (now - copy.started_at).total_seconds())
 
 
-def _step_ms(scope: Key) -> int:
-    return INTERVAL_MS.get(str(scope.item), 1)
-
-
-def _united(ranges: Iterable[Iterable[tuple[int, int, int]]], step_ms: int) -> Iterator[tuple[int, int]]:
+def _united(ranges: Iterable[Iterable[tuple[int, int, int]]], grid: Grid) -> Iterator[tuple[int, int]]:
     """Ranges as few (first, last): neighbours and overlaps become one."""
     spans = sorted((first, last) for some in ranges for first, last, _ in some)
     current = spans[0]
     for first, last in spans[1:]:
-        if first <= current[1] + step_ms:
+        if first <= grid.after(current[1]):
             current = (current[0], max(current[1], last))
             continue
         yield current

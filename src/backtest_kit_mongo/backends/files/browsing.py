@@ -19,6 +19,7 @@ from backtest_kit_mongo.backends.files import disk, names, sharing
 from backtest_kit_mongo.backends.files.json import unseal
 from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.backends.files.reading import record_of
+from backtest_kit_mongo.backends.files.series import count_rows
 from backtest_kit_mongo.coherence.inventory import Entry, Selection, entry_of
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.errors import CorruptData
@@ -195,7 +196,8 @@ def _series(root: str, domain: Domain, chosen: Selection) -> Iterator[Entry]:
         texts = {name: value for readings in parts for reading in readings for name, value in reading.items()}
         key = Key(domain, tuple(texts[column.name] for column in domain.key[:-1]))
         if chosen.fits(key, None, None):
-            rows = len(disk.listing(f"{root}/{one.path}", timed=False))
+            directory = f"{root}/{one.path}"
+            rows = len(disk.listing(directory, timed=False)) + count_rows(directory)
             if rows:
                 yield Entry(key, rows=rows, place=one.path)
 

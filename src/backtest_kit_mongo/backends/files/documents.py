@@ -21,7 +21,6 @@ so the original's way to join names can never lead one of our contexts to a docu
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -37,8 +36,10 @@ from backtest_kit_mongo.backends.files import sharing as sharing
 from backtest_kit_mongo.backends.files.browsing import FileBrowsing
 from backtest_kit_mongo.backends.files.json import Stamp, encode, seal, unseal
 from backtest_kit_mongo.backends.files.reading import record_of
+from backtest_kit_mongo.backends.files.series import FileSeries
 from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prior
 from backtest_kit_mongo.backends.row_series import RowsOnly
+from backtest_kit_mongo.candles.intervals import find_grid
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record, deletion
@@ -54,9 +55,6 @@ PROBES_MAX: Final = 5_000
 Reading 1,000 files takes some 30 ms however many the directory holds, while listing 500,000 takes a second: windows of
 the usual size must not pay for the history behind them. A sparse range of any length must end too, hence the listing.
 """
-
-_INTERVAL: Final = re.compile(r"(\d+)([mhd])")
-_UNIT_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class _Place(NamedTuple):
@@ -87,6 +85,7 @@ class FileTruth(FileBrowsing, FileSteps, RowsOnly):
     def __init__(self, base: Path) -> None:
         self._base = base
         self._swept: set[str] = set()
+        self._candles = FileSeries(self._root, self._writing, self._single, self._single_at)
 
     def open(self) -> None:
         """Nothing to prepare: directories are made, and freed of leftovers, by the first write to them."""
@@ -144,27 +143,7 @@ class FileTruth(FileBrowsing, FileSteps, RowsOnly):
             return tuple(self._store(root, [row.change for row in effect.rows]))
 
     def append(self, effect: Append) -> Appended:
-        from backtest_kit_mongo.candles.columns import to_rows
-
-        root, scope = self._root(), effect.scope
-        places = self._series(root, scope)
-        times: list[int] = []
-        outputs: list[disk.Output] = []
-        stored: list[dict[str, Any]] = []
-        with self._writing(root, scope):
-            for row in to_rows(effect.rows):
-                moment = int(row["timestamp"])
-                prior = self._prior(root, scope.child(moment), place := places.at(moment))
-                if prior.record.exists:
-                    stored.append(_row(prior.record))
-                else:
-                    times.append(moment)
-                    outputs.append(_output(root, place, scope.domain, row, Stamp(1, None), prior))
-            is_new = disk.write_all(outputs)
-        # What a program without locks wrote in between is stored too.
-        met = [moment for moment, new in zip(times, is_new, strict=True) if not new]
-        stored += (_row(record) for record in self._listed(root, scope, places, met))
-        return _appended(effect, tuple(moment for moment, new in zip(times, is_new, strict=True) if new), stored)
+        return self._candles.append(effect)
 
     def scan(
         self, scope: Key, *, when: int | None, limit: int | None, keys_only: bool, only: Only = ALL
@@ -185,18 +164,34 @@ class FileTruth(FileBrowsing, FileSteps, RowsOnly):
         found = self._visible(root, scope, entries, when, keys_only)
         return islice((one for one in found if only.fits(one, changed_ms[str(one.key.item)])), limit)
 
-    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
-        root = self._root()
-        places = self._series(root, scope)
-        moments: Iterable[int] | None = _expected_times(scope, since, until)
-        if moments is None:
-            moments = places.times(root, since, until)
-        return [_row(record) for record in self._listed(root, scope, places, moments)]
+    @property
+    def series(self) -> FileSeries:
+        return self._candles
 
-    def _listed(self, root: str, scope: Key, places: _Series, moments: Iterable[int]) -> Iterator[Record]:
+    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        return self._candles.window(scope, since, until)
+
+    def _single(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
+        """Rows of a series that are files of their own."""
+        root = self._root()
+        moments = _expected_times(scope, since, until)
+        if moments is None:
+            moments = self._series(root, scope).times(root, since, until)
+        return self._listed(root, scope, moments)
+
+    def _single_at(self, root: str, scope: Key, times: Sequence[int]) -> list[dict[str, Any]]:
+        """Those of these times, ascending."""
+        if len(times) > PROBES_MAX:
+            wanted = set(times)
+            listed = self._series(root, scope).times(root, times[0], times[-1] + 1)
+            times = [moment for moment in listed if moment in wanted]
+        return self._listed(root, scope, times)
+
+    def _listed(self, root: str, scope: Key, moments: Iterable[int]) -> list[dict[str, Any]]:
         """The rows of these times that are stored and can be read."""
+        places = self._series(root, scope)
         found = (self._load_if_readable(root, scope.child(moment), places.at(moment)) for moment in moments)
-        return (record for record in found if record.exists)
+        return [_row(record) for record in found if record.exists]
 
     def _root(self) -> str:
         """The base of one operation: a working directory that changes meanwhile does not tear it apart."""
@@ -351,26 +346,18 @@ def _place(key: Key) -> _Place:
     return _Place(names.path(key), names.original_path(key), sharing.shared_path(key))
 
 
-def _expected_times(scope: Key, since: int, until: int) -> range | None:
-    """The times of a range, unless they are many: a series' scope ends in its interval, its times are multiples."""
-    found = _INTERVAL.fullmatch(str(scope.item))
-    step_ms = int(found[1]) * _UNIT_MS[found[2]] if found else 0
-    if not step_ms or until - since > step_ms * PROBES_MAX:
+def _expected_times(scope: Key, since: int, until: int) -> list[int] | None:
+    """The times of a range, unless they are many: a series' scope ends in its interval."""
+    grid = find_grid(str(scope.item))
+    if grid is None or grid.count(since, until) > PROBES_MAX:
         return None
-    return range(-(-since // step_ms) * step_ms, until, step_ms)
+    times: list[int] = grid.times(since, until).tolist()
+    return times
 
 
 def _row(record: Record) -> dict[str, Any]:
     """A row of a series as plain data, without what else a foreign file may hold."""
     return {"timestamp": record.key.item, **{name: record.payload[name] for name in record.key.domain.fields}}
-
-
-def _appended(effect: Append, new: tuple[int, ...], stored: list[dict[str, Any]]) -> Appended:
-    from backtest_kit_mongo.candles.columns import of_rows
-    from backtest_kit_mongo.candles.conflicts import conflicts_of
-
-    stored.sort(key=lambda row: row["timestamp"])
-    return Appended(new, conflicts_of(of_rows(stored), effect.rows))
 
 
 def _output(root: str, place: _Place, domain: Domain, payload: Any, stamp: Stamp, prior: Prior) -> disk.Output:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
 from backtest_kit_mongo.candles.columns import EXACT_MAX, FIELDS, Columns, Times, Values, empty
+from backtest_kit_mongo.candles.intervals import Grid
 from backtest_kit_mongo.coherence.record import Part
 from backtest_kit_mongo.locks import Lock
 
@@ -141,12 +142,12 @@ def joined(batches: Iterable[Batch]) -> Columns:
     return Columns(timestamp, values, integers)
 
 
-def read(batch: bytes, step_ms: int) -> Batch:
+def read(batch: bytes, grid: Grid) -> Batch:
     """The candles of documents that were queried with `PROJECTION`. One is rejected if a column is missing or no finite
-    number, or if its open time is no multiple of `step_ms`.
+    number, or if its open time is none of the grid's.
     """
     found = _read_table(batch) or _read_each(batch)
-    is_valid = found.timestamp % step_ms == 0
+    is_valid = grid.rest(found.timestamp) == 0
     for column in found.values:
         is_valid &= np.isfinite(column)
     if is_valid.all():

@@ -57,12 +57,13 @@ from backtest_kit_mongo.candles.codec import (
     Block,
     CorruptBlock,
     EncodedBlock,
+    block_end,
     block_starts,
     decode_block,
-    span_ms,
 )
 from backtest_kit_mongo.candles.columns import Columns, Times, empty, merge, take, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
+from backtest_kit_mongo.candles.intervals import ANYWHERE, Grid
 from backtest_kit_mongo.candles.plans import RANGES_MAX, FindBlocks, FindGeneration, FindRows, PutBlock, Range
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Key
@@ -141,17 +142,17 @@ class MongoCandles:
         scope, offered = effect.scope, effect.rows
         if not len(offered):
             return Appended(())
-        stored = self._stored(scope, offered.timestamp, effect.step_ms)
+        stored = self._stored(scope, offered.timestamp, effect.grid)
         absent = take(offered, ~np.isin(offered.timestamp, stored.timestamp, assume_unique=True))
         met = np.zeros(len(absent), np.bool_)
         if len(absent):
             met[self._insert(scope, absent)] = True
         if met.any():
-            stored = merge((stored, self._stored(scope, absent.timestamp[met], effect.step_ms)))
+            stored = merge((stored, self._stored(scope, absent.timestamp[met], effect.grid)))
         return Appended(tuple(absent.timestamp[~met].tolist()), conflicts_of(stored, offered))
 
-    def _stored(self, scope: Key, times: Times, step_ms: int) -> Columns:
-        return self._find(self._database, _lookup(scope, times, step_ms))
+    def _stored(self, scope: Key, times: Times, grid: Grid) -> Columns:
+        return self._find(self._database, _lookup(scope, times, grid))
 
     def _insert(self, scope: Key, rows: Columns) -> list[int]:
         """Insert in any order; returns the positions that met an existing key."""
@@ -178,11 +179,11 @@ class MongoCandles:
         """Rows with since <= timestamp < until as dicts, ascending; a value column is integers if it is in all of
         them.
         """
-        return to_rows(self._find(self._database, FindRows(scope, 1, ranges=((since, until),))))
+        return to_rows(self._find(self._database, FindRows(scope, ANYWHERE, ranges=((since, until),))))
 
     def find_rows(self, effect: FindRows) -> Columns:
         rows = self._find(self._durable if effect.durable else self._database, effect)
-        self._cache.drop_behind(effect.scope, effect.step_ms, rows)
+        self._cache.drop_behind(effect.scope, effect.grid, rows)
         return rows
 
     def _find(self, database: Database[Document], effect: FindRows) -> Columns:
@@ -197,7 +198,7 @@ class MongoCandles:
         query = branches[0] if len(branches) == 1 else {"$or": branches}
         collection = database[collection_of(scope.domain)]
         cursor = collection.find_raw_batches(query, candle_bson.PROJECTION, batch_size=BATCH_DOCUMENTS)
-        batches = [candle_bson.read(raw, effect.step_ms) for raw in self._each(scope, cursor) if raw]
+        batches = [candle_bson.read(raw, effect.grid) for raw in self._each(scope, cursor) if raw]
         rejected = [moment for batch in batches for moment in batch.rejected]
         if rejected:
             named = ", ".join(map(str, rejected[:_NAMED_MAX])) + (", ..." if len(rejected) > _NAMED_MAX else "")
@@ -220,7 +221,7 @@ class MongoCandles:
     # -- blocks
 
     def find_blocks(self, effect: FindBlocks) -> Sequence[Block]:
-        starts = block_starts(effect.since, effect.until, effect.step_ms)
+        starts = block_starts(effect.since, effect.until, effect.grid)
         with reading(effect.scope), pymongo.timeout(self._timeout_s):
             generations = self._generations.of(effect.scope)
 
@@ -231,7 +232,7 @@ class MongoCandles:
         kept = [block for block in self._cache.get(effect.scope, starts) if is_current(block)]
         if len(kept) == len(starts):
             return kept
-        wanted: Document = {"$gte": starts.start, "$lt": effect.until}
+        wanted: Document = {"$gte": starts[0], "$lt": effect.until}
         if kept:
             wanted["$nin"] = [block.start for block in kept]
         query = {**effect.scope.query(), "start": wanted}
@@ -253,7 +254,7 @@ class MongoCandles:
         document = {
             **scope.query(),
             "start": Int64(block.start),
-            "end": Int64(block.start + span_ms(effect.step_ms)),
+            "end": Int64(block_end(block.start, effect.grid)),
             "codec": block.codec,
             "count": block.count,
             "integers": block.integers,
@@ -301,7 +302,7 @@ def _packed(scope: Key, rows: Columns) -> Iterator[Sequence[RawBSONDocument]]:
 def _decoded(effect: FindBlocks, stored: Mapping[str, Any]) -> Block | None:
     """None if it cannot be used: then documents serve."""
     try:
-        block = decode_block(encoded_block(stored), effect.step_ms)
+        block = decode_block(encoded_block(stored), effect.grid)
         return replace(block, generation=int(stored.get("generation") or 0))
     except (CorruptBlock, KeyError, TypeError, ValueError, OverflowError) as cause:
         logger.warning(
@@ -325,14 +326,14 @@ def _offer(scope: Key, conflict: Conflict) -> UpdateOne:
     return UpdateOne({"_id": name}, update, upsert=True)
 
 
-def _lookup(scope: Key, times: Times, step_ms: int) -> FindRows:
+def _lookup(scope: Key, times: Times, grid: Grid) -> FindRows:
     """Documents of these ascending times, as ranges if those are few. A row or two years apart must not cost reading
     the years between.
     """
-    ends: NDArray[np.intp] = np.flatnonzero(np.diff(times) > step_ms)
+    ends: NDArray[np.intp] = np.flatnonzero(times[1:] != grid.after(times[:-1]))
     if len(ends) >= RANGES_MAX:
-        return FindRows(scope, 1, times=tuple(times.tolist()))
+        return FindRows(scope, ANYWHERE, times=tuple(times.tolist()))
     first = times[np.append(0, ends + 1)].tolist()
     last = times[np.append(ends, len(times) - 1)].tolist()
     ranges: tuple[Range, ...] = tuple((since, until + 1) for since, until in zip(first, last, strict=True))
-    return FindRows(scope, 1, ranges=ranges)
+    return FindRows(scope, ANYWHERE, ranges=ranges)

@@ -12,10 +12,11 @@ from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.adapters.instances import CandleInstance
 from backtest_kit_mongo.adapters.registries import PersistCandleRegistry
 from backtest_kit_mongo.candles.columns import of_rows
+from backtest_kit_mongo.candles.intervals import INTERVALS, grid_of
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_key
 from backtest_kit_mongo.domains.payloads import CandleData
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL_MS
+from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CallerError, InvalidKey, InvalidPayload
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
@@ -89,13 +90,19 @@ class TestCandleWindows:
         instance.write_candles_data(candles(3, since_ms=0))
         assert window(instance, 3, 0) == candles(3, since_ms=0)
 
-    @pytest.mark.parametrize("interval", INTERVAL_MS)
-    def test_every_interval_has_its_own_step(self, store: Store, interval: str, tag: str) -> None:
-        step_ms = INTERVAL_MS[interval]
-        rows = candles(3, step_ms=step_ms)
-        instance = series(store, tag, interval, now_ms=BASE_MS + 3 * step_ms)
-        assert instance.write_candles_data(rows) == CandleReport(inserted=3, known=0)
-        assert window(instance, 3) == rows
+    @pytest.mark.parametrize("interval", [*INTERVALS, "1d+16h", "1h+30m", "1w+6d"])
+    def test_every_interval_opens_in_its_own_places(self, store: Store, interval: str, tag: str) -> None:
+        grid = grid_of(interval)
+        opens = grid.times(BASE_MS, grid.shift(grid.ceil(BASE_MS), 8)).tolist()
+        rows = [{**row, "timestamp": moment} for row, moment in zip(candles(8), opens, strict=True)]
+        instance = series(store, tag, interval, now_ms=grid.after(opens[-2]))
+        assert instance.write_candles_data(rows) == CandleReport(7, 0, unclosed=(opens[-1],))
+        assert instance.read_candles_data(7, opens[0], grid.after(opens[-2])) == rows[:7]
+        found = instance.read_candles(BASE_MS, grid.after(opens[-1]))
+        assert [(gap.first, gap.last, gap.count) for gap in found.gaps] == [(opens[-1], opens[-1], 1)]
+        if grid.rest(opens[0] + 1000):
+            with pytest.raises(InvalidPayload, match="not at"):
+                instance.write_candles_data([{**rows[0], "timestamp": opens[0] + 1000}])
 
     def test_what_a_window_returned_is_the_callers_own(self, store: Store, tag: str) -> None:
         instance, rows = series(store, tag), candles(3)
@@ -137,9 +144,9 @@ class TestFirstWriteWins:
 
     def test_append_answers_with_the_new_times_in_order(self, store: Store, tag: str) -> None:
         rows = candles(6)
-        some = store.append(scope(tag), of_rows(rows[2:4]), MINUTE_MS)
-        rest = store.append(scope(tag), of_rows(rows), MINUTE_MS)
-        none = store.append(scope(tag), of_rows(rows), MINUTE_MS)
+        some = store.append(scope(tag), of_rows(rows[2:4]), grid_of("1m"))
+        rest = store.append(scope(tag), of_rows(rows), grid_of("1m"))
+        none = store.append(scope(tag), of_rows(rows), grid_of("1m"))
         assert some.new == tuple(row["timestamp"] for row in rows[2:4])
         assert rest.new == tuple(row["timestamp"] for row in rows[:2] + rows[4:])
         assert none == ((), ())
@@ -198,7 +205,7 @@ class TestWrongCandles:
 
     def refuse(self, store: Store, tag: str, wrong: Any) -> None:
         batch = candles(3)
-        store.append(scope(tag), of_rows(candles(1, since_ms=0)), MINUTE_MS)
+        store.append(scope(tag), of_rows(candles(1, since_ms=0)), grid_of("1m"))
         for index in range(3):
             with pytest.raises(CallerError):
                 series(store, tag).write_candles_data([*batch[:index], wrong, *batch[index:]])

@@ -14,6 +14,7 @@ import pytest
 from backtest_kit_mongo.adapters.contracts import CandleReport
 from backtest_kit_mongo.candles.columns import of_rows
 from backtest_kit_mongo.candles.frame import Candles, Gap
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.codec import EPOCH
 from backtest_kit_mongo.coherence.series import Conflict
 from backtest_kit_mongo.drivers.store import Store
@@ -123,7 +124,7 @@ class TestCandleColumns:
             found.close[0] = 1.0
 
     def test_no_candles_append_nothing(self, store: Store, tag: str) -> None:
-        assert store.append(scope(tag), of_rows([]), MINUTE_MS) == ((), ())
+        assert store.append(scope(tag), of_rows([]), grid_of("1m")) == ((), ())
         nothing: list[Any] = [{name: [] for name in candles(1)[0]}, []]
         assert [series(store, tag).write_candles(one) for one in nothing] == [CandleReport(0, 0)] * 2
 
@@ -225,8 +226,8 @@ class TestCandleConflicts:
     def test_an_append_tells_both_versions(self, store: Store, tag: str) -> None:
         row = candles(1)[0]
         other = {**row, "high": 103.0}
-        store.append(scope(tag), of_rows([row]), MINUTE_MS)
-        appended = store.append(scope(tag), of_rows([other, *candles(2)[1:]]), MINUTE_MS)
+        store.append(scope(tag), of_rows([row]), grid_of("1m"))
+        appended = store.append(scope(tag), of_rows([other, *candles(2)[1:]]), grid_of("1m"))
         assert appended.new == (BASE_MS + MINUTE_MS,)
         assert appended.conflicts == (Conflict(BASE_MS, values(row), values(other)),)
 
@@ -260,6 +261,6 @@ class TestCandleConflicts:
         scattered = [row for number, row in enumerate(rows) if number % 4 in (0, 1)]
         series(store, tag).write_candles_data(scattered)
         changed = [{**row, "close": 100.25 + number} for number, row in enumerate(rows)]
-        appended = store.append(scope(tag), of_rows(changed[::2]), MINUTE_MS)
+        appended = store.append(scope(tag), of_rows(changed[::2]), grid_of("1m"))
         assert [conflict.timestamp for conflict in appended.conflicts] == [row["timestamp"] for row in rows[::4]]
         assert appended.new == tuple(row["timestamp"] for row in rows[2::4])

@@ -10,9 +10,10 @@ from typing import Any, Final
 import pytest
 
 from backtest_kit_mongo.candles.columns import of_rows
+from backtest_kit_mongo.candles.intervals import INTERVALS, grid_of
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.checks import make_key
-from backtest_kit_mongo.domains.table import BY_NAME, INTERVAL_MS
+from backtest_kit_mongo.domains.table import BY_NAME
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.testing.calls import calls
 from backtest_kit_mongo.testing.examples import BASE_MS, candles, example, extended, free_object
@@ -220,7 +221,7 @@ class TestSeriesKeys:
     def write(self, store: Store, scopes: list[Key]) -> None:
         for mark, scope in enumerate(scopes):
             row = {**example(BY_NAME["candle"]), "volume": float(mark)}
-            assert store.append(scope, of_rows([row]), INTERVAL_MS["1m"]).new == (BASE_MS,)
+            assert store.append(scope, of_rows([row]), grid_of("1m")).new == (BASE_MS,)
 
     def marks(self, store: Store, scopes: list[Key]) -> list[list[float]]:
         return [[row["volume"] for row in store.window(scope, 0, 2**53)] for scope in scopes]
@@ -244,7 +245,7 @@ class TestSeriesKeys:
             assert self.marks(reader, scopes) == [[float(mark)] for mark in range(len(scopes))]
 
     def test_intervals_stay_apart(self, store: Store, tag: str) -> None:
-        scopes = self.scopes(*((f"{tag}e", "s", interval) for interval in sorted(INTERVAL_MS)))
+        scopes = self.scopes(*((f"{tag}e", "s", interval) for interval in INTERVALS))
         self.write(store, scopes)
         assert self.marks(store, scopes) == [[float(mark)] for mark in range(len(scopes))]
 
@@ -252,5 +253,5 @@ class TestSeriesKeys:
         # The oldest schema had no exchange in the key, and its unique index refused the second one.
         one, other = self.scopes((f"{tag}a", "s", "1m"), (f"{tag}b", "s", "1m"))
         rows = candles(5)
-        assert len(store.append(one, of_rows(rows), INTERVAL_MS["1m"]).new) == 5
-        assert len(store.append(other, of_rows(rows), INTERVAL_MS["1m"]).new) == 5
+        assert len(store.append(one, of_rows(rows), grid_of("1m")).new) == 5
+        assert len(store.append(other, of_rows(rows), grid_of("1m")).new) == 5

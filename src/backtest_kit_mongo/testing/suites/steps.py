@@ -10,12 +10,13 @@ import pytest
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.candles.columns import of_rows
+from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.table import CANDLE, MEMORY, SIGNAL, STATE, STORAGE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import CallerError, Conflict
 from backtest_kit_mongo.ports import NoCache
-from backtest_kit_mongo.testing.examples import MINUTE_MS, example
+from backtest_kit_mongo.testing.examples import example
 from backtest_kit_mongo.testing.handles import Handle, handle
 
 
@@ -149,5 +150,5 @@ class TestSteps:
         with pytest.raises(CallerError, match="cannot be written together"), bk.step():
             here.write((here.state, elsewhere.state))
         with pytest.raises(CallerError, match="candles"), bk.step():
-            store.append(Key(CANDLE, (tag,) * 3), of_rows([]), MINUTE_MS)
+            store.append(Key(CANDLE, (tag,) * 3), of_rows([]), grid_of("1m"))
         assert here.revs() == [0, 0, 0, 0]
