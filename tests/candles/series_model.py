@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from backtest_kit_mongo.candles import plans
-from backtest_kit_mongo.candles.codec import BLOCK_ROWS, Block, CorruptBlock, EncodedBlock, block_starts, decode_block
+from backtest_kit_mongo.candles import codec, plans
+from backtest_kit_mongo.candles.codec import Block, CorruptBlock, EncodedBlock, block_starts, decode_block
 from backtest_kit_mongo.candles.columns import FIELDS, Columns, empty
 from backtest_kit_mongo.candles.intervals import Grid, grid_of
 from backtest_kit_mongo.coherence.effects import Effect, Plan
@@ -263,7 +263,7 @@ class Schedule:
         self.world = World(self.rng, protocol)
         self.processes = [Process(self.world), Process(self.world)]
         self.tasks: list[Task] = []
-        self.horizon = BLOCKS * BLOCK_ROWS * STEP_MS // STEP_MS
+        self.horizon = BLOCKS * codec.BLOCK_ROWS
 
     def play(self) -> Counter[str]:
         """Let things happen, then read everything once more in peace.
@@ -286,7 +286,7 @@ class Schedule:
             for slot in self.rng.sample(range(self.horizon), self.rng.randrange(self.horizon)):
                 self.world.insert(slot * STEP_MS)
             self.world.catch_up()
-            start = self.rng.randrange(BLOCKS) * BLOCK_ROWS * STEP_MS
+            start = self.rng.randrange(BLOCKS) * codec.BLOCK_ROWS * STEP_MS
             slow = self.processes[1].compact(start)
             self.tasks.append(slow)
             self._go_on(slow, self.rng.randrange(4))
@@ -315,7 +315,7 @@ class Schedule:
             first, end = sorted(self.rng.sample(range(self.horizon + 1), 2))
             return process.read(first * STEP_MS, end * STEP_MS)
         if kind == "compact":
-            return process.compact(self.rng.randrange(BLOCKS) * BLOCK_ROWS * STEP_MS)
+            return process.compact(self.rng.randrange(BLOCKS) * codec.BLOCK_ROWS * STEP_MS)
         if kind == "append":
             first = max(self.world.documents, default=-STEP_MS) // STEP_MS + 1
             slots: Sequence[int] = range(first, min(first + self.rng.randrange(1, 7), self.horizon))
