@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -121,16 +122,49 @@ class TestUnreadableFiles:
         self, dump: Path, store: Store, content: str
     ) -> None:
         rows, instance = [candle(n) for n in range(3)], series(store)
-        instance.write_candles_data(rows)
-        bad = dump / f"data/candle/okx/BTC/1m/{T + MINUTE_MS}.json"
+        originals = dump / "data/candle/okx/BTC/1m"
+        originals.mkdir(parents=True)
+        for row in rows:
+            (originals / f"{row['timestamp']}.json").write_text(json.dumps(row))
+        bad = originals / f"{T + MINUTE_MS}.json"
         bad.write_text(content)
         assert instance.read_candles_data(3, T, T) is None
         assert store.window(instance._context, T, T + 10 * MINUTE_MS) == [rows[0], rows[2]]
-        assert bad.read_text() == content
         report = instance.write_candles_data(rows)
         assert (report.inserted, report.known) == (1, 2)
         assert instance.read_candles_data(3, T, T) == rows
-        assert bad.with_name(f"{bad.name}.corrupt").read_text() == content
+        assert bad.read_text() == content
+
+    def test_a_bad_block_of_candles_is_missing_ones_and_the_next_write_repairs_it(
+        self, dump: Path, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        rows, instance = [candle(n) for n in range(3)], series(store)
+        instance.write_candles_data(rows)
+        (block,) = (dump / "data/candle/okx/BTC/1m").glob("*.candles")
+        whole = block.read_bytes()
+        for content in (b"", whole[:60], whole[:-8], whole[:70] + b"?" + whole[71:], b"JUNK" + whole[4:]):
+            block.write_bytes(content)
+            with caplog.at_level(logging.WARNING):
+                assert instance.read_candles_data(3, T, T) is None
+            assert "cannot be read, its candles are missing" in caplog.text
+            assert block.read_bytes() == content
+            report = instance.write_candles_data(rows[:2])
+            assert (report.inserted, report.known) == (2, 0)
+            assert store.window(instance._context, T, T + 10 * MINUTE_MS) == rows[:2]
+            kept = block.with_name(f"{block.name}.corrupt")
+            assert kept.read_bytes() == content
+            kept.unlink()
+        assert instance.write_candles_data(rows).inserted == 1
+        assert instance.read_candles_data(3, T, T) == rows
+
+    def test_many_candles_are_few_files(self, dump: Path, store: Store) -> None:
+        rows, instance = [candle(n) for n in range(20_000)], series(store)
+        assert instance.write_candles_data(rows[:5_000] + rows[15_000:]).inserted == 10_000
+        assert instance.write_candles_data(rows).inserted == 10_000
+        files = [path for path in dump.rglob("*") if path.is_file()]
+        assert len(files) <= 4
+        assert sum(path.stat().st_size for path in files) < 20_000 * 41
+        assert instance.read_candles(T, T + 20_000 * MINUTE_MS).to_dicts() == rows
 
 
 class TestListsAndWindows:

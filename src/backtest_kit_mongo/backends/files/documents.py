@@ -1,10 +1,10 @@
 """Documents as JSON files in the original's `dump` layout, one file per document. The default backend.
 
-Three files help: `file_names.py` (where), `file_json.py` (what), `file_disk.py` (durably).
+Files of this room help: `names.py` (where), `json.py` (what), `disk.py` (durably), `series.py` (candles).
 
 **Writes** replace a file atomically and survive a power failure when they return. Reading the old revision and writing
 the next one happens under a lock on the scope's directory. Node processes know no such locks: between them and us the
-last rename wins, as among themselves, except where the first write wins (candles, log), which a hard link decides.
+last rename wins, as among themselves, except in the log, where the first write wins, which a hard link decides.
 
 **Reads** take no lock and change nothing; a missing directory stays missing. A file that cannot be read is never
 deleted. A document read by key raises `CorruptData`; lists and windows go on without it and say so in the log, so a

@@ -241,7 +241,9 @@ class TestWrongWindows:
         with pytest.raises(InvalidKey):
             window(series(store, tag), limit)
 
-    @pytest.mark.parametrize("interval", ["9x", "1M", "", "1m ", None, 1, {"$ne": None}], ids=repr)
+    @pytest.mark.parametrize(
+        "interval", ["9x", "7m", "1d+24h", "1h+60m", "1d+", "", "1m ", None, 1, {"$ne": None}], ids=repr
+    )
     def test_an_unknown_interval_is_refused(self, store: Store, interval: Any, tag: str) -> None:
         registry = PersistCandleRegistry()
         registry.use_store(lambda: store)

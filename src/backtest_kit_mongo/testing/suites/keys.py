@@ -220,8 +220,9 @@ class TestCollisions:
 class TestSeriesKeys:
     def write(self, store: Store, scopes: list[Key]) -> None:
         for mark, scope in enumerate(scopes):
-            row = {**example(BY_NAME["candle"]), "volume": float(mark)}
-            assert store.append(scope, of_rows([row]), grid_of("1m")).new == (BASE_MS,)
+            grid = grid_of(scope.item)
+            row = {**example(BY_NAME["candle"]), "timestamp": grid.ceil(BASE_MS), "volume": float(mark)}
+            assert store.append(scope, of_rows([row]), grid).new == (row["timestamp"],)
 
     def marks(self, store: Store, scopes: list[Key]) -> list[list[float]]:
         return [[row["volume"] for row in store.window(scope, 0, 2**53)] for scope in scopes]
