@@ -160,4 +160,34 @@ def test_a_logger_that_cannot_serve_is_refused_before_it_is_installed() -> None:
     before = package.handlers[:], package.level, package.propagate
     with pytest.raises(bk.InvalidSetting, match="Handler"):
         bk.set_logger(print)  # type: ignore[arg-type]
+    with pytest.raises(bk.InvalidSetting, match="own logger"):
+        bk.set_logger(logging.getLogger("backtest_kit_mongo.setup"))
     assert (package.handlers, package.level, package.propagate) == before
+
+
+class Spoken(list[tuple[str, str]]):
+    """A logger as the original takes it."""
+
+    def __getattr__(self, level: str) -> Callable[[str], None]:
+        if level not in ("log", "debug", "info", "warn"):
+            raise AttributeError(level)
+        return lambda text: self.append((level, text))
+
+
+def test_a_logger_of_the_users_gets_what_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    package = logging.getLogger("backtest_kit_mongo")
+    before = package.handlers, package.level, package.propagate
+    try:
+        spoken = Spoken()
+        bk.set_logger(spoken)
+        for level in ("debug", "info", "warning", "error"):
+            getattr(logging.getLogger("backtest_kit_mongo.setup"), level)("%s", level)
+        assert spoken == [("debug", "debug"), ("info", "info"), ("warn", "warning"), ("log", "error")]
+        theirs = logging.getLogger("a bot")  # It has no handlers of its own: its parents' serve.
+        theirs.setLevel(logging.WARNING)
+        bk.set_logger(theirs)
+        logging.getLogger("backtest_kit_mongo.setup").info("quiet")
+        logging.getLogger("backtest_kit_mongo.setup").warning("loud")
+        assert [record.getMessage() for record in caplog.records] == ["loud"]
+    finally:
+        package.handlers, package.level, package.propagate = before

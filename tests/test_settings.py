@@ -100,6 +100,15 @@ def test_mongodb_is_always_bounded_below_the_lease() -> None:
     assert load().mongo_bound_ms < load().lease_ms
 
 
+def test_wtimeout_bounds_a_write_as_it_says_or_is_refused() -> None:
+    def bound_ms(wtimeout_ms: int) -> int:
+        return load(mongo_connection_string=f"mongodb://h/x?wtimeoutMS={wtimeout_ms}").mongo_bound_ms
+
+    assert [bound_ms(700), bound_ms(0), bound_ms(60_000)] == [700, 10_000, 10_000]
+    with pytest.raises(InvalidSetting, match="wtimeoutMS=5: no write can be kept below 20 ms"):
+        bound_ms(5)
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().redis_port = 1

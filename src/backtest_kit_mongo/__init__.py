@@ -23,6 +23,7 @@ from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
+from backtest_kit_mongo.collections.maps import BaseMap
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
 from backtest_kit_mongo.drivers.stepping import Step, step
 from backtest_kit_mongo.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "AlreadySetUp",
     "BacktestKitError",
     "BaseCRUD",
+    "BaseMap",
     "CallerError",
     "Candles",
     "Conflict",

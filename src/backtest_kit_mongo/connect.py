@@ -1,4 +1,5 @@
-"""The only place that makes clients of MongoDB and Redis; a test forbids others. All connect on first use.
+"""The only place that makes clients of MongoDB, Redis and PostgreSQL; a test forbids others. Those of the first two
+connect on first use.
 
 What is the same for every client is said here once: times have zones, MongoDB's log shows who asks (`appname`), and a
 client of Redis never repeats a command by itself, because a repeat needs a fresh token and is made where tokens are.
@@ -6,8 +7,10 @@ client of Redis never repeats a command by itself, because a repeat needs a fres
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Generator, Mapping, Sequence
+from importlib import import_module
+from time import monotonic
+from typing import Any, Final, TypeVar
 
 import redis
 from pymongo import MongoClient
@@ -16,9 +19,9 @@ from pymongo.write_concern import WriteConcern
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from backtest_kit_mongo.errors import ServerUnreachable
+from backtest_kit_mongo.errors import InvalidSetting, ServerUnreachable
 
-__all__ = ["DURABLE", "mongo_at", "mongo_client", "redis_at", "redis_named", "transport"]
+__all__ = ["DURABLE", "mongo_at", "mongo_client", "postgres_at", "redis_at", "redis_named", "transport"]
 
 DURABLE: Final = WriteConcern("majority", j=True)
 """What was acknowledged outlives any one server: a majority has it in its journal."""
@@ -95,3 +98,62 @@ def redis_named(url: str, timeout_ms: float) -> redis.Redis:
     """Of the server that a redis:// or rediss:// URL names."""
     client: redis.Redis = redis.Redis.from_url(url, **transport(timeout_ms))
     return client
+
+
+def postgres_at(uri: str, appname: str, timeout_ms: int) -> Any:
+    """A connection (psycopg's) to the PostgreSQL of a connection string that takes writes; each statement is a
+    transaction of its own, and takes no longer than the timeout.
+
+    Raises:
+        InvalidSetting: psycopg is not installed, or the string is none.
+        ServerUnreachable: nothing was read or written.
+    """
+    try:
+        psycopg: Any = import_module("psycopg")
+    except ImportError as cause:
+        raise InvalidSetting(
+            f"PostgreSQL needs psycopg: pip install 'backtest-kit-mongo[postgres]' ({cause})"
+        ) from None
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(uri)
+    except psycopg.Error:
+        # The parser's message may quote a part of the password.
+        raise InvalidSetting(
+            "CC_POSTGRES_CONNECTION_STRING is no connection string of PostgreSQL: expected "
+            "postgresql://user:password@host:5432/database, with special characters percent-encoded"
+        ) from None
+    options = {
+        "connect_timeout": max(2, -(-timeout_ms // 1000)), "tcp_user_timeout": timeout_ms, "client_encoding": "utf8",
+        "application_name": appname, "target_session_attrs": "read-write", **given,
+    }  # fmt: skip
+    try:
+        return _bounded(psycopg.Connection, timeout_ms / 1000).connect(**options, autocommit=True)
+    except psycopg.Error as cause:
+        said = "".join(char if char.isprintable() else " " for char in str(cause))[:400]
+        raise ServerUnreachable(f"PostgreSQL cannot be reached, nothing was read or written: {said}") from cause
+
+
+def _bounded(kind: Any, timeout_s: float) -> Any:
+    """A class of connections whose statements end in time, whatever the server and the network do."""
+
+    class Bounded(kind):  # type: ignore[misc]  # Known when the library is there.
+        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+            return super().wait(_until(gen, monotonic() + timeout_s), *args, **options)
+
+    return Bounded
+
+
+R = TypeVar("R")
+
+
+def _until(waiting: Generator[Any, Any, R], end_s: float) -> Generator[Any, Any, R]:
+    """The same, unless it still waits then; the library asks several times a second."""
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted
+            if not ready and monotonic() > end_s:
+                raise TimeoutError("the server did not answer in time")
+            wanted = waiting.send(ready)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]

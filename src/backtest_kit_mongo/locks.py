@@ -17,7 +17,7 @@ import threading
 from _thread import RLock
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol
 from weakref import ref
 
 from backtest_kit_mongo.errors import InvalidSetting
@@ -96,23 +96,68 @@ def _later(record: logging.LogRecord) -> bool:
     return False
 
 
-def set_logger(target: logging.Logger | logging.Handler) -> None:
-    """Send this package's log to a handler, or to another logger's handlers.
+class Speaker(Protocol):
+    """A logger as the original takes it. `log` gets what is worse than a warning."""
+
+    def log(self, text: str, /) -> object: ...
+    def debug(self, text: str, /) -> object: ...
+    def info(self, text: str, /) -> object: ...
+    def warn(self, text: str, /) -> object: ...
+
+
+class _Spoken(logging.Handler):
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__()
+        says = ((logging.DEBUG, speaker.debug), (logging.INFO, speaker.info), (logging.WARNING, speaker.warn))
+        self._says, self._log = says, speaker.log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say = next((say for level, say in self._says if record.levelno <= level), self._log)
+            say(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+class _Handed(logging.Handler):
+    """On to another logger, whose level, filters and handlers, its parents' too, hold."""
+
+    def __init__(self, target: logging.Logger) -> None:
+        super().__init__()
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._target.isEnabledFor(record.levelno):
+            self._target.handle(record)
+
+
+def set_logger(target: logging.Logger | logging.Handler | Speaker) -> None:
+    """Send this package's log to a handler, to another logger, or to an object with the methods `log`, `debug`, `info`
+    and `warn`, which get a text.
 
     Silent by default beyond warnings, as logging is.
 
     Raises:
-        InvalidSetting: it is neither; nothing changed.
+        InvalidSetting: it is none of these; nothing changed.
     """
-    if not isinstance(target, logging.Logger | logging.Handler):
-        raise InvalidSetting(
-            f"set_logger takes a logging.Logger or a logging.Handler, not {type(target).__name__}; for an object with "
-            "methods of its own, write a Handler whose emit() calls them. Nothing changed."
-        )
     package = logging.getLogger("backtest_kit_mongo")
-    handlers = target.handlers if isinstance(target, logging.Logger) else [target]
-    package.handlers = list(handlers)
-    package.setLevel(target.level or logging.INFO)
+    handler: logging.Handler
+    if isinstance(target, logging.Logger):
+        if f"{target.name}.".startswith(f"{package.name}."):
+            raise InvalidSetting(f"set_logger: {target.name} is this package's own logger. Nothing changed.")
+        handler, level = _Handed(target), target.getEffectiveLevel()
+    elif isinstance(target, logging.Handler):
+        handler, level = target, target.level or logging.INFO
+    else:
+        lacking = [name for name in ("log", "debug", "info", "warn") if not callable(getattr(target, name, None))]
+        if lacking:
+            raise InvalidSetting(
+                "set_logger takes a logging.Logger, a logging.Handler or an object with the methods log, debug, info "
+                f"and warn, not {type(target).__name__}, which has no {', '.join(lacking)}. Nothing changed."
+            )
+        handler, level = _Spoken(target), logging.DEBUG
+    package.handlers = [handler]
+    package.setLevel(level)
     package.propagate = False
 
 

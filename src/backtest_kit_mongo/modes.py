@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from backtest_kit_mongo import stores
 from backtest_kit_mongo.adapters.jsonl import JsonlLog
@@ -23,7 +23,7 @@ from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.adapters.registry import Registry
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidSetting
+from backtest_kit_mongo.errors import AlreadySetUp, InvalidSetting
 
 __all__ = ["MODES", "PLACES", "backends", "default_modes", "get_modes", "in_mode", "set_modes"]
 
@@ -208,3 +208,29 @@ def in_mode(mode: str, directory: Path) -> Iterator[None]:
             elif place == "jsonl":
                 stack.enter_context(registry.serving_by(JsonlLog))
         yield
+
+
+class Choices(NamedTuple):
+    """What `setup()` was told of modes and backends; None: nothing."""
+
+    modes: Mapping[str, Mapping[str, str]] | None
+    backends: Mapping[str, Any] | None
+
+    def check(self, *, is_set_up: bool) -> None:
+        """Raises InvalidSetting or AlreadySetUp, before anything is changed."""
+        check_modes(self.modes or {})
+        if not is_set_up:
+            check_backends(self.backends or {})
+            return
+        if self.modes is not None and not are_in_force(self.modes):
+            raise AlreadySetUp("setup() was called before with other modes. set_modes() changes them.")
+        if self.backends is not None and not are_chosen(self.backends):
+            raise AlreadySetUp(
+                "setup() was called before with other backends, and they are in use. use_..() of an adapter changes "
+                "what serves it; shutdown() forgets all."
+            )
+
+    def choose(self) -> None:
+        if self.modes is not None:
+            set_modes(self.modes)
+        choose_backends(self.backends or {})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from math import inf
@@ -20,6 +21,7 @@ from pydantic_settings import NoDecode
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo.settings import MongoSettings
+from backtest_kit_mongo.backends.postgres.settings import PostgresSettings
 from backtest_kit_mongo.backends.redis.settings import RedisSettings
 from backtest_kit_mongo.backends.settings import PORT_MAX
 from backtest_kit_mongo.domains.table import DOMAINS
@@ -28,7 +30,7 @@ from backtest_kit_mongo.errors import InvalidSetting
 logger = locks.logger(__name__)
 
 
-class Settings(MongoSettings, RedisSettings):
+class Settings(MongoSettings, RedisSettings, PostgresSettings):
     """Where the servers are and how the store behaves. Times are milliseconds."""
 
     near_cache: Annotated[frozenset[str], NoDecode] = Field(
@@ -142,6 +144,18 @@ def load(**arguments: Any) -> Settings:
         return Settings(**named)
     except ValidationError as cause:
         raise invalid(cause, "CC_") from None
+
+
+def merged(given: Mapping[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
+    """
+    Raises:
+        InvalidSetting: it is no mapping of names, or a name is given twice.
+    """
+    if not all(isinstance(name, str) for name in given or {}):
+        raise InvalidSetting("setup() takes a mapping of settings by name")
+    if twice := sorted({*(given or {})} & {*config}):
+        raise InvalidSetting(f"given twice: {', '.join(twice)}")
+    return {**(given or {}), **config}
 
 
 ELSEWHERE = frozenset(

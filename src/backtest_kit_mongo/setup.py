@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import redis
 from pydantic import SecretStr
@@ -20,19 +21,11 @@ from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.caches import identity_of, make_cache
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import AlreadySetUp, InvalidSetting, NotSetUp
-from backtest_kit_mongo.modes import (
-    are_chosen,
-    are_in_force,
-    check_backends,
-    check_modes,
-    choose_backends,
-    forget,
-    set_modes,
-)
+from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
+from backtest_kit_mongo.modes import Choices, forget
 from backtest_kit_mongo.reachability import require_servers
 from backtest_kit_mongo.servers import redis_client
-from backtest_kit_mongo.settings import Settings, load
+from backtest_kit_mongo.settings import Settings, load, merged
 
 logger = locks.logger(__name__)
 
@@ -46,6 +39,7 @@ _config: dict[str, Any] = {}
 """What `set_config` and `setup` were given."""
 _settings: Settings | None = None
 """The settings in use; None until `install` or `setup`, or until those of this process's parent are taken over."""
+_redis: redis.Redis | None = None
 _is_busy = False
 """A thread is in `setup()`."""
 
@@ -122,7 +116,15 @@ def set_config(**config: Any) -> None:
 def get_config() -> Settings:
     """The settings in force; before `setup()` those that it would use."""
     inheritance.accept()
-    return _settings or load(**_config)
+    return _settings or _loaded(
+        tuple(sorted(_config.items())),
+        tuple((name, os.environ[name]) for name in os.environ if name[:3].upper() == "CC_"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _loaded(config: tuple[tuple[str, Any], ...], environment: object) -> Settings:
+    return load(**dict(config))
 
 
 def install() -> None:
@@ -167,10 +169,11 @@ def _install(settings: Settings) -> None:
 def _estate() -> inheritance.Estate:
     """What processes that this one starts inherit."""
     chosen = choices.of(REGISTRIES)
-    if _settings is None and not chosen and not stores.files_are_meant():
+    if _settings is None and not chosen and not _config and not stores.files_are_meant():
         return {}
     plain = {} if _settings is None else {name: _plain(value) for name, value in _settings}
-    return {"settings": plain, "choices": chosen, "files_are_meant": stores.files_are_meant()}
+    config = {name: _plain(value) for name, value in _config.items()}
+    return {"settings": plain, "config": config, "choices": chosen, "files_are_meant": stores.files_are_meant()}
 
 
 def _plain(value: Any) -> Any:
@@ -183,9 +186,13 @@ def _succeed(estate: inheritance.Estate) -> None:
         choices.choose(REGISTRIES, estate["choices"])
         if estate["files_are_meant"]:
             stores.mean_files()
-        if estate["settings"] and _settings is None and not _config and not _is_busy:
+        if _settings is not None or _config or _is_busy:
+            return
+        if estate["settings"]:
             _config.update(estate["settings"])
             _install_later(load(**_config))
+        elif estate["config"]:
+            set_config(**estate["config"])
 
 
 def setup(
@@ -218,8 +225,11 @@ def setup(
         it.
     """
     global _is_busy
-    whole = _merged(given, {**config, **_said(modes=modes, backends=backends)})
-    wanted = _Choices(whole.pop("modes", None), whole.pop("backends", None))
+    whole = merged(given, config)
+    wanted = Choices(
+        whole.pop("modes", None) if modes is None else modes,
+        whole.pop("backends", None) if backends is None else backends,
+    )
     with _lock.quietly():
         _is_busy = bool(whole)  # Who gives settings does not want inherited ones.
         inheritance.accept()
@@ -242,49 +252,7 @@ def setup(
         return get_config()
 
 
-def _said(**choices: Any) -> dict[str, Any]:
-    return {name: choice for name, choice in choices.items() if choice is not None}
-
-
-def _merged(given: Mapping[str, Any] | None, config: dict[str, Any]) -> dict[str, Any]:
-    """
-    Raises:
-        InvalidSetting: it is no mapping of names, or a name is given twice.
-    """
-    if not all(isinstance(name, str) for name in given or {}):
-        raise InvalidSetting("setup() takes a mapping of settings by name")
-    if twice := sorted({*(given or {})} & {*config}):
-        raise InvalidSetting(f"given twice: {', '.join(twice)}")
-    return {**(given or {}), **config}
-
-
-class _Choices(NamedTuple):
-    """What `setup()` was told of modes and backends; None: nothing."""
-
-    modes: Mapping[str, Mapping[str, str]] | None
-    backends: Mapping[str, Any] | None
-
-    def check(self, *, is_set_up: bool) -> None:
-        """Raises InvalidSetting or AlreadySetUp, before anything is changed."""
-        check_modes(self.modes or {})
-        if not is_set_up:
-            check_backends(self.backends or {})
-            return
-        if self.modes is not None and not are_in_force(self.modes):
-            raise AlreadySetUp("setup() was called before with other modes. set_modes() changes them.")
-        if self.backends is not None and not are_chosen(self.backends):
-            raise AlreadySetUp(
-                "setup() was called before with other backends, and they are in use. use_..() of an adapter changes "
-                "what serves it; shutdown() forgets all."
-            )
-
-    def choose(self) -> None:
-        if self.modes is not None:
-            set_modes(self.modes)
-        choose_backends(self.backends or {})
-
-
-def _open(settings: Settings, wanted: _Choices) -> None:
+def _open(settings: Settings, wanted: Choices) -> None:
     stores.settle(live=False, refusal="setup() failed.")
     try:
         stores.configure_live(lambda: _make_live(settings), _name_of(settings))
@@ -321,9 +289,11 @@ def shutdown() -> None:
     """Close the connections and begin anew, as if nothing had been set up or chosen. For tests and for changing
     settings.
     """
-    global _settings
+    global _settings, _redis
     with _lock.quietly():
-        _settings = None
+        if _redis is not None:
+            _redis.close()
+        _settings = _redis = None
         _config.clear()
         stores.settle(live=False)
         stores.configure_live(None)
@@ -362,19 +332,25 @@ def _mongo(store: Store) -> MongoTruth:
 
 
 def get_redis() -> redis.Redis:
-    """A new Redis client with the settings in force; close it after use.
+    """The Redis client of this process, with the settings in force; `shutdown()` closes it. Another program that closes
+    it costs a connection, no more.
 
     Raises:
         NotSetUp: `setup()` or `install()` was not called.
     """
+    global _redis
     settings = get_config()
     if _settings is None:
         raise NotSetUp("call setup() first")
-    return redis_client(settings)
+    with _lock:
+        if _redis is None:
+            _redis = redis_client(settings)
+        return _redis
 
 
 def _after_fork() -> None:
-    global _is_busy
+    global _is_busy, _redis
+    _redis = None  # Its sockets are the parent's.
     if _is_busy and _settings is None:
         _is_busy = False
         stores.settle(live=False, refusal="This process was forked while another thread was in setup().")

@@ -21,7 +21,7 @@ from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.persist.base import BASE_DIR, PersistBase
 from backtest_kit_mongo.backends.persist.wrapper import Wrapper as Wrapper
-from backtest_kit_mongo.backends.persist.wrapper import innermost
+from backtest_kit_mongo.backends.persist.wrapper import lists_keys
 from backtest_kit_mongo.drivers.counts import DEFERRED, UNKNOWN, WRITTEN
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotSetUp
@@ -79,14 +79,6 @@ def persist_name(maker: Any) -> str:
     is_files = isinstance(maker, type) and issubclass(maker, PersistBase) and maker._path is PersistBase._path
     where = Path(BASE_DIR).absolute() if is_files and maker.read_value is PersistBase.read_value else BASE_DIR
     return f"{name_of(maker)}, base_dir {where}"
-
-
-def lists_keys(maker: Any) -> bool:
-    """Whether a class says which ids it has: one that takes its values elsewhere must say it itself."""
-    maker = innermost(maker)
-    keys = getattr(maker, "keys", None)
-    inherits = issubclass(maker, PersistBase) and keys is PersistBase.keys
-    return keys is not None and not (inherits and maker.read_value is not PersistBase.read_value)
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@
 * `bkm_servers`   the servers, one pair for each test process: private ones of this machine, or containers with
                   `--containers` (needs Docker and `testcontainers`). Where there are none, tests are skipped; with CI
                   in the environment they fail.
+* `bkm_postgres`  the connection string of a PostgreSQL of Debian's package, one for each test process; as above.
 
 A backend proves itself with one line:
 
@@ -38,7 +39,15 @@ if TYPE_CHECKING:
     from backtest_kit_mongo.settings import Settings
     from backtest_kit_mongo.testing.servers import Servers
 
-__all__ = ["bkm_live", "bkm_servers", "bkm_settings", "bkm_store", "pytest_addoption", "pytest_configure"]
+__all__ = [
+    "bkm_live",
+    "bkm_postgres",
+    "bkm_servers",
+    "bkm_settings",
+    "bkm_store",
+    "pytest_addoption",
+    "pytest_configure",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,6 +133,22 @@ def bkm_servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
                 pytest.fail(f"CI must test against real servers: {cause}", pytrace=False)
             pytest.skip(f"no servers: {cause}")
         yield servers
+
+
+@pytest.fixture(scope="session")
+def bkm_postgres() -> Iterator[str]:
+    """A PostgreSQL that only this test process uses: its connection string."""
+    from backtest_kit_mongo.testing.postgres import private_postgres
+    from backtest_kit_mongo.testing.servers import UnavailableError
+
+    with ExitStack() as stack:
+        try:
+            uri = stack.enter_context(private_postgres())
+        except UnavailableError as cause:
+            if os.environ.get("CI"):
+                pytest.fail(f"CI must test against a real server: {cause}", pytrace=False)
+            pytest.skip(f"no PostgreSQL: {cause}")
+        yield uri
 
 
 @pytest.fixture

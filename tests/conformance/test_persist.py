@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import backtest_kit_mongo as bk
-from backtest_kit_mongo.collections.persist import MongoPersist, RedisPersist, SqlitePersist
+from backtest_kit_mongo.collections.persist import MongoPersist, PostgresPersist, RedisPersist, SqlitePersist
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.settings import Settings
 from backtest_kit_mongo.stores import new_persist_store
@@ -155,6 +155,42 @@ def test_values_on_servers(bkm_settings: Settings) -> None:
             bk.PersistStateAdapter.use_persist_state_adapter(kind)
             bk.PersistStateAdapter.write_state_data({"kind": str(kind)}, "s", "b", 1)
             assert bk.PersistStateAdapter.read_state_data("s", "b") == {"kind": str(kind)}
+    finally:
+        bk.shutdown()
+
+
+@pytest.mark.live
+def test_values_in_postgresql(bkm_postgres: str) -> None:
+    import psycopg
+
+    bk.set_config(postgres_connection_string=bkm_postgres, postgres_timeout_ms=2_000, postgres_connections_max=1)
+    values = PostgresPersist("signal/BTC%2FUSDT")
+    try:
+        check(values)
+        long = "я" * 3_000
+        values.write_value(long, 1)
+        values.write_value(long, 2)
+        assert [*values.keys(), *values.values()] == [long, 2]
+        with psycopg.connect(bkm_postgres, autocommit=True) as other:
+            others = "FROM pg_stat_activity WHERE application_name = 'backtest-kit-mongo'"
+            ended = other.execute(f"SELECT pg_terminate_backend(pid, 10000) {others}").fetchall()
+            assert ended == [(True,)]
+            values.write_value("after a restart of the server", 1)
+            other.execute("SELECT pg_advisory_lock(1)")
+            table = other.execute(
+                "SELECT relname FROM pg_class WHERE relname LIKE 'bkm_%' AND relkind = 'r'"
+            ).fetchall()
+            other.execute(f"BEGIN; LOCK {table[0][0]} IN EXCLUSIVE MODE")
+            with pytest.raises(bk.WriteOutcomeUnknown, match="did not answer in time"):
+                values.write_value("while it hangs", 1)
+            other.execute("COMMIT")
+        bk.shutdown()
+        for wrong in ("postgresql://u:hunt er2@h/d", bkm_postgres.replace("bkm@", "nobody:hunter2@")):
+            bk.set_config(postgres_connection_string=wrong)
+            with pytest.raises((bk.InvalidSetting, bk.ServerUnreachable)) as caught:
+                values.read_value("a")
+            assert "hunt" not in str(caught.value)
+            bk.shutdown()
     finally:
         bk.shutdown()
 

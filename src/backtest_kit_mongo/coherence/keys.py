@@ -125,6 +125,16 @@ def streams(database: str, partitions: int) -> tuple[str, ...]:
     return tuple(f"{_prefix(p, database)}:s" for p in range(partitions))
 
 
+def own_stream(database: str, collection: str) -> str:
+    """The change events of a user's own collection."""
+    return f"{_prefix(0, database)}:own:{quote(collection, safe='')}"
+
+
+def own_map(database: str, prefix: str, key: str) -> str:
+    """An entry of a user's own map."""
+    return f"{_prefix(0, database)}:map:{quote(prefix, safe='')}:{quote(key, safe='')}"
+
+
 def account_name(stream: str) -> str:
     """A of a stream."""
     return f"{stream[:-1]}a"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from typing import Any
 
 import pymongo
 
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.memory import MemoryTruth
+from backtest_kit_mongo.backends.persist.wrapper import needed
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.settings import Settings, load
-from backtest_kit_mongo.setup import OPEN_REDIS
+from backtest_kit_mongo.setup import OPEN_REDIS, set_config, setup, shutdown
 from backtest_kit_mongo.testing.servers import Servers
 
 _numbers = count()
@@ -53,3 +55,22 @@ def fresh_settings(servers: Servers) -> Iterator[Settings]:
     finally:
         with pymongo.MongoClient[dict[str, object]](servers.mongo_url) as client:
             client.drop_database(database)
+
+
+@contextmanager
+def values_served(maker: Any, servers: Callable[[], Servers], postgres: Callable[[], str]) -> Iterator[None]:
+    """This process is set up for what a class of values needs within the block, with data of its own.
+
+    Args:
+        servers, postgres: asked for private ones, if they are needed.
+    """
+    needs = needed(maker)
+    config: dict[str, Any] = {"postgres_connection_string": postgres()} if "postgres" in needs else {}
+    with ExitStack() as stack:
+        stack.callback(shutdown)
+        if needs & {"mongo", "redis"}:
+            settings = stack.enter_context(fresh_settings(servers()))
+            setup({name: getattr(settings, name) for name in settings.model_fields_set} | config)
+        else:
+            set_config(**config)
+        yield

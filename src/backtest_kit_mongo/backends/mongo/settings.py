@@ -13,6 +13,7 @@ from pymongo.uri_parser import parse_uri
 from backtest_kit_mongo.backends.settings import Section
 
 DEFAULT_DATABASE = "backtest-kit"
+BOUND_MIN_MS = 20
 SPARE_MIN_MS = 10
 """Of a lease, beyond the bound on its write: half of it is for a command on its way."""
 _SRV = "mongodb+srv://"
@@ -31,9 +32,10 @@ class MongoSettings(Section):
     )
     mongo_timeout_ms: int | None = Field(
         None,
-        ge=20,
+        ge=BOUND_MIN_MS,
         description="Bound on each MongoDB operation, retries included; less than `lease_ms`. Default: two thirds of "
-        "it. A command that is on its way for longer than half of what is left of the lease is refused by MongoDB.",
+        "it. `wtimeoutMS` of the connection string bounds operations too. A command that is on its way for longer "
+        "than half of what is left of the lease is refused by MongoDB.",
     )
 
     @field_validator("mongo_connection_string")
@@ -54,8 +56,11 @@ class MongoSettings(Section):
 
     @property
     def mongo_bound_ms(self) -> int:
-        """Bound on each MongoDB operation."""
-        return self.mongo_timeout_ms if self.mongo_timeout_ms is not None else self.lease_ms * 2 // 3
+        """Bound on each MongoDB operation: the smaller one of `mongo_timeout_ms` and the string's `wtimeoutMS`, which
+        the driver alone would not keep beside a timeout.
+        """
+        own = self.mongo_timeout_ms if self.mongo_timeout_ms is not None else self.lease_ms * 2 // 3
+        return min(own, _parsed(self.mongo_connection_string.get_secret_value()).wtimeout_ms or own)
 
     @property
     def mongo_arrival_ms(self) -> float:
@@ -78,6 +83,8 @@ class _Parsed(NamedTuple):
 
     database: str | None
     address: str
+    wtimeout_ms: int
+    """0: it names none."""
 
 
 @lru_cache(maxsize=8)
@@ -97,14 +104,16 @@ def _parsed(text: str) -> _Parsed:
         raise ValueError(_what_is_wrong(head, options)) from None
     except OSError as cause:
         raise ValueError(f"a file that it names cannot be read: {cause.filename}: {cause.strerror}") from None
+    wtimeout_ms = next((int(value) for name, value in found["options"].items() if name.lower() == "wtimeoutms"), 0)
+    if 0 < wtimeout_ms < BOUND_MIN_MS:
+        raise ValueError(f"wtimeoutMS={wtimeout_ms}: no write can be kept below {BOUND_MIN_MS} ms")
     if not is_srv:
-        return _Parsed(
-            found["database"], ",".join(f"{host}:{port}" if port else host for host, port in found["nodelist"])
-        )
+        address = ",".join(f"{host}:{port}" if port else host for host, port in found["nodelist"])
+        return _Parsed(found["database"], address, wtimeout_ms)
     name = head.rpartition("@")[2].removeprefix("mongodb://").partition("/")[0]
     if ":" in name or "," in name or "." not in name:
         raise ValueError("mongodb+srv takes one name in DNS, with at least one dot, and no port")
-    return _Parsed(found["database"], name)
+    return _Parsed(found["database"], name, wtimeout_ms)
 
 
 def _what_is_wrong(head: str, options: list[str]) -> str:

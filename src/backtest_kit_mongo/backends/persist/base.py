@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.files import disk, names
@@ -35,6 +35,9 @@ class PersistBase:
             by `/`, and hold none.
         base_dir: where files are; another store may take it for a prefix, or ignore it.
     """
+
+    needs: ClassVar[str] = ""
+    """Which server of the settings its values are on: `redis`, `mongo`, `postgres`; empty for none of them."""
 
     def __init__(self, entity_name: str, base_dir: str | Path = BASE_DIR) -> None:
         self.entity_name = entity_name

@@ -10,6 +10,7 @@ import pytest
 
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.stores import new_persist_store
+from backtest_kit_mongo.testing.serving import values_served
 
 _tags = count()
 
@@ -20,7 +21,9 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     Test modules that bind it have their own.
     """
     if persist := request.config.getoption("--bkm-persist", None):
-        yield new_persist_store(resolve_name(persist), str(tmp_path_factory.mktemp("values")))
+        maker, ask = resolve_name(persist), request.getfixturevalue
+        with values_served(maker, lambda: ask("bkm_servers"), lambda: ask("bkm_postgres")):
+            yield new_persist_store(maker, str(tmp_path_factory.mktemp("values")))
         return
     named: str | None = request.config.getoption("--bkm-store", None)
     if not named:

@@ -1,0 +1,1 @@
+"""PostgreSQL, for values by id: settings, and connections of a process."""
