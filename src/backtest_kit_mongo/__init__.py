@@ -20,6 +20,7 @@ from backtest_kit_mongo import metrics, moved
 from backtest_kit_mongo.adapters import registries
 from backtest_kit_mongo.adapters.inventory import Held, inventory
 from backtest_kit_mongo.adapters.registries import *  # noqa: F403
+from backtest_kit_mongo.backends.mongo.block_files import keeping_blocks
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
@@ -100,6 +101,7 @@ __all__ = [
     "in_mode",
     "install",
     "inventory",
+    "keeping_blocks",
     "read_candle_files",
     "metrics",
     "revisions",

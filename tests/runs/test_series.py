@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import backtest_kit_mongo as bk
 from backtest_kit.bars import Series
 from backtest_kit.errors import DeclarationError
 from backtest_kit.runs.series import SeriesFiles, fingerprint
+from backtest_kit_mongo.candles.codec import BLOCK_ROWS
+from backtest_kit_mongo.stored import CANDLE_BLOCKS
+from tests.candles.mongo_support import Bed, bed, rows, store
+from tests.integration.support import store_for
+
+__all__ = ["bed", "store"]
 
 
 def made(count: int, price: float = 1.0) -> Series:
@@ -63,3 +71,32 @@ def test_the_directory_is_bounded_and_what_goes_stays_mapped(tmp_path: Path) -> 
     names = [files.put(made(15_000, price)) for price in (1.0, 2.0, 3.0)]
     assert [path.stem for path in tmp_path.glob("*.candles")] == [names[-1]]
     assert files.get(names[0], 60_000, unread).close[-1] == 1.0
+
+
+@pytest.mark.live
+def test_mongodb_is_read_once_per_block_and_host(bed: Bed, tmp_path: Path) -> None:
+    given = [*rows(3), *rows(3, first=BLOCK_ROWS)]
+    bed.instance.write_candles_data(given)
+    bed.compact(0)
+    bed.compact(1)
+    bed.database.command("profile", 2)
+
+    def read(_: object = None) -> list[dict[str, float]]:
+        """As a process that has just begun."""
+        with bk.keeping_blocks(tmp_path), store_for(bed.servers, bed.database.name) as another:
+            return bed.beside(another).read(BLOCK_ROWS + 9).to_dicts()
+
+    def returned() -> int:
+        query = {"ns": f"{bed.database.name}.{CANDLE_BLOCKS}", "command.projection": {"$exists": False}}
+        return sum(one.get("nreturned", 0) for one in bed.database["system.profile"].find(query))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(read, range(3))) == [given] * 3
+    assert returned() == 2
+    for file in tmp_path.glob("*.block"):
+        file.write_bytes(file.read_bytes()[:-8] + bytes(8))
+    bed.instance.write_candles_data(more := rows(1, first=BLOCK_ROWS + 3))
+    bed.compact(1)
+    assert read() == read() == given + more
+    assert returned() == 4  # The block of which the file was damaged, and the new one.
+    bed.database.command("profile", 0)

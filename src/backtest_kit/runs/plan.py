@@ -91,24 +91,27 @@ def make_plan(
         DeclarationError: something does not fit; the message says what.
         CandlesMissing: of a symbol.
     """
-    names = _symbols(symbols)
+    names, files = _symbols(symbols), SeriesFiles()
     found = combinations(params, samples)
     frames: Sequence[Any] = frame if isinstance(frame, list) else [frame]
-    jobs = [
-        choose(symbol, "backtest", strategy=strategy, exchange=exchange, frame=one, rules=rules, fill_gaps=fill_gaps)
-        for symbol in names
-        for one in frames
-    ]
-    first = jobs[0]
-    require_taken(first.strategy, found)
-    source = source_of(first.strategy)
-    files, notes, runs = SeriesFiles(), dict[str, None](), dict[str, Run]()
+    with bk.keeping_blocks(files.directory):
+        jobs = [
+            choose(
+                symbol, "backtest", strategy=strategy, exchange=exchange, frame=one, rules=rules, fill_gaps=fill_gaps
+            )
+            for symbol in names
+            for one in frames
+        ]
+        first = jobs[0]
+        require_taken(first.strategy, found)
+        source, notes = source_of(first.strategy), dict[str, None]()
+        candles = [_candles(job, files, notes) for job in jobs]
     texts = [json.dumps(one, sort_keys=True, ensure_ascii=True) for one in found]
     ruled = json.dumps(asdict(rules), sort_keys=True)
-    for job in jobs:
-        candles = _candles(job, files, notes)
+    runs: dict[str, Run] = {}
+    for job, kept in zip(jobs, candles, strict=True):
         for one, text in zip(found, texts, strict=True):
-            run = _run(job, source, one, candles, text, ruled)
+            run = _run(job, source, one, kept, text, ruled)
             runs.setdefault(run.run_id, run)
     title = f"{first.strategy.name}-{source.code[:8]}" if study is None else study
     _require_title(title)

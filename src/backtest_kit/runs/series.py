@@ -32,6 +32,8 @@ COLUMNS: Final = ("open", "high", "low", "close", "volume")
 DEFAULT_MB: Final = 2048
 MAPPED_MAX: Final = 8
 """Files that a process keeps mapped; the mapping costs it no memory of its own."""
+KINDS: Final = ("*.candles", "*.block", "*.unfinished")
+"""What is bounded: columns of series, the blocks of MongoDB that they were made of, and what killed makers left."""
 NOTES_S: Final = 86_400
 """A note belongs to one sweep."""
 
@@ -153,7 +155,7 @@ class SeriesFiles:
                 with suppress(OSError):
                     note.unlink()
                     note.with_suffix(".lock").unlink()
-        files = sorted(self.directory.glob("*.candles"), key=_used)
+        files = sorted((file for kind in KINDS for file in self.directory.glob(kind)), key=_used)
         total = sum(_size(file) for file in files)
         for file in files:
             if total <= self.bound_mb << 20:

@@ -133,7 +133,8 @@ class _Worker:
         job = Job(strategy, exchange, risks, run.symbol, "backtest", run.framed, plan.rules, plan.fill_gaps)
         directory = RUNS_DIRECTORY / f"{run.run_id}-{claim.row.attempt}"
         try:
-            result = replay_job(job, run.run_id, directory, lambda _: self._history(run, job))
+            with bk.keeping_blocks(self._files.directory):
+                result = replay_job(job, run.run_id, directory, lambda _: self._history(run, job))
         except (StrategyFailed, bk.LookAhead):
             return claim.failed(traceback.format_exc())
         return claim.done(result)

@@ -44,6 +44,7 @@ from pymongo.results import BulkWriteResult
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.block_cache import BlockCache
+from backtest_kit_mongo.backends.mongo import block_files
 from backtest_kit_mongo.backends.mongo import candle_bson as candle_bson
 from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let
@@ -236,8 +237,16 @@ class MongoCandles:
         if kept:
             wanted["$nin"] = [block.start for block in kept]
         query = {**effect.scope.query(), "start": wanted}
-        stored = self._each(effect.scope, self._blocks.find(query, batch_size=BATCH_BLOCKS))
-        found = [block for each in stored if (block := _decoded(effect, each)) is not None and is_current(block)]
+
+        def ask(more: Document, projection: Document | None = None) -> Iterator[Any]:
+            size = 0 if projection else BATCH_BLOCKS
+            cursor = self._blocks.find({**query, **more}, projection=projection, batch_size=size)
+            return self._each(effect.scope, cursor)
+
+        decode = partial(_decoded, effect)
+        files = block_files.in_use()
+        blocks = map(decode, ask({})) if files is None else files.find(effect.scope, ask, decode)
+        found = [block for block in blocks if block is not None and is_current(block)]
         self._cache.put(effect.scope, found)
         return kept + found
 
