@@ -349,7 +349,7 @@ TABLE = (
 """In half an hour: about 600 SIGKILLs (300 at the very least), 60 restarts of redis-server and 20 of mongod."""
 SNAPSHOT = "a snapshot of MongoDB, by SIGKILL"
 RESTORE = "MongoDB set back to a snapshot, Redis kept"
-UNNOTICEABLE = "  of these, nobody had counted since the snapshot"
+UNNOTICEABLE = "  of these, Redis knew of nothing later than the snapshot"
 OF_WORKERS = (
     Fault(KILL_WORKER, 6.0, Injector.kill_worker),
     Fault("an odd document of a stranger", 0.7, Injector.insert_odd),

@@ -141,8 +141,8 @@ class Restore(NamedTuple):
 
     Attributes:
         base: what it held then, as observations.
-        is_behind: Redis had been told of a higher count than MongoDB then had, so somebody must notice. On a machine
-            so busy that nobody counted between the snapshot and the restore, nobody can.
+        is_behind: Redis had been told of a higher count than MongoDB then had, so somebody must notice. Nobody can
+            if Redis had just been emptied, or if the machine was too busy to count after the snapshot.
     """
 
     stopped_ns: int
