@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import backtest_kit as bt
 from backtest_kit import loading
 from backtest_kit.errors import DeclarationError
+from backtest_kit.runs.rows import StoredRows
+from backtest_kit.runs.studies import Studies
 from backtest_kit_mongo.cli.main import app
 from tests.runs.conftest import forget
 
@@ -134,5 +136,23 @@ def test_the_command_sweeps_shows_compares_and_forgets(strategy: Path) -> None:
     assert found["digest"] in swept_once.output
     assert "trades open alike" in said("runs", "compare", ids[0][:8], ids[1][:8]).output
     assert json.loads(said("runs", "list", "--json").stdout)[0]["count"] == 3
+    asked = said("runs", "delete", "s")
+    assert "forget study 's' and 3 runs that no other study has?" in asked.output
+    assert asked.exit_code == 1, "nobody said yes"
+    assert "no study is older" in said("runs", "prune", "--older", "1d").output
+    assert "3 runs would be gone" in said("runs", "prune", "--older", "0d", "--dry-run").output
     assert "3 runs are gone" in said("runs", "delete", "s", "--yes").output
     assert said("runs", "show", "s").exit_code == 2
+
+
+def test_a_study_that_is_deleted_while_it_runs_is_there_in_the_end() -> None:
+    deleted: list[int] = []
+
+    def delete(done: int, total: int, failed: int) -> None:
+        if not deleted:
+            deleted.append(Studies(StoredRows()).delete("s"))
+
+    first = swept(study="s", progress=delete)
+    again = swept(study="s")
+    assert (again.executed, again.digest) == (1, first.digest), "that which was done before"
+    assert bt.load_study("s").digest == first.digest

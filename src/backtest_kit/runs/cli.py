@@ -288,31 +288,52 @@ def _first_difference(first: Row, second: Row) -> str:
     return f"all {len(one)} trades open alike"
 
 
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
 @runs.command()
-def delete(study: str, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Forget a study and those of its runs that no other study has."""
+def delete(study: str, yes: Yes = False) -> None:
+    """Forget a study and those of its runs that no other study has. Says what that is, and asks."""
     with reported():
         studies = _open()
-        load(study)
-        if not yes:
-            typer.confirm(f"forget {study!r} and its runs?", abort=True)
-        typer.echo(f"{studies.delete(study):,} runs are gone")
+        claimed = [row for row in load(study) if row.status == "claimed"]
+        if claimed:
+            last = max(claimed, key=lambda row: row.claimed_at)
+            typer.echo(
+                f"{len(claimed):,} runs are claimed, the last at {minute_text(last.claimed_at)} by {last.holder}. If a "
+                "sweep is running, stop it first: it would do its runs again."
+            )
+        _forget(studies, [study], yes=yes)
 
 
 @runs.command()
 def prune(
     older: Annotated[str, typer.Option(metavar="30d", help="Studies whose first call is longer ago.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    yes: Yes = False,
 ) -> None:
-    """Forget old studies."""
+    """Forget old studies. Says which, and asks."""
     with reported():
         if not older.endswith("d") or not older[:-1].isdecimal():
             raise DeclarationError(f"--older {older!r}: write days, as 30d. Nothing was deleted.")
         studies, before = _open(), (time.time() - int(older[:-1]) * DAY_S) * 1000
-        for one in studies.list():
-            if one["created_at"] < before:
-                count = one["count"] if dry_run else studies.delete(one["study"])
-                typer.echo(f"{one['study']}: {count:,} runs {'would be' if dry_run else 'are'} gone")
+        found = [one for one in studies.list() if one["created_at"] < before]
+        for one in found:
+            typer.echo(f"{one['study']}: {one['count']:,} runs, since {minute_text(one['created_at'])}")
+        if not found:
+            typer.echo(f"no study is older than {older}")
+        elif dry_run:
+            typer.echo(f"{len(studies.only_of([one['study'] for one in found])):,} runs would be gone")
+        else:
+            _forget(studies, [one["study"] for one in found], yes=yes)
+
+
+def _forget(studies: Studies, titles: Sequence[str], *, yes: bool) -> None:
+    if not yes:
+        runs = len(studies.only_of(titles))
+        named = f"study {titles[0]!r}" if len(titles) == 1 else f"these {len(titles)} studies"
+        typer.confirm(f"forget {named} and {runs:,} runs that no other study has?", abort=True)
+    typer.echo(f"{sum(map(studies.delete, titles)):,} runs are gone")
 
 
 def _found(studies: Studies, beginning: str) -> Row | None:

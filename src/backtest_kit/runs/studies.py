@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -103,18 +103,26 @@ class Studies:
         found = (self._rows.read(_key(title))[0] for title in self._titles()[0])
         return [{name: value for name, value in one.items() if name != "runs"} for one in found if one is not None]
 
+    def only_of(self, titles: Collection[str]) -> Sequence[str]:
+        """Ids of the runs that these studies have, and no other."""
+        others = {run_id for one in self._titles()[0] if one not in titles for run_id in self._runs(one)}
+        mine = dict.fromkeys(run_id for title in titles for run_id in self._runs(title))
+        return [run_id for run_id in mine if run_id not in others]
+
+    def _runs(self, title: str) -> Sequence[str]:
+        found = self.get(title)
+        return () if found is None else tuple(found["runs"])
+
     def delete(self, title: str) -> int:
-        """Forget a study and those of its runs that no other study has.
+        """Forget a study and those of its runs that no other study has. A sweep of it that is running goes on; in the
+        end the study is there again, and lacks the runs that were gone.
 
         Returns:
             How many runs are gone.
         """
-        gone = self.get(title)
-        if gone is None:
+        if self.get(title) is None:
             return 0
-        others = (self.get(one["study"]) for one in self.list() if one["study"] != title)
-        kept = {run_id for other in others if other is not None for run_id in other["runs"]}
-        runs = [run_id for run_id in gone["runs"] if run_id not in kept]
+        runs = self.only_of([title])
         for key in (*runs, _key(title)):
             self._rows.remove(key)
         for _ in self._tries("the list of studies is written", f"Study {title!r} is still in it; its runs are gone."):

@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
@@ -94,7 +95,11 @@ def sweep(
         one.prove()
     studies.note(plan)
     with telling(progress) as reported:
-        return one.run(reported)
+        found = one.run(reported)
+    if found.executed:
+        with suppress(DeclarationError):  # The name was given to other code meanwhile.
+            studies.note(plan)  # Somebody may have deleted it while it ran.
+    return found
 
 
 def _require_parent() -> None:
