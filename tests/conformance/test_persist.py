@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,8 @@ from backtest_kit_mongo.testing.conformance import (  # noqa: F401 - the rest sa
     tag,
     twin,
 )
+from backtest_kit_verify.cli.kills import kills
+from backtest_kit_verify.values.killing import judged, text_of
 
 
 class Mine:
@@ -206,29 +205,21 @@ def test_a_file_that_cannot_be_read_is_put_aside_and_told(tmp_path: Path, caplog
     assert [path.name for path in tmp_path.rglob("*.corrupt")] == ["b.json.corrupt"]
 
 
-def _write_for_ever(directory: Path, kind: type[bk.PersistBase], told: Any) -> None:
-    values = kind("state/s", directory)
-    number = 0
-    while True:
-        number += 1
-        values.write_value("b", {"n": number, "text": "x" * 50_000, "again": number})
-        told.value = number
-
-
-@pytest.mark.parametrize("kind", [bk.PersistBase, SqlitePersist])
-def test_a_killed_writer_leaves_a_whole_value_that_is_not_older_than_the_last_acknowledged(
-    kind: type[bk.PersistBase], tmp_path: Path
+def test_a_killed_writer_leaves_whole_values_that_are_not_older_than_the_last_acknowledged(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    context = multiprocessing.get_context("fork")
-    for _ in range(5):
-        told = context.Value("q", 0)
-        writer = context.Process(target=_write_for_ever, args=(tmp_path, kind, told))
-        writer.start()
-        while told.value < 5:
-            assert writer.is_alive()
-        assert writer.pid is not None
-        os.kill(writer.pid, signal.SIGKILL)
-        writer.join()
-        value = kind("state/s", tmp_path).read_value("b")
-        assert value["n"] == value["again"]
-        assert value["n"] - told.value in (0, 1)
+    for kind in ("bk.PersistBase", "SqlitePersist"):
+        kills(f"{__name__}:{kind}", count=3, seed="one")
+    assert capsys.readouterr().out.count("none is older than the last acknowledged one") == 2
+
+
+def test_what_a_kill_must_not_leave_is_found() -> None:
+    whole = {"n": 8, "text": text_of(8)}
+    assert judged({"values": {"0": whole}, "problems": []}, {0: 4, 1: 0}, next_number=8) == []
+    for values, last, said in (
+        ({"0": {**whole, "n": 4}}, {0: 4}, "torn"),
+        ({"0": whole}, {0: 12}, "12 was acknowledged last"),
+        ({}, {0: 8}, "is not there"),
+    ):
+        (problem,) = judged({"values": values, "problems": []}, last, next_number=13)
+        assert said in problem

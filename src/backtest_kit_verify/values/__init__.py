@@ -1,0 +1,1 @@
+"""What a class of values by id keeps of a writer that is killed."""
