@@ -79,3 +79,19 @@ def test_open_positions_are_one_line_and_any_document_is_shown_with_its_place(at
         (("ls", "sgnal"), 2),
     ):
         assert bkm(*wrong, *at).exit_code == status
+
+
+def test_the_series_of_candles_are_listed_with_what_is_missing(at: tuple[str, ...]) -> None:
+    row = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+    for symbol, interval, opens in (("ETH", "1h", (0, 2)), ("BTC", "1d+16h", (16,)), ("BTC", "1m", (0,))):
+        hours = [{**row, "timestamp": 1_704_067_200_000 + hour * 3_600_000} for hour in opens]
+        bk.write_candles(symbol, interval, "okx", hours)
+    found = bk.list_candles(exchange="okx")
+    assert [(one.symbol, one.interval, one.candles, one.missing) for one in found] == [
+        ("BTC", "1m", 1, 0), ("BTC", "1d+16h", 1, 0), ("ETH", "1h", 2, 1)
+    ]  # fmt: skip
+    assert found[2].last - found[2].first == 7_200_000
+    assert bk.list_candles("BTC", "1m") == found[:1]
+    assert bk.list_candles("SOL") == []
+    with pytest.raises(bk.InvalidKey, match="one of 1s"):
+        bk.list_candles(interval="7m")

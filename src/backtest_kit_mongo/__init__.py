@@ -22,7 +22,7 @@ from backtest_kit_mongo.adapters.inventory import Held, inventory
 from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.mongo.block_files import keeping_blocks
 from backtest_kit_mongo.backends.persist.base import PersistBase
-from backtest_kit_mongo.candle_sources import fetch_candles, read_candle_files
+from backtest_kit_mongo.candle_sources import CandleSeries, fetch_candles, list_candles, read_candle_files
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.collections.maps import BaseMap
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 moved.install()
 
 __all__ = [
+    "CandleSeries",
     "AlreadySetUp",
     "BacktestKitError",
     "BaseCRUD",
@@ -102,6 +103,7 @@ __all__ = [
     "install",
     "inventory",
     "keeping_blocks",
+    "list_candles",
     "read_candle_files",
     "metrics",
     "revisions",

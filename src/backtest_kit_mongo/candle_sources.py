@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
 from backtest_kit_mongo.candles.intervals import INTERVALS, REFUSED, grid_of
@@ -19,7 +19,53 @@ if TYPE_CHECKING:
     from backtest_kit_mongo.candles.columns import Columns
     from backtest_kit_mongo.candles.frame import Candles
 
-__all__ = ["fetch_candles", "read_candle_files"]
+__all__ = ["CandleSeries", "fetch_candles", "list_candles", "read_candle_files"]
+
+END_OF_TIME: Final = 2**53
+
+
+class CandleSeries(NamedTuple):
+    """A series that is stored.
+
+    Attributes:
+        first, last: open times of its first and last candle, epoch ms.
+        candles: how many there are.
+        missing: how many are not, between those two.
+    """
+
+    symbol: str
+    interval: str
+    exchange: str
+    first: int
+    last: int
+    candles: int
+    missing: int
+
+
+def list_candles(
+    symbol: str | None = None, interval: str | None = None, exchange: str | None = None
+) -> list[CandleSeries]:
+    """The series that are stored, in order of exchange, symbol and interval; only those of what is given.
+
+    Reads each of them, a year of minutes in some 20 ms where blocks hold it.
+
+    Raises:
+        InvalidKey: there is no such interval.
+        LookAhead: at a simulation time: it would tell what there will be.
+        ServerUnreachable, ReadFailed: nothing was read.
+    """
+    if interval is not None:
+        grid_of(interval)
+    given = {"symbol": symbol, "interval": interval, "exchange_name": exchange}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    found = []
+    for context in PersistCandleAdapter.list_contexts(**chosen):
+        names = context["symbol"], context["interval"], context["exchange_name"]
+        if context["interval"] in INTERVALS and (read := PersistCandleAdapter.read_candles(*names, 0, END_OF_TIME)):
+            first, last = int(read.timestamp[0]), int(read.timestamp[-1])
+            missing = read.grid.count(first, last + 1) - len(read)
+            found.append(CandleSeries(*names, first, last, len(read), missing))
+    return sorted(found, key=lambda one: (one.exchange, one.symbol, grid_of(one.interval).step_ms, one.interval))
 
 
 def read_candle_files(

@@ -19,7 +19,7 @@ from backtest_kit_mongo.aio import adapters
 from backtest_kit_mongo.aio.adapters import *  # noqa: F403
 from backtest_kit_mongo.aio.crud import BaseCRUD
 from backtest_kit_mongo.aio.feed import AsyncChangeFeed, consume
-from backtest_kit_mongo.aio.others import fetch_candles, inventory, read_candle_files, setup, shutdown
+from backtest_kit_mongo.aio.others import fetch_candles, inventory, list_candles, read_candle_files, setup, shutdown
 from backtest_kit_mongo.drivers.offloading import use_threads
 from backtest_kit_mongo.drivers.stepping import step
 
@@ -29,6 +29,7 @@ __all__ = [
     "consume",
     "fetch_candles",
     "inventory",
+    "list_candles",
     "read_candle_files",
     "setup",
     "shutdown",
