@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,10 +41,15 @@ def environment(servers: Endpoints, database: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def check(environment: dict[str, str]) -> Iterator[Check]:
+def command(environment: dict[str, str]) -> Iterator[Check]:
     handlers, level = logging.root.handlers[:], logging.root.level
-    yield lambda *more, **env: CliRunner().invoke(app, ["check", "--roles", "audit", *more], env={**environment, **env})
+    yield lambda *arguments, **env: CliRunner().invoke(app, arguments, env={**environment, **env})
     logging.root.handlers, logging.root.level = handlers, level
+
+
+@pytest.fixture
+def check(command: Check) -> Check:
+    return partial(command, "check", "--roles", "audit")
 
 
 @pytest.fixture
@@ -93,6 +99,16 @@ class TestCheck:
 
     def test_wrong_settings(self, check: Check) -> None:
         assert check(CC_REDIS_PORT="none").exit_code == 2
+
+
+@live
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(["--roles", "nobody"], "unknown role nobody"), (["--batch-max", "0"], "batch-max")]
+)
+def test_a_wrong_argument_is_exit_code_2(command: Check, arguments: list[str], says: str) -> None:
+    result = command(*arguments)
+    assert result.exit_code == ExitCode.WRONG_ARGUMENT
+    assert says in result.output
 
 
 @live

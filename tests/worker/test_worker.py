@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -192,16 +191,6 @@ def worker(servers: Endpoints, database: str, *arguments: str) -> subprocess.Pop
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_sigterm_drains_and_exits_cleanly(servers: Endpoints, database: str, store: Store, mongo: Any) -> None:
-    process = worker(servers, database, "--block-ms", "50")
-    state(store, 1)
-    eventually(lambda: mongo["audit-items"].count_documents({}) == 1)
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert "stopped: 1 changes applied" in log
-
-
 def test_sigkill_loses_and_doubles_nothing(servers: Endpoints, database: str, store: Store, mongo: Any) -> None:
     for value in range(200):
         state(store, value)
@@ -214,16 +203,6 @@ def test_sigkill_loses_and_doubles_nothing(servers: Endpoints, database: str, st
     assert finishing.returncode == 0, log
     assert mongo["audit-items"].distinct("rev") == list(range(1, 201))
     assert mongo["audit-items"].count_documents({}) == 200
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"), [(["--roles", "nobody"], "unknown role nobody"), (["--batch-max", "0"], "batch-max")]
-)
-def test_a_wrong_argument_is_exit_code_2(servers: Endpoints, database: str, arguments: list[str], says: str) -> None:
-    process = worker(servers, database, *arguments)
-    _, log = process.communicate(timeout=20)
-    assert process.returncode == 2
-    assert says in log
 
 
 def test_a_document_is_never_confused_with_another(store: Store, client: Any, mongo: Any, stream: str) -> None:
