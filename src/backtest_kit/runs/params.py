@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from difflib import get_close_matches
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -65,7 +65,8 @@ def _drawn(params: Any, samples: int) -> Iterator[Params]:
                 raise DeclarationError(
                     f"params[{name!r}] is {values!r:.60}; a grid takes a list of values for each name"
                 )
-        lists = {name: list(values) for name, values in params.items()}
+        # One more than are allowed is enough to refuse them, of ten million or of an iterator without an end.
+        lists = {name: list(islice(values, COUNT_MAX + 1)) for name, values in params.items()}
         if math.prod(map(len, lists.values())) > COUNT_MAX:
             raise DeclarationError(f"there are more than {COUNT_MAX:,} combinations of parameters. Nothing was run.")
         yield from (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
