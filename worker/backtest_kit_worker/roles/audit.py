@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import bson
 import pymongo
 from bson import ObjectId
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
+from pymongo import UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
@@ -46,6 +47,20 @@ Document = dict[str, Any]
 
 class DoubledRecord(ValueError):
     """A record of this revision exists under another id: a forgery or a bug, never a redelivery. It was not written."""
+
+
+class _Written(NamedTuple):
+    """What became of a part of a batch.
+
+    Attributes:
+        new_count: records that were not there.
+        place: in the sealer's queue, as it is to be confirmed; empty if it is not.
+        changed: the fields of it that the confirmation changes.
+    """
+
+    new_count: int
+    place: Document
+    changed: Sequence[str] = ("confirmed",)
 
 
 class AuditRole(Role):
@@ -113,14 +128,22 @@ class AuditWriter:
         # does.
         packed = ((record["_id"], encoded(record)) for record in records)
         part = dict(islice(packed, PART_MAX))
+        if not part:
+            return 0
+        with pymongo.timeout(TIMEOUT_S):
+            since = self._primary = self._primary or self._fence.primary()
         if len(part) < PART_MAX:
-            return self._write(part) if part else 0
-        parts = []
-        while part:
-            parts.append(self._pool.submit(self._write, part))
-            part = dict(islice(packed, PART_MAX))
-        wait(parts)
-        return sum(written.result() for written in parts)
+            written = [self._write(part)]
+        else:
+            parts = []
+            while part:
+                parts.append(self._pool.submit(self._write, part))
+                part = dict(islice(packed, PART_MAX))
+            wait(parts)
+            written = [each.result() for each in parts]
+        with pymongo.timeout(TIMEOUT_S):
+            self._confirm({each.place["_id"]: each for each in written if each.place}, since)
+        return sum(each.new_count for each in written)
 
     def write_since(self, records: Iterable[Mapping[str, Any]], since: Primary) -> None:
         """Insert records that do not exist yet, all or none, unless the database may have been set back since they were
@@ -141,21 +164,22 @@ class AuditWriter:
                 self._pending.insert_one(_place(ObjectId(), digests, confirmed=True), session=session)
                 self._insert(new, session)
 
-    def _write(self, batch: Mapping[str, bytes]) -> int:
+    def _write(self, batch: Mapping[str, bytes]) -> _Written:
         digests = {record_id: digest(stored) for record_id, stored in batch.items()}
         with pymongo.timeout(TIMEOUT_S):
-            since = self._primary = self._primary or self._fence.primary()
             place = ObjectId()
             self._pending.insert_one(_place(place, digests, confirmed=False))
             known = self._insert(batch)
+            new_count = len(batch) - len(known)
             if known:
                 # Somebody recorded them first: what is to be sealed is what they wrote.
                 found = {stored["_id"]: digest(stored.raw) for stored in self._stored.find({"_id": {"$in": known}})}
                 if len(found) < len(known):
-                    return len(batch) - len(known)  # Not confirmed, so the sealer will look itself.
+                    return _Written(new_count, {})  # Not confirmed, so the sealer will look itself.
                 digests.update(found)
-            self._confirm(_place(place, digests, confirmed=True), since, are_digests_new=bool(known))
-        return len(batch) - len(known)
+        # Only what changed: the digests a second time would be an eighth of what MongoDB has to do for a record.
+        changed = ("confirmed", "digests") if known else ("confirmed",)
+        return _Written(new_count, _place(place, digests, confirmed=True), changed)
 
     def _insert(self, batch: Mapping[str, bytes], session: ClientSession | None = None) -> list[str]:
         """Insert in any order; returns the ids of records that existed."""
@@ -172,21 +196,30 @@ class AuditWriter:
             raise UnknownEvent(f"MongoDB refuses it: {cause.details and cause.details.get('errmsg')!s:.300}") from cause
         return []
 
-    def _confirm(self, confirmation: Document, since: Primary, *, are_digests_new: bool) -> None:
-        """Tell the sealer that all records of a place exist, with these digests."""
-        # Only what changed: the digests a second time would be an eighth of what MongoDB has to do for a record.
-        reported = ("confirmed", "digests") if are_digests_new else ("confirmed",)
-        update = {"$set": {name: confirmation[name] for name in reported}}
+    def _confirm(self, places: Mapping[ObjectId, _Written], since: Primary) -> None:
+        """Tell the sealer that all records of these places exist, with these digests."""
+        if not places:
+            return
+        updates = [
+            UpdateOne({"_id": name}, {"$set": {field: each.place[field] for field in each.changed}})
+            for name, each in places.items()
+        ]
         try:
             # One that is lost costs the sealer a look at the records, a journal's wait would cost every batch.
             with self._fence.writes(since, WriteConcern(1)) as session:
-                if not self._pending.update_one({"_id": confirmation["_id"]}, update, session=session).matched_count:
-                    # This process was held up for so long that the sealer gave the batch up, perhaps before it was
-                    # inserted.
-                    self._pending.insert_one({**confirmation, "_id": ObjectId()}, session=session)
+                if self._pending.bulk_write(updates, ordered=False, session=session).matched_count < len(places):
+                    self._queue_again(places, session)
         except PrimaryChanged:
             self._primary = None
             raise
+
+    def _queue_again(self, places: Mapping[ObjectId, _Written], session: ClientSession) -> None:
+        """This process was held up for so long that the sealer gave places up, perhaps before their records were
+        inserted.
+        """
+        found = self._pending.find({"_id": {"$in": [*places]}}, {"_id": 1}, session=session)
+        gone = places.keys() - {each["_id"] for each in found}
+        self._pending.insert_many([{**places[name].place, "_id": ObjectId()} for name in gone], session=session)
 
 
 def encoded(record: Mapping[str, Any]) -> bytes:

@@ -60,6 +60,8 @@ WRITE_CONFLICT: Final = 112
 
 NUMBERED: Final = {"_id": {"$gte": 0}}
 """Seals; whoever put something else among them must not hide them."""
+WAITING: Final = {"waiting.since": {"$exists": True}}
+"""Heads of documents with a record beyond a hole."""
 logger = logging.getLogger(__name__)
 
 Document = dict[str, Any]
@@ -105,7 +107,7 @@ class SealService(Service):
         """Since when this process has known of the batches that nobody confirmed, by the monotonic clock."""
 
     def open(self) -> None:
-        self._heads.create_index([("waiting.since", 1)], partialFilterExpression={"waiting.since": {"$exists": True}})
+        self._heads.create_index([("waiting.since", 1)], partialFilterExpression=WAITING)
         self._seals.create_index([("foreign", 1)])
         self._is_settled = False
 
@@ -114,7 +116,7 @@ class SealService(Service):
 
     def run_once(self) -> int:
         """Make one seal; returns how many records it took up."""
-        if time.monotonic() < self._rest_until_s:
+        if time.monotonic() < self._rest_until_s or not self._has_work():
             return 0
         is_settled, self._is_settled = self._is_settled, False  # Until it is committed.
         try:
@@ -129,6 +131,10 @@ class SealService(Service):
             raise
         self._is_settled = True
         return count
+
+    def _has_work(self) -> bool:
+        """Asked each second of an idle deployment, so without a transaction."""
+        return any(one.find_one(query, {"_id": 1}) for one, query in ((self._pending, {}), (self._heads, WAITING)))
 
     def _run(self, session: ClientSession, *, is_settled: bool) -> int:
         if not is_settled or self._newest(session) != self._end:
@@ -221,7 +227,7 @@ class SealService(Service):
         """Add the records behind holes that have been filled; returns the heads of the documents looked at. Each run
         looks at the next few, so that many holes that nobody fills cost little.
         """
-        query = {"waiting.since": {"$exists": True}, "_id": {"$gt": self._looked_up_to}}
+        query = {**WAITING, "_id": {"$gt": self._looked_up_to}}
         found = list(self._heads.find(query, session=session).sort("_id", 1).limit(WAITING_MAX))
         self._looked_up_to = found[-1]["_id"] if len(found) == WAITING_MAX else ""
         heads = {one["_id"]: self._head(session, one) for one in found}
