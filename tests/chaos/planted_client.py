@@ -75,10 +75,10 @@ def forget_events() -> None:
 
 
 SCRIPT_BUGS = {
-    "LEASE keeps the entry": Edit("lease", "redis.call('DEL', KEYS[1])\ninvalidate", "invalidate"),
-    "LEASE keeps another's right": Edit("lease", "else\n  redis.call('DEL', KEYS[2])\nend", "end"),
+    "LEASE keeps the entry": Edit("lease", "redis.call('DEL', KEYS[n])\n  invalidate", "invalidate"),
+    "LEASE keeps another's right": Edit("lease", "else\n    redis.call('DEL', KEYS[n + 1])\n  end", "end"),
     "LEASE always takes the right": Edit("lease", "if sole and open then", "if true then"),
-    "COMMIT installs without the right": Edit("commit", "redis.call('GET', KEYS[2]) == i .. ARGV[2]", "true"),
+    "COMMIT installs without the right": Edit("commit", "redis.call('GET', KEYS[n + 1]) == i .. ARGV[2]", "true"),
     "FILL installs without the right": Edit("fill", "redis.call('GET', KEYS[2]) ~= i .. ARGV[2]", "false"),
     "READ gives a right beside a lease": Edit("read", "leased(KEYS[3], now, tonumber(ARGV[3])) or", ""),
     "entries outlive a restart": Edit("read", "if entry and string.sub(entry, 1, 40) == i then", "if entry then"),

@@ -84,7 +84,7 @@ def test_a_process_that_hears_no_heartbeat_listens_through_another_node() -> Non
         node,
         link,
         NearOptions("db", frozenset({STATE}), 1_000, 1_000, 1),
-        FixedIdentity(8),
+        FixedIdentity(8, 1_000),
         clock_s=lambda: float(next(seconds)),
     )
     near.begin(NearBegin(Key(STATE, ("signal", "bucket"))))

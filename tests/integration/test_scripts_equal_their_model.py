@@ -97,7 +97,7 @@ class Pair:
         self.client = redis_client(chosen)
         self.tokens = LastToken()
         options = CacheOptions(DATABASE, 1, LEASE_MS, WRITE_MS, chosen.cache_ttl_ms, 1, False, Origin("host", 1))
-        self.identity = FixedIdentity(1, era_of(0))
+        self.identity = FixedIdentity(1, LEASE_MS, era_of(0))
         self.real = RedisCache(
             RedisLink(self.client),
             options,
@@ -410,15 +410,18 @@ def test_the_scripts_do_what_the_model_does(new_pair: Callable[..., Pair]) -> No
 
 
 EDITS: list[Edit] = [
-    ("lease", "redis.call('DEL', KEYS[1])", ""),
+    ("lease", "redis.call('DEL', KEYS[n])", ""),
     ("lease", "if sole and open then", "if open then"),
     ("lease", "if sole and open then", "if sole then"),
-    ("lease", "redis.call('DEL', KEYS[2])", ""),
+    ("lease", "redis.call('DEL', KEYS[n + 1])", ""),
     ("lease", "string.sub(entry, 1, 40) == i", "true"),
-    ("commit", "if alive == 0 then", "if false then"),
+    ("lease", "n = 5, #KEYS, 5", "n = 5, 9, 5"),
+    ("commit", "if redis.call('ZREM', KEYS[n + 2], ARGV[2]) == 0 then", "if false then"),
     ("commit", "== i .. ARGV[2]", "~= i .. ARGV[2]"),
-    ("commit", "redis.call('DEL', KEYS[2])\n  installed = 1", "installed = 1"),
-    ("commit", "and ARGV[5] or", "and '' or"),
+    ("commit", "redis.call('DEL', KEYS[n + 1])\n    installed", "installed"),
+    ("commit", "and ARGV[4 + 2 * number] or", "and '' or"),
+    ("commit", "and ARGV[4 + 2 * number] or", "and ARGV[#ARGV] or"),
+    ("commit", "number = 1, count", "number = 1, 1"),
     ("fill", "redis.call('DEL', KEYS[2])", ""),
     ("fill", "~= i .. ARGV[2]", "== ''"),
     ("read", "leased(KEYS[3], now, tonumber(ARGV[3])) or not open", "not open"),
@@ -429,17 +432,11 @@ EDITS: list[Edit] = [
     ("prelude", "string.sub(incarnation(), 1, 24) .. era", "string.sub(incarnation(), 1, 40)"),
     ("prelude", "if since and since <= now then", "if since then"),
     ("prelude", "redis.call('ZADD', leases_key", "redis.pcall('EXISTS', leases_key"),
-    ("lease_all", "redis.call('DEL', KEYS[n])", ""),
-    ("lease_all", "if sole and open then", "if open then"),
-    ("lease_all", "redis.call('DEL', KEYS[n + 1])", ""),
-    ("commit_all", "if redis.call('ZREM', KEYS[n + 2], ARGV[2]) == 0 then", "if false then"),
-    ("commit_all", "== i .. ARGV[2]", "~= i .. ARGV[2]"),
-    ("commit_all", "and ARGV[5 + 2 * number] or", "and '' or"),
     ("relay", "< ARGV[1]", "<= ARGV[1]"),
     ("relay", "redis.call('DEL', KEYS[2])", ""),
     ("relay", "\ninvalidate(", "\ntostring("),
-    ("commit", "\n  invalidate(", "\n  tostring("),
-    ("lease", "\ninvalidate(", "\ntostring("),
+    ("commit", "\n    invalidate(", "\n    tostring("),
+    ("lease", "\n  invalidate(", "\n  tostring("),
     ("prelude", "> lease_ms", ">= lease_ms"),
     ("prelude", "'-inf', '('", "'-inf', ''"),
     ("prelude", "redis.call('SET', born_key", "redis.call('SETNX', born_key"),

@@ -31,15 +31,17 @@ LIVE, BACKTEST = "live", "backtest"
 
 
 class Names(NamedTuple):
-    """The Redis keys of one document or scope, and its channel, in the order in which scripts take them."""
+    """The Redis keys of one document or scope, and its channel: five of its own in the order in which scripts take
+    them, and those of its partition.
+    """
 
     entry: str
     right: str
     leases: str
-    born: str
-    stream: str
     numbers: str
     channel: str
+    born: str
+    stream: str
     account: str
 
 
@@ -56,8 +58,8 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
     label = ":".join((domain, escaped(parts)))
     prefix = _prefix(partition(label, partitions), database)
     return Names(
-        f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:b", f"{prefix}:s",
-        f"{prefix}:n:{domain}", f"{prefix}:i:{domain}", f"{prefix}:a",
+        f"{prefix}:e:{label}", f"{prefix}:f:{label}", f"{prefix}:l:{label}", f"{prefix}:n:{domain}",
+        f"{prefix}:i:{domain}", f"{prefix}:b", f"{prefix}:s", f"{prefix}:a",
     )  # fmt: skip
 
 
@@ -65,9 +67,9 @@ def names(database: str, partitions: int, domain: str, parts: tuple[Part, ...]) 
 def script_names(
     database: str, partitions: int, deployment: str, domain: str, parts: tuple[Part, ...]
 ) -> tuple[str, ...]:
-    """All names of a document, and O: what the scripts of a write take. Cached as `names`."""
+    """What the scripts of a write take: the partition's names, O among them, and a document's own. Cached as `names`."""
     found = names(database, partitions, domain, parts)
-    return (*found, era_name(found.born, deployment))
+    return (found.born, found.stream, found.account, era_name(found.born, deployment), *found[:5])
 
 
 def escaped(parts: tuple[Part, ...]) -> str:

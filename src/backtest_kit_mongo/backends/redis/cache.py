@@ -94,14 +94,13 @@ class RedisCache(StepScripts):
         self._link = link
         self._health_key = health_key
         self._options = options
-        self._identity = identity if identity is not None else FixedIdentity(options.partitions)
+        self._identity = identity or FixedIdentity(options.partitions, options.lease_ms)
         self._wall_ns = wall_ns
         self._monotonic_s = monotonic_s
         self._tokens = Tokens()
         self._read, self._lease, self._commit, self._fill, self._relay, self._publish = (
             script(name) for name in ("read", "lease", "commit", "fill", "relay", "publish")
         )
-        self._lease_all, self._commit_all = (script(name) for name in ("lease_all", "commit_all"))
         self.counts = counts if counts is not None else CacheCounts(monotonic_s)
         self._reach = Reach(
             link, self._identity, self._relay, self._publish, self._names, self.counts, retry_s=options.retry_ms / 1000,
@@ -178,11 +177,6 @@ class RedisCache(StepScripts):
             # As nearly never, so the usual way has no more calls than it needs.
             return self._reach.guarded(after(fault, send))
 
-    @property
-    def _open_ms(self) -> int:
-        """How long a new incarnation stays closed, and no lease lasts longer."""
-        return max(self._options.lease_ms, self._identity.open_ms)
-
     def _names(self, key: Key) -> Names:
         return names(self._options.database, self._identity.partitions, key.domain.name, key.parts)
 
@@ -190,55 +184,24 @@ class RedisCache(StepScripts):
 
     def lease(self, effect: Lease) -> Leased | None:
         token, deadline_s = "", 0.0
-        database, identity = self._options.database, self._identity
+        options, identity, key = self._options, self._identity, effect.key
 
         def build() -> Call:
             nonlocal token, deadline_s
             token = self._tokens.fresh()
             # Counted from before LEASE is sent, so it lies before the lease's own end on any clock.
-            deadline_s = self._monotonic_s() + self._options.write_ms / 1000
-            return (
-                self._lease,
-                script_names(
-                    database, identity.partitions, identity.deployment, effect.key.domain.name, effect.key.parts
-                ),
-                (
-                    self._identity.era,
-                    token,
-                    self._options.lease_ms,
-                    self._options.ttl_ms,
-                    int(effect.want_prior),
-                    self._open_ms,
-                    self._minded_streams,
-                ),
-            )
+            deadline_s = self._monotonic_s() + options.write_ms / 1000
+            found = script_names(options.database, identity.partitions, identity.deployment, key.domain.name, key.parts)
+            minded = 0 if options.bypass else identity.partitions
+            times = options.lease_ms, options.ttl_ms, identity.open_ms
+            return self._lease, found, (identity.era, token, *times, minded, int(effect.want_prior))
 
         try:
             prior = self._attempt(build)
-        except Refused as cause:
-            if isinstance(cause.__cause__, BacktestKitError):
-                raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
-            if (no_room := self._no_room(effect.key, cause)) is not None:
-                raise no_room from cause
-            raise WriteRefused(
-                f"{effect.key}: Redis answered the request for a lease with an error, and may serve others the old "
-                "value; nothing was "
-                f"written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
-            ) from cause
         except CacheDown as cause:
-            return self._without_lease(cause)
-        return Leased(token, deadline_s, None if prior is None else self._readable(effect.key, prior))
-
-    @property
-    def _minded_streams(self) -> int:
-        """Into how many the feed is divided, if a write is to be refused that it has no room for; 0: it is not."""
-        return 0 if self._options.bypass else self._identity.partitions
-
-    def _no_room(self, what: object, cause: Refused) -> WriteRefused | None:
-        if FULL not in str(cause):
+            self._require_bypass(key, cause)
             return None
-        self.counts.no_room += 1
-        return WriteRefused(f"{what}: {NO_ROOM} and CC_ON_REDIS_DOWN is `fail`; nothing was written")
+        return Leased(token, deadline_s, None if prior is None else self._readable(key, prior))
 
     def _readable(self, key: Key, entry: bytes) -> Record | None:
         """The entry as a record. One that cannot be read is as good as none: Redis is only a cache."""
@@ -248,31 +211,45 @@ class RedisCache(StepScripts):
             logger.error("%s", cause)
             return None
 
-    def _without_lease(self, cause: CacheDown) -> Leased | None:
-        if not self._options.bypass:
+    def _require_bypass(self, what: object, cause: CacheDown) -> None:
+        """Return if a write may go past Redis.
+
+        Raises:
+            ServerUnreachable, WriteRefused: it may not.
+        """
+        if not isinstance(cause, Refused):
+            if self._options.bypass:
+                return
             raise ServerUnreachable(
                 "Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written"
             ) from cause
-        return None
-
-    def _with_era(self, found: tuple[str, ...]) -> tuple[str, ...]:
-        """Names for a script: those that it works on, and O."""
-        return (*found, era_name(found[3], self._identity.deployment))
+        if isinstance(cause.__cause__, BacktestKitError):
+            raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
+        if FULL in str(cause):
+            self.counts.no_room += 1
+            raise WriteRefused(f"{what}: {NO_ROOM} and CC_ON_REDIS_DOWN is `fail`; nothing was written") from cause
+        raise WriteRefused(
+            f"{what}: Redis answered the request for a lease with an error, and may serve others the old value; "
+            f"nothing was written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
+        ) from cause
 
     def abort(self, effect: Abort) -> None:
         self._send([["ZREM", self._names(effect.key).leases, effect.token]])
 
     def commit(self, effect: Commit) -> None:
+        options, identity, key, body = self._options, self._identity, effect.key, effect.body
+
         def build() -> Call:
-            head = (self._identity.era, effect.token, self._options.ttl_ms, record_header(effect.entry), effect.body)
-            key, identity = effect.key, self._identity
-            found = script_names(
-                self._options.database, identity.partitions, identity.deployment, key.domain.name, key.parts
-            )
-            arguments = (*head, identity.partitions, *self._event_arguments(effect.published, effect.body))
+            found = script_names(options.database, identity.partitions, identity.deployment, key.domain.name, key.parts)
+            arguments: list[Argument] = [
+                identity.era, effect.token, options.ttl_ms, identity.partitions, record_header(effect.entry), body,
+            ]  # fmt: skip
+            for change in effect.published:
+                is_shared = change.body == body
+                arguments += (self._event(change).header(), int(is_shared), b"" if is_shared else change.body)
             return self._commit, found, arguments
 
-        installed, _, appended = self._attempt(build)
+        installed, appended = self._attempt(build)
         if not installed:
             self.counts.lease_conflicts += 1
         if not appended:
@@ -283,11 +260,8 @@ class RedisCache(StepScripts):
         self.counts.no_room += 1
         self._reach.keep_events([(self._names(scope).stream, self._event(change)) for change in published])
 
-    def _event_arguments(self, published: Iterable[Published], shared: bytes | None) -> list[Argument]:
-        arguments: list[Argument] = []
-        for change in published:
-            arguments += (self._event(change).header(), b"" if change.body == shared else change.body)
-        return arguments
+    def _event_arguments(self, published: Iterable[Published]) -> list[Argument]:
+        return [part for change in published for part in (self._event(change).header(), change.body)]
 
     def _event(self, change: Published) -> Event:
         record = change.record
@@ -308,7 +282,7 @@ class RedisCache(StepScripts):
     def publish(self, effect: Publish) -> None:
         def build() -> Call:
             found = self._names(effect.scope)
-            events = self._event_arguments(effect.published, None)
+            events = self._event_arguments(effect.published)
             return self._publish, (found.stream, found.account), (self._identity.partitions, *events)
 
         if not self._attempt(build):
@@ -337,9 +311,9 @@ class RedisCache(StepScripts):
 
         def build() -> Call:
             nonlocal key_names
-            key_names = self._names(effect.key)
-            arguments = (self._identity.era, self._tokens.fresh(), self._open_ms, options.ttl_ms)
-            return self._read, self._with_era(key_names[:4]), arguments
+            key_names, identity = self._names(effect.key), self._identity
+            found = *key_names[:3], key_names.born, era_name(key_names.born, identity.deployment)
+            return self._read, found, (identity.era, self._tokens.fresh(), identity.open_ms, options.ttl_ms)
 
         try:
             answer = self._attempt(build)

@@ -28,7 +28,7 @@ class RedisIdCache(RedisCache):
         commands: list[list[Argument]] = [["DEL", found.entry, found.right], ["ZREM", found.leases, effect.token]]
         if effect.entry.exists and effect.key.domain.cached and (name := npm_names.name(effect.key)):
             commands.append(["SET", name, effect.entry.id])
-        events = self._event_arguments(effect.published, None)
+        events = self._event_arguments(effect.published)
         commands.append(["EVALSHA", script.sha, 2, found.stream, found.account, self._identity.partitions, *events])
 
         def send() -> Any:

@@ -43,6 +43,7 @@ class Identity(Protocol):
     partitions: int
     mode: str
     open_ms: int
+    """How long a new incarnation of the cache stays closed, and no lease lasts longer."""
     deployment: str
     """What names O; empty as long as it is not known."""
 
@@ -70,10 +71,10 @@ class Identity(Protocol):
 class FixedIdentity:
     """Of a cache that asks no MongoDB: the era is whatever it is given."""
 
-    def __init__(self, partitions: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
+    def __init__(self, partitions: int, open_ms: int, era: str = "e" * ERA_CHARS, deployment: str = "") -> None:
         self.era, self.partitions, self.mode = era, partitions, "document"
         self.deployment = deployment
-        self.open_ms = 0
+        self.open_ms = open_ms
 
     def name(self, born: str) -> str:
         return era_name(born, self.deployment)
@@ -95,7 +96,7 @@ class SharedIdentity:
     """Of one database and one Redis.
 
     Args:
-        settings: the partitions and the mode that this process was given.
+        settings: the partitions, the mode and the time of a lease that this process was given.
     """
 
     def __init__(
@@ -123,7 +124,8 @@ class SharedIdentity:
         """An era of another database than the one that is here now: a drop, or a restore after it, that is not reported
         yet.
         """
-        self.era, self.partitions, self.mode, self.open_ms = NO_ERA, settings.partitions, settings.mode, 0
+        self.era, self.partitions, self.mode = NO_ERA, settings.partitions, settings.mode
+        self.open_ms = settings.lease_ms
 
     def name(self, born: str) -> str:
         return era_name(born, self.deployment)
@@ -219,7 +221,8 @@ class SharedIdentity:
         if self.deployment not in ("", noted.deployment) and self.era != NO_ERA:
             self._left = self.era
         self.deployment, self._widest = noted.deployment, max(noted.widest, noted.partitions)
-        self.partitions, self.mode, self.open_ms = noted.partitions, noted.mode, noted.open_ms
+        self.partitions, self.mode = noted.partitions, noted.mode
+        self.open_ms = max(self._settings.lease_ms, noted.open_ms)
 
     def _look(self) -> dict[int, Held]:
         """What the partitions remember that can be asked; of a cluster some may be away.

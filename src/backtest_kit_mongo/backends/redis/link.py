@@ -36,7 +36,7 @@ IS_A_NODE = "the server is a node of a cluster: name it in CC_REDIS_CLUSTER"
 
 _LUA = files(__package__) / "lua"
 _pack: Any = pack_command  # Its stub knows tuples of one part only.
-_MORE = dict.fromkeys(("lease", "commit", "lease_all", "commit_all", "publish", "size"), ("account",))
+_MORE = dict.fromkeys(("lease", "commit", "publish", "size"), ("account",))
 """What stands in front of a script beside the prelude."""
 
 

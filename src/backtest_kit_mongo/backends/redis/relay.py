@@ -24,7 +24,7 @@ def relay(link: Link, script: Script, changes: Sequence[tuple[Names, int | None]
     for start in range(0, len(changes), RELAY_MAX):
         page = changes[start : start + RELAY_MAX]
         commands: list[list[Argument]] = [
-            ["EVALSHA", sent.sha, len(names), *names, "" if rev is None else f"{rev:016x}"] for names, rev in page
+            ["EVALSHA", sent.sha, 5, *names[:5], "" if rev is None else f"{rev:016x}"] for names, rev in page
         ]
         try:
             link.execute_many(commands)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo.backends.redis.entry import Tokens, record_header
-from backtest_kit_mongo.backends.redis.errors import Refused
 from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Script
 from backtest_kit_mongo.coherence.effects import CacheDown, Leased, Published
@@ -14,7 +13,7 @@ from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, Done, LeaseAll, lease_ms_of
-from backtest_kit_mongo.errors import BacktestKitError, WriteRefused
+from backtest_kit_mongo.errors import WriteRefused
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.backends.redis.cache import CacheOptions
@@ -26,59 +25,38 @@ class StepScripts:
     _options: CacheOptions
     _identity: Identity
     _tokens: Tokens
-    _lease_all: Script
-    _commit_all: Script
+    _lease: Script
+    _commit: Script
     _monotonic_s: Callable[[], float]
     _names: Callable[[Key], Names]
     _attempt: Callable[..., Any]
     _send: Callable[..., None]
     _event: Callable[[Published], Event]
-    _without_lease: Callable[[CacheDown], Leased | None]
-    _no_room: Callable[[object, Refused], WriteRefused | None]
+    _require_bypass: Callable[[object, CacheDown], None]
     _keep_events: Callable[[Key, Iterable[Published]], None]
-
-    @property
-    def _minded_streams(self) -> int:
-        raise NotImplementedError
-
-    @property
-    def _open_ms(self) -> int:
-        raise NotImplementedError
 
     def partition_of(self, key: Key) -> str:
         return self._names(key).stream
 
     def lease_all(self, effect: LeaseAll) -> Leased | None:
-        options = self._options
+        options, identity = self._options, self._identity
         lease_ms = lease_ms_of(options.lease_ms, options.write_ms, effect.lifetime_ms)
         token, deadline_s = "", 0.0
 
         def build() -> tuple[Script, tuple[str, ...], tuple[Argument, ...]]:
             nonlocal token, deadline_s
-            if lease_ms > self._open_ms:
-                self._identity.stretch(lease_ms)
+            identity.stretch(lease_ms)
             token = self._tokens.fresh()
             deadline_s = self._monotonic_s() + options.write_ms / 2000
-            return (
-                self._lease_all,
-                self._of_partition(effect.keys),
-                (self._identity.era, token, lease_ms, options.ttl_ms, self._open_ms, self._minded_streams),
-            )
+            minded = 0 if options.bypass else identity.partitions
+            times = lease_ms, options.ttl_ms, identity.open_ms
+            return self._lease, self._of_partition(effect.keys), (identity.era, token, *times, minded, 0)
 
         try:
             self._attempt(build)
-        except Refused as cause:
-            if isinstance(cause.__cause__, BacktestKitError):
-                raise cause.__cause__ from cause
-            if (no_room := self._no_room(f"a step of {len(effect.keys)} documents", cause)) is not None:
-                raise no_room from cause
-            raise WriteRefused(
-                f"a step of {len(effect.keys)} documents: Redis answered the request for leases with an error, and "
-                "may serve others the "
-                f"old values; nothing was written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
-            ) from cause
         except CacheDown as cause:
-            return self._without_lease(cause)
+            self._require_bypass(f"a step of {len(effect.keys)} documents", cause)
+            return None
         return Leased(token, deadline_s)
 
     def _of_partition(self, keys: Iterable[Key]) -> tuple[str, ...]:
@@ -95,10 +73,10 @@ class StepScripts:
 
     def commit_all(self, effect: CommitAll) -> None:
         def build() -> tuple[Script, tuple[str, ...], tuple[Argument, ...]]:
-            head = (self._identity.era, effect.token, self._options.ttl_ms, len(effect.done), self._identity.partitions)
+            head = (self._identity.era, effect.token, self._options.ttl_ms, self._identity.partitions)
             entries = [part for one in effect.done for part in _entry(one)]
             events = [part for place, one in enumerate(effect.done, 1) for part in self._events(place, one)]
-            return self._commit_all, self._of_partition(effect.keys), (*head, *entries, *events)
+            return self._commit, self._of_partition(effect.keys), (*head, *entries, *events)
 
         _, appended = self._attempt(build)
         if not appended:

@@ -86,7 +86,7 @@ def warm_read(servers: FeedServers) -> Iterator[Finding]:
     deployment = str(identity.get("deployment", ""))
     held: Any = servers.redis.get(era_name(partition_names(servers.settings.database, 0)[0], deployment))
     # Not the store's own, which would count in MongoDB and begin another era where that is due: this only looks.
-    looked_at = FixedIdentity(servers.settings.partitions, parse_held(held).era, deployment)
+    looked_at = FixedIdentity(servers.settings.partitions, servers.settings.lease_ms, parse_held(held).era, deployment)
     cache = make_cache(servers.settings, looked_at, link_over(servers.redis))
     try:
         if not isinstance(cache.read(CacheRead(key)), Record):

@@ -1,25 +1,26 @@
--- LEASE: nobody may be served the old entry from here on. Returns the entry that it deleted, if asked for and valid.
--- KEYS entry right leases born stream numbers channel account era
--- ARGV expected-era fresh-token lease-ms ttl-ms want-prior longest-lease-ms streams-count (0: never mind the feed)
-local i = current(KEYS[9], ARGV[1])
-require_room(KEYS[5], KEYS[8], tonumber(ARGV[7]))
-local lease_ms, longest = tonumber(ARGV[3]), tonumber(ARGV[6])
-local now = now_ms()
-local open = see_open(KEYS[4], i, now, longest)
-local sole = not leased(KEYS[3], now, longest)
+-- LEASE of keys of one partition, under one token: nobody may be served their old entries from here on. Returns the entry that it deleted, if
+-- that was asked for (of one key) and it was valid.
+-- KEYS born stream account era { entry right leases numbers channel }*
+-- ARGV expected-era fresh-token lease-ms ttl-ms longest-lease-ms streams-count (0: never mind the feed) want-prior
+local i = current(KEYS[4], ARGV[1])
+require_room(KEYS[2], KEYS[3], tonumber(ARGV[6]))
+local now, longest = now_ms(), tonumber(ARGV[5])
+local open = see_open(KEYS[1], i, now, longest)
+local deadline = string.format('%.0f', now + tonumber(ARGV[3]))
 local prior = false
-if ARGV[5] == '1' then
-  local entry = redis.call('GET', KEYS[1])
+for n = 5, #KEYS, 5 do
+  local sole = not leased(KEYS[n + 2], now, longest)
+  local entry = ARGV[7] == '1' and redis.call('GET', KEYS[n])
   if entry and string.sub(entry, 1, 40) == i then
     prior = entry
   end
-end
-redis.call('ZADD', KEYS[3], string.format('%.0f', now + lease_ms), ARGV[2])
-redis.call('DEL', KEYS[1])
-invalidate(KEYS[6], KEYS[7], KEYS[1])
-if sole and open then
-  redis.call('SET', KEYS[2], i .. ARGV[2], 'PX', ARGV[4])
-else
-  redis.call('DEL', KEYS[2])
+  redis.call('ZADD', KEYS[n + 2], deadline, ARGV[2])
+  redis.call('DEL', KEYS[n])
+  invalidate(KEYS[n + 3], KEYS[n + 4], KEYS[n])
+  if sole and open then
+    redis.call('SET', KEYS[n + 1], i .. ARGV[2], 'PX', ARGV[4])
+  else
+    redis.call('DEL', KEYS[n + 1])
+  end
 end
 return prior
