@@ -20,19 +20,16 @@ from backtest_kit_mongo.coherence.effects import (
     Find,
     Lease,
     Leased,
-    Merge,
-    NearBegin,
-    NearEnd,
     Publish,
     Published,
     Right,
-    Rows,
     SoftRemove,
     Upsert,
 )
 from backtest_kit_mongo.coherence.inventory import Census, Entry, Selection
-from backtest_kit_mongo.coherence.near import Fetch
-from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
+from backtest_kit_mongo.coherence.near import Fetch, NearBegin, NearEnd
+from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.steps import AbortAll, Atomic, CommitAll, LeaseAll
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from datetime import timedelta
 from math import inf
 from pathlib import Path
@@ -49,7 +48,7 @@ def test_a_timeline_has_all_changes_of_a_key_and_of_no_other(worker: Worker, log
 
 def test_the_records_of_a_step_are_shown_together(worker: Worker, log: AuditLog) -> None:
     other = change(1, document="d2", key=("signal", "other"))
-    worker.record([replace(change(2), step="s1"), change(1), replace(other, step="s1")])
+    worker.record([change(2)._replace(step="s1"), change(1), other._replace(step="s1")])
     records = log.of_step("s1")
     assert [(record.id, record.step) for record in records] == [("state/d1/2", "s1"), ("state/d2/1", "s1")]
     assert line(records[0]).endswith("  step s1")

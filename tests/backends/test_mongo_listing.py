@@ -11,7 +11,8 @@ import pytest
 
 from backtest_kit_mongo.backends.mongo import indexes, layout, listing
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
-from backtest_kit_mongo.coherence.record import Domain, Key, Only
+from backtest_kit_mongo.coherence.lists import Only
+from backtest_kit_mongo.coherence.record import Domain, Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store

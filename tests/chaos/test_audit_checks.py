@@ -110,7 +110,7 @@ def test_what_strangers_did_is_recorded_or_parked_with_its_cause_and_what_they_f
     database: Documents, reported: list[Event]
 ) -> None:
     assert not judged(database, reported).violations
-    lost = replace(reported[0], document="nobody", rev=7, origin=STRANGER)
+    lost = reported[0]._replace(document="nobody", rev=7, origin=STRANGER)
     Worker(database).sealed([lost])
     assert kinds(verdict_of(database)) == ["a record of nothing"]
     traces = Traces(frozenset({Forged(lost.domain, "nobody", 7)}))

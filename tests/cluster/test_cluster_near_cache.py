@@ -12,7 +12,7 @@ from tests.integration.support import eventually
 
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
-from backtest_kit_mongo.coherence.effects import NearBegin
+from backtest_kit_mongo.coherence.near import NearBegin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import STATE

@@ -101,14 +101,14 @@ class TestMerge:
     def test_only_rows_that_differ_are_written_with_the_revision_that_was_seen(self) -> None:
         plan = lists.merge(SCOPE, [row("a", 1), row("b", 2), row("c", 3)], None)
         assert isinstance(plan.send(None), fx.Lease)
-        assert isinstance(plan.send(LEASED), fx.Rows)
+        assert isinstance(plan.send(LEASED), lists.Rows)
         merge = plan.send({"a": row("a", 1, rev=4), "b": row("b", 0, rev=9)})
-        assert isinstance(merge, fx.Merge)
+        assert isinstance(merge, lists.Merge)
         assert [(e.change.key.item, e.rev, e.id) for e in merge.rows] == [("b", 9, "id-b"), ("c", None, "")]
 
     def test_an_untouched_stamp_saves_asking_mongodb(self) -> None:
         changes = [row("a", 1)]
-        steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"a": row("a", 1, rev=1)}), (fx.Commit, None)]
+        steps: list[Step] = [(fx.Lease, LEASED), (lists.Rows, {"a": row("a", 1, rev=1)}), (fx.Commit, None)]
         first = play(lists.merge(SCOPE, changes, None), *steps)
         again = fx.Leased("token2", 1.0, Record(SCOPE, id=first.snapshot.stamp))
         merged = play(lists.merge(SCOPE, changes, first.snapshot), (fx.Lease, again), (fx.Commit, None))
@@ -117,7 +117,7 @@ class TestMerge:
     def test_another_writers_stamp_means_that_mongodb_is_asked_again(self) -> None:
         snapshot = lists.KnownRows("mine", {"a": lists.Seen(1, "id-a", row("a", 1).digest)})
         foreign = fx.Leased("token2", 1.0, Record(SCOPE, id="theirs"))
-        steps: list[Step] = [(fx.Lease, foreign), (fx.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
+        steps: list[Step] = [(fx.Lease, foreign), (lists.Rows, {"a": row("a", 1, rev=2)}), (fx.Commit, None)]
         assert play(lists.merge(SCOPE, [row("a", 1)], snapshot), *steps).written == 0
 
     def test_many_events_go_in_pages_before_a_short_commit_and_none_is_lost_where_they_break_off(self) -> None:
@@ -137,13 +137,16 @@ class TestMerge:
         assert kept == fx.Defer((SCOPE,), written[plans.EVENTS_MAX :])
 
     def test_without_redis_nothing_is_assumed_next_time(self) -> None:
-        steps: list[Step] = [(fx.Lease, None), (fx.Rows, {}), (fx.Merge, ()), (fx.Defer, None)]
+        steps: list[Step] = [(fx.Lease, None), (lists.Rows, {}), (lists.Merge, ()), (fx.Defer, None)]
         assert play(lists.merge(SCOPE, [row("a", 1)], None), *steps).snapshot is None
 
     def test_a_stored_log_row_is_never_written_again(self) -> None:
         scope = Key(LOG, ())
         change = Change(scope.child("x"), {"id": "x", "v": 2}, pack({"id": "x", "v": 2}))
-        steps: list[Step] = [(fx.Lease, LEASED), (fx.Rows, {"x": Record(change.key, 1, {"id": "x", "v": 1}, id="i")})]
+        steps: list[Step] = [
+            (fx.Lease, LEASED),
+            (lists.Rows, {"x": Record(change.key, 1, {"id": "x", "v": 1}, id="i")}),
+        ]
         assert play(lists.merge(scope, [change], None), *steps, (fx.Commit, None)).written == 0
 
 

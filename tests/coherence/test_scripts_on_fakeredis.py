@@ -106,7 +106,7 @@ def test_a_list_is_not_read_again_while_its_stamp_stands(store: Store) -> None:
     truth: Any = store.truth
     rows = truth.rows
     handlers: Any = store._handlers
-    from backtest_kit_mongo.coherence.effects import Rows
+    from backtest_kit_mongo.coherence.lists import Rows
 
     def counted(effect: Any) -> Any:
         reads.append(effect)

@@ -41,7 +41,7 @@ def shown(sample: Sample, before: Sample | None = None) -> str:
 
 
 def of(domain: str, host: str) -> Event:
-    return replace(event(1), domain=domain, origin=Origin(host, 1))
+    return event(1)._replace(domain=domain, origin=Origin(host, 1))
 
 
 class TestRates:
@@ -170,7 +170,7 @@ class TestLive:
         client.xadd(stream, {"e": b"\xff", "p": b"x"})
         client.xadd(stream, {"other": b"x"})
         found = [change for _, change in newest(client, stream, count_max=10)]
-        assert found == [None, None, replace(event(1), body=b"")]
+        assert found == [None, None, event(1)._replace(body=b"")]
         assert len(list(newest(client, stream, count_max=2))) == 2
         assert list(newest(client, "nothing", count_max=2)) == []
 

@@ -183,7 +183,7 @@ def test_what_arrives_late_writes_nothing(bed: Bed, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["a document", "a changed row", "candles"])
 def test_without_the_deadline_it_would_be_written(bed: Bed, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """One of each command: so the test above can fail."""
-    monkeypatch.setattr(deadline, "_fails_from", lambda by_ms: {"$toInt": "1"})
+    monkeypatch.setattr(deadline, "LATE", "1")
     for _ in range(TRIES):
         refusals, content = held_up(bed, monkeypatch, name)
         eventually(lambda: bed.content() != content or bed.refusals() > refusals)  # noqa: B023
@@ -257,7 +257,7 @@ def test_a_write_whose_answer_was_lost_is_applied_once(bed: Bed) -> None:
 
 
 def test_a_server_that_does_not_refuse_what_is_late_is_not_used(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadline, "_fails_from", lambda by_ms: {"$toInt": "1"})
+    monkeypatch.setattr(deadline, "LATE", "1")
     with pytest.raises(UnsafeServer, match=r"6\.0 or newer"):
         bed.truth.open()
 

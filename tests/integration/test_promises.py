@@ -25,7 +25,8 @@ import backtest_kit_mongo as bk
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.backends.mongo.layout import FORMER_KEYS, collection_of, payload_field
-from backtest_kit_mongo.coherence.effects import Find, Rows
+from backtest_kit_mongo.coherence.effects import Find
+from backtest_kit_mongo.coherence.lists import Rows
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, SIGNAL, STATE, STORAGE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib import util
 from typing import Any
 
@@ -85,7 +84,7 @@ class TestHeaders:
         assert "trace" not in msgpack.unpackb(event(0).header())
 
     def test_a_trace_travels_in_the_header_and_nothing_else_changes(self) -> None:
-        traced = replace(event(0), trace=TRACE)
+        traced = event(0)._replace(trace=TRACE)
         assert decode({b"e": traced.header(), b"p": traced.body}) == traced
         assert msgpack.unpackb(traced.header()) == {**msgpack.unpackb(event(0).header()), "trace": TRACE}
 
@@ -136,14 +135,14 @@ class TestTheWorker:
     def test_a_batch_that_fails_is_an_error_on_the_span_of_each_traced_event(self, spans: Spans) -> None:
         apply = worker_tracing.traced(Recorder(always(ConnectionError("target gone"))))
         with pytest.raises(ConnectionError):
-            apply([("1-0", replace(event(0), trace=TRACE)), ("2-0", event(1))])
+            apply([("1-0", event(0)._replace(trace=TRACE)), ("2-0", event(1))])
         (span,) = spans.named("bkm.apply recorder")
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes is not None
         assert span.attributes["bkm.batch_count"] == 2
 
     def test_a_trace_that_somebody_made_up_is_passed_over(self, spans: Spans) -> None:
-        assert worker_tracing.traced(Recorder())([("1-0", replace(event(0), trace="nonsense"))]) == 1
+        assert worker_tracing.traced(Recorder())([("1-0", event(0)._replace(trace="nonsense"))]) == 1
         assert not spans.named("bkm.apply recorder")
 
 

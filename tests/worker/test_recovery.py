@@ -10,8 +10,8 @@ from tests.worker.recovery_support import MINUTE_MS, Bed, bed_for, candle, serie
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, MemoryInstance, StorageInstance
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Expected, Merge
 from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.lists import Expected, Merge
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import DOMAINS, MEASURE, MEMORY, STORAGE

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from backtest_kit_mongo.adapters.contracts import Payload, Row, When
 from backtest_kit_mongo.adapters.list_rows import ListRows
 from backtest_kit_mongo.coherence.codec import plain_scalar
+from backtest_kit_mongo.coherence.lists import ALL, Only
 from backtest_kit_mongo.coherence.moments import moment_ms
-from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
 from backtest_kit_mongo.domains.checks import make_change, make_child, make_key, make_when
 from backtest_kit_mongo.domains.table import context_names
 from backtest_kit_mongo.drivers.store import Store

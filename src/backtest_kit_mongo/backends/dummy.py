@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
-from backtest_kit_mongo.coherence.effects import Delete, Find, Merge, Published, Rows, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Selection
-from backtest_kit_mongo.coherence.record import ALL, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
+from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic
 

@@ -20,9 +20,8 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.errors import Outdated
 from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, RedisLink, Script
-from backtest_kit_mongo.coherence.effects import NearBegin, NearEnd
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
-from backtest_kit_mongo.coherence.near import Copies, Fetch
+from backtest_kit_mongo.coherence.near import Copies, Fetch, NearBegin, NearEnd
 from backtest_kit_mongo.coherence.record import Domain, Key, Record
 
 logger = locks.logger(__name__)

@@ -1,7 +1,7 @@
-"""Everything a plan may ask for. `ask` holds the only bare `yield`, so a plan's steps are exactly the effects it names.
+"""What a plan asks for. `ask` holds the only bare `yield`, so a plan's steps are exactly the effects it names.
 
-Effects of the truth are performed by a `Truth`, those of the near cache by a `Near`, the others by a `Cache` (see
-`ports.py`).
+Here is what all plans share and what documents need; lists, series, steps and the near cache have theirs beside their
+plans. Effects of the truth are performed by a `Truth`, the others by a `Cache` or a `Near` (`ports.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from backtest_kit_mongo.coherence.events import Operation
-from backtest_kit_mongo.coherence.near import Fetch
-from backtest_kit_mongo.coherence.record import Change, Key, Part, Record
+from backtest_kit_mongo.coherence.record import Change, Key, Record
 
 R = TypeVar("R")
 Plan: TypeAlias = Generator["Effect[Any]", Any, R]
@@ -69,14 +68,6 @@ class Published(NamedTuple):
     operation: Operation
     body: bytes
     step: str = ""
-
-
-class Expected(NamedTuple):
-    """A row to write, and the stored row that it replaces as far as is known (None: none is stored)."""
-
-    change: Change
-    rev: int | None
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +132,6 @@ class Fill(Effect[None]):
 
 
 @dataclass(frozen=True, slots=True)
-class NearBegin(Effect[Fetch]):
-    """A read begins that may leave a copy in this process."""
-
-    key: Key
-
-
-@dataclass(frozen=True, slots=True)
-class NearEnd(Effect[None]):
-    """That read ends with `record`, or failed (None)."""
-
-    fetch: Fetch
-    record: Record | None
-    is_entry: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Find(Effect[Record]):
     """The document at MongoDB's primary; a record that does not `exist` if there is none."""
 
@@ -196,24 +171,4 @@ class Delete(Effect["Record | None"]):
 
     key: Key
     note: Mapping[str, str]
-    deadline_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rows(Effect[Mapping[Part, Record]]):
-    """The named rows of a scope, those that exist."""
-
-    scope: Key
-    items: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Merge(Effect["tuple[Published, ...]"]):
-    """Write many rows of one list in bulk.
-
-    The answer has the rows that were written, each with the revision that this write made.
-    """
-
-    scope: Key
-    rows: tuple[Expected, ...]
     deadline_s: float | None

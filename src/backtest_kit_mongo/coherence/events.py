@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgpack
 
@@ -34,10 +34,11 @@ class Origin:
     process: int
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One change of one document, or for `batch` of a run of new rows of a series. A `conflict` is no change: a row was
     offered that conflicts with the stored one.
+
+    A named tuple, as `Record` is: each write makes one.
 
     Attributes:
         document: MongoDB `_id`; for `batch`, the series' key and the first new timestamp; for `conflict`, the row's key

@@ -1,4 +1,4 @@
-"""Writing lists: rows of a list that differ from what is stored, and one row whatever is stored.
+"""Lists: which rows are read, and writing those that differ from what is stored, or one whatever is stored.
 
 A list (its scope) is one key of the protocol. Its entry holds no rows, only the stamp of the last writer:
 `docs/adr/0002`.
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Defer, Expected, Lease, Leased, Merge, Plan, Published, Rows, ask
+from backtest_kit_mongo.coherence.effects import Defer, Effect, Lease, Leased, Plan, Published, ask
 from backtest_kit_mongo.coherence.plans import EVENTS_MAX, announce, give_up
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record, digest
 from backtest_kit_mongo.errors import EnvironmentFault
@@ -20,6 +20,62 @@ ROWS_MAX: Final = 5_000
 """Stored rows that are looked at at once, so that a list of any length takes little memory to compare."""
 GUESSED_MAX: Final = 10
 """Rows that are taken for new without asking: a list that has grown by one is the usual case."""
+
+
+class Only(NamedTuple):
+    """Which rows of a list, and in which order: the oldest first, or if anything is said here or a limit is given, the
+    most recently changed first.
+
+    Attributes:
+        since_ms: changed then or later, by the clock of whoever changed them.
+        items: with one of these ids.
+        where: with these values (text) in these fields of the payload, which are among `Domain.filters`.
+        by_change: nothing but the order is said.
+    """
+
+    since_ms: int | None = None
+    items: tuple[Part, ...] | None = None
+    where: tuple[tuple[str, str], ...] = ()
+    by_change: bool = False
+
+    def fits(self, record: Record, changed_ms: int) -> bool:
+        """Whether a record that was last changed then is one of them."""
+        if self.since_ms is not None and changed_ms < self.since_ms:
+            return False
+        if self.items is not None and record.key.item not in self.items:
+            return False
+        return all(isinstance(record.payload, dict) and record.payload.get(name) == text for name, text in self.where)
+
+
+ALL: Final = Only()
+
+
+class Expected(NamedTuple):
+    """A row to write, and the stored row that it replaces as far as is known (None: none is stored)."""
+
+    change: Change
+    rev: int | None
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Effect[Mapping[Part, Record]]):
+    """The named rows of a scope, those that exist."""
+
+    scope: Key
+    items: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merge(Effect["tuple[Published, ...]"]):
+    """Write many rows of one list in bulk.
+
+    The answer has the rows that were written, each with the revision that this write made.
+    """
+
+    scope: Key
+    rows: tuple[Expected, ...]
+    deadline_s: float | None
 
 
 class Seen(NamedTuple):

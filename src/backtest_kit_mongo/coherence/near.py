@@ -32,6 +32,8 @@ from sys import getsizeof
 from typing import Any
 
 from backtest_kit_mongo.coherence.codec import maker
+from backtest_kit_mongo.coherence.effects import CacheRead, Effect, Plan, ask
+from backtest_kit_mongo.coherence.plans import miss
 from backtest_kit_mongo.coherence.record import Key, Record
 
 COPY_OVERHEAD_BYTES = 800
@@ -223,3 +225,33 @@ class Copies:
             before.fresh_until_s = -inf
         state = self._states[channel] = ChannelState()
         return state
+
+
+@dataclass(frozen=True, slots=True)
+class NearBegin(Effect[Fetch]):
+    """A read begins that may leave a copy in this process."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class NearEnd(Effect[None]):
+    """That read ends with `record`, or failed (None)."""
+
+    fetch: Fetch
+    record: Record | None
+    is_entry: bool
+
+
+def read_near(key: Key) -> Plan[Record]:
+    """`plans.read` of a key that this process keeps copies of and has none that may be served (N1 to N4)."""
+    fetch = yield from ask(NearBegin(key))
+    try:
+        answer = yield from ask(CacheRead(key))
+        record = answer if isinstance(answer, Record) else (yield from miss(key, answer))
+    except BaseException as error:
+        if not isinstance(error, GeneratorExit):
+            yield from ask(NearEnd(fetch, None, False))
+        raise
+    yield from ask(NearEnd(fetch, record, isinstance(answer, Record)))
+    return record

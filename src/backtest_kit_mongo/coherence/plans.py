@@ -30,10 +30,11 @@ EVENTS_BYTES: Final = 1024 * 1024
 def read(key: Key) -> Plan[Record]:
     """One hop on a hit; otherwise MongoDB, and the entry is installed if nobody wrote meanwhile (I5)."""
     answer = yield from ask(fx.CacheRead(key))
-    return answer if isinstance(answer, Record) else (yield from _fetch(key, answer))
+    return answer if isinstance(answer, Record) else (yield from miss(key, answer))
 
 
-def _fetch(key: Key, right: fx.Right) -> Plan[Record]:
+def miss(key: Key, right: fx.Right) -> Plan[Record]:
+    """What a miss does: find, and install what was found if there is a right."""
     record = yield from ask(fx.Find(key))
     if right.token:
         try:
@@ -41,20 +42,6 @@ def _fetch(key: Key, right: fx.Right) -> Plan[Record]:
         except fx.CacheDown:
             # The value is right; only the next reader pays.
             return record
-    return record
-
-
-def read_near(key: Key) -> Plan[Record]:
-    """`read` of a key that this process keeps copies of and has none that may be served (N1 to N4)."""
-    fetch = yield from ask(fx.NearBegin(key))
-    try:
-        answer = yield from ask(fx.CacheRead(key))
-        record = answer if isinstance(answer, Record) else (yield from _fetch(key, answer))
-    except BaseException as error:
-        if not isinstance(error, GeneratorExit):
-            yield from ask(fx.NearEnd(fetch, None, False))
-        raise
-    yield from ask(fx.NearEnd(fetch, record, isinstance(answer, Record)))
     return record
 
 

@@ -168,32 +168,6 @@ def deletion(record: Record, note: Mapping[str, str]) -> Record:
     return record._replace(rev=record.rev + 1, payload=dict(note), when=None, removed=True)
 
 
-class Only(NamedTuple):
-    """Which rows of a list, and in which order: the oldest first, or if anything is said here or a limit is given, the
-    most recently changed first.
-
-    Attributes:
-        since_ms: changed then or later, by the clock of whoever changed them.
-        items: with one of these ids.
-        where: with these values (text) in these fields of the payload, which are among `Domain.filters`.
-        by_change: nothing but the order is said.
-    """
-
-    since_ms: int | None = None
-    items: tuple[Part, ...] | None = None
-    where: tuple[tuple[str, str], ...] = ()
-    by_change: bool = False
-
-    def fits(self, record: Record, changed_ms: int) -> bool:
-        """Whether a record that was last changed then is one of them."""
-        if self.since_ms is not None and changed_ms < self.since_ms:
-            return False
-        if self.items is not None and record.key.item not in self.items:
-            return False
-        return all(isinstance(record.payload, dict) and record.payload.get(name) == text for name, text in self.where)
-
-
-ALL: Final = Only()
 PACKED: Final = object()
 """In place of a payload of which only the bytes are at hand."""
 

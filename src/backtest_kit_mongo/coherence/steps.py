@@ -24,18 +24,8 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.coherence import lists, plans
-from backtest_kit_mongo.coherence.effects import (
-    CacheDown,
-    Defer,
-    Effect,
-    Expected,
-    Leased,
-    Plan,
-    Publish,
-    Published,
-    Rows,
-    ask,
-)
+from backtest_kit_mongo.coherence.effects import CacheDown, Defer, Effect, Leased, Plan, Publish, Published, ask
+from backtest_kit_mongo.coherence.lists import Expected, Rows
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.errors import Conflict, Contended
 

@@ -81,7 +81,8 @@ def make_when(domain: Domain, when: Any, *, required: bool = True) -> int | None
 
 
 def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
-    """Check and encode one payload.
+    """Check and encode one payload: its bytes for cache and feed, and as BSON, each once for all. What no MongoDB
+    document can hold is refused, on every backend alike: a run on files must not fail only in production.
 
     Raises:
         InvalidPayload: it does not fit the domain's model, holds something that cannot be stored, or is too large.
@@ -95,7 +96,15 @@ def make_change(key: Key, payload: Any, when: int | None = None) -> Change:
         payloads.adapter(key.domain.model).validate_python(plain, context=payloads.AS_STORED)  # `check`, as well.
     except ValidationError as cause:
         raise _misfit(key, cause) from cause
-    stored = _fitting(key, plain, body)
+    # Who has not so many containers has not so many levels; most payloads need no closer look.
+    if len(body) - len(body.translate(None, _CONTAINERS)) > NESTING_MAX and _too_deep(plain):
+        raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
+    try:
+        stored: bytes = bson.encode({"payload": plain})
+    except (BSONError, OverflowError) as cause:
+        raise _refusal(key, plain, cause) from cause
+    if len(stored) > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
+        raise _too_large(key, stored)
     removed = key.domain.has_removed and isinstance(plain, dict) and plain.get("removed") is True
     return Change(key, plain, body, when, removed, stored)
 
@@ -145,26 +154,11 @@ _CONTAINERS: Final = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))
 """The bytes that begin an object or a list in msgpack; they may stand elsewhere too."""
 
 
-def _fitting(key: Key, plain: Any, body: bytes) -> bytes:
-    """The payload as BSON, encoded once for all. What no MongoDB document can hold is refused, on every backend alike:
-    a run on files must not fail only in production.
-
-    Raises:
-        InvalidPayload: it is nested too deeply or too large.
-    """
-    # Who has not so many containers has not so many levels; most payloads need no closer look.
-    if len(body) - len(body.translate(None, _CONTAINERS)) > NESTING_MAX and _too_deep(plain):
-        raise InvalidPayload(f"{key}: nested deeper than {NESTING_MAX} levels. Nothing was written.")
-    try:
-        stored: bytes = bson.encode({"payload": plain})
-    except (BSONError, OverflowError) as cause:
-        raise _refusal(key, plain, cause) from cause
-    if len(stored) > DOCUMENT_MAX_BYTES - OVERHEAD_BYTES:
-        raise InvalidPayload(
-            f"{key}: the payload takes {len(stored):,} bytes; MongoDB's limit for a document is "
-            f"{DOCUMENT_MAX_BYTES:,}. Nothing was written. Split it over several keys."
-        )
-    return stored
+def _too_large(key: Key, stored: bytes) -> InvalidPayload:
+    return InvalidPayload(
+        f"{key}: the payload takes {len(stored):,} bytes; MongoDB's limit for a document is "
+        f"{DOCUMENT_MAX_BYTES:,}. Nothing was written. Split it over several keys."
+    )
 
 
 def _too_deep(value: Any) -> bool:

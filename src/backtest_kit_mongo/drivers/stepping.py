@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Rows
-from backtest_kit_mongo.coherence.record import ALL, Change, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.lists import ALL, Only, Rows
+from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.steps import Drop, Guard, Put, PutRows, Write
 from backtest_kit_mongo.coherence.steps import step as step_plan
 from backtest_kit_mongo.drivers.offloading import offload

@@ -17,7 +17,9 @@ from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import lists, plans, series
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.inventory import EVERYTHING, Census, Entry, Selection
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.lists import ALL, Only
+from backtest_kit_mongo.coherence.near import NearBegin, NearEnd, read_near
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, Part, Record
 from backtest_kit_mongo.drivers.counts import (
     BOUNDS_S,
     DEFERRED,
@@ -99,8 +101,8 @@ class Store:
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
             fx.Delete: truth.delete,
-            fx.Rows: truth.rows,
-            fx.Merge: truth.merge,
+            lists.Rows: truth.rows,
+            lists.Merge: truth.merge,
             series.Append: truth.append,
             series.KeepConflicts: truth.keep_conflicts,
             # Late: the columnar way needs NumPy, which only those who read candles should wait for.
@@ -128,7 +130,7 @@ class Store:
         """Who performs what in domains of which this process keeps no copies, and in those of which it does."""
         dropping = dict(self._handlers)
         if near is not None:
-            dropping |= {fx.NearBegin: near.begin, fx.NearEnd: near.end}
+            dropping |= {NearBegin: near.begin, NearEnd: near.end}
             for kind in (fx.Lease, fx.Commit, fx.Defer, st.LeaseAll, st.CommitAll):
                 dropping[kind] = _dropping(near, self._handlers[kind])
         is_watched = type(self)._watch is not Store._watch
@@ -200,7 +202,7 @@ class Store:
         if near is not None and key.domain in self._near_domains:
             copy = near.get(key)
             if copy is None:
-                return self._reading(key.domain, plans.read_near(key))
+                return self._reading(key.domain, read_near(key))
             tally = self.counts.reads.get(key.domain) or self.counts.reads_of(key.domain)
             tally.outcomes[NEAR] += 1
             return copy

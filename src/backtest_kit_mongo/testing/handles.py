@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from math import copysign, isnan
 from typing import Any
 
-from backtest_kit_mongo.coherence.effects import Rows
+from backtest_kit_mongo.coherence.lists import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Key, Part, Record, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS

@@ -13,7 +13,7 @@ from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisL
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, decode
-from backtest_kit_mongo.coherence.lists import Seen
+from backtest_kit_mongo.coherence.lists import Merge, Rows, Seen
 from backtest_kit_mongo.coherence.record import Change, Key, Part, Record, digest
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.servers import redis_client
@@ -110,11 +110,11 @@ class ObservedStore(Store):
             self._journal.leased(self._number, answer is not None)
         elif isinstance(effect, fx.Defer):
             self.is_deferred = self.is_deferred or bool(effect.published)
-        elif isinstance(effect, fx.Rows):
+        elif isinstance(effect, Rows):
             self._stored.update(
                 (item, Seen(row.rev, row.id, digest(pack(row.payload)))) for item, row in answer.items()
             )
-        elif isinstance(effect, fx.Merge):
+        elif isinstance(effect, Merge):
             self._written += answer
         elif isinstance(answer, Record):
             self.record = answer

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Record
 from backtest_kit_mongo.errors import BacktestKitError, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
@@ -32,10 +33,10 @@ KINDS: Mapping[type[fx.Effect[Any]], int] = {
     fx.Publish: PUBLISH,
     fx.Defer: DEFER,
     fx.Find: LOOK,
-    fx.Rows: LOOK,
+    lists.Rows: LOOK,
     fx.Upsert: STORE,
     fx.SoftRemove: STORE,
-    fx.Merge: STORE,
+    lists.Merge: STORE,
 }
 
 

@@ -14,7 +14,7 @@ from backtest_kit_mongo.backends.memory_cache import MemoryCache
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.near import Copies, Fetch
+from backtest_kit_mongo.coherence.near import Copies, Fetch, NearBegin, NearEnd, read_near
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, Record
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.drivers.store import Store
@@ -151,10 +151,10 @@ class Process(Near):
     def get(self, key: Key) -> Record | None:
         return self.copies.get(key, self._now())
 
-    def begin(self, effect: fx.NearBegin) -> Fetch:
+    def begin(self, effect: NearBegin) -> Fetch:
         return self.copies.begin(CHANNEL, effect.key)
 
-    def end(self, effect: fx.NearEnd) -> None:
+    def end(self, effect: NearEnd) -> None:
         self.copies.end(effect.fetch, effect.record, is_entry=effect.is_entry)
 
     def drop(self, keys: Iterable[Key]) -> None:
@@ -285,7 +285,7 @@ class Run:
         change = Change(self.key, payload, pack(payload))
         match self.op.kind:
             case "read":
-                self.plan = plans.read_near(self.key)
+                self.plan = read_near(self.key)
             case "write":
                 self.plan = plans.write(change)
             case _:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.invariants import require
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_verify.simulation.driver import LEASE, READ, STORE, Answer, Answers, Content, Step, content_of
@@ -258,12 +259,12 @@ def _do(truth: MemoryTruth, effect: fx.Effect[Any]) -> Any:
     match effect:
         case fx.Find():
             return truth.find(effect)
-        case fx.Rows():
+        case lists.Rows():
             return truth.rows(effect)
         case fx.Upsert():
             return truth.upsert(effect)
         case fx.SoftRemove():
             return truth.remove(effect)
-        case fx.Merge():
+        case lists.Merge():
             return truth.merge(effect)
     raise AssertionError(effect)

@@ -144,13 +144,6 @@ class ServerClocks(ServerHeartbeatListener):
 
 
 _OPERATOR: Final = "$toInt"
-
-
-def _fails_from(by_ms: int) -> dict[str, Any]:
-    # Not constant before `$$NOW` is known, so that no optimizer fails in advance.
-    return {_OPERATOR: {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}}
-
-
 Let: TypeAlias = dict[str, Any]
 """The variables of a command."""
 
@@ -159,18 +152,22 @@ class Deadline(Mapping[str, Any]):
     """An expression that fails once it is too late. It is computed while its command is encoded, so each attempt has
     its own.
 
+    Args:
+        least_ms: what the server's clock shows at least at a moment of the monotonic clock.
+
     Attributes:
         sent_count: commands encoded so far; only what was encoded can have been sent.
     """
 
-    def __init__(self, clocks: ServerClocks, until_s: float, arrival_s: float) -> None:
-        self._clocks, self._until_s, self._arrival_s = clocks, until_s, arrival_s
+    def __init__(self, least_ms: Callable[[float], int], until_s: float, arrival_s: float) -> None:
+        self._least_ms, self._until_s, self._arrival_s = least_ms, until_s, arrival_s
         self.sent_count = 0
 
     def __getitem__(self, name: str) -> Any:
-        by_ms = self._clocks.least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
+        by_ms = self._least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
         self.sent_count += 1
-        return _fails_from(by_ms)[name]
+        # Not constant before `$$NOW` is known, so that no optimizer fails in advance.
+        return {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}
 
     def __iter__(self) -> Iterator[str]:
         return iter((_OPERATOR,))
@@ -237,14 +234,18 @@ class Deadlines:
 
     def _ask(self, what: object, end_s: float) -> None:
         # If nobody answers, the write itself fails and says so.
-        with suppress(EnvironmentFault), reading(what), pymongo.timeout(_remaining_s(what, end_s)):
+        with suppress(EnvironmentFault), reading(what), pymongo.timeout(max(0.001, end_s - time.monotonic())):
             self.clocks.ask(self._client())
 
     def _attempt(self, what: object, send: Callable[[Let], R], end_s: float, arrival_s: float) -> R:
-        deadline = Deadline(self.clocks, end_s, arrival_s)
+        deadline = Deadline(self.clocks.least_ms, end_s, arrival_s)
+        if (remaining_s := end_s - time.monotonic()) <= 0:
+            raise WriteRefused(
+                f"{what}: this process was held up until its lease was nearly over, nothing was written. Try again."
+            )
         try:
             try:
-                with pymongo.timeout(_remaining_s(what, end_s)):
+                with pymongo.timeout(remaining_s):
                     return send({"inTime": deadline})
             except FAULTS as fault:
                 raise write_error(what, fault, deadline.settled_in_ms) from fault
@@ -261,15 +262,6 @@ class Deadlines:
             raise
 
 
-def _remaining_s(what: object, end_s: float) -> float:
-    remaining_s = end_s - time.monotonic()
-    if remaining_s <= 0:
-        raise WriteRefused(
-            f"{what}: this process was held up until its lease was nearly over, nothing was written. Try again."
-        )
-    return remaining_s
-
-
 def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) -> None:
     """See for oneself that this server refuses what is late, whichever of the three commands it is; no document is
     changed.
@@ -278,7 +270,7 @@ def require(collection: Collection[dict[str, Any]], shard_key: Iterable[str]) ->
         UnsafeServer: it does not.
         pymongo's errors.
     """
-    late = {"inTime": _fails_from(0)}
+    late = {"inTime": Deadline(lambda _: 0, 0.0, 0.0)}
     which, change = dict.fromkeys(shard_key, ""), {"$setOnInsert": {"__v": 0}}
     nowhere = {"$merge": {"into": collection.name, "whenMatched": "fail", "whenNotMatched": "insert"}}
     nothing: list[dict[str, Any]] = [{"$match": {"_id": {"$in": []}}}, nowhere]

@@ -27,14 +27,15 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.browsing import MongoBrowsing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
-from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update
+from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update, store
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
-from backtest_kit_mongo.backends.mongo.transactions import Transactions, store
+from backtest_kit_mongo.backends.mongo.transactions import Transactions
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Delete, Expected, Find, Merge, Published, Rows, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.record import ALL, Change, Domain, Key, OnConflict, Only, Part, Record
+from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.lists import ALL, Expected, Merge, Only, Rows
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts
 from backtest_kit_mongo.coherence.steps import Atomic
 from backtest_kit_mongo.connect import mongo_client

@@ -1,19 +1,25 @@
-"""How records lie in MongoDB: the npm package's documents, plus `rev`."""
+"""How records lie in MongoDB (the npm package's documents, plus `rev`), and the one command that stores a record."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import bson
+import pymongo.errors as pe
 from bson import ObjectId
 from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
+from pymongo import ReturnDocument, UpdateOne
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 
+from backtest_kit_mongo.backends.mongo.errors import NoRevision
 from backtest_kit_mongo.backends.mongo.layout import hint, payload_field
-from backtest_kit_mongo.coherence.effects import Expected
-from backtest_kit_mongo.coherence.record import Change
+from backtest_kit_mongo.coherence.lists import Expected
+from backtest_kit_mongo.coherence.record import Change, Key, Record
+from backtest_kit_mongo.errors import Conflict, Contended
 
 Document = dict[str, Any]
 ONE = Int64(1)
@@ -73,3 +79,68 @@ def row_update(row: Expected, now: datetime) -> UpdateOne:
         **({} if "when" in columns else _UNDATED),
     }
     return UpdateOne(seen, update, upsert=True, hint=hint(change.key.domain))
+
+
+def only(expected_rev: int | None) -> Document:
+    """What a filter needs so that only this revision is met."""
+    if expected_rev is None:
+        return {}
+    return {"rev": expected_rev or {"$exists": False}}
+
+
+def was_first(key: Key, expected_rev: int) -> Conflict:
+    return Conflict(
+        f"{key}: revision {expected_rev} was expected, and it has another: another writer was first. Nothing was "
+        "written."
+    )
+
+
+def store(
+    collection: Collection[Document],
+    change: Change,
+    expected_rev: int | None,
+    let: Mapping[str, Any],
+    session: ClientSession | None = None,
+    *,
+    now: datetime | None = None,
+) -> Record:
+    """Upsert one document.
+
+    Args:
+        now: dates the write, by default the time.
+
+    Raises:
+        Conflict: it has another revision than is expected.
+        Contended: in a transaction another one inserts the document too.
+        NoRevision: what is stored cannot be counted on.
+        and pymongo's errors.
+    """
+    key = change.key
+    wanted: Document = {**key.query()}
+    if expected_rev is not None:
+        wanted |= only(expected_rev)
+    try:
+        document = collection.find_one_and_update(
+            wanted,
+            replacement(change, now or datetime.now(UTC)),
+            projection={"rev": 1},
+            upsert=not expected_rev,
+            return_document=ReturnDocument.AFTER,
+            hint=hint(key.domain),
+            let=let,
+            session=session,
+        )
+    except pe.DuplicateKeyError as cause:
+        if (cause.details or {}).get("keyPattern", {}).keys() - set(key.domain.columns) or (
+            session is None and expected_rev is None
+        ):
+            raise
+        if expected_rev is not None:
+            raise was_first(key, expected_rev) from cause
+        raise Contended(f"{key}: another step inserts it too, nothing was written") from cause
+    if document is None:
+        raise was_first(key, expected_rev or 0)
+    rev = document["rev"]
+    if rev != rev:
+        raise NoRevision(f"{key}: the stored revision is no number")
+    return Record(key, int(rev), change.payload, change.when, change.removed, str(document["_id"]))

@@ -19,7 +19,8 @@ from backtest_kit_mongo.backends.mongo.decoding import Raw, fields, listed, reco
 from backtest_kit_mongo.backends.mongo.layout import BY_CHANGE, payload_field
 from backtest_kit_mongo.backends.mongo.paging import bounded, pages
 from backtest_kit_mongo.coherence.codec import EPOCH
-from backtest_kit_mongo.coherence.record import ALL, Key, Only, Part, Record
+from backtest_kit_mongo.coherence.lists import ALL, Only
+from backtest_kit_mongo.coherence.record import Key, Part, Record
 
 BY_CREATION: Final = [("createDate", 1), ("_id", 1)]
 

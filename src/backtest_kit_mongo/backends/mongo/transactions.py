@@ -25,7 +25,7 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.concerns import is_replicated
 from backtest_kit_mongo.backends.mongo.deadline import Deadline, Deadlines
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, fields, record
-from backtest_kit_mongo.backends.mongo.encoding import ONE, first_row, replacement, row_update
+from backtest_kit_mongo.backends.mongo.encoding import ONE, first_row, only, row_update, store, was_first
 from backtest_kit_mongo.backends.mongo.errors import DUPLICATE_KEY, IndexGone, NoRevision, brief, own_duplicate, writing
 from backtest_kit_mongo.backends.mongo.layout import hint, payload_field
 from backtest_kit_mongo.coherence.codec import pack
@@ -137,7 +137,7 @@ class Transactions:
 
     def _attempt(self, effect: Atomic) -> tuple[tuple[Published, ...], ...]:
         end_s, arrival_s = self._deadlines.bounds("a step", effect.deadline_s)
-        deadline = Deadline(self._deadlines.clocks, end_s, arrival_s)
+        deadline = Deadline(self._deadlines.clocks.least_ms, end_s, arrival_s)
         concern = next(iter(self._collections.values())).write_concern
         with self._client().start_session() as session:
             try:
@@ -274,68 +274,3 @@ class Transactions:
 
 def _row(change: Change, rev: int, name: Any) -> Published:
     return Published(Record(change.key, rev, change.payload, change.when, False, str(name)), "upsert", change.body)
-
-
-def only(expected_rev: int | None) -> Document:
-    """What a filter needs so that only this revision is met."""
-    if expected_rev is None:
-        return {}
-    return {"rev": expected_rev or {"$exists": False}}
-
-
-def was_first(key: Key, expected_rev: int) -> Conflict:
-    return Conflict(
-        f"{key}: revision {expected_rev} was expected, and it has another: another writer was first. Nothing was "
-        "written."
-    )
-
-
-def store(
-    collection: Collection[Document],
-    change: Change,
-    expected_rev: int | None,
-    let: Mapping[str, Any],
-    session: ClientSession | None = None,
-    *,
-    now: datetime | None = None,
-) -> Record:
-    """Upsert one document.
-
-    Args:
-        now: dates the write, by default the time.
-
-    Raises:
-        Conflict: it has another revision than is expected.
-        Contended: in a transaction another one inserts the document too.
-        NoRevision: what is stored cannot be counted on.
-        and pymongo's errors.
-    """
-    key = change.key
-    wanted: Document = {**key.query()}
-    if expected_rev is not None:
-        wanted |= only(expected_rev)
-    try:
-        document = collection.find_one_and_update(
-            wanted,
-            replacement(change, now or datetime.now(UTC)),
-            projection={"rev": 1},
-            upsert=not expected_rev,
-            return_document=ReturnDocument.AFTER,
-            hint=hint(key.domain),
-            let=let,
-            session=session,
-        )
-    except pe.DuplicateKeyError as cause:
-        if (cause.details or {}).get("keyPattern", {}).keys() - set(key.domain.columns) or (
-            session is None and expected_rev is None
-        ):
-            raise
-        if expected_rev is not None:
-            raise was_first(key, expected_rev) from cause
-        raise Contended(f"{key}: another step inserts it too, nothing was written") from cause
-    if document is None:
-        raise was_first(key, expected_rev or 0)
-    rev = document["rev"]
-    if rev != rev:
-        raise NoRevision(f"{key}: the stored revision is no number")
-    return Record(key, int(rev), change.payload, change.when, change.removed, str(document["_id"]))

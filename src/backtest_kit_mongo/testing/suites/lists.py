@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from backtest_kit_mongo.coherence.effects import Expected, Merge, Rows, Upsert
+from backtest_kit_mongo.coherence.effects import Upsert
+from backtest_kit_mongo.coherence.lists import Expected, Merge, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS

@@ -18,7 +18,7 @@ import pytest
 from bson import Binary, Code, DBRef, Decimal128, MinKey, ObjectId, Regex
 from msgpack import ExtType
 
-from backtest_kit_mongo.coherence.effects import Rows
+from backtest_kit_mongo.coherence.lists import Rows
 from backtest_kit_mongo.coherence.record import Column, Domain, Shape
 from backtest_kit_mongo.domains.checks import make_change, make_key, row_item
 from backtest_kit_mongo.domains.payloads import SignalRow
