@@ -18,6 +18,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.record import Domain, Record
+from backtest_kit_mongo.drivers.counts import READS, Tally
 from backtest_kit_mongo.drivers.store import Store
 
 R = TypeVar("R")
@@ -70,9 +71,12 @@ class TracedStore(Store):
         elif isinstance(effect, fx.Defer):
             trace.get_current_span().set_attribute(OUTCOME, "bypass")
 
-    def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
-        with self._span("read", domain):
-            return super()._reading(domain, plan)
+    def _run(self, plan: fx.Plan[R], tally: Tally) -> R:
+        is_read = tally.names is READS
+        with self._span(
+            "read" if is_read else "write", tally.domain, SpanKind.CLIENT if is_read else SpanKind.PRODUCER
+        ):
+            return super()._run(plan, tally)
 
     def _listing(self, domain: Domain, look: Callable[[], R]) -> R:
         with self._span("list", domain):
@@ -85,7 +89,3 @@ class TracedStore(Store):
             yield from super()._scanning(domain, records)
         finally:
             span.end()
-
-    def _writing(self, domain: Domain, plan: fx.Plan[R]) -> R:
-        with self._span("write", domain, SpanKind.PRODUCER):
-            return super()._writing(domain, plan)

@@ -80,12 +80,12 @@ class OneCopy(Near):
 
 
 def reads(store: Store, domain: Domain = STATE) -> dict[str, int]:
-    tally = store.counts.reads_of(domain)
+    tally = store.counts.reads[domain]
     return {name: count for name, count in zip(tally.names, tally.outcomes, strict=True) if count}
 
 
 def writes(store: Store, domain: Domain = STATE) -> dict[str, int]:
-    tally = store.counts.writes_of(domain)
+    tally = store.counts.writes[domain]
     return {name: count for name, count in zip(tally.names, tally.outcomes, strict=True) if count}
 
 
@@ -102,7 +102,7 @@ class TestReads:
         store = Store("s", MemoryTruth(), Scripted(), OneCopy())
         store.read(KEY)
         assert reads(store) == {"near": 1}
-        assert sum(store.counts.reads_of(STATE).durations) == 0
+        assert sum(store.counts.reads[STATE].durations) == 0
 
     def test_a_read_that_fails_after_a_miss_is_an_error_and_no_miss(self) -> None:
         store = Store("s", Failing(ReadFailed("no")), Scripted(lambda: Right("r")))
@@ -197,8 +197,8 @@ class TestThreads:
 
     def test_no_increment_is_lost(self) -> None:
         counts, turns = Counts(), 50_000
-        self.together(turns, lambda _: counts.reads_of(STATE).add(0, BOUNDS_S[0]))
-        tally = counts.reads_of(STATE)
+        self.together(turns, lambda _: counts.reads[STATE].add(0, BOUNDS_S[0]))
+        tally = counts.reads[STATE]
         assert tally.outcomes[0] == sum(tally.durations) == self.THREADS * turns
         assert tally.seconds == pytest.approx(self.THREADS * turns * BOUNDS_S[0])
 

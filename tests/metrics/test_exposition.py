@@ -92,7 +92,7 @@ class TestFamilies:
         assert {k: v for k, v in samples(text, "writes_total").items() if v} == {("state", "bypass"): 1}
 
     def test_durations_are_a_histogram_of_used_domains(self, store: Store) -> None:
-        tally = store.counts.reads_of(STATE)
+        tally = store.counts.reads[STATE]
         for seconds in (0.00005, 0.0002, 0.002, 100.0):
             tally.add(HIT, seconds)
         text = text_of(store)

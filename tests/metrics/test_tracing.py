@@ -128,7 +128,7 @@ class TestTheStore:
 
     def test_a_traced_store_counts_as_any_other(self, store: TracedStore, spans: Spans) -> None:
         store.read(KEY)
-        assert sum(store.counts.reads_of(STATE).outcomes) == 1
+        assert sum(store.counts.reads[STATE].outcomes) == 1
 
 
 class TestTheWorker:

@@ -10,11 +10,9 @@ after its lease has ended.
 
     write   LEASE    delete the entry, register (token, deadline); take the *install right* if this writer is alone
             TRUTH    one find_one_and_update with a deadline before the lease's, by MongoDB's own clock: it may arrive
-            at any time,
-                     and what arrives later is refused
+                     at any time, and what arrives later is refused
             COMMIT   one script: release the lease; install the entry if the install right is still ours; append the
-            event
-                     (of many events only the last page; the others are appended before it: `plans.announce` says why)
+                     event (of many only the last page; the others go before it: `plans.announce` says why)
     read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right
             FIND     MongoDB primary
             FILL     install what was found if the install right is still ours
@@ -30,8 +28,10 @@ another era is refused. Entries and rights of another incarnation do not exist. 
 *open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
 flight.
 
-Files: `eras.py` (to whom Redis belongs), `record.py` (what is stored), `effects.py` (what a plan asks for); the steps
-by shape: `plans.py` (documents), `lists.py`, `series.py`, `steps.py` (several keys at once); `keys.py` (Redis names),
-`codec.py` and `events.py` (bytes), `invariants.py` (the named invariants). A change in `plans.py` or in a Lua script
-must be made in both and re-proved. Nothing here does I/O, reads a clock or draws a random number: a test greps for it.
+Files, in the order to read them: `record.py` (what is stored), `effects.py` (what a plan asks for), `plans.py` (the
+steps of documents). Then what goes beyond, each with its own effects: `lists.py`, `series.py`, `steps.py` (several keys
+at once), `near.py` (copies in a process). Below: `eras.py` (to whom Redis belongs), `keys.py` (Redis names), `codec.py`
+and `events.py` (bytes), `invariants.py`. LEASE and COMMIT are written for many keys of a partition; a document is one.
+A change in a plan or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads a clock or draws
+a random number: a test greps for it.
 """

@@ -1,4 +1,1 @@
-"""Drivers perform a plan's effects.
-
-`sync.py` is the one that strategies use; an asynchronous one differs by `async` and one `await`.
-"""
+"""Drivers perform a plan's effects: `drive.py` runs one, `store.py` says who performs what and counts how it ended."""

@@ -8,6 +8,7 @@ without a global lock may lose one now and then. No rule of the protocol rests o
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Final
 
 from backtest_kit_mongo.coherence.record import Domain
@@ -22,6 +23,8 @@ WRITES: Final = ("written", "bypass", "unknown", "refused", "error")
 """How a write ended: stored and published; stored, but the cache missed it and will be informed; perhaps stored;
 certainly not stored, because the server or the call is at fault; not stored, because something else failed.
 """
+USUAL: Final = 0
+"""How most end: with the first of these."""
 HIT, NEAR, MISS, PASSED_BY, LIST, FAILED_READ = range(len(READS))
 WRITTEN, DEFERRED, UNKNOWN, REFUSED, FAILED_WRITE = range(len(WRITES))
 BOUNDS_S: Final = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -33,15 +36,16 @@ class Tally:
 
     Attributes:
         names: `READS` or `WRITES`.
+        failed: which outcome an error is.
         outcomes: how many ended so, in the order of `names`.
         durations: how many took so long, in the order of `BOUNDS_S` and the open class.
         seconds: sum of the durations.
     """
 
-    __slots__ = ("durations", "names", "outcomes", "seconds")
+    __slots__ = ("domain", "durations", "failed", "names", "outcomes", "seconds")
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, domain: Domain, names: tuple[str, ...], failed: Callable[[BaseException], int]) -> None:
+        self.domain, self.names, self.failed = domain, names, failed
         self.outcomes = [0] * len(names)
         self.durations = [0] * (len(BOUNDS_S) + 1)
         self.seconds = 0.0
@@ -50,6 +54,18 @@ class Tally:
         self.outcomes[outcome] += 1
         self.durations[bisect_left(BOUNDS_S, seconds)] += 1
         self.seconds += seconds
+
+
+class Tallies(dict[Domain, Tally]):
+    """By domain, each made when it is first used."""
+
+    def __init__(self, names: tuple[str, ...], failed: Callable[[BaseException], int]) -> None:
+        super().__init__()
+        self._names, self._failed = names, failed
+
+    def __missing__(self, domain: Domain) -> Tally:
+        # `setdefault` is atomic: two threads that come first together get the same tally.
+        return self.setdefault(domain, Tally(domain, self._names, self._failed))
 
 
 class Counts:
@@ -64,18 +80,11 @@ class Counts:
     __slots__ = ("reads", "rows_conflicting", "rows_known", "rows_new", "writes")
 
     def __init__(self) -> None:
-        self.reads: dict[Domain, Tally] = {}
-        self.writes: dict[Domain, Tally] = {}
+        self.reads = Tallies(READS, lambda _: FAILED_READ)
+        self.writes = Tallies(WRITES, failed_write)
         self.rows_new = 0
         self.rows_known = 0
         self.rows_conflicting = 0
-
-    def reads_of(self, domain: Domain) -> Tally:
-        # `setdefault` is atomic: two threads that come first together get the same tally.
-        return self.reads.get(domain) or self.reads.setdefault(domain, Tally(READS))
-
-    def writes_of(self, domain: Domain) -> Tally:
-        return self.writes.get(domain) or self.writes.setdefault(domain, Tally(WRITES))
 
     def appended(self, offered_count: int, answer: Appended) -> None:
         # Counted before they are added: a call within `+=` would let another thread in.

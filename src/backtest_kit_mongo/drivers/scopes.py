@@ -15,6 +15,7 @@ from backtest_kit_mongo.coherence.record import Change, Key, Record
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.intervals import Grid
+    from backtest_kit_mongo.drivers.series import SeriesVerbs
     from backtest_kit_mongo.drivers.store import Store
 
 R = TypeVar("R")
@@ -43,7 +44,7 @@ class Scope:
     def merge(self, store: Store, scope: Key, changes: Sequence[Change]) -> int:
         return self._beyond(store.merge, scope, changes)
 
-    def append(self, store: Store, scope: Key, rows: Any, grid: Grid) -> Any:
+    def append(self, store: SeriesVerbs, scope: Key, rows: Any, grid: Grid) -> Any:
         return self._beyond(store.append, scope, rows, grid)
 
     def scan(self, store: Store, scope: Key, **how: Any) -> Iterator[Record]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 from functools import wraps
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.lists import ALL, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, Record
-from backtest_kit_mongo.coherence.steps import Drop, Guard, Put, PutRows, Write
+from backtest_kit_mongo.coherence.steps import Again, Drop, Guard, Put, PutRows, Write
 from backtest_kit_mongo.coherence.steps import step as step_plan
 from backtest_kit_mongo.drivers.offloading import offload
 from backtest_kit_mongo.drivers.scopes import UNSTORED_ID, Scope, current
@@ -25,6 +26,7 @@ from backtest_kit_mongo.locks import Lock
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.intervals import Grid
+    from backtest_kit_mongo.drivers.series import SeriesVerbs
     from backtest_kit_mongo.drivers.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +34,9 @@ PATIENCE_S: Final = 10.0
 """How long a step is tried again while others use its documents."""
 NEWEST_MS: Final = 2**53
 """When what is not written yet was changed."""
+PAUSE_S: Final = 0.004
+PAUSE_MAX_S: Final = 0.25
+"""Between attempts of a step that met another writer."""
 DOCUMENTS_MAX: Final = 1_000
 """Documents and rows of one step. All of it is one transaction, and one script for each partition."""
 
@@ -136,7 +141,7 @@ class Step(Scope):
                     rows[change.key.item] = change
         return len(changes)
 
-    def append(self, store: Store, scope: Key, rows: Any, grid: Grid) -> Any:
+    def append(self, store: SeriesVerbs, scope: Key, rows: Any, grid: Grid) -> Any:
         raise CallerError(
             f"{scope}: candles are written once and never change, so they need no step: write them before it or after "
             "it. Nothing was written."
@@ -203,7 +208,7 @@ class Step(Scope):
         assert self._store is not None
         if os.getpid() != self._process:
             return
-        until_s = monotonic() + PATIENCE_S
+        until_s = time.monotonic() + PATIENCE_S
         writes = self._expecting()
         records = (
             perform(self._store, writes, self.name, until_s)
@@ -271,6 +276,15 @@ def perform(store: Store, writes: Sequence[Write], name: str, until_s: float) ->
     groups = [tuple(by_part[part]) for part in sorted(by_part)]
     plan = step_plan(groups, writes, name, store.truth.step_lifetime_ms(), until_s)
     return store.write_together([key.domain for key in keys], plan)
+
+
+def wait_for_others(effect: Again) -> bool:
+    """Longer each time, and not as long as others wait."""
+    pause_s = random.uniform(0.5, 1.0) * min(PAUSE_S * 2**effect.attempt, PAUSE_MAX_S)
+    if time.monotonic() + pause_s >= effect.until_s:
+        return False
+    time.sleep(pause_s)
+    return True
 
 
 def one_by_one(store: Store, writes: Sequence[Write], name: str) -> dict[Key, Record]:

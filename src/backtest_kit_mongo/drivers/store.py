@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import random
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from backtest_kit_mongo import locks
-from backtest_kit_mongo.candles import plans as series_plans
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists, plans, series
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.inventory import EVERYTHING, Census, Entry, Selection
 from backtest_kit_mongo.coherence.lists import ALL, Only
@@ -24,49 +20,33 @@ from backtest_kit_mongo.drivers.counts import (
     BOUNDS_S,
     DEFERRED,
     FAILED_READ,
-    HIT,
     LIST,
     MISS,
     NEAR,
     PASSED_BY,
+    USUAL,
     WRITTEN,
     Counts,
-    failed_write,
-)
+    Tally,
+)  # fmt: skip
 from backtest_kit_mongo.drivers.drive import OneForAll as OneForAll
 from backtest_kit_mongo.drivers.drive import Perform, Performers
 from backtest_kit_mongo.drivers.drive import drive as drive
 from backtest_kit_mongo.drivers.known_lists import KnownLists
 from backtest_kit_mongo.drivers.scopes import current
+from backtest_kit_mongo.drivers.series import SeriesVerbs, series_handlers
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
+from backtest_kit_mongo.drivers.stepping import wait_for_others
 from backtest_kit_mongo.errors import CallerError, ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
-if TYPE_CHECKING:
-    from backtest_kit_mongo.candles.columns import Columns
-    from backtest_kit_mongo.candles.intervals import Grid
-
-logger = locks.logger(__name__)
-
-PAUSE_S: Final = 0.004
-PAUSE_MAX_S: Final = 0.25
-"""Between attempts of a step that met another writer."""
 MERGED_MAX: Final = 2_500
 """Rows that are compared and written under one lease: a list of any length is written within its deadlines."""
 R = TypeVar("R")
 
 
 _OF_MANY: Final = (fx.Defer, st.LeaseAll, st.CommitAll)
-
-
-def _wait_for_others(effect: st.Again) -> bool:
-    """Longer each time, and not as long as others wait."""
-    pause_s = random.uniform(0.5, 1.0) * min(PAUSE_S * 2**effect.attempt, PAUSE_MAX_S)
-    if time.monotonic() + pause_s >= effect.until_s:
-        return False
-    time.sleep(pause_s)
-    return True
 
 
 def _dropping(near: Near, perform: Perform) -> Perform:
@@ -81,7 +61,7 @@ def _dropping(near: Near, perform: Perform) -> Perform:
     return performed
 
 
-class Store:
+class Store(SeriesVerbs):
     """One truth and one cache behind the verbs that domains need. Thread-safe.
 
     Opening is lazy and repeated until it succeeds: a failed first connection is retried by the next call.
@@ -103,11 +83,6 @@ class Store:
             fx.Delete: truth.delete,
             lists.Rows: truth.rows,
             lists.Merge: truth.merge,
-            series.Append: truth.append,
-            series.KeepConflicts: truth.keep_conflicts,
-            # Late: the columnar way needs NumPy, which only those who read candles should wait for.
-            series_plans.FindBlocks: lambda effect: truth.series.find_blocks(effect),
-            series_plans.FindRows: lambda effect: truth.series.find_rows(effect),
             fx.Lease: cache.lease,
             fx.Abort: cache.abort,
             fx.Commit: cache.commit,
@@ -119,7 +94,8 @@ class Store:
             st.LeaseAll: lambda effect: cache.lease_all(effect),
             st.AbortAll: lambda effect: cache.abort_all(effect),
             st.CommitAll: lambda effect: cache.commit_all(effect),
-            st.Again: _wait_for_others,
+            st.Again: wait_for_others,
+            **series_handlers(truth),
         }
         self._performers = self._tables(near)
         self._opened = False
@@ -202,50 +178,23 @@ class Store:
         if near is not None and key.domain in self._near_domains:
             copy = near.get(key)
             if copy is None:
-                return self._reading(key.domain, read_near(key))
-            tally = self.counts.reads.get(key.domain) or self.counts.reads_of(key.domain)
-            tally.outcomes[NEAR] += 1
+                return self._run(read_near(key), self.counts.reads[key.domain])
+            self.counts.reads[key.domain].outcomes[NEAR] += 1
             return copy
-        return self._reading(key.domain, plans.read(key))
+        return self._run(plans.read(key), self.counts.reads[key.domain])
 
-    def _reading(self, domain: Domain, plan: fx.Plan[R]) -> R:
+    def _run(self, plan: fx.Plan[R], tally: Tally) -> R:
+        """Drive a plan, and count how it ended and how long it took: with few calls, because this is the warm read."""
         since_s = perf_counter()
         try:
             if not self._opened:
                 self.open()
-            return drive(plan, self._performers[domain in self._near_domains])
-        except BaseException:
-            self._outcomes[get_ident()] = FAILED_READ
-            raise
-        finally:
-            outcome = self._outcomes.pop(get_ident(), HIT) if self._outcomes else HIT
-            # Few calls: this is the warm read, which counting must not slow down noticeably.
-            tally = self.counts.reads.get(domain) or self.counts.reads_of(domain)
-            tally.add(outcome, perf_counter() - since_s)
-
-    def _listing(self, domain: Domain, look: Callable[[], R]) -> R:
-        outcome = FAILED_READ
-        since_s = perf_counter()
-        try:
-            self.open()
-            answer = look()
-            outcome = LIST
-            return answer
-        finally:
-            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
-
-    def _writing(self, domain: Domain, plan: fx.Plan[R]) -> R:
-        since_s = perf_counter()
-        try:
-            if not self._opened:
-                self.open()
-            return drive(plan, self._performers[domain in self._near_domains])
+            return drive(plan, self._performers[tally.domain in self._near_domains])
         except BaseException as error:
-            self._outcomes[get_ident()] = failed_write(error)
+            self._outcomes[get_ident()] = tally.failed(error)
             raise
         finally:
-            outcome = self._outcomes.pop(get_ident(), WRITTEN) if self._outcomes else WRITTEN
-            tally = self.counts.writes.get(domain) or self.counts.writes_of(domain)
+            outcome = self._outcomes.pop(get_ident(), USUAL) if self._outcomes else USUAL
             taken_s = perf_counter() - since_s  # `Tally.add`, without a call.
             tally.outcomes[outcome] += 1
             tally.durations[bisect_left(BOUNDS_S, taken_s)] += 1
@@ -254,26 +203,26 @@ class Store:
     def write(self, change: Change) -> Record:
         if (scope := current.get()) is not None:
             return scope.write(self, change)
-        return self._writing(change.key.domain, plans.write(change))
+        return self._run(plans.write(change), self.counts.writes[change.key.domain])
 
     def write_alone(self, change: Change, expected_rev: int | None = None, step: str = "") -> Record:
         """Write whatever block is in force; `expected_rev` and `step` as in `plans.write`."""
-        return self._writing(change.key.domain, plans.write(change, expected_rev, step))
+        return self._run(plans.write(change, expected_rev, step), self.counts.writes[change.key.domain])
 
     def write_together(self, domains: Sequence[Domain], plan: fx.Plan[R]) -> R:
         """Perform a step; each of its documents counts as a write of its domain."""
         since_s = perf_counter()
         # One of which there may be copies first: then those of all keys are dropped (N3).
         first, *others = sorted(domains, key=lambda domain: domain not in self._near_domains)
-        answer = self._writing(first, plan)
+        answer = self._run(plan, self.counts.writes[first])
         for domain in others:
-            self.counts.writes_of(domain).add(WRITTEN, perf_counter() - since_s)
+            self.counts.writes[domain].add(WRITTEN, perf_counter() - since_s)
         return answer
 
     def remove(self, key: Key) -> Record | None:
         if (scope := current.get()) is not None:
             return scope.remove(self, key)
-        return self._writing(key.domain, plans.remove(key))
+        return self._run(plans.remove(key), self.counts.writes[key.domain])
 
     def delete(self, key: Key, note: Mapping[str, str]) -> Record | None:
         """Delete a document for good; `note` says who and why. None: there was none.
@@ -283,7 +232,7 @@ class Store:
         """
         if current.get() is not None:
             raise CallerError(f"{key}: a deletion for good cannot be part of a step. Nothing was deleted.")
-        return self._writing(key.domain, plans.delete(key, note))
+        return self._run(plans.delete(key, note), self.counts.writes[key.domain])
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did.
@@ -320,15 +269,7 @@ class Store:
         return {} if snapshot is None else snapshot.rows
 
     def _write_list(self, scope: Key, plan: fx.Plan[lists.Merged]) -> int:
-        return self._known.keep(scope, self._writing(scope.domain, plan))
-
-    def append(self, scope: Key, rows: Columns, grid: Grid) -> series.Appended:
-        """Insert rows of a series; tells the times that were new and the rows that are stored with other values."""
-        if (block := current.get()) is not None:
-            return block.append(self, scope, rows, grid)  # type: ignore[no-any-return]
-        appended = self._writing(scope.domain, series.append(scope, rows, grid))
-        self.counts.appended(len(rows), appended)
-        return appended
+        return self._known.keep(scope, self._run(plan, self.counts.writes[scope.domain]))
 
     def scan(
         self,
@@ -356,7 +297,7 @@ class Store:
             outcome = LIST
             raise
         finally:
-            self.counts.reads_of(domain).add(outcome, perf_counter() - since_s)
+            self.counts.reads[domain].add(outcome, perf_counter() - since_s)
 
     def browse(self, domain: Domain, chosen: Selection = EVERYTHING) -> Iterator[Entry]:
         """What the truth holds of a domain; no cache is asked, nothing is prepared."""
@@ -365,17 +306,3 @@ class Store:
     def census(self, domain: Domain, chosen: Selection = EVERYTHING) -> Census:
         """How much that is."""
         return self.truth.census(domain, chosen)
-
-    def now_ms(self) -> int:
-        """The truth's clock; this host's may be wrong."""
-        self.open()
-        return self.truth.now_ms()
-
-    def window(self, scope: Key, since: int, until: int) -> list[dict[str, Any]]:
-        return self._listing(scope.domain, lambda: self.truth.window(scope, since, until))
-
-    def columns(self, scope: Key, grid: Grid, since: int, until: int) -> Columns:
-        """Rows of a series with since <= timestamp < until, column by column."""
-        return self._listing(
-            scope.domain, lambda: drive(series_plans.read(scope, grid, since, until), self.performers(scope.domain))
-        )
