@@ -167,6 +167,23 @@ def test_what_benchmarks_and_examples_import_exists() -> None:
                     assert is_there, f"{path.name} imports {alias.name} of {node.module}"
 
 
+MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/extending.md", "docs/glossary.md")
+SHORT = {"mongo/": "src/backtest_kit_mongo/", "engine/": "src/backtest_kit/", "worker/": "worker/backtest_kit_worker/"}
+"""How the maps abbreviate packages."""
+IN_A_MAP = re.compile(r"(?<![\w./-])[\w./-]+(?:\.(?:py|lua|md|json|ya?ml|acl)\b|/$)")
+
+
+def test_the_maps_name_only_files_that_exist() -> None:
+    found = [path for top in ("src", "worker", "tests", "docs", "ops") for path in (ROOT / top).rglob("*")]
+    paths = {path.relative_to(ROOT).as_posix() + "/" * path.is_dir() for path in found}
+    known = {path[at:] for path in paths for at in (0, *(slash.end() for slash in re.finditer("/", path)))}
+    known |= {short + path.removeprefix(long) for short, long in SHORT.items() for path in paths if long in path}
+    for file in MAPS:
+        spans = re.findall(r"`([^`]+)`", (ROOT / file).read_text("utf-8"))
+        named = {name for span in spans for name in IN_A_MAP.findall(span) if "NAME" not in name}
+        assert not named - known, file
+
+
 def test_files_stay_under_400_lines() -> None:
     lengths = {str(path): len(path.read_text("utf-8").splitlines()) for path in LENGTHS}
     assert not {path: length for path, length in lengths.items() if length >= 400}
