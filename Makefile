@@ -14,6 +14,7 @@ $(BIN)/pytest: pyproject.toml ops/constraints.txt
 
 derived: venv
 	$(BIN)/python ops/derived.py
+	$(BIN)/python ops/domains_page.py
 
 lint: venv
 	$(BIN)/ruff format --check .
