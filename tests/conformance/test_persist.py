@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -194,15 +195,28 @@ def test_values_in_postgresql(bkm_postgres: str) -> None:
         bk.shutdown()
 
 
-def test_a_file_that_cannot_be_read_is_put_aside_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_read_is_put_aside_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     values = bk.PersistBase("state/s", tmp_path)
-    values.write_value("b", 1)
-    (found,) = tmp_path.rglob("b.json")
-    found.write_text("{")
+    for id in "abc":  # noqa: A001 - the contract's name
+        values.write_value(id, id)
+    files = {path.name[0]: path for path in tmp_path.rglob("*.json")}
+    files["b"].write_text("{")
+    left, old = files["a"].with_name(".tmp-now"), files["a"].with_name(".tmp-old")
+    left.touch()
+    old.touch()
+    os.utime(old, (0, 0))
     values.wait_for_init(True)
-    assert not values.has_value("b")
-    assert "counts as absent" in caplog.text
-    assert [path.name for path in tmp_path.rglob("*.corrupt")] == ["b.json.corrupt"]
+    assert (left.exists(), old.exists()) == (True, False)
+    files["c"].write_text("[")  # Later than the first use.
+    for id in "bcbc":  # noqa: A001 - the contract's name
+        with pytest.raises(bk.NotFound):
+            values.read_value(id)
+        assert not values.has_value(id)
+    assert list(values.values()) == ["a"]
+    assert caplog.text.count("counts as absent") == 2
+    assert sorted(path.name for path in tmp_path.rglob("*.corrupt")) == ["b.json.corrupt", "c.json.corrupt"]
 
 
 def test_a_killed_writer_leaves_whole_values_that_are_not_older_than_the_last_acknowledged(

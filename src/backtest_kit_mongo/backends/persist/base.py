@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -22,6 +24,10 @@ BASE_DIR: Final = "dump/persist"
 EXTENSION: Final = ".json"
 CORRUPT: Final = ".corrupt"
 """What the name of a file that cannot be read ends with from then on."""
+
+
+UNFINISHED_S: Final = 120.0
+"""A temporary file that is older is nobody's any more, as in the original."""
 
 
 class PersistBase:
@@ -54,26 +60,44 @@ class PersistBase:
         return self._directory / f"{names.chunked(names.escape(str(id)))}{EXTENSION}"
 
     def wait_for_init(self, initial: bool) -> None:
-        """Be ready. `initial` is true for the first call of an instance: what cannot be read is put aside then."""
+        """Be ready. `initial` is true for the first call of an instance: what cannot be read is put aside then, and
+        what killed writers left half-written is taken away.
+        """
         if not initial:
             return
         for path in self._files():
-            try:
-                json.loads(path.read_bytes())
-            except (ValueError, RecursionError) as cause:
-                path.replace(path.with_name(path.name + CORRUPT))
-                logger.error("%s cannot be read (%s) and is now %s%s: it counts as absent", path, cause, path, CORRUPT)
+            with suppress(NotFound, FileNotFoundError):
+                self._loaded(path)
+        for unfinished in self._directory.rglob(f"{names.TEMPORARY}*"):
+            with suppress(OSError):
+                if time.time() - unfinished.stat().st_mtime > UNFINISHED_S:
+                    unfinished.unlink()
 
     def read_value(self, id: str | int) -> Any:  # noqa: A002 - the original's name
         """The value.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is none, or its file could not be read and was put aside.
         """
         try:
-            return json.loads(self._path(id).read_bytes())
+            return self._loaded(self._path(id))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"Entity {self.entity_name}:{id} not found") from None
+
+    def _loaded(self, path: Path) -> Any:
+        text = path.read_bytes()
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as cause:
+            aside = path.with_name(path.name + CORRUPT)
+            path.replace(aside)
+            if aside.read_bytes() != text:  # Another process has written it just now.
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+                aside.unlink()
+                return self._loaded(path)
+            logger.error("%s cannot be read (%s) and is now %s%s: it counts as absent", path, cause, path, CORRUPT)
+            raise NotFound(f"{path} could not be read and was put aside") from cause
 
     def has_value(self, id: str | int) -> bool:  # noqa: A002 - the original's name
         return self._path(id).is_file()
@@ -100,8 +124,10 @@ class PersistBase:
         Raises:
             NotFound: there is none.
         """
+        path = self._path(id)
         try:
-            self._path(id).unlink()
+            path.unlink()
+            disk.sync_directory(str(path.parent))
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"Entity {self.entity_name}:{id} not found") from None
 
