@@ -58,6 +58,14 @@ def took_ms(call: Callable[[int], object], times: int) -> float:
     return statistics.median(found) * 1000
 
 
+def speeds(values: Any, size: int) -> dict[str, float]:
+    return {
+        "write": took_ms(lambda number: values.write_value(str(number), VALUE), size),
+        "read": took_ms(lambda number: values.read_value(str(number)), size),
+        "list": took_ms(lambda number: list(values.keys()), 3),
+    }
+
+
 def measure(blocks: int, size: int, base_dir: str) -> dict[str, dict[str, list[float]]]:
     made = {name: maker("state/speed", f"{base_dir}/{index}") for index, (name, maker) in enumerate(classes().items())}
     took: dict[str, dict[str, list[float]]] = {name: {"write": [], "read": [], "list": []} for name in made}
@@ -67,11 +75,7 @@ def measure(blocks: int, size: int, base_dir: str) -> dict[str, dict[str, list[f
             values.write_value(str(number), VALUE)
     for block in range(blocks + 1):
         for name, values in made.items():
-            found = {
-                "write": took_ms(lambda number, to=values: to.write_value(str(number), VALUE), size),  # type: ignore[misc]
-                "read": took_ms(lambda number, of=values: of.read_value(str(number)), size),  # type: ignore[misc]
-                "list": took_ms(lambda number, of=values: list(of.keys()), 3),  # type: ignore[misc]
-            }
+            found = speeds(values, size)
             if block:  # The first one warms up.
                 for what, ms in found.items():
                     took[name][what].append(ms)
