@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from bson.int64 import Int64
 from tests.worker.recovery_support import MINUTE_MS, Bed, bed_for, candle, series, state_key
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, MemoryInstance, StorageInstance
@@ -18,6 +19,7 @@ from backtest_kit_mongo.domains.table import DOMAINS, MEASURE, MEMORY, STORAGE
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.testing.examples import BASE_MS, example
 from backtest_kit_mongo.testing.handles import DOCUMENTS, Handle, parts
+from backtest_kit_worker.roles.audit import AuditWriter
 
 pytestmark = pytest.mark.live
 
@@ -191,6 +193,19 @@ def test_a_removal_is_rebuilt_from_the_record_before_it(bed: Bed) -> None:
     bed.work_until(lambda: len(bed.records()) == 3)
     removal = bed.records()[1]
     assert (removal["operation"], removal["payload"]) == ("remove", {"id": "k", "data": [1], "removed": True})
+    # Where the record before it is put right in the same moment, from what that one should have been.
+    of_before = {**removal, "operation": "upsert", "payload": {"id": "k", "data": [666], "removed": False}}
+    name = removal["documentId"]
+    wrong = [{**of_before, "_id": f"measure/{name}/{rev}", "rev": Int64(rev)} for rev in (4, 5)]
+    AuditWriter(bed.mongo).write(wrong)
+    bed.restart(await_ms=300)  # So that it reads them together.
+    measure.write_measure_data({"id": "k", "data": [4], "removed": False}, "k", 1)
+    bed.remove_unannounced(measure_key())
+    measure.write_measure_data({"id": "k", "data": [6], "removed": False}, "k", 1)
+    bed.catch_up()
+    found = [(record["rev"], record["detail"], record["payload"]) for record in bed.records(operation="correction")]
+    four = {"id": "k", "data": [4]}
+    assert found == [(4, "upsert", {**four, "removed": False}), (5, "remove", {**four, "removed": True})]
 
 
 def test_a_payload_equal_to_the_one_before_is_rebuilt_though_mongodb_leaves_it_out(bed: Bed) -> None:

@@ -123,18 +123,24 @@ class Repair:
             self._add_gap(work, change, reason)
 
     def correct(self, changes: Sequence[LoggedChange]) -> None:
-        """Record what revisions were of which the record tells something else; may be repeated."""
+        """Record what revisions were of which the record tells something else; may be repeated. `changes`: in the order
+        of the log.
+        """
         records = []
+        built: dict[tuple[Domain, str, int], State | None] = {}
         for change in changes:
             state, reason = (
                 None,
                 f"the record of revision {change.rev} is not what MongoDB's log reports it: it was made from ",
             )
             reason += "an event that no writer of this document published, or was altered"
+            before = change.domain, change.document, change.rev - 1
             try:
-                state = rebuild(change, self._records.state(change.domain, change.document, change.rev - 1)[1])
+                # Of a revision that is wrong as well, the record is not what this one was made from.
+                state = rebuild(change, built[before] if before in built else self._records.state(*before)[1])
             except Unrecoverable as cause:
                 reason += f"; what it was is not known: {cause}"
+            built[change.domain, change.document, change.rev] = state
             records.append(self._records.correction(change, state, reason, operation_of(change)))
             logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
         self._records.write(records)
