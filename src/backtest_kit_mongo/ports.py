@@ -100,7 +100,7 @@ class Truth(Protocol):
 
     def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
         """What is stored of a domain, in the order of its keys where that costs little; a series is one entry. Prepares
-        nothing and changes nothing. What cannot be read is left out, and named in the log.
+        nothing and changes nothing. What cannot be read has a `fault`; what has no key is named in the log.
         """
 
     def census(self, domain: Domain, chosen: Selection) -> Census:

@@ -15,6 +15,7 @@ from backtest_kit_mongo import inheritance, locks, metrics, stores
 from backtest_kit_mongo.adapters import choices
 from backtest_kit_mongo.adapters.registries import REGISTRIES
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
+from backtest_kit_mongo.backends.mongo.reader import MongoReader
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import Identity
@@ -23,6 +24,7 @@ from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
 from backtest_kit_mongo.modes import Choices, forget
+from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.reachability import require_servers
 from backtest_kit_mongo.servers import redis_client
 from backtest_kit_mongo.settings import Settings, load, merged
@@ -65,6 +67,13 @@ def make_store(settings: Settings) -> Store:
     identity = identity_of(settings, lambda: truth.client, link)
     cache = make_cache(settings, identity, link, trace)
     return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings, identity))
+
+
+def make_reader(settings: Settings) -> Store:
+    """A store that only looks at MongoDB: it asks no Redis, builds no index and refuses no database."""
+    uri, bound_ms = settings.mongo_connection_string.get_secret_value(), settings.mongo_bound_ms
+    truth = MongoReader(uri, settings.database, DOMAINS, bound_ms, settings.mongo_arrival_ms, foreign_writers=True)
+    return Store(f"MongoDB at {settings.mongo_address}", truth, NoCache())
 
 
 def _make_near(settings: Settings, identity: Identity) -> NearCache | None:

@@ -95,7 +95,7 @@ ARROWS = {
     "servers": "backends coherence connect settings",
     "setup": (
         "adapters backends caches domains drivers embedded errors inheritance locks metrics modes "
-        "reachability servers settings stores tracing"
+        "ports reachability servers settings stores tracing"
     ),
     "collections": "backends coherence connect domains errors locks setup stored",
     "audit": "backends coherence connect domains errors locks servers settings setup stored",

@@ -16,7 +16,7 @@ from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
-from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, deletion
 from backtest_kit_mongo.coherence.series import Append, Appended
@@ -118,7 +118,7 @@ class DictTruth(RowsOnly):
     def browse(self, domain: Domain, chosen: Selection) -> Iterator[Entry]:
         for scope, rows in self._candles.items():
             if scope.domain is domain and chosen.fits(scope, None, None):
-                yield Entry(scope, rows=len(rows))
+                yield series_of(scope, rows)
         stored = [self.find(Find(key)) for key in self._records if key.domain is domain]
         yield from entries_of([Kept(one, self._changed_ms[one.key], 0) for one in stored], chosen)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
-from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, deletion
@@ -160,7 +160,7 @@ class MemoryTruth(RowsOnly):
                 for one in documents.values()
             ]
             series = [
-                Entry(scope, rows=len(rows))
+                series_of(scope, rows)
                 for scope, rows in self._series.items()
                 if scope.domain is domain and rows and chosen.fits(scope, None, None)
             ]

@@ -61,7 +61,7 @@ def ls(
     Exit status: 0; 1 when a server or disk failed, 2 when an argument is wrong.
     """
     chosen = chosen_by(symbol, strategy, exchange)
-    with place(at) as store:
+    with place(at, reads=True) as store:
         if domain is None:
             _print_counts(store, chosen, as_json=as_json)
             return
@@ -95,7 +95,7 @@ def get(
 
     Exit status: 0; 1 when there is no such document or a server failed, 2 when an argument is wrong.
     """
-    with place(at) as store:
+    with place(at, reads=True) as store:
         key = written_key(domain, parts or [])
         if key.domain.shape is Shape.SERIES:
             raise InvalidKey("Candles are shown by `bkm candles list` and `bkm candles export`.")
@@ -138,7 +138,7 @@ def find(
     Exit status: 0 when something was found, 1 when nothing was or a server failed, 2 when an argument is wrong.
     """
     count = 0
-    with place(at) as store:
+    with place(at, reads=True) as store:
         wanted = DOMAINS if domain is None else (named_domain(domain, Selection()),)
         for entry in _found(store, tuple(wanted), text, values=values):
             count += 1
@@ -225,6 +225,8 @@ def described(entry: Entry) -> dict[str, Any]:
         "changed": _moment(entry.changed_ms),
         "bytes": entry.bytes,
         "place": entry.place,
+        "span": [iso(moment) for moment in entry.span or ()],
+        "fault": entry.fault,
         "perhaps": [format_key(other.domain.name, other.parts) for other in entry.others],
     }
 
@@ -268,10 +270,18 @@ def _print_entries(entries: list[Entry], domain: Domain) -> None:
     for one in entries:
         numbers = (f"{one.rows:,}",) if domain.shape is Shape.SERIES else (f"{one.rev:,}", f"{one.bytes / KIB:,.1f}")
         key = format_key(domain.name, one.key.parts).removeprefix(f"{domain.name}/")
-        state = "removed" if one.removed else "cleared" if one.is_empty else "perhaps" if one.others else ""
+        state = _state(one)
         table.add_row(
             escape(key) + (f" ({state})" if state else ""),
             *numbers,
             "" if one.changed_ms is None else iso(one.changed_ms)[:16],
         )
     Console().print(table)
+
+
+def _state(entry: Entry) -> str:
+    if entry.fault:
+        return "unreadable"
+    if entry.removed:
+        return "removed"
+    return "cleared" if entry.is_empty else "perhaps" if entry.others else ""

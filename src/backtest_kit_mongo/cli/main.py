@@ -4,7 +4,21 @@ import typer
 
 from backtest_kit_mongo.terminal import run
 
-from . import audit, cache, candles, dead_letters, deletion, doctor, domains, embedded, inventory, repair, stream, top
+from . import (
+    audit,
+    cache,
+    candles,
+    dead_letters,
+    deletion,
+    doctor,
+    domains,
+    embedded,
+    inventory,
+    migration,
+    repair,
+    stream,
+    top,
+)
 from .plugged import PluggedCommands
 
 __all__ = ["app", "main"]
@@ -29,6 +43,7 @@ app.command()(inventory.get)
 app.command()(inventory.find)
 app.command("delete")(deletion.delete_command)
 app.command()(deletion.prune)
+app.command()(migration.migrate)
 app.command()(repair.repair)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)

@@ -13,7 +13,7 @@ import typer
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.errors import NotFound
 from backtest_kit_mongo.settings import Settings, load
-from backtest_kit_mongo.setup import make_store
+from backtest_kit_mongo.setup import make_reader, make_store
 from backtest_kit_mongo.stores import new_file_store
 
 from .opening import opened, told
@@ -33,10 +33,11 @@ def is_directory(written: str) -> bool:
 
 
 @contextmanager
-def place(written: str | None, *, is_new: bool = False) -> Iterator[Store]:
+def place(written: str | None, *, is_new: bool = False, reads: bool = False) -> Iterator[Store]:
     """The store there; None: that of the CC_ variables. Whatever goes wrong inside is a message and an exit status.
 
     Args:
+        reads: another database is only looked at.
         is_new: a directory that does not exist is as good as an empty one.
     """
     if written is not None and is_directory(written):
@@ -48,16 +49,16 @@ def place(written: str | None, *, is_new: bool = False) -> Iterator[Store]:
             store.name = f"files below {directory}"
             yield store
         return
-    with opened(partial(_servers, written)) as store:
+    with opened(partial(_servers, written, reads)) as store:
         yield store
 
 
 @contextmanager
-def _servers(written: str | None, settings: Settings) -> Iterator[Store]:
+def _servers(written: str | None, reads: bool, settings: Settings) -> Iterator[Store]:
     if written is not None:
         named = load(mongo_connection_string=written).mongo_connection_string
         settings = settings.model_copy(update={"mongo_connection_string": named})
-    store = make_store(settings)
+    store = make_reader(settings) if reads and written is not None else make_store(settings)
     try:
         yield store
     finally:

@@ -7,7 +7,18 @@ from typing import Any, Final, NamedTuple
 
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record, Shape
 
-__all__ = ["EVERYTHING", "Census", "Entry", "Kept", "Selection", "census_of", "entries_of", "entry_of", "is_nothing"]
+__all__ = [
+    "EVERYTHING",
+    "Census",
+    "Entry",
+    "Kept",
+    "Selection",
+    "census_of",
+    "entries_of",
+    "entry_of",
+    "is_nothing",
+    "series_of",
+]
 
 
 class Entry(NamedTuple):
@@ -24,6 +35,8 @@ class Entry(NamedTuple):
         bytes: what it takes where it is stored, about.
         rows: of a series; 1 of a document; None where counting them would cost too much.
         place: how the backend calls it: `_id`, or a path below its directory.
+        span: of a series, from when to when it may have rows, ms; None where it has none.
+        fault: why it cannot be read; empty if it can.
         others: keys that the same file may mean as well, where the npm package's name of it is ambiguous.
     """
 
@@ -37,6 +50,8 @@ class Entry(NamedTuple):
     bytes: int = 0
     rows: int | None = 1
     place: str = ""
+    span: tuple[int, int] | None = None
+    fault: str = ""
     others: tuple[Key, ...] = ()
 
 
@@ -121,6 +136,12 @@ def entry_of(record: Record, *, changed_ms: int | None = None, size: int = 0) ->
     """The entry of a record."""
     is_empty = record.removed or is_nothing(record.payload)
     return Entry(record.key, record.rev, record.when, record.removed, is_empty, None, changed_ms, size, place=record.id)
+
+
+def series_of(scope: Key, times: Iterable[int], place: str = "") -> Entry:
+    """The entry of a series whose rows have these open times, of which there is one."""
+    moments = list(times)
+    return Entry(scope, rows=len(moments), place=place, span=(min(moments), max(moments)))
 
 
 class Kept(NamedTuple):

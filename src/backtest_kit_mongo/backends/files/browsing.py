@@ -19,7 +19,7 @@ from backtest_kit_mongo.backends.files import disk, names, sharing
 from backtest_kit_mongo.backends.files.json import unseal
 from backtest_kit_mongo.backends.files.layout import Level, layout
 from backtest_kit_mongo.backends.files.reading import record_of
-from backtest_kit_mongo.backends.files.series import count_rows
+from backtest_kit_mongo.backends.files.series import count_rows, span_of_blocks
 from backtest_kit_mongo.coherence.inventory import Entry, Selection, entry_of
 from backtest_kit_mongo.coherence.record import Domain, Key, Shape
 from backtest_kit_mongo.errors import CorruptData
@@ -67,7 +67,7 @@ class FileBrowsing:
             try:
                 record = record_of(one.key, one.path, *unseal(content))
             except CorruptData as cause:
-                logger.warning("skipped: %s", cause)
+                yield Entry(one.key, changed_ms=changed_ms, place=one.path, fault=str(cause), others=one.others)
                 continue
             if chosen.fits(one.key, record.payload, changed_ms):
                 yield entry_of(record, changed_ms=changed_ms, size=len(content))._replace(others=one.others)
@@ -151,9 +151,11 @@ def narrowed(keys: Sequence[Key], body: bytes) -> list[Key]:
     with suppress(ValueError, RecursionError):
         payload = json.loads(body)
         keys = [key for key in keys if isinstance(payload, dict) and _agrees(key, payload)] or keys
-    return sorted(
-        keys, key=lambda key: [str(part).count("_") for part in key.parts if not isinstance(part, bool)][::-1]
-    )
+    return sorted(keys, key=_oddity)
+
+
+def _oddity(key: Key) -> int:
+    return sum(str(part).count("_") for name, part in key.query().items() if name != "strategyName")
 
 
 def _agrees(key: Key, payload: dict[str, Any]) -> bool:
@@ -197,9 +199,12 @@ def _series(root: str, domain: Domain, chosen: Selection) -> Iterator[Entry]:
         key = Key(domain, tuple(texts[column.name] for column in domain.key[:-1]))
         if chosen.fits(key, None, None):
             directory = f"{root}/{one.path}"
-            rows = len(disk.listing(directory, timed=False)) + count_rows(directory)
-            if rows:
-                yield Entry(key, rows=rows, place=one.path)
+            listed = (name for name, _ in disk.listing(directory, timed=False))
+            times = [int(name) for name in listed if name.removeprefix("-").isdecimal()]
+            rows = len(times) + count_rows(directory)
+            times += span_of_blocks(directory, str(key.item))
+            if rows and times:
+                yield Entry(key, rows=rows, place=one.path, span=(min(times), max(times)))
 
 
 def _scopes(root: str, where: str, left: Sequence[Level], so_far: tuple[str, ...]) -> Iterator[Path]:

@@ -24,7 +24,7 @@ from backtest_kit_mongo.backends.files import disk, names
 from backtest_kit_mongo.backends.row_series import RowSeries, Window
 from backtest_kit_mongo.candles.intervals import Grid, grid_of
 from backtest_kit_mongo.coherence.series import Append, Appended
-from backtest_kit_mongo.errors import CorruptData
+from backtest_kit_mongo.errors import CorruptData, InvalidKey
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.codec import Block, EncodedBlock
@@ -137,6 +137,20 @@ def count_rows(directory: str) -> int:
         with suppress(OSError, struct.error), open(f"{directory}/{start}{EXTENSION}", "rb") as file:
             rows += _HEADER.unpack(file.read(_HEADER.size))[3]
     return rows
+
+
+def span_of_blocks(directory: str, interval: str) -> list[int]:
+    """From when to when the blocks of a series' directory may have candles; empty if there are none."""
+    starts = list(_listed(directory))
+    try:
+        grid = grid_of(interval)
+    except InvalidKey:
+        return []
+    if not starts:
+        return []
+    from backtest_kit_mongo.candles.codec import block_end
+
+    return [starts[0], block_end(starts[-1], grid) - 1]
 
 
 def _encoded(block: EncodedBlock) -> bytes:

@@ -144,7 +144,19 @@ def _series(
     for parts in scopes(collection, names, chosen.of_key(domain)):
         key = Key(domain, parts)
         if chosen.fits(key, None, None):
-            yield Entry(key, rows=collection.count_documents(key.query()) if counted else None)
+            if not counted:
+                yield Entry(key, rows=None)
+            elif (span := _span(collection, key)) is not None:
+                yield Entry(key, rows=collection.count_documents(key.query()), span=span)
+
+
+def _span(collection: Collection[Document], series: Key) -> tuple[int, int] | None:
+    """Open times of the first and the last row; foreign rows may have times that are none."""
+    name = series.domain.columns[-1]
+    query = {**series.query(), name: {"$type": "number"}}
+    found = [collection.find_one(query, {name: 1}, sort=[(name, order)]) for order in (1, -1)]
+    times = [int(one[name]) for one in found if one is not None]
+    return (times[0], times[1]) if len(times) == 2 else None
 
 
 def scopes(

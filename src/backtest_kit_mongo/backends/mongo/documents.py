@@ -152,15 +152,18 @@ class MongoTruth(MongoBrowsing):
             )
 
         collections = {domain: database[collection_of(domain)] for domain in self._domains}
-        mongo_indexes.ensure_all(collections)
+        self._prepare(collections)
         self._database = database
         for domain, collection in collections.items():
             self._readers[domain] = reader = collection.with_options(RAW)
             self._find_readers[domain] = reader.with_options(read_concern=fill_concern)
         self._collections |= collections
+
+    def _prepare(self, collections: dict[Domain, Collection[Document]]) -> None:
+        mongo_indexes.ensure_all(collections)
         any_domain = self._domains[0]
         with reading("looking whether late writes are refused"), pymongo.timeout(self._timeout_s):
-            require(self._collections[any_domain], any_domain.columns)
+            require(collections[any_domain], any_domain.columns)
 
     def close(self) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
-from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of
+from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.keys import text
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape, deletion
@@ -284,8 +284,9 @@ class PersistTruth(RowsOnly):
     def _browsed(self, scope: Key, chosen: Selection) -> Iterator[Entry]:
         entity = self._of(scope)
         if scope.domain.shape is Shape.SERIES:
-            rows = sum(1 for item in entity.ids() if item.isdigit())
-            yield from (Entry(one, rows=rows) for one in [scope] if rows and chosen.fits(one, None, None))
+            times = [int(item) for item in entity.ids() if item.isdigit()]
+            if times and chosen.fits(scope, None, None):
+                yield series_of(scope, times)
             return
         parse = _parser(scope.domain)
         for item in entity.ids():
