@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import tempfile
 import time
@@ -97,9 +98,10 @@ def backtesting():
 for function in (vectorbt, backtesting):
     try:
         function()
-        since = time.perf_counter()
+        since, cpu = time.perf_counter(), time.process_time()
         count = function()
-        print(json.dumps([function.__name__, count, time.perf_counter() - since]), flush=True)
+        took = [time.perf_counter() - since, time.process_time() - cpu]
+        print(json.dumps([function.__name__, count, took]), flush=True)
     except ModuleNotFoundError as error:
         print(json.dumps([function.__name__, 0, str(error)]), flush=True)
 """
@@ -141,11 +143,23 @@ def main() -> None:
         ours(symbols, arguments.workers)
         if arguments.other:
             given = json.dumps([[str(file) for file in files], list(FAST), list(SLOW)])
-            done = subprocess.run([arguments.other, "-c", OTHERS, given], stdout=subprocess.PIPE, text=True, check=True)
+            quiet = os.environ | {"TQDM_DISABLE": "1"}
+            done = subprocess.run(
+                [arguments.other, "-c", OTHERS, given], stdout=subprocess.PIPE, text=True, check=True, env=quiet
+            )
             for line in done.stdout.splitlines():
-                who, count, took_s = json.loads(line)
-                print(f"{who:<28} {count:5} runs {took_s:8.2f} s" if count else f"{who}: {took_s}")
+                who, count, took = json.loads(line)
+                print(said(who, count, *took) if count else f"{who}: {took}")
     print(f"load {os.getloadavg()[0]:.1f}")
+
+
+def said(who: str, count: int, took_s: float, cpu_s: float, more: str = "") -> str:
+    return f"{who:<32} {count:5} runs {took_s:8.2f} s, {cpu_s:7.2f} s of CPU{more}"
+
+
+def cpu_of_all_s() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def ours(symbols: list[str], workers: int) -> None:
@@ -154,7 +168,7 @@ def ours(symbols: list[str], workers: int) -> None:
 
     loading.load_strategy(Path("crossing.py"))
     for title, how in (("serial", {"executor": "serial"}), (f"{workers} processes", {"workers": workers})):
-        since = time.perf_counter()
+        since, cpu_s = time.perf_counter(), cpu_of_all_s()
         study = bt.sweep(
             "crossing",
             params={"fast": FAST, "slow": SLOW},
@@ -167,10 +181,8 @@ def ours(symbols: list[str], workers: int) -> None:
         took_s = time.perf_counter() - since
         minutes = sum((row.end - row.start) // 60_000 + 1 for row in study)
         trades = sum(row.stats["trades"] for row in study)
-        print(
-            f"backtest-kit-mongo, {title:<12} {len(study):5} runs {took_s:8.2f} s  {minutes / took_s:,.0f} minutes/s, "
-            f"{trades:,} trades"
-        )
+        more = f"; {minutes / took_s:,.0f} minutes/s, {trades:,} trades"
+        print(said(f"backtest-kit-mongo, {title}", len(study), took_s, cpu_of_all_s() - cpu_s, more), flush=True)
 
 
 if __name__ == "__main__":
