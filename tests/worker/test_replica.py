@@ -238,6 +238,9 @@ class _Deposed(Source):
     def by_ids(self, *args: Any) -> Iterator[list[RawBSONDocument]]:
         return self._inner.by_ids(*args) if self._old is None else iter([list(self._old)])
 
+    def present_ids(self, *args: Any) -> set[bytes]:
+        return self._inner.present_ids(*args)
+
     def fence(self) -> None:
         self._inner.fence()
         self._old = None
