@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo import connect
 from backtest_kit_mongo.collections.persist import MongoPersist, PostgresPersist, RedisPersist, SqlitePersist
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.settings import Settings
@@ -160,10 +162,10 @@ def test_values_on_servers(bkm_settings: Settings) -> None:
 
 
 @pytest.mark.live
-def test_values_in_postgresql(bkm_postgres: str) -> None:
+def test_values_in_postgresql(bkm_postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import psycopg
 
-    bk.set_config(postgres_connection_string=bkm_postgres, postgres_timeout_ms=2_000, postgres_connections_max=1)
+    bk.set_config(postgres_connection_string=bkm_postgres, postgres_timeout_ms=60_000, postgres_connections_max=1)
     values = PostgresPersist("signal/BTC%2FUSDT")
     try:
         check(values)
@@ -176,13 +178,15 @@ def test_values_in_postgresql(bkm_postgres: str) -> None:
             ended = other.execute(f"SELECT pg_terminate_backend(pid, 10000) {others}").fetchall()
             assert ended == [(True,)]
             values.write_value("after a restart of the server", 1)
-            other.execute("SELECT pg_advisory_lock(1)")
             table = other.execute(
                 "SELECT relname FROM pg_class WHERE relname LIKE 'bkm_%' AND relkind = 'r'"
             ).fetchall()
             other.execute(f"BEGIN; LOCK {table[0][0]} IN EXCLUSIVE MODE")
+            times_s = chain([0.0], repeat(61.0))  # The statement begins, and the next look is a minute later.
+            monkeypatch.setattr(connect, "monotonic", lambda: next(times_s))
             with pytest.raises(bk.WriteOutcomeUnknown, match="did not answer in time"):
                 values.write_value("while it hangs", 1)
+            monkeypatch.undo()
             other.execute("COMMIT")
         bk.shutdown()
         for wrong in ("postgresql://u:hunt er2@h/d", bkm_postgres.replace("bkm@", "nobody:hunter2@")):

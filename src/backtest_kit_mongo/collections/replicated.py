@@ -173,7 +173,7 @@ class Line:
 
     def is_level(self) -> bool:
         with self._lock:
-            return not (self._waiting or self._unknown)
+            return not (self._waiting or self._unknown or self._error)
 
     def _carry_one(self) -> bool:
         """Whether there was anything to do."""
