@@ -37,7 +37,7 @@ class Context:
         now: the simulated minute, epoch ms; in paper and live the minute of the tick.
         price: average price of the five minutes before `now`, weighted by volume.
         candles: (interval, n) -> the last n candles that are closed at `now`, as columns (`Bars`). Intervals are 1m 3m
-            5m 15m 30m 1h 2h 4h 6h 8h 1d.
+            5m 15m 30m 1h 2h 4h 6h 8h 12h 1d.
     """
 
     def __init__(self, identity: ContextId, history: History, run_id: str = "") -> None:

@@ -18,7 +18,7 @@ INTERVALS_MS: Final = {
 }
 """How often a strategy may be asked."""
 CANDLE_MS: Final = (
-    INTERVALS_MS | {f"{hours}h": hours * 60 * MINUTE_MS for hours in (2, 4, 6, 8)} | {"1d": 1440 * MINUTE_MS}
+    INTERVALS_MS | {f"{hours}h": hours * 60 * MINUTE_MS for hours in (2, 4, 6, 8, 12)} | {"1d": 1440 * MINUTE_MS}
 )
 """Lengths of candles."""
 
