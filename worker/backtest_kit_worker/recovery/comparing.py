@@ -52,6 +52,11 @@ def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     return _same(domain, _decoded(whole).get(payload_field(domain)), decode(bytes(record.raw)).get("payload"))
 
 
+def tells(record: RawBSONDocument, domain: Domain, payload: Any) -> bool:
+    """Whether a record (its `FIELDS`) has this payload. A gap claims nothing."""
+    return record.get("operation") == GAP or _same(domain, payload, decode(bytes(record.raw)).get("payload"))
+
+
 def _decoded(document: Any) -> dict[str, Any]:
     return decode(bytes(document.raw)) if isinstance(document, RawBSONDocument) else {}
 

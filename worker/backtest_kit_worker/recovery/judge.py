@@ -23,7 +23,6 @@ from bson import ObjectId
 
 from backtest_kit_worker.recovery.candles import Append, Coverage, append_of
 from backtest_kit_worker.recovery.changes import ChangeKind, LoggedChange
-from backtest_kit_worker.recovery.comparing import agrees
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.repair import Repair
 from backtest_kit_worker.recovery.state import Position
@@ -184,9 +183,10 @@ class Judge:
         """Let go of the changes that have their record; where it tells something else, put it right."""
         changes = batch.changes
         recorded = self._records.found([change for change in changes if not change.is_row])
-        wrong = [c for c in changes if c.kind is ChangeKind.OWN and c.id in recorded and not agrees(c, recorded[c.id])]
-        if wrong:
-            self._repair.correct(wrong)
+        own = [change for change in changes if change.kind is ChangeKind.OWN and change.id in recorded]
+        self._repair.put_right(
+            own, recorded, lambda: self._earlier(batch) | {c.document for c in changes if c.id not in recorded}
+        )
         rows = [change.key for change in changes if change.is_row and change.key is not None]
         uncovered = self._coverage.uncovered(rows, thorough=thorough) if rows else set()
         batch.changes = [

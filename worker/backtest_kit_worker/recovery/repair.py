@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final, NamedTuple
+
+from bson.raw_bson import RawBSONDocument
 
 from backtest_kit_mongo.audit.records import CORRECTION, FOREIGN
 from backtest_kit_mongo.coherence.codec import millis, pack
@@ -27,6 +29,7 @@ from backtest_kit_worker.recovery.changes import (
     operation_of,
     written_at,
 )
+from backtest_kit_worker.recovery.comparing import agrees, tells
 from backtest_kit_worker.recovery.payloads import State, Unrecoverable, rebuild
 from backtest_kit_worker.recovery.records import AuditRecords
 from backtest_kit_worker.recovery.streams import Feed
@@ -122,30 +125,53 @@ class Repair:
         else:
             self._add_gap(work, change, reason)
 
-    def correct(self, changes: Sequence[LoggedChange]) -> None:
-        """Record what revisions were of which the record tells something else; may be repeated. `changes`: in the order
-        of the log.
+    def put_right(
+        self,
+        changes: Sequence[LoggedChange],
+        recorded: Mapping[str, RawBSONDocument],
+        unsettled: Callable[[], Set[str]],
+    ) -> None:
+        """Record what revisions were of which the record tells something else; may be repeated.
+
+        Args:
+            changes: that have a record, in the order of the log.
+            recorded: these records by id.
+            unsettled: tells the documents with changes that have none yet.
         """
-        records = []
+        corrections = []
         built: dict[tuple[Domain, str, int], State | None] = {}
         for change in changes:
-            state, reason = (
-                None,
-                f"the record of revision {change.rev} is not what MongoDB's log reports it: it was made from ",
-            )
-            reason += "an event that no writer of this document published, or was altered"
-            before = change.domain, change.document, change.rev - 1
-            try:
-                # Of a revision that is wrong as well, the record is not what this one was made from.
-                state = rebuild(change, built[before] if before in built else self._records.state(*before)[1])
-            except Unrecoverable as cause:
-                reason += f"; what it was is not known: {cause}"
-            built[change.domain, change.document, change.rev] = state
-            records.append(self._records.correction(change, state, reason, operation_of(change)))
-            logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
-        self._records.write(records)
-        self._notes.note(MISMATCHED, records[-1]["_id"], len(records))
-        self.counts[CORRECTION] += len(records)
+            is_wrong = not agrees(change, recorded[change.id])
+            # What a removal does not tell, the revision before it does: that was wrong, so this one may be.
+            is_next = (change.domain, change.document, change.rev - 1) in built and _builds_on_before(change)
+            if not is_wrong and not is_next:
+                continue
+            state, unknown = self._rebuilt(change, built)
+            if not is_wrong and (state is None or change.document in unsettled()):
+                continue
+            if is_wrong or (state is not None and not tells(recorded[change.id], change.domain, state.payload)):
+                corrections.append(self._correction(change, state, unknown))
+                built[change.domain, change.document, change.rev] = state
+        if corrections:
+            self._records.write(corrections)
+            self._notes.note(MISMATCHED, corrections[-1]["_id"], len(corrections))
+            self.counts[CORRECTION] += len(corrections)
+
+    def _rebuilt(
+        self, change: LoggedChange, built: Mapping[tuple[Domain, str, int], State | None]
+    ) -> tuple[State | None, str]:
+        """What a change left, or why that is not known. `built`: of revisions whose record is wrong as well."""
+        before = change.domain, change.document, change.rev - 1
+        try:
+            return rebuild(change, built[before] if before in built else self._records.state(*before)[1]), ""
+        except Unrecoverable as cause:
+            return None, f"; what it was is not known: {cause}"
+
+    def _correction(self, change: LoggedChange, state: State | None, unknown: str) -> dict[str, Any]:
+        reason = f"the record of revision {change.rev} is not what MongoDB's log reports it: it was made from an event "
+        reason += f"that no writer of this document published, or was altered{unknown}"
+        logger.error("%s: %s. A correction is recorded; see `bkm audit show`", change.revision_id, reason)
+        return self._records.correction(change, state, reason, operation_of(change))
 
     def _deliver(self, work: _Work) -> None:
         self._caches.relay(
