@@ -37,6 +37,8 @@ WHOLE = [
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=RESTARTS)),
     ("write@a write@b read@c", Limits(faults=1, ticks=0, kinds=(*BYPASSES, act.RETRY))),
     ("write@a remove@b read@c", Limits(faults=1, ticks=0)),
+    ("write@a delete@b read@c", Limits(faults=1, ticks=0)),
+    ("write@a delete@b write@b read@c", Limits(faults=0, ticks=1)),
     ("write@a read@a write@b", Limits(faults=1, ticks=1, kinds=(act.CUT,))),
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(act.RESTORE,))),
     ("write@a write@b", Limits(faults=2, ticks=0, kinds=BUT_RESTARTS)),

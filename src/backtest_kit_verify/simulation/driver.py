@@ -36,6 +36,7 @@ KINDS: Mapping[type[fx.Effect[Any]], int] = {
     lists.Rows: LOOK,
     fx.Upsert: STORE,
     fx.SoftRemove: STORE,
+    fx.Delete: STORE,
     lists.Merge: STORE,
 }
 

@@ -15,7 +15,7 @@ from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.invariants import require
-from backtest_kit_mongo.coherence.record import Key, Record
+from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_verify.simulation.driver import LEASE, READ, STORE, Answer, Answers, Content, Step, content_of
 
 LEASE_TICKS, WRITE_TICKS = 2, 1
@@ -207,6 +207,34 @@ class RedisStates:
         )
 
 
+class CountingTruth(MemoryTruth):
+    """What is deleted is gone, and its revisions go on where they were (`workload._counted`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._deleted: dict[Key, int] = {}
+
+    def delete(self, effect: fx.Delete) -> Record | None:
+        gone = super().delete(effect)
+        if gone is not None:
+            self._deleted[effect.key] = gone.rev
+        return gone
+
+    def _load(self, key: Key) -> Record:
+        found = super()._load(key)
+        return found if found.exists else found._replace(rev=self._deleted.get(key, 0))
+
+    def _store(self, change: Change) -> Record:
+        before = self._load(change.key)
+        stored = super()._store(change)
+        if before.exists or not before.rev:
+            return stored
+        documents = self._scopes[change.key.scope]
+        kept = documents[change.key]
+        documents[change.key] = kept._replace(record=kept.record._replace(rev=before.rev + 1))
+        return stored._replace(rev=before.rev + 1)
+
+
 class TruthStates:
     """MongoDB, as far as it concerns one key. A state is the history of what was stored.
 
@@ -218,7 +246,7 @@ class TruthStates:
         self._answers = Answers()
         self._performed: dict[tuple[int, str], tuple[int, Answer]] = {}
         self._effects: list[tuple[fx.Effect[Any], ...]] = [()]
-        self.contents: list[tuple[Any, ...]] = [(self._content(MemoryTruth()),)]
+        self.contents: list[tuple[Any, ...]] = [(self._content(CountingTruth()),)]
         """By state and revision: what was stored; for a list, a set of rows."""
         self.revs = [0]
         self._numbers = {self.contents[0]: 0}
@@ -231,7 +259,7 @@ class TruthStates:
         return found
 
     def _perform(self, state: int, step: Step) -> tuple[int, Answer]:
-        truth = MemoryTruth()
+        truth = CountingTruth()
         for effect in self._effects[state]:
             _do(truth, effect)
         assert step.effect is not None
@@ -265,6 +293,8 @@ def _do(truth: MemoryTruth, effect: fx.Effect[Any]) -> Any:
             return truth.upsert(effect)
         case fx.SoftRemove():
             return truth.remove(effect)
+        case fx.Delete():
+            return truth.delete(effect)
         case lists.Merge():
             return truth.merge(effect)
     raise AssertionError(effect)

@@ -8,7 +8,7 @@ off from Redis together, die together, and share what the process remembers of a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +27,7 @@ OPS_MAX = 8
 
 DOCUMENT = Key(STATE, ("signal", "bucket"))
 LIST = Key(STORAGE, (True,))
-KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "merge": LIST, "put": LIST}
+KINDS = {"read": DOCUMENT, "write": DOCUMENT, "remove": DOCUMENT, "delete": DOCUMENT, "merge": LIST, "put": LIST}
 
 
 class Op(NamedTuple):
@@ -141,12 +141,32 @@ class Rig:
                 plan = plans.write(Change(DOCUMENT, payload, pack(payload)))
             case "remove":
                 plan = plans.remove(DOCUMENT)
+            case "delete":
+                plan = _counted(plans.delete(DOCUMENT, {}))
             case "put":
                 plan = lists.put(LIST, op_rows(op)[0], snapshot)
             case _:
                 # Two rows are two pages of questions, and of events.
                 plan = lists.merge(LIST, op_rows(op), snapshot, events_max=1, rows_max=1)
         return plan if self.variant.wrap is None else self.variant.wrap(plan, snapshot)
+
+
+def _counted(plan: fx.Plan[Any]) -> fx.Plan[Any]:
+    """A deletion, whose entry carries a revision here. What is simulated is which of two states is newer. A document
+    that is made anew counts from 1, and the protocol compares no revisions; so here they go on.
+    """
+    step, argument = plan.send, None
+    try:
+        while True:
+            effect = step(argument)
+            if isinstance(effect, fx.Commit):
+                effect = replace(effect, entry=effect.entry._replace(rev=effect.published[0].record.rev))
+            try:
+                step, argument = plan.send, (yield effect)
+            except BaseException as error:
+                step, argument = plan.throw, error
+    except StopIteration as end:
+        return end.value
 
 
 @cache
