@@ -12,8 +12,11 @@ from tests.audit.support import Worker, change, foreign, gap
 
 from backtest_kit_mongo.audit import Anchor
 from backtest_kit_mongo.audit.chain import seal_hash
+from backtest_kit_mongo.audit.erasing import erase, is_recorded
+from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.verify import _Verifier
-from backtest_kit_mongo.domains.table import DOMAINS
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.table import DOMAINS, STATE
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.testing.examples import example
 
@@ -45,6 +48,25 @@ def test_every_domain_s_payload_is_read_back_with_the_digest_it_was_recorded_wit
         change(1, example(domain, "x"), domain=domain.name, document=domain.name, key=("x",)) for domain in DOMAINS
     )
     assert (worker.verify().records, worker.finds()) == (len(DOMAINS), [])
+
+
+def test_an_erased_payload_leaves_its_hash_and_everything_else_is_verified_as_before(three_seals: Worker) -> None:
+    key, items = Key(STATE, ("signal", "bucket")), three_seals.database["audit-items"]
+    before = three_seals.verify()
+    three_seals.record([change(4, {"by": "me", "why": "over"}, operation="delete")])
+    assert is_recorded(three_seals.database, key)
+    assert erase(three_seals.database, key, {"by": "me", "why": "asked for"}) == 3
+    assert erase(three_seals.database, key, {"by": "me", "why": "again"}) == 0
+    three_seals.seal()
+    records = list(AuditLog(three_seals.database).timeline(key))
+    assert [record.payload for record in records] == [None, None, None, {"by": "me", "why": "over"}]
+    assert "erased" in records[0].reason
+    assert "asked for" in records[0].reason
+    report = three_seals.verify(anchor=before.last)
+    assert (report.clean, report.records, report.erased) == (True, 7, 3)
+    items.update_one({"documentId": "d1", "rev": 2}, {"$set": {"erased.digest": bytes(32)}})
+    items.update_one({"documentId": "d1", "rev": 3}, {"$set": {"payload": {"data": "forged"}}})
+    assert three_seals.finds() == [("altered", "state/d1/2"), ("altered", "state/d1/3")]
 
 
 @pytest.mark.parametrize(

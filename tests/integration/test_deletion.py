@@ -125,6 +125,11 @@ def test_a_strategy_is_gone_for_warm_readers_lists_replicas_and_inventory_and_th
     assert {tuple(record["key"]) for record in recorded} == {key.parts for key in keys}
     assert {record["payload"]["why"] for record in recorded} == {"trial is over"}
     assert all(record["payload"]["by"] and record["host"] for record in recorded)
+    # `--erase` does this for each of them, once their deletions are recorded.
+    for said in ("1 payloads erased", "0 payloads erased"):
+        erased = CliRunner().invoke(app, ["audit", "erase", "signal/BTC%2FUSDT/trend/binance", "--yes"])
+        assert said in erased.stdout, erased.output
+    assert bed.mongo["audit-items"].count_documents({"payload.id": "trend-0", "domain": "signal"}) == 0
 
 
 def test_what_is_older_than_its_domain_is_kept_goes_and_by_default_nothing_does(

@@ -74,6 +74,7 @@ class Report:
         findings: in the order of the seals; the first is the first record or seal that is wrong.
         records: sealed records that were compared with their seal.
         unsealed: records that no seal has yet: too new, or waiting behind a hole.
+        erased: of `records`, those whose payload was erased.
         last: the last seal, to be kept elsewhere; None if there is none.
     """
 
@@ -81,6 +82,7 @@ class Report:
     seals: int = 0
     records: int = 0
     unsealed: int = 0
+    erased: int = 0
     last: Anchor | None = None
 
     @property

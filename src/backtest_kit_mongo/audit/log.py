@@ -70,7 +70,7 @@ class AuditLog:
         """
         wanted = _key(key)
         with reading(wanted):
-            for found in self._queries(wanted):
+            for found in self.queries(wanted):
                 yield from map(from_document, self._items.find(found, batch_size=BATCH).sort(_HISTORY))
 
     def asof(self, key: Key | str, *, when: int | datetime | None = None, at: datetime | None = None) -> Snapshot:
@@ -87,7 +87,7 @@ class AuditLog:
         wanted = _key(key)
         query = _not_later(wanted.domain, when, at)
         with reading(wanted):
-            documents = self._queries(wanted)
+            documents = self.queries(wanted)
             for found in reversed(documents):
                 last = self._items.find_one({**found, **query, "operation": {"$ne": GAP}}, sort=_REVERSED)
                 if last is not None:
@@ -156,7 +156,7 @@ class AuditLog:
         with reading("the audit log"):
             return self._items.count_documents(query) if query else self._items.estimated_document_count()
 
-    def _queries(self, key: Key) -> Sequence[Document]:
+    def queries(self, key: Key) -> Sequence[Document]:
         """Queries that together find the key's records, in the order of its documents."""
         label = {"domain": key.domain.name, "label": escaped(key.parts), "rev": {"$lte": 1}}
         if key.domain.shape is Shape.SERIES:

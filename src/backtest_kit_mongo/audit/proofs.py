@@ -19,7 +19,7 @@ from backtest_kit_mongo.audit.chain import read_seal, seal_hash
 from backtest_kit_mongo.audit.kept import KeptTree, kept_tree
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.merkle import consistency, inclusion, over
-from backtest_kit_mongo.audit.records import digest, raw, readable, split_id
+from backtest_kit_mongo.audit.records import raw, readable, sealed_digest, split_id
 from backtest_kit_mongo.audit.seals import is_numbered, record_leaves, seal_leaf
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.errors import CallerError, CorruptData, NotFound
@@ -51,7 +51,12 @@ def prove_inclusion(log: AuditLog, record_id: str, anchor: int) -> tuple[Documen
         _grow(tree, log.database)
         for seal in _seals_of(log.database, record_id, stored.get("recordedAt"), anchor):
             if found := _within(seal, record_id, tree, anchor):
-                head = {"proof": "inclusion", "anchor": anchor, "record": record_id, "digest": digest(stored.raw).hex()}
+                head = {
+                    "proof": "inclusion",
+                    "anchor": anchor,
+                    "record": record_id,
+                    "digest": sealed_digest(stored).hex(),
+                }
                 return {**head, **found}, bytes(stored.raw)
     raise NotFound(
         f"no seal up to {anchor} holds {record_id}; `bkm audit anchor` makes an anchor of what is sealed now"

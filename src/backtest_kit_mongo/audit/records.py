@@ -19,7 +19,9 @@
 | recordedAt, entry | when it was recorded, and from which stream entry |
 | step        | of a change that is part of a step (`docs/steps.md`): its id; a change that recovery found has none |
 
-No field is ever changed.
+| erased      | the payload was erased: who, why, when, and the digest of the record before (`erasing.py`) |
+
+No other field is ever changed, nor is any added.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ GAP: Final = "gap"
 FOREIGN: Final = "foreign"
 CORRECTION: Final = "correction"
 RESTORE: Final = "restore"
+ERASED: Final = "erased"
 
+_ERASED_FIELD: Final = b"\x03erased\0"
+"""As it stands in a record's bytes."""
 IDENTITY: Final = (("documentId", 1), ("rev", 1), ("foreign", 1), ("domain", 1))
 """Unique, so no second record of a revision fits in under another `_id`; its order is a document's history."""
 KEYS: Final = (("domain", 1), ("label", 1), ("documentId", 1))
@@ -88,6 +93,16 @@ def digest(stored: bytes | memoryview) -> bytes:
     Not of a re-encoding: that would cost the audit role and `verify` more than all the rest.
     """
     return sha256(stored).digest()
+
+
+def sealed_digest(record: RawBSONDocument) -> bytes:
+    """What the chain has of a record: its digest, and if its payload was erased since, that of before."""
+    if _ERASED_FIELD in bytes(record.raw):
+        erased: Any = record.get(ERASED)
+        kept = erased.get("digest") if isinstance(erased, Mapping) and record.get("payload") is None else None
+        if isinstance(kept, bytes) and len(kept) == sha256().digest_size:
+            return bytes(kept)
+    return digest(record.raw)
 
 
 class RecordId(NamedTuple):
@@ -174,10 +189,16 @@ def from_document(stored: Mapping[str, Any]) -> AuditRecord:
         written_at=_moment(stored.get("writtenAt")),
         recorded_at=_moment(stored.get("recordedAt")),
         entry=str(stored.get("entry") or ""),
-        reason=str(stored.get("reason") or ""),
+        reason=_erasure(stored.get(ERASED)) or str(stored.get("reason") or ""),
         detail=str(stored.get("detail") or ""),
         step=str(stored.get("step") or ""),
     )
+
+
+def _erasure(erased: Any) -> str:
+    if not isinstance(erased, Mapping):
+        return ""
+    return f"its payload was erased at {erased.get('at')} by {erased.get('by')}: {erased.get('why')}"
 
 
 def _whole(number: Any) -> int:

@@ -37,7 +37,7 @@ from pymongo.database import Database
 from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor, with_restores
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
-from backtest_kit_mongo.audit.records import IDENTITY, digest, raw, readable
+from backtest_kit_mongo.audit.records import ERASED, IDENTITY, raw, readable, sealed_digest
 from backtest_kit_mongo.audit.seals import is_numbered
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
@@ -220,7 +220,9 @@ class _Verifier:
         for start in range(0, len(expected), RECORDS_MAX):
             piece = expected[start : start + RECORDS_MAX]
             wanted = [record_id for record_id, _, _ in piece]
-            stored = {found["_id"]: digest(found.raw) for found in self._raw.find({"_id": {"$in": wanted}})}
+            found = list(self._raw.find({"_id": {"$in": wanted}}))
+            stored = {record["_id"]: sealed_digest(record) for record in found}
+            self._report.erased += sum(ERASED in record for record in found)
             for record_id, before, chain in piece:
                 of_record = stored.get(record_id)
                 if of_record is None:

@@ -28,6 +28,7 @@ from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import echo, escape
 
 from .audit_anchors import anchor, consistency, kept_anchors, prove
+from .audit_erasing import erase_command
 from .audit_opening import KeyText, open_audit_log
 from .moments import past_date, simulated_ms
 
@@ -48,6 +49,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 audit.command()(anchor)
 audit.command()(prove)
+audit.command("erase")(erase_command)
 audit.command()(consistency)
 
 
@@ -126,14 +128,16 @@ def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> Non
     ]
     last = None if report.last is None else str(report.last)
     if as_json:
-        summary = {"clean": report.clean, "seals": report.seals, "records": report.records, "unsealed": report.unsealed}
-        echo(json.dumps({**summary, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
+        counts = {name: getattr(report, name) for name in ("clean", "seals", "records", "unsealed", "erased")}
+        echo(json.dumps({**counts, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
         return
     for one in found:
         echo(f"{one['kind']}: {one['where']}: {one['detail']}")
     for hole in waiting:
         echo(f"gap, not tampering: {hole['key']} ({hole['document']}) misses revisions {hole['missing']}")
     echo(f"{'clean' if report.clean else 'NOT CLEAN'}: {report.records:,} records in {report.seals:,} seals")
+    if report.erased:
+        echo(f"erased payloads: {report.erased:,}; `bkm audit show KEY` says by whom and why")
     echo(f"not sealed yet: {report.unsealed:,}")
     echo(f"anchor: {last or 'none yet'}")
 

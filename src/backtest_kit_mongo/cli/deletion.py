@@ -130,8 +130,8 @@ def prune(
         _carry_out(store, keys, asked, why or asked, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _carry_out(store: Store, keys: list[Key], asked: str, why: str, *, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Say what goes, ask, and do it."""
+def _carry_out(store: Store, keys: list[Key], asked: str, why: str, *, dry_run: bool, yes: bool, as_json: bool) -> bool:
+    """Say what goes, ask, and do it; whether it was done."""
     found = Counter(key.domain.name for key in keys)
     _show(keys, found, as_json=as_json)
     may = not dry_run and bool(keys) and (yes or _agreed(sum(found.values()), store.name))
@@ -148,6 +148,7 @@ def _carry_out(store: Store, keys: list[Key], asked: str, why: str, *, dry_run: 
         echo(f"{len(keys):,} would be deleted from {store.name}; nothing was" + ("" if dry_run else ", add --yes"))
     else:
         echo(f"{asked}: nothing is stored of it in {store.name}")
+    return may
 
 
 def _show(keys: list[Key], found: Counter[str], *, as_json: bool) -> None:

@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from bson.raw_bson import RawBSONDocument
 
-from backtest_kit_mongo.audit.records import GAP
+from backtest_kit_mongo.audit.records import ERASED, GAP
 from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Domain
 from backtest_kit_worker.recovery.changes import RAW, LoggedChange, decode, deletion_of, operation_of
 from backtest_kit_worker.recovery.payloads import Unrecoverable, moment, plain
 
-FIELDS: Final = {"operation": 1, "when": 1, "payload": 1}
+FIELDS: Final = {"operation": 1, "when": 1, "payload": 1, ERASED: 1}
 """Of a record, what is compared."""
 _ABSENT: Final = object()
 
@@ -27,7 +27,7 @@ _ABSENT: Final = object()
 def agrees(change: LoggedChange, record: RawBSONDocument) -> bool:
     """Whether a record (its `FIELDS`) can be that of the change, as far as the change tells. A gap claims nothing."""
     operation: Any = record.get("operation")
-    if operation == GAP:
+    if operation == GAP or record.get(ERASED) is not None:
         return True
     if (note := deletion_of(change)) is not None:
         return operation == "delete" and _equal(note, decode(bytes(record.raw)).get("payload"))

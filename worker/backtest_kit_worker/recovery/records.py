@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
-from backtest_kit_mongo.audit.records import CORRECTION, DELETE, FOREIGN, GAP, RESTORE, raw, readable
+from backtest_kit_mongo.audit.records import CORRECTION, DELETE, ERASED, FOREIGN, GAP, RESTORE, raw, readable
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
 from backtest_kit_mongo.coherence.events import REV_MAX, Operation, Origin, UnknownEvent
 from backtest_kit_mongo.coherence.record import Domain, Key
@@ -224,7 +224,7 @@ def _at(record: Mapping[str, Any]) -> int:
 
 def _tells(record: Mapping[str, Any]) -> bool:
     """Whether a record has its payload. Of a correction, the reason says what it corrects."""
-    return record.get("operation") == CORRECTION or not record.get("reason")
+    return not record.get(ERASED) and (record.get("operation") == CORRECTION or not record.get("reason"))
 
 
 def _storable(record: Mapping[str, Any]) -> Mapping[str, Any]:

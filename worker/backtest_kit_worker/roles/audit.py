@@ -22,7 +22,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, KEYS, RAW, digest, raw
+from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, KEYS, RAW, digest, raw, sealed_digest
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Part
@@ -173,7 +173,7 @@ class AuditWriter:
             new_count = len(batch) - len(known)
             if known:
                 # Somebody recorded them first: what is to be sealed is what they wrote.
-                found = {stored["_id"]: digest(stored.raw) for stored in self._stored.find({"_id": {"$in": known}})}
+                found = {stored["_id"]: sealed_digest(stored) for stored in self._stored.find({"_id": {"$in": known}})}
                 if len(found) < len(known):
                     return _Written(new_count, {})  # Not confirmed, so the sealer will look itself.
                 digests.update(found)

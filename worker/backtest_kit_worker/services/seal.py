@@ -27,7 +27,7 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, make_seal, pieces, read_seal
-from backtest_kit_mongo.audit.records import READABLE, digest, raw, readable, split_id
+from backtest_kit_mongo.audit.records import READABLE, raw, readable, sealed_digest, split_id
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
@@ -191,7 +191,7 @@ class SealService(Service):
     def _look_at(self, session: ClientSession, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """Those records that exist. What does not will be delivered again, with a batch of its own."""
         found = self._raw_items.find({"_id": {"$in": list(ids)}}, session=session)
-        return ((stored["_id"], digest(stored.raw)) for stored in found)
+        return ((stored["_id"], sealed_digest(stored)) for stored in found)
 
     def _drop_sealed(self, session: ClientSession, foreign: Foreign) -> None:
         """Take out the foreign changes that a seal has already."""
@@ -254,7 +254,7 @@ class SealService(Service):
             for stored in following.limit(BEYOND_MAX):
                 count += 1
                 if stored.get("foreign") is None:  # A foreign change never waits: it is in the queue, or sealed.
-                    take_up(stored["_id"], digest(stored.raw), {name: revisions}, {})
+                    take_up(stored["_id"], sealed_digest(stored), {name: revisions}, {})
             if count >= self._records_max:
                 return
 

@@ -18,7 +18,7 @@ from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 
 from backtest_kit_mongo.audit.chain import ORIGIN, Seal, link, read_seal, seal_hash
-from backtest_kit_mongo.audit.records import digest, raw, readable
+from backtest_kit_mongo.audit.records import raw, readable, sealed_digest
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import BY_NAME
@@ -146,7 +146,7 @@ class VerifyService(Service):
             piece = expected[start : start + RECORDS_MAX]
             wanted = [record_id for record_id, _, _ in piece]
             stored = list(self._items.find({"_id": {"$in": wanted}}))
-            found = {record["_id"]: digest(record.raw) for record in stored}
+            found = {record["_id"]: sealed_digest(record) for record in stored}
             self._batches(stored)
             for record_id, before, chain in piece:
                 if record_id not in found:
