@@ -29,10 +29,15 @@ def store(servers: Endpoints, database: str) -> Iterator[Store]:
         yield opened
 
 
-@pytest.fixture
-def mongo(servers: Endpoints, database: str) -> Iterator[Any]:
+@pytest.fixture(scope="session")
+def mongo_client(servers: Endpoints) -> Iterator[pymongo.MongoClient[dict[str, Any]]]:
     with pymongo.MongoClient[dict[str, Any]](servers.mongo_url, tz_aware=True) as client:
-        yield client[database]
+        yield client
+
+
+@pytest.fixture
+def mongo(mongo_client: pymongo.MongoClient[dict[str, Any]], database: str) -> Any:
+    return mongo_client[database]
 
 
 @pytest.fixture

@@ -127,9 +127,9 @@ def _explore(world: World, workload: Workload, limits: Limits) -> Explored:
                 return Explored(len(seen), count, violation(error, workload, _unrolled((action, trace))))
             after = _spent(budget, action)
             _simplify(world, after)
-            situation = (world.freeze(), after)
-            if situation not in seen:
-                seen.add(situation)
+            situation, count_before = (world.freeze(), after), len(seen)
+            seen.add(situation)  # Without asking first: to hash it takes longest.
+            if len(seen) > count_before:
                 todo.append((*situation, (action, trace)))
             world.thaw(frozen)
         if len(seen) > limits.situations:
