@@ -51,6 +51,8 @@ def test_what_one_process_has_kept_another_maps_and_damage_is_made_good(tmp_path
     assert fingerprint(SeriesFiles(tmp_path).get(name, 60_000, lambda: series)) == name
     with pytest.raises(DeclarationError, match="not those that the study was planned with"):
         SeriesFiles(tmp_path).get("0" * 32, 60_000, lambda: series)
+    with pytest.raises(DeclarationError, match=r"cannot be kept in .*CC_CANDLE_CACHE_DIR"):
+        SeriesFiles(file / "below").put(series)
 
 
 def test_what_is_made_of_candles_is_made_once_per_host_and_sweep(tmp_path: Path) -> None:

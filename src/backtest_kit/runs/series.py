@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -81,7 +81,8 @@ class SeriesFiles:
         path = self.directory / f"{name}.candles"
         found = self._open(path, name, step_ms)
         if found is None:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._writing():
+                self.directory.mkdir(parents=True, exist_ok=True)
             with FileLock(self.directory / f"{name}.lock"):
                 found = self._open(path, name, step_ms) or self._make(path, name, step_ms, read)
         self._mapped[name] = found
@@ -98,7 +99,8 @@ class SeriesFiles:
     def noted(self, whose: str, what: str, read: Callable[[], Series]) -> Series:
         """Candles that one process of this host reads or makes, and the others find, as long as `whose` lasts."""
         note = self.directory / f"{digest('noted', whose, what)}.note"
-        self.directory.mkdir(parents=True, exist_ok=True)
+        with self._writing():
+            self.directory.mkdir(parents=True, exist_ok=True)
         with FileLock(note.with_suffix(".lock")):
             found = self._of_note(note)
             if found is None:
@@ -108,6 +110,16 @@ class SeriesFiles:
                     note.write_text(f"{found.step_ms} {name}")
                     found = self._mapped[name]
             return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as cause:
+            raise DeclarationError(
+                f"candles cannot be kept in {self.directory}: {cause.strerror or cause}. Name a directory that can be "
+                "written and has room: CC_CANDLE_CACHE_DIR."
+            ) from cause
 
     def _of_note(self, note: Path) -> Series | None:
         try:
@@ -124,7 +136,7 @@ class SeriesFiles:
                 "changed since, or this host reads them from elsewhere. Plan the study again."
             )
         unfinished = path.with_suffix(".unfinished")  # Under the lock; what a killed maker left is written over.
-        with unfinished.open("wb") as file:
+        with self._writing(), unfinished.open("wb") as file:
             for column in _columns(series):
                 file.write(np.ascontiguousarray(column).data)
         unfinished.replace(path)
