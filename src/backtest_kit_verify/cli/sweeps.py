@@ -37,7 +37,7 @@ def sweeps(
     console, messages = Console(), Console(stderr=True)
     has_dask = find_spec("distributed") is not None
     if not has_dask:
-        messages.print("Dask is not installed, so it is left out: pip install 'backtest-kit-mongo[dask]'")
+        messages.print("Dask is not installed, so it is left out: pip install 'backtest-kit-mongo[dask]'", markup=False)
     since_s = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="bkm-sweeps-", dir=directory) as name:
