@@ -169,6 +169,10 @@ def test_values_in_postgresql(bkm_postgres: str, monkeypatch: pytest.MonkeyPatch
     values = PostgresPersist("signal/BTC%2FUSDT")
     try:
         check(values)
+        bk.PersistStateAdapter.use_persist_state_adapter(PostgresPersist)
+        for number in range(2):
+            bk.PersistStateAdapter.write_state_data({"data": number}, "s", "b", 1)
+        assert bk.PersistStateAdapter.read_state_data("s", "b") == {"data": 1}
         long = "я" * 3_000
         values.write_value(long, 1)
         values.write_value(long, 2)
