@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from backtest_kit_mongo import embedded
 from backtest_kit_verify.runs.study import prepare
 
 GOAL_MS = {"files": 1.0, "mongo": 3.0}
@@ -43,6 +44,7 @@ def main() -> int:
         command = [sys.executable, __file__, "--alone", "--store", store, *given]
         with tempfile.TemporaryDirectory(dir=arguments.directory) as root:
             code = max(code, subprocess.run(command, cwd=root, check=False).returncode)
+            embedded.down(Path(root) / "servers")
     return code
 
 

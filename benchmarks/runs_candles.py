@@ -24,6 +24,8 @@ from statistics import median
 import numpy as np
 import psutil
 
+from backtest_kit_mongo import embedded
+
 STEP_MS, DAY_MINUTES = 60_000, 1440
 START_MS = 1_672_531_200_000
 """2023-01-01, so that a year is over."""
@@ -52,7 +54,10 @@ def main() -> None:
         os.chdir(name)
         os.environ |= {"CC_CANDLE_CACHE_DIR": f"{name}/cache", "CC_CANDLE_CACHE_MB": "20000"}
         os.environ |= {"CC_EMBEDDED": "1", "CC_EMBEDDED_DIR": f"{name}/servers"}
-        measure(arguments, Path(name))
+        try:
+            measure(arguments, Path(name))
+        finally:
+            embedded.down(Path(name) / "servers")
 
 
 def measure(arguments: argparse.Namespace, root: Path) -> None:
