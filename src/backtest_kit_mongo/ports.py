@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
+from backtest_kit_mongo.coherence.deletion import Delete
 from backtest_kit_mongo.coherence.effects import (
     Abort,
     CacheRead,
     Commit,
     Defer,
-    Delete,
     Fill,
     Find,
     Lease,

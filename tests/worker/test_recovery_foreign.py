@@ -13,7 +13,7 @@ from bson import Decimal128
 from tests.worker.recovery_support import Bed, bed_for, state_key
 
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
-from backtest_kit_mongo.coherence.effects import Delete
+from backtest_kit_mongo.coherence.deletion import Delete
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor import feed_state

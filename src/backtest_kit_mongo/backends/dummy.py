@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
-from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.deletion import Delete
+from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Selection
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record

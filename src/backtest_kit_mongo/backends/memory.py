@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, deletion
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, Ready, require_rev
 from backtest_kit_mongo.locks import Lock

@@ -30,8 +30,8 @@ flight.
 
 Files, in the order to read them: `record.py` (what is stored), `effects.py` (what a plan asks for), `plans.py` (the
 steps of documents). Then what goes beyond, each with its own effects: `lists.py`, `series.py`, `steps.py` (several keys
-at once), `near.py` (copies in a process). Below: `eras.py` (to whom Redis belongs), `keys.py` (Redis names), `codec.py`
-and `events.py` (bytes), `invariants.py`. LEASE and COMMIT are written for many keys of a partition; a document is one.
-A change in a plan or in a Lua script must be made in both and re-proved. Nothing here does I/O, reads a clock or draws
-a random number: a test greps for it.
+at once), `deletion.py` (for good), `near.py` (copies in a process). Below: `eras.py` (to whom Redis belongs), `keys.py`
+(Redis names), `codec.py` and `events.py` (bytes), `invariants.py`. LEASE and COMMIT are scripts of many keys of a
+partition; a document is one. A change in a plan or in a Lua script must be made in both and re-proved. Nothing here
+does I/O, reads a clock or draws a random number: a test greps for it.
 """

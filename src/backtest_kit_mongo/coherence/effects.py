@@ -6,7 +6,7 @@ plans. Effects of the truth are performed by a `Truth`, the others by a `Cache` 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -157,18 +157,4 @@ class SoftRemove(Effect["Record | None"]):
     """Mark one document as removed and raise its revision. None: there was nothing to remove, nothing was written."""
 
     key: Key
-    deadline_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Delete(Effect["Record | None"]):
-    """Delete one document for good. The answer is the deletion: it has the next revision, and `note` as its payload.
-    None: there was none.
-
-    Attributes:
-        note: who, and why.
-    """
-
-    key: Key
-    note: Mapping[str, str]
     deadline_s: float | None

@@ -7,13 +7,13 @@ same plans then are plain reads and writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Plan, ask
-from backtest_kit_mongo.coherence.record import Change, Key, Record, Shape
+from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_mongo.errors import CallerError, Conflict, ServerUnreachable, WriteRefused
 
 CERTAINLY_NOT_WRITTEN = (CallerError, Conflict, WriteRefused, ServerUnreachable)
@@ -67,33 +67,10 @@ def remove(key: Key) -> Plan[Record | None]:
         yield from give_up(key, leased, error)
         raise
     if record is None:
-        yield from _release(key, leased)
+        yield from release(key, leased)
         return None
     body = pack(record.payload)
     yield from announce(key, leased, record, body, (fx.Published(record, "remove", body),))
-    return record
-
-
-def delete(key: Key, note: Mapping[str, str]) -> Plan[Record | None]:
-    """Delete one document for good; no later read sees it when the plan returns. None if there was none.
-
-    A row of a list is deleted under the lease of its list, and leaves its stamp, so that whoever remembers the list
-    asks anew.
-    """
-    place = key.scope if key.domain.shape is Shape.LIST else key
-    leased = yield from ask(fx.Lease(place))
-    try:
-        record = yield from ask(fx.Delete(key, note, leased.deadline_s if leased else None))
-    except BaseException as error:
-        yield from give_up(place, leased, error)
-        raise
-    if record is None:
-        yield from _release(place, leased)
-        return None
-    # The entry that is installed says that there is none; of a list it is the stamp.
-    entry = Record(place, id=leased.token) if leased and place != key else Record(place)
-    published = (fx.Published(record, "delete", pack(record.payload)),)
-    yield from announce(place, leased, entry, pack(None), published)
     return record
 
 
@@ -102,13 +79,14 @@ def give_up(key: Key, leased: fx.Leased | None, error: BaseException) -> Plan[No
     if isinstance(error, GeneratorExit):
         return  # The client is gone; a plan that is being closed may not ask for anything.
     if isinstance(error, CERTAINLY_NOT_WRITTEN):
-        yield from _release(key, leased)
+        yield from release(key, leased)
     elif leased is None:
         # A write without a lease that may have happened: an old entry may have survived it.
         yield from ask(fx.Defer((key,)))
 
 
-def _release(key: Key, leased: fx.Leased | None) -> Plan[None]:
+def release(key: Key, leased: fx.Leased | None) -> Plan[None]:
+    """End a lease of which certainly nothing was written."""
     if leased is None:
         return
     try:

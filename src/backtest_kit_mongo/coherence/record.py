@@ -6,7 +6,7 @@ Backends know these and nothing else about any domain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
@@ -161,11 +161,6 @@ class Record(NamedTuple):
     def visible(self, when: int | None) -> bool:
         """Whether a read at simulation time `when` (ms; None: no guard) may see this record."""
         return self.id != "" and not self.removed and (when is None or self.when is None or self.when <= when)
-
-
-def deletion(record: Record, note: Mapping[str, str]) -> Record:
-    """The record of a document's deletion for good: its next revision, with who did it and why."""
-    return record._replace(rev=record.rev + 1, payload=dict(note), when=None, removed=True)
 
 
 PACKED: Final = object()

@@ -9,8 +9,8 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
+from backtest_kit_mongo.coherence import deletion, lists, plans
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.inventory import EVERYTHING, Census, Entry, Selection
 from backtest_kit_mongo.coherence.lists import ALL, Only
@@ -80,7 +80,7 @@ class Store(SeriesVerbs):
             fx.Find: SingleFlight(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
-            fx.Delete: truth.delete,
+            deletion.Delete: truth.delete,
             lists.Rows: truth.rows,
             lists.Merge: truth.merge,
             fx.Lease: cache.lease,
@@ -232,7 +232,7 @@ class Store(SeriesVerbs):
         """
         if current.get() is not None:
             raise CallerError(f"{key}: a deletion for good cannot be part of a step. Nothing was deleted.")
-        return self._run(plans.delete(key, note), self.counts.writes[key.domain])
+        return self._run(deletion.delete(key, note), self.counts.writes[key.domain])
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did.

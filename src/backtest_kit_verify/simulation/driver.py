@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from backtest_kit_mongo.coherence import deletion, lists
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Record
 from backtest_kit_mongo.errors import BacktestKitError, ServerUnreachable, WriteOutcomeUnknown, WriteRefused
@@ -36,7 +36,7 @@ KINDS: Mapping[type[fx.Effect[Any]], int] = {
     lists.Rows: LOOK,
     fx.Upsert: STORE,
     fx.SoftRemove: STORE,
-    fx.Delete: STORE,
+    deletion.Delete: STORE,
     lists.Merge: STORE,
 }
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
+from backtest_kit_mongo.coherence import deletion, lists
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.invariants import require
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_verify.simulation.driver import LEASE, READ, STORE, Answer, Answers, Content, Step, content_of
@@ -214,7 +214,7 @@ class CountingTruth(MemoryTruth):
         super().__init__()
         self._deleted: dict[Key, int] = {}
 
-    def delete(self, effect: fx.Delete) -> Record | None:
+    def delete(self, effect: deletion.Delete) -> Record | None:
         gone = super().delete(effect)
         if gone is not None:
             self._deleted[effect.key] = gone.rev
@@ -293,7 +293,7 @@ def _do(truth: MemoryTruth, effect: fx.Effect[Any]) -> Any:
             return truth.upsert(effect)
         case fx.SoftRemove():
             return truth.remove(effect)
-        case fx.Delete():
+        case deletion.Delete():
             return truth.delete(effect)
         case lists.Merge():
             return truth.merge(effect)

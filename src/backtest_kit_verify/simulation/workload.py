@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
+from backtest_kit_mongo.coherence import deletion, lists, plans
 from backtest_kit_mongo.coherence import effects as fx
-from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key
 from backtest_kit_mongo.domains.table import STATE, STORAGE
@@ -142,7 +142,7 @@ class Rig:
             case "remove":
                 plan = plans.remove(DOCUMENT)
             case "delete":
-                plan = _counted(plans.delete(DOCUMENT, {}))
+                plan = _counted(deletion.delete(DOCUMENT, {}))
             case "put":
                 plan = lists.put(LIST, op_rows(op)[0], snapshot)
             case _:

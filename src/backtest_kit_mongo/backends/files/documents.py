@@ -41,9 +41,10 @@ from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prio
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.intervals import find_grid
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, deletion
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import require_rev
 from backtest_kit_mongo.errors import CorruptData, ReadFailed

@@ -17,8 +17,8 @@ from pymongo.collection import Collection
 from backtest_kit_mongo.backends.mongo.deadline import Let
 from backtest_kit_mongo.backends.mongo.encoding import ONE
 from backtest_kit_mongo.backends.mongo.layout import payload_field
-from backtest_kit_mongo.coherence.effects import Delete
-from backtest_kit_mongo.coherence.record import Key, Record, deletion
+from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown, WriteRefused
 
 Document = dict[str, Any]

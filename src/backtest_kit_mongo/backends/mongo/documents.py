@@ -33,7 +33,8 @@ from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.deletion import Delete
+from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.lists import ALL, Expected, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
 from backtest_kit_mongo.coherence.series import Append, Appended, Conflict, KeepConflicts

@@ -24,12 +24,13 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.effects import Delete, Find, Published, SoftRemove, Upsert
+from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.keys import text
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
-from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape, deletion
+from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record, Shape
 from backtest_kit_mongo.coherence.series import Append, Appended
 from backtest_kit_mongo.coherence.steps import Atomic, Drop, ExpectedRows, Put, require_rev
 from backtest_kit_mongo.errors import BacktestKitError, NotFound, ReadFailed, WriteOutcomeUnknown

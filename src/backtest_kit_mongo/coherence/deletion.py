@@ -1,0 +1,53 @@
+"""Deleting a document for good, which leaves nothing but the event and the audit record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backtest_kit_mongo.coherence.codec import pack
+from backtest_kit_mongo.coherence.effects import Effect, Lease, Plan, Published, ask
+from backtest_kit_mongo.coherence.plans import announce, give_up, release
+from backtest_kit_mongo.coherence.record import Key, Record, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Effect["Record | None"]):
+    """Delete one document for good. The answer is the deletion: it has the next revision, and `note` as its payload.
+    None: there was none.
+
+    Attributes:
+        note: who, and why.
+    """
+
+    key: Key
+    note: Mapping[str, str]
+    deadline_s: float | None
+
+
+def deletion(record: Record, note: Mapping[str, str]) -> Record:
+    """The record of a document's deletion for good: its next revision, with who did it and why."""
+    return record._replace(rev=record.rev + 1, payload=dict(note), when=None, removed=True)
+
+
+def delete(key: Key, note: Mapping[str, str]) -> Plan[Record | None]:
+    """Delete one document for good; no later read sees it when the plan returns. None if there was none.
+
+    A row of a list is deleted under the lease of its list, and leaves its stamp, so that whoever remembers the list
+    asks anew.
+    """
+    place = key.scope if key.domain.shape is Shape.LIST else key
+    leased = yield from ask(Lease(place))
+    try:
+        record = yield from ask(Delete(key, note, leased.deadline_s if leased else None))
+    except BaseException as error:
+        yield from give_up(place, leased, error)
+        raise
+    if record is None:
+        yield from release(place, leased)
+        return None
+    # The entry that is installed says that there is none; of a list it is the stamp.
+    entry = Record(place, id=leased.token) if leased and place != key else Record(place)
+    published = (Published(record, "delete", pack(record.payload)),)
+    yield from announce(place, leased, entry, pack(None), published)
+    return record
