@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # The tests' rig is no part of what is installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,12 +33,6 @@ TROUBLE_S = 6.0
 COLUMNS = 24
 LINES_MAX = 8
 """In a legend; more would hide the lines."""
-
-
-class Drawing(Protocol):
-    """What of matplotlib's Axes is used; it has no types that a check could rely on."""
-
-    def __getattr__(self, name: str) -> Any: ...
 
 
 def main() -> None:
@@ -88,7 +82,7 @@ def _without_workers(run: Watched) -> None:
 
 def draw(url: str, seconds: float, rate_window: str, out: Path) -> None:
     """All panels where Grafana would put them."""
-    from matplotlib import pyplot  # type: ignore[import-not-found] # only this script needs it
+    from matplotlib import pyplot
 
     panels = json.loads(BOARD.read_text("utf-8"))["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
@@ -97,7 +91,7 @@ def draw(url: str, seconds: float, rate_window: str, out: Path) -> None:
     end_s = time.time()
     for panel in panels:
         at = panel["gridPos"]
-        area: Drawing = figure.add_subplot(grid[at["y"] : at["y"] + at["h"], at["x"] : at["x"] + at["w"]])
+        area: Any = figure.add_subplot(grid[at["y"] : at["y"] + at["h"], at["x"] : at["x"] + at["w"]])
         if panel["type"] == "row":
             area.axis("off")
             area.text(0, -2.5, panel["title"], fontsize=13, weight="bold")
@@ -126,7 +120,7 @@ def _lines(url: str, target: dict[str, str], end_s: float, seconds: float, rate_
     return [line for line in found if line[1]]
 
 
-def _draw_stat(area: Drawing, panel: dict[str, Any], lines: list[Line], _: float) -> None:
+def _draw_stat(area: Any, panel: dict[str, Any], lines: list[Line], _: float) -> None:
     value = lines[0][1][-1][1] if lines else math.nan
     last = panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]
     bad = last["value"] is not None and value >= last["value"]
@@ -137,7 +131,7 @@ def _draw_stat(area: Drawing, panel: dict[str, Any], lines: list[Line], _: float
     area.set_yticks([])
 
 
-def _draw_lines(area: Drawing, panel: dict[str, Any], lines: list[Line], seconds: float) -> None:
+def _draw_lines(area: Any, panel: dict[str, Any], lines: list[Line], seconds: float) -> None:
     # Those that matter first: legends are cut.
     for legend, points in sorted(lines, key=lambda line: -max(value for _, value in line[1])):
         area.plot([at for at, _ in points], [value for _, value in points], label=legend, linewidth=1.2)

@@ -85,7 +85,7 @@ def namespace() -> Iterator[tuple[str, str, list[str]]]:
 def write(name: str, settings: Mapping[str, Any], *, has_deadline: bool) -> None:
     """Write numbers until standard input is closed; report each on standard output."""
     if not has_deadline:
-        deadline._fails_from = lambda by_ms: {"$toInt": "1"}
+        setattr(deadline, "LATE", "1")  # noqa: B010 - a constant: now a late command succeeds like any other
         setattr(documents, "require", lambda *_: None)  # noqa: B010 - it is imported there, not exported
     store = make_store(load(**settings))
     ends = threading.Event()
