@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.audit.support import restart
 from tests.integration.support import settings_for, store_for
 from tests.worker.feed_support import publish
 
@@ -28,6 +29,7 @@ from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.operate.compaction import BlockRange, Compactor, Due, Thresholds, ToDo, find_ranges
 from backtest_kit_worker.dead_letters import DeadLetterWriter
 from backtest_kit_worker.deployment import Deployment, connect
+from backtest_kit_worker.fence import PrimaryChanged
 from backtest_kit_worker.loop import Loop, LoopOptions
 from backtest_kit_worker.roles.blocks import BlocksRole
 from backtest_kit_worker.services import blocks as service_module
@@ -348,6 +350,26 @@ def test_candles_that_arrive_during_a_compaction_stay_on_the_list(yard: Yard) ->
     yard.check_reads()
     assert yard.service().run_once() == 1
     assert (yard.pending, yard.blocks) == ({}, {0: 5})
+
+
+def test_no_block_is_stored_of_documents_that_a_restore_may_have_taken_away(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yard.write([0, 1])
+    with monkeypatch.context() as patch:
+        find_rows = MongoCandles.find_rows
+
+        def set_back(self: MongoCandles, effect: FindRows) -> Columns:
+            rows = find_rows(self, effect)
+            restart(patch)
+            return rows
+
+        patch.setattr(MongoCandles, "find_rows", set_back)
+        with pytest.raises(PrimaryChanged, match="another mongod"):
+            yard.service().run_once()
+        assert yard.mongo["candle-blocks"].count_documents(yard.scope.query()) == 0
+    assert yard.service().run_once() == 1
+    assert (yard.pending, yard.blocks) == ({}, {0: 2})
 
 
 def test_an_older_block_that_comes_last_is_right_too(yard: Yard) -> None:

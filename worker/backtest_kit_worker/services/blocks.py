@@ -4,6 +4,9 @@ Two at once do no harm, nor does one that is killed anywhere. A block is made of
 whichever is stored last is right, and reads ask the documents for what it lacks. A range leaves the list only after its
 block was stored, and only with the candles that were noted before its documents were read; of two that compact the same
 range, one takes it off.
+
+What a restore takes away must not be kept by a block that was being made meanwhile: it is stored only by the primary
+that gave the documents (`fence.py`).
 """
 
 from __future__ import annotations
@@ -13,16 +16,45 @@ from datetime import UTC, datetime
 from typing import Final
 
 import pymongo
+from pymongo.errors import PyMongoError
 
 from backtest_kit_mongo.backends.mongo.candles import MongoCandles
+from backtest_kit_mongo.candles.plans import FindGeneration, PutBlock
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.operate.compaction import Compactor, ToDo
 from backtest_kit_mongo.ports import Series
 from backtest_kit_worker.deployment import Deployment
+from backtest_kit_worker.fence import Fence, Primary
 from backtest_kit_worker.services import Service
 
+ATTEMPTS: Final = 5
 RANGES_MAX: Final = 16
 """Ranges compacted in one run, one after the other: about a second, and the memory of one range."""
+
+
+class _Fenced:
+    """Reads documents and stores blocks, each block only if the primary is the one that was asked for its documents."""
+
+    def __init__(self, series: MongoCandles, fence: Fence, bound_s: float) -> None:
+        self._series, self._fence, self._bound_s = series, fence, bound_s
+        self._since: Primary | None = None
+        self.find_blocks, self.find_rows = series.find_blocks, series.find_rows
+
+    def find_generation(self, effect: FindGeneration) -> int:
+        self._since = self._fence.primary()  # The first step of a compaction.
+        return self._series.find_generation(effect)
+
+    def put_block(self, effect: PutBlock) -> None:
+        assert self._since is not None
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                with pymongo.timeout(self._bound_s), self._fence.writes(self._since) as session:
+                    self._series.put_block(effect, session)
+                return
+            except PyMongoError as cause:
+                # Another compactor stores the same block.
+                if not left or not cause.has_error_label("TransientTransactionError"):
+                    raise
 
 
 def _now() -> datetime:
@@ -45,7 +77,8 @@ class CompactionService(Service):
     ) -> None:
         self._bound_s = deployment.settings.mongo_bound_ms / 1000
         durable = deployment.database.with_options(write_concern=DURABLE)
-        self._compactor = Compactor(series or MongoCandles(durable, self._bound_s, cache_max_bytes=0), durable)
+        fenced = _Fenced(MongoCandles(durable, self._bound_s, cache_max_bytes=0), Fence(durable), self._bound_s)
+        self._compactor = Compactor(series or fenced, durable)
         self._to_do = ToDo(deployment.database)
         self._now = now
 
@@ -58,6 +91,7 @@ class CompactionService(Service):
 
         Raises:
             EnvironmentFault, PyMongoError: MongoDB failed; the range stays on the list.
+            PrimaryChanged: another mongod is the primary; the range stays on the list.
             Exception: a range cannot be compacted; it stays on the list, behind the others.
         """
         looked_at = self._now()

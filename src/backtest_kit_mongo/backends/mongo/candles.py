@@ -38,6 +38,7 @@ from bson.int64 import Int64
 from bson.raw_bson import RawBSONDocument
 from numpy.typing import NDArray
 from pymongo import IndexModel, UpdateOne
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.read_concern import ReadConcern
 from pymongo.results import BulkWriteResult
@@ -258,7 +259,8 @@ class MongoCandles:
         """Look at once whether candles were removed: this process removes some."""
         self._generations.forget(scope)
 
-    def put_block(self, effect: PutBlock) -> None:
+    def put_block(self, effect: PutBlock, session: ClientSession | None = None) -> None:
+        """Store a block. In a transaction of the caller's there are the driver's errors: it knows what to repeat."""
         scope, block = effect.scope, effect.block
         document = {
             **scope.query(),
@@ -277,7 +279,10 @@ class MongoCandles:
             # Each time: whoever dropped or restored the collection took the index with it. Where it is this does
             # nothing.
             self._blocks.create_indexes([IndexModel([(name, 1) for name in (*scope.query(), "start")], unique=True)])
-        self._write(scope, lambda let: self._blocks.replace_one(which, document, upsert=True, let=let))
+        if session is None:
+            self._write(scope, lambda let: self._blocks.replace_one(which, document, upsert=True, let=let))
+        else:
+            self._blocks.replace_one(which, document, upsert=True, session=session)
         self._cache.drop(scope, block.start)
 
     # -- conflicts
