@@ -12,7 +12,7 @@ from tests.integration.support import eventually
 from tests.worker.feed_support import Recorder, always, event, pending_ids, publish
 
 from backtest_kit_mongo.exits import ExitCode
-from backtest_kit_worker import roles
+from backtest_kit_worker import roles, runner
 from backtest_kit_worker.backoff import Backoff
 from backtest_kit_worker.deployment import Deployment
 from backtest_kit_worker.leadership import Leadership
@@ -281,3 +281,14 @@ def test_a_thread_waits_for_leadership_without_spinning() -> None:
     _, end = serve(Chore(), Counting())
     end()
     assert len(asked) <= 3
+
+
+def test_a_service_that_has_had_nothing_to_do_for_a_minute_looks_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1_000.0)
+    assert [runner.idle_pause_ms(1_000, busy_s) for busy_s in (1_000.0, 941.0, 940.0, 0.0)] == [
+        1_000,
+        1_000,
+        5_000,
+        5_000,
+    ]
+    assert [runner.idle_pause_ms(each, 0.0) for each in (10, 200, 5_000, 10_000)] == [50, 1_000, 5_000, 10_000]

@@ -46,7 +46,7 @@ def run(
     role: Roles = None,
     once: Annotated[bool, typer.Option("--once", help="Work until nothing is left, then exit.")] = False,
     batch_max: Annotated[int, typer.Option(min=1, help="Entries applied at once.")] = 1_000,
-    block_ms: Annotated[int, typer.Option(min=1, help="How long one read waits for new entries.")] = 1_000,
+    block_ms: Annotated[int, typer.Option(min=1, help="How long one read waits for new entries.")] = 2_000,
     claim_idle_ms: Annotated[
         int, typer.Option(min=1, help="Take over entries that another worker left untouched for so long.")
     ] = 30_000,

@@ -61,7 +61,7 @@ class LoopOptions:
     """
 
     batch_max: int = 1_000
-    block_ms: int = 1_000
+    block_ms: int = 2_000
     claim_idle_ms: int = 30_000
     retry_ms: int = 200
     retry_max_ms: int = 10_000

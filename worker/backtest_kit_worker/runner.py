@@ -34,6 +34,9 @@ SETTLE_PAUSE_S = 0.05
 """How often a single run looks whether a service can decide by now."""
 FOLLOWER_PAUSE_MS = 200
 """How often a process that does not lead a service looks whether it does."""
+REST_AFTER_S = 60.0
+REST_FACTOR, REST_MAX_MS = 5, 5_000
+"""A service that had nothing to do for so long looks less often: a stack that rests costs little."""
 logger = logging.getLogger(__name__)
 
 
@@ -53,6 +56,13 @@ class RunnerOptions:
     stop_ms: int = 10_000
     round_max: int = 10_000
     settle_ms: int = 15_000
+
+
+def idle_pause_ms(interval_ms: int, busy_s: float) -> int:
+    """How long a service pauses that had something to do at `busy_s` (monotonic) for the last time."""
+    if time.monotonic() - busy_s < REST_AFTER_S:
+        return interval_ms
+    return max(interval_ms, min(interval_ms * REST_FACTOR, REST_MAX_MS))
 
 
 class ServiceRunner:
@@ -106,12 +116,15 @@ class ServiceRunner:
     def _serve(self, stop: threading.Event) -> None:
         try:
             self.service.open()
+            busy_s = time.monotonic()
             while self.leads() and not stop.is_set():
                 work_count = self._once()
                 self.trouble, self.failing_s = None, None
                 self._leadership.troubles.pop(self.name, None)
-                if not work_count:
-                    self._pause(stop, self.service.interval_ms, while_leading=True)
+                if work_count:
+                    busy_s = time.monotonic()
+                else:
+                    self._pause(stop, idle_pause_ms(self.service.interval_ms, busy_s), while_leading=True)
         finally:
             self.end()
 

@@ -16,7 +16,7 @@ class Service(Protocol):
 
     Attributes:
         name: names its leadership lease, metrics and logs.
-        interval_ms: pause after a `run_once` that had nothing to do.
+        interval_ms: pause after a `run_once` that had nothing to do; after a minute of that up to five times as long.
     """
 
     name: str
