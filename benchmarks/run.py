@@ -32,6 +32,7 @@ from backtest_kit_mongo.testing.examples import example
 
 DATABASE = "bkm-benchmark"
 STEP_MS = 60_000
+SINCE_MS = 1_704_067_200_000
 
 
 class Bench:
@@ -114,7 +115,7 @@ class Bench:
     # -- candles
 
     def batch(self, index: int) -> list[dict[str, float]]:
-        start = index * 1_000 * STEP_MS
+        start = SINCE_MS + index * 1_000 * STEP_MS
         return [
             {"timestamp": start + i * STEP_MS, "open": 1.0, "high": 2.0, "low": 0.5, "close": 1.5, "volume": 10.0 + i}
             for i in range(1_000)
@@ -134,14 +135,14 @@ class Bench:
         self.candles.bulk_write(operations, ordered=False)
 
     def read_candles(self, index: int) -> None:
-        start = index * 1_000 * STEP_MS
+        start = SINCE_MS + index * 1_000 * STEP_MS
         rows = bk.PersistCandleAdapter.read_candles_data(
             "BTCUSDT", "1m", "binance", 1_000, start, start + 1_000 * STEP_MS
         )
         assert rows is not None
 
     def floor_candles(self, index: int) -> None:
-        start = index * 1_000 * STEP_MS
+        start = SINCE_MS + index * 1_000 * STEP_MS
         query = {"exchangeName": "binance", "symbol": "BTCUSDT", "interval": "1m"}
         span = {"$gte": start, "$lt": start + 1_000 * STEP_MS}
         columns = {"_id": 0, "timestamp": 1, "open": 1, "high": 1, "low": 1, "close": 1, "volume": 1}

@@ -75,18 +75,28 @@ def test_the_holder_stops_trusting_a_third_before_the_server_does(mongo: Any) ->
     assert not leader.holds("trim")
 
 
-def test_renewing_prolongs_it_and_keeps_the_term(mongo: Any) -> None:
+@pytest.mark.parametrize("renew", [lambda leader: leader.attempt("trim"), Leadership.attempt_all])
+def test_renewing_prolongs_it_and_keeps_the_term(mongo: Any, renew: Any) -> None:
     clock = Clock()
     leader = contender(mongo, "a", lease_ms=30_000, clock=clock)
     leader.attempt("trim")
     before = mongo[COLLECTION].find_one({"_id": "trim"})
     clock.now_s += 15
-    leader.attempt("trim")
+    renew(leader)
     clock.now_s += 15
     assert leader.holds("trim")
     after = mongo[COLLECTION].find_one({"_id": "trim"})
     assert after["expiresAt"] > before["expiresAt"]
     assert (before["term"], after["term"]) == (1, 1)
+
+
+def test_what_another_took_is_not_held_when_the_rest_is_renewed(mongo: Any) -> None:
+    first, second = contender(mongo, "a"), contender(mongo, "b")
+    first.attempt_all()
+    mongo[COLLECTION].update_one({"_id": "trim"}, [{"$set": {"expiresAt": "$$NOW"}}])
+    assert second.attempt("trim")
+    first.attempt_all()
+    assert (first.holds("trim"), first.holds("seal")) == (False, True)
 
 
 def test_a_released_lease_is_free_at_once(mongo: Any) -> None:

@@ -102,9 +102,29 @@ class Leadership:
             mine.update({"trouble": {"$literal": trouble[:TROUBLE_MAX]}, "failingSince": since})
         return [{"$replaceWith": {"$cond": [{"$or": [is_ours, is_free]}, {"_id": "$_id", **mine}, "$$ROOT"]}}]
 
+    def _renew(self) -> Sequence[str]:
+        """Renew what is held without trouble, in one command: a stack that rests does little else. Returns what was
+        renewed, all or nothing: where one of them is another's by now, each has to be asked for.
+        """
+        held = [name for name in self._names if self.holds(name) and name not in self.troubles]
+        asked_s = self._clock()
+        with pymongo.timeout(self._bound_s):
+            mine = {"_id": {"$in": held}, "holder": self._holder}
+            if not held or self._leases.update_many(mine, self._taking("")).matched_count < len(held):
+                return ()
+        self._until_s.update(dict.fromkeys(held, asked_s + self._lease_ms / 1_500))
+        return held
+
     def attempt_all(self) -> None:
         """One round over all services; failures are logged, and the lease then runs out by itself."""
+        try:
+            renewed = self._renew()
+        except PyMongoError as cause:
+            logger.warning("the leases could not be renewed together, trying one by one: %s", cause)
+            renewed = ()
         for name in self._names:
+            if name in renewed:
+                continue
             try:
                 self.attempt(name)
             except PyMongoError as cause:

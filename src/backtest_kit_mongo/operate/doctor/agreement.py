@@ -101,6 +101,8 @@ def _beyond(servers: FeedServers) -> list[str]:
     """Streams that exist although this host would never write them."""
     settings = servers.settings
     others = streams(settings.database, PARTITIONS_MAX)[settings.partitions :]
+    if not others or not servers.redis.exists(*others):
+        return []  # As it should be, and asked each minute: a command, not thousands.
     pipeline: Any = servers.redis.pipeline(transaction=False)
     for name in others:
         pipeline.exists(name)
