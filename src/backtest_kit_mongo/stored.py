@@ -16,6 +16,7 @@
 | recovery-state | where recovery stands in MongoDB's log | service recovery |
 | repaired-items | all versions of a document of which there were several | `bkm repair` |
 | persist-values | values of `MongoPersist` | whoever chose it for an adapter |
+| bkm-restoring | how far a restore has come | `bkm restore`; gone when it is done |
 | replica-state | how far a replica was copied | role replica |
 | worker-leases, worker-troubles | who leads a service; what stands still | the worker |
 """
@@ -43,6 +44,7 @@ PERSIST_VALUES: Final = "persist-values"
 RECOVERY_STATE: Final = "recovery-state"
 REPAIRED_ITEMS: Final = "repaired-items"
 REPLICA_STATE: Final = "replica-state"
+RESTORING: Final = "bkm-restoring"
 WORKER_LEASES: Final = "worker-leases"
 WORKER_TROUBLES: Final = "worker-troubles"
 

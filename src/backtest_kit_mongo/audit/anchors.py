@@ -204,14 +204,21 @@ def misfit(anchor: TreeAnchor, number: int, size: int, root: bytes, *, is_end: b
     return Finding(Kind.ANCHOR_DIFFERS, where, detail)
 
 
+def restores(database: Database[Document]) -> list[str]:
+    """What the log says of the newest times that the database went back, each with its time (UTC)."""
+    newest = readable(database, ITEMS).find({"domain": RESTORE, "rev": {"$lte": 1}}).sort("writtenAt", -1)
+    return [
+        f"{record.get('writtenAt')}"[:19] + f" UTC: {record.get('reason')}" for record in newest.limit(RESTORES_MAX)
+    ]
+
+
 def with_restores(database: Database[Document], finding: Finding) -> Finding:
     """What an anchor saw may have gone with a restore, which the log then tells; it stays a finding, because whoever
     forges a log may forge that too.
     """
     if finding.kind is not Kind.ANCHOR_DIFFERS:
         return finding
-    newest = readable(database, ITEMS).find({"domain": RESTORE, "rev": {"$lte": 1}}).sort("writtenAt", -1)
-    times = [f"{record.get('writtenAt')}"[:19] for record in newest.limit(RESTORES_MAX)]
+    times = [said[:19] for said in restores(database)]
     if not times:
         return finding
     detail = f"{finding.detail}. The log has a record `restore` of {', '.join(times)} UTC: if the database was set "

@@ -75,6 +75,7 @@ class Report:
         records: sealed records that were compared with their seal.
         unsealed: records that no seal has yet: too new, or waiting behind a hole.
         erased: of `records`, those whose payload was erased.
+        restores: what the log says of the newest times that the database went back, newest first.
         last: the last seal, to be kept elsewhere; None if there is none.
     """
 
@@ -83,6 +84,7 @@ class Report:
     records: int = 0
     unsealed: int = 0
     erased: int = 0
+    restores: list[str] = field(default_factory=list)
     last: Anchor | None = None
 
     @property

@@ -10,7 +10,7 @@
 | operation   | upsert, remove, delete (for good; payload = who and why), batch (candles; payload = ranges), conflict (a candle came with other values; it was not changed), |
 |             | gap (content lost, `reason` says why), foreign (another program), correction (the record of `rev` reported something else |
 |             | than MongoDB's own log; this one tells what the revision was), restore (the database went back: `domain` is |
-|             | "restore", `documentId` the era that it ended, `reason` what was seen; revisions after it may be given out again) |
+|             | "restore", `documentId` the era that it ended or a name of its own, `reason` what was seen or done; revisions after it may be given out again) |
 | foreign     | foreign changes and corrections only: n, the cluster time as an integer; the revision they came after is `rev` |
 | first       | gaps only: the first of the revisions up to `rev`, if it stands for several; then `_id` ends in "{first}-{rev}" |
 | when        | simulation time in ms |

@@ -34,7 +34,7 @@ from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor, with_restores
+from backtest_kit_mongo.audit.anchors import SealTree, TreeAnchor, restores, with_restores
 from backtest_kit_mongo.audit.chain import ORIGIN, Links, Seal, link, read_seal, run_of, seal_hash
 from backtest_kit_mongo.audit.findings import Anchor, Finding, Kind, Report
 from backtest_kit_mongo.audit.records import ERASED, IDENTITY, raw, readable, sealed_digest
@@ -82,6 +82,7 @@ def verify(
     with closing(sqlite3.connect("")) as chains, reading("verifying the audit log"):
         chains.executescript(_TABLES)
         tree = SealTree(anchors) if anchors else None
+        report.restores = restores(database)
         for finding in _Verifier(database, chains, report, anchor, tree, on_progress).findings():
             report.findings.append(with_restores(database, finding))
             if len(report.findings) >= findings_max:

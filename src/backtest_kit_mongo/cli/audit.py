@@ -128,7 +128,9 @@ def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> Non
     ]
     last = None if report.last is None else str(report.last)
     if as_json:
-        counts = {name: getattr(report, name) for name in ("clean", "seals", "records", "unsealed", "erased")}
+        counts = {
+            name: getattr(report, name) for name in ("clean", "seals", "records", "unsealed", "erased", "restores")
+        }
         echo(json.dumps({**counts, "anchor": last, "findings": found, "gaps": waiting}, indent=2))
         return
     for one in found:
@@ -138,6 +140,8 @@ def _print_report(report: Report, holes: Sequence[Gap], *, as_json: bool) -> Non
     echo(f"{'clean' if report.clean else 'NOT CLEAN'}: {report.records:,} records in {report.seals:,} seals")
     if report.erased:
         echo(f"erased payloads: {report.erased:,}; `bkm audit show KEY` says by whom and why")
+    for said in report.restores:
+        echo(f"restored: {said}")
     echo(f"not sealed yet: {report.unsealed:,}")
     echo(f"anchor: {last or 'none yet'}")
 

@@ -6,6 +6,7 @@ from backtest_kit_mongo.terminal import run
 
 from . import (
     audit,
+    backup,
     cache,
     candles,
     dead_letters,
@@ -44,6 +45,8 @@ app.command()(inventory.find)
 app.command("delete")(deletion.delete_command)
 app.command()(deletion.prune)
 app.command()(migration.migrate)
+app.command("backup")(backup.backup)
+app.command()(backup.restore)
 app.command()(repair.repair)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)

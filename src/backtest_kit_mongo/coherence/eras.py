@@ -43,6 +43,8 @@ BEHIND, REPLACED = "behind", "collections"
 """Why an era is over whose database may hold older revisions than its Redis: MongoDB has not counted as far as Redis
 was given; or collections were dropped or replaced.
 """
+RESTORED = "restored"
+"""`bkm restore` ended it, which reports the restore itself."""
 
 
 class Ended(NamedTuple):

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 REASONS: Final = {
     "behind": "the database was set back: MongoDB had not counted as far as its Redis remembered",
     "collections": "collections were dropped or replaced",
+    "restored": "`bkm restore` put a backup in the place of what was there",
 }
 
 
@@ -80,7 +81,9 @@ class Restores:
         """What the audit log says of it."""
         where = ", ".join(f"{count} of {stream}" for stream, count in dropped.items() if count)
         feed = f"; entries of the feed that informed of before were dropped: {where}" if where else ""
-        return f"{REASONS.get(found['why'], found['why'])}; noticed by {found.get('by', 'an operator')}{feed}"
+        taken = f"; backup {found['backup']} of {found['takenAt']:%Y-%m-%d %H:%M:%S} UTC" if "backup" in found else ""
+        by = f"{'done' if taken else 'noticed'} by {found.get('by', 'an operator')}"
+        return f"{REASONS.get(found['why'], found['why'])}{taken}; {by}{feed}"
 
     def done(self, found: Mapping[str, Any]) -> None:
         """It is recorded."""

@@ -7,6 +7,7 @@
     eras         in force: name, count, when it was last raised
     ended        the newest eras that were ended on purpose, and why
     restores     the newest times that revisions went back, with the last entries of the feed's streams of then
+    restoring    which backup is being put in force, and since when; `restored` counts those that were
     peers        processes that raised an era in the last minutes, and their settings that must agree
 
 All times are MongoDB's own (`$$NOW`). What the rules are is said in `coherence/eras.py`.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import pymongo
@@ -27,7 +29,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo import locks
-from backtest_kit_mongo.coherence.eras import REPLACED, Ended, Noted, Restored
+from backtest_kit_mongo.coherence.eras import REPLACED, RESTORED, Ended, Noted, Restored
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
 
@@ -42,6 +44,9 @@ PEERS_MAX: Final = 200
 KEPT: Final = 100
 """Ended eras and restores that are remembered."""
 UNAUTHORIZED: Final = 13
+_OF_THE_DATABASE: Final = ("deployment", "partitions", "mode", "widest", "openMs", "restores")
+_EVER: Final = 2**53
+"""No era counts so far."""
 
 Document = dict[str, Any]
 
@@ -169,6 +174,37 @@ class IdentityDocument:
             self.collection.update_one(
                 {"_id": IDENTITY}, {"$set": {"restores.$[of].recorded": True}}, array_filters=[{"of.over": over}]
             )
+
+    def begin_restore(self, stored: Mapping[str, Any], backup: str) -> None:
+        """A backup is being put in force. A database without an identity takes over the stored one, so that a Redis of
+        then is known as its own; the eras of then are over.
+        """
+        eras = [{"era": one["era"], "why": RESTORED, "counted": _EVER} for one in stored.get("eras", ())]
+        first = {name: stored[name] for name in _OF_THE_DATABASE if name in stored}
+        if first:
+            first |= {"eras": [], "ended": [*stored.get("ended", ()), *eras][-KEPT:]}
+        with pymongo.timeout(self._timeout_s):
+            self.collection.update_one({"_id": IDENTITY}, {"$setOnInsert": first or {"eras": []}}, upsert=True)
+            self._update([{"$set": {"restoring": {"$ifNull": ["$restoring", {"backup": backup, "at": "$$NOW"}]}}}])
+
+    def end_restore(self, backup: str, taken_at: datetime, era: str, who: str, ends: Mapping[str, str]) -> None:
+        """It is in force: a worker records it. What others reported of it meanwhile is the same restore."""
+        found = {
+            "over": secrets.token_hex(8), "next": era, "told": 0, "why": RESTORED, "by": who,
+            "streams": _places(ends), "backup": backup, "takenAt": taken_at,
+        }  # fmt: skip
+        is_before = {"$or": ["$$this.recorded", {"$lt": ["$$this.at", "$restoring.at"]}]}
+        mine = [{"$mergeObjects": [{"$literal": found}, {"at": "$$NOW"}]}]
+        earlier = _filter(_all("restores"), is_before)
+        listed = self._listed()
+        done: Document = {
+            "restores": {"$slice": [{"$concatArrays": [earlier, mine]}, -KEPT]},
+            "restored": {"$add": [{"$ifNull": ["$restored", 0]}, 1]},
+        }
+        with pymongo.timeout(self._timeout_s):
+            if listed is not None:
+                done["collections"] = {"$literal": listed}
+            self._update([{"$set": done}, {"$unset": "restoring"}])
 
     def _update(self, pipeline: list[Document]) -> Document:
         for _ in range(2):
