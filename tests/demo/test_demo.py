@@ -1,12 +1,8 @@
-"""`bkm demo`: what its checks find, in memory; and the whole on real servers with killed processes."""
+"""`bkm demo`: what its checks find, in memory. The whole, with killed processes, runs in tests/security/test_tls.py."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +14,6 @@ import backtest_kit_mongo as bk
 from backtest_kit.events import Event
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.signals import Extreme, Pnl, SignalView
-from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.operate.cache_check import Report
 from backtest_kit_verify.demo import DemoError
 from backtest_kit_verify.demo.candles import load_series
@@ -29,7 +24,6 @@ from backtest_kit_verify.demo.fleet import HostRun, Killed
 from backtest_kit_verify.demo.host import Task
 from backtest_kit_verify.demo.swept import Swept
 
-BKM = (sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()")
 HEADER = "timestamp,open,high,low,close,volume\n"
 
 
@@ -153,30 +147,3 @@ def test_a_check_finds(what: str) -> None:
     failed = [check.name for check in run_checks(spoil(outcome())) if not check.passed]
     assert failed
     assert name in failed[0]
-
-
-# -- the whole
-
-
-@pytest.mark.live
-def test_killed_processes_go_on_and_every_check_passes(
-    servers: Endpoints, new_database: Callable[[], str], tmp_path: Path
-) -> None:
-    report = tmp_path / "report.json"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "CC_MONGO_CONNECTION_STRING": servers.mongo_connection_string("not_used"),
-        "CC_REDIS_HOST": servers.redis_host,
-        "CC_REDIS_PORT": str(servers.redis_port),
-    }
-    command = [*BKM, "demo", "--kill", "--minutes", "60", "--database", new_database(), "--json", str(report)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    reported = json.loads(report.read_text())
-    assert "1,980 new to the store, 0 were there" in done.stderr
-    assert [(row["minutes"], row["kills"]) for row in reported["hosts"]] == [(60, 1)] * 3
-    assert all(row["events"] == row["audit_records"] for row in reported["domains"])
-    assert sum(row["documents"] > 0 for row in reported["domains"]) >= 10
-    assert "9 runs, 9 of them done now" in reported["checks"][-1]["detail"]
-    assert "\x1b" not in done.stdout + done.stderr

@@ -125,7 +125,7 @@ def test_sentinels_are_named_in_messages_and_their_password_is_not() -> None:
     assert load(redis_sentinel="", redis_tls_ca_file="").redis_sentinel == ()
 
 
-def test_a_demo_over_tls_with_users_of_few_rights_passes_and_shows_no_secret(
+def test_a_demo_with_killed_processes_passes_over_tls_with_users_of_few_rights_and_shows_no_secret(
     options: dict[str, Any], certificates: Certificates, tmp_path: Path
 ) -> None:
     with guarded_mongod(tmp_path, certificates, "test_demo") as url:
@@ -135,11 +135,25 @@ def test_a_demo_over_tls_with_users_of_few_rights_passes_and_shows_no_secret(
     assert done.returncode == 0, said
     assert report["passed"]
     assert "secret" not in said
+    assert "1,980 new to the store, 0 were there" in done.stderr
+    assert [(row["minutes"], row["kills"]) for row in report["hosts"]] == [(60, 1)] * 3
+    assert all(row["events"] == row["audit_records"] for row in report["domains"])
+    assert sum(row["documents"] > 0 for row in report["domains"]) >= 10
+    assert "9 runs, 9 of them done now" in report["checks"][-1]["detail"]
+    assert "\x1b" not in said
 
 
 def run_demo(given: dict[str, Any], report: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """`bkm demo` with these settings; the answer is the process and its report."""
-    command = [sys.executable, "-c", "from backtest_kit_mongo.cli.main import main; main()", "demo", "--minutes", "10"]
+    command = [
+        sys.executable,
+        "-c",
+        "from backtest_kit_mongo.cli.main import main; main()",
+        "demo",
+        "--kill",
+        "--minutes",
+        "60",
+    ]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
