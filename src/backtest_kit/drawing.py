@@ -99,6 +99,25 @@ class Plot:
             words.append(f"H{x:.1f}V{y:.1f}" if is_stepped else f"L{x:.1f} {y:.1f}")
         return "".join(words)
 
+    def band(self, since: float, until: float, kind: str) -> None:
+        """A stretch of time, over the whole height."""
+        x, width = self.x(since), max(1.0, self.x(until) - self.x(since))
+        self._parts.append(
+            f'<rect class="{kind}" x="{x:.1f}" y="{TOP}" width="{width:.1f}" height="{self.height - TOP - BOTTOM}"/>'
+        )
+
+    def candle(self, since: float, until: float, prices: tuple[float, float, float, float]) -> None:
+        """A candle: open, high, low, close. A body that is flat is a line."""
+        opened, high, low, close = prices
+        left, right = self.x(since), self.x(until)
+        middle, width = (left + right) / 2, max(1.0, (right - left) * 0.7)
+        top, bottom = self.y(max(opened, close)), self.y(min(opened, close))
+        self._parts.append(
+            f'<g class="{"up" if close >= opened else "down"}"><path d="M{middle:.1f} {self.y(high):.1f}'
+            f'V{self.y(low):.1f}"/><rect x="{middle - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
+            f'height="{max(1.0, bottom - top):.1f}"/></g>'
+        )
+
     def marks(self, markers: Sequence[Marker]) -> None:
         for one in markers:
             x, y, x2, y2 = self.x(one.start), self.y(one.price_open), self.x(one.end), self.y(one.price_close)

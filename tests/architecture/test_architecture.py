@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import backtest_kit
+import backtest_kit_console
 import backtest_kit_mongo
 import backtest_kit_verify
 import backtest_kit_worker
@@ -28,7 +29,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = Path(backtest_kit_mongo.__file__).parent
 WORKER = Path(backtest_kit_worker.__file__).parent
 ENGINE = Path(backtest_kit.__file__).parent
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *ENGINE.rglob("*.py")])
+CONSOLE = Path(backtest_kit_console.__file__).parent
+SOURCES = sorted(path for package in (PACKAGE, WORKER, ENGINE, CONSOLE) for path in package.rglob("*.py"))
 VERIFY = Path(backtest_kit_verify.__file__).parent
 LENGTHS = [*SOURCES, *sorted(VERIFY.rglob("*.py"))]
 PURE = sorted((PACKAGE / "coherence").glob("*.py"))
@@ -135,13 +137,14 @@ def test_every_arrow_between_rooms_is_listed_and_points_down() -> None:
 
 def test_clients_and_the_durable_write_concern_are_made_in_one_place() -> None:
     made = r"\b(MongoClient|Redis|StrictRedis|RedisCluster|Sentinel)(\[.*\])?\(|\.from_url\(|WriteConcern\(\"majority"
-    product = [path for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py")] if "testing" not in path.parts]
+    sources = [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *CONSOLE.rglob("*.py")]
+    product = [path for path in sources if "testing" not in path.parts]
     found = {path.name for path in product if re.search(made, path.read_text())}
     assert found == {"connect.py"}, "take `servers.Servers`, a function of `connect`, or `connect.DURABLE`"
 
 
 def test_names_of_collections_beside_the_domains_stand_in_one_place() -> None:
-    for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *VERIFY.rglob("*.py")]:
+    for path in [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *CONSOLE.rglob("*.py"), *VERIFY.rglob("*.py")]:
         if path != PACKAGE / "stored.py":
             texts = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             assert not texts & stored.ALL, f"{path.name}: take the names of `stored`"
@@ -151,6 +154,11 @@ def test_what_checks_the_product_is_not_part_of_it() -> None:
     assert not [path for path in SOURCES if any("backtest_kit_verify" in name for name in imports(path))]
     loaded = "import sys, backtest_kit_mongo.cli.main; sys.exit('backtest_kit_verify' in sys.modules)"
     subprocess.run([sys.executable, "-c", loaded], check=True)
+
+
+def test_nothing_imports_the_console() -> None:
+    below = [path for path in LENGTHS if CONSOLE not in path.parents]
+    assert not [path for path in below if any("backtest_kit_console" in name for name in imports(path))]
 
 
 def test_the_package_never_imports_the_worker() -> None:
@@ -328,7 +336,7 @@ def _constants(module: ast.Module) -> dict[str, str]:
 
 
 def test_every_collection_is_known_and_so_has_its_place_in_the_roles() -> None:
-    sources = [*PACKAGE.rglob("*.py"), *WORKER.rglob("*.py"), *ENGINE.rglob("*.py")]
+    sources = SOURCES
     constants: dict[str, str] = {}
     for path in sources:
         constants |= _constants(tree(path))

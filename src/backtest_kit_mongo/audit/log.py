@@ -14,7 +14,17 @@ from typing import Any
 from pymongo.database import Database
 
 from backtest_kit_mongo.audit.keytext import columns, format_key, parse_key
-from backtest_kit_mongo.audit.records import CORRECTION, DELETE, FOREIGN, GAP, AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.records import (
+    CORRECTION,
+    DELETE,
+    FOREIGN,
+    GAP,
+    AuditRecord,
+    RecordId,
+    from_document,
+    readable,
+    split_id,
+)
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.keys import escaped
@@ -51,6 +61,24 @@ class Snapshot:
     lost: tuple[int | str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """A part of a key's timeline.
+
+    Attributes:
+        records: newest first.
+        older: the one that came before them; None if there is none.
+    """
+
+    records: Sequence[AuditRecord]
+    older: AuditRecord | None
+
+    @property
+    def next(self) -> str:
+        """What the next part comes before; empty if there is none."""
+        return self.records[-1].id if self.older is not None else ""
+
+
 class AuditLog:
     """The audit log of one database, for reading.
 
@@ -72,6 +100,29 @@ class AuditLog:
         with reading(wanted):
             for found in self.queries(wanted):
                 yield from map(from_document, self._items.find(found, batch_size=BATCH).sort(_HISTORY))
+
+    def revisions(self, key: Key | str, count: int, *, before: str = "") -> Revisions:
+        """The newest changes of a key, newest first; however many there are, only these are read.
+
+        Args:
+            before: only those before this record (its id), for the next part.
+
+        Raises:
+            CallerError: `before` is no record's id.
+        """
+        wanted = _key(key)
+        try:
+            place = split_id(before) if before else None
+        except ValueError as cause:
+            raise CallerError(f"before: {cause}") from cause
+        found: list[AuditRecord] = []
+        with reading(wanted):
+            for query in reversed(self.queries(wanted)):
+                asked = query if place is None else _earlier(query, place)
+                if asked is not None and len(found) <= count:
+                    newest = self._items.find(asked).sort(_REVERSED).limit(count + 1 - len(found))
+                    found += map(from_document, newest)
+        return Revisions(found[:count], found[count] if len(found) > count else None)
 
     def asof(self, key: Key | str, *, when: int | datetime | None = None, at: datetime | None = None) -> Snapshot:
         """What a read of the key would have given.
@@ -189,6 +240,19 @@ def is_removal(domain: Domain, record: AuditRecord) -> bool:
     marked = domain.has_removed and isinstance(payload, dict) and payload.get("removed") is True
     done = record.detail if record.operation == CORRECTION else record.operation
     return done in ("remove", DELETE) or marked or (done == FOREIGN and payload is None)
+
+
+def _earlier(query: Document, place: RecordId) -> Document | None:
+    """Of the records of a query those before one; None: all of them came after it."""
+    document, named = place.document.partition("/")[2], query.get("documentId")
+    if named is None:  # A series, of which each batch is a document.
+        return {**query, "documentId": {"$lt": document}}
+    if named != document:
+        return query if named < document else None
+    earlier: list[Document] = [{"rev": {"$lt": place.rev}}]
+    if place.foreign is not None:
+        earlier += ({"rev": place.rev, "foreign": other} for other in ({"$lt": place.foreign}, None))
+    return {**query, "$or": earlier}
 
 
 def _key(key: Key | str) -> Key:

@@ -151,7 +151,7 @@ class DeadLetters:
         """
         appended: dict[tuple[str, str], str] = {}
         for item in items:
-            self._require_replayable(item)
+            self.require_replayable(item)
             known = appended.get((item.stream, item.entry))
             new = known or self._redis.xadd(item.stream, self._fields(item)).decode()
             appended[item.stream, item.entry] = new
@@ -161,7 +161,11 @@ class DeadLetters:
             )
         return {item.id: appended[item.stream, item.entry] for item in items}
 
-    def _require_replayable(self, item: DeadLetter) -> None:
+    def require_replayable(self, item: DeadLetter) -> None:
+        """
+        Raises:
+            CallerError: it cannot be appended again; says why.
+        """
         if item.stream == LOG:
             raise CallerError(
                 f"{item.id} is a change of MongoDB's log and no entry of the feed: look at the document that it "

@@ -1,0 +1,132 @@
+"""The console in a headless Chromium: pictures of its pages, and what a browser finds wrong with them.
+
+    pip install playwright
+    python benchmarks/console_browser.py http://127.0.0.1:8321 pictures DIRECTORY
+    python benchmarks/console_browser.py http://127.0.0.1:8321 check [--axe axe.min.js]
+
+`check` opens each page in both widths and colour schemes. It fails at an error of the console, a request to elsewhere,
+a page that is wider than its window, a page that needs more than 300 ms, and with axe-core (`npm pack axe-core`) at a
+serious fault. Chromium is Debian's, or the one that CHROMIUM names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+WIDTHS = (1280, 390)
+SCHEMES = ("light", "dark")
+PAGE_MS = 300
+FOLLOWED = ("/audit/key", "/letters/one", "/candles/series", "/runs/study", "/runs/run", "/runs/compare", "/signal")
+"""Pages that are found by the first link to one."""
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+def addresses(page: Any, base: str) -> list[str]:
+    """The pages of the menu, and one of each kind that they lead to."""
+    page.goto(base)
+    menu = page.eval_on_selector_all("header nav a", "links => links.map(link => link.href)")
+    found = dict.fromkeys(menu)
+    for _ in range(2):
+        for address in list(found):
+            page.goto(address)
+            links = page.eval_on_selector_all("main a", "links => links.map(link => link.href)")
+            for kind in FOLLOWED:
+                mine = [link for link in links if urlsplit(link).path == kind]
+                if mine and not any(urlsplit(each).path == kind for each in found):
+                    found[mine[0]] = None
+    return list(found)
+
+
+def pictures(browser: Any, base: str, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            for address in addresses(page, base):
+                page.goto(address)
+                page.wait_for_timeout(300)
+                name = re.sub(r"\W+", "-", urlsplit(address).path).strip("-") or "overview"
+                page.screenshot(path=directory / f"{name}-{width}-{scheme}.png", full_page=True)
+            page.close()
+
+
+def check(browser: Any, base: str, axe: Path | None) -> list[str]:
+    """What is wrong, in words."""
+    wrong: list[str] = []
+    for width, scheme in ((width, scheme) for width in WIDTHS for scheme in SCHEMES):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=bool(axe))
+        _listen(page, base, wrong)
+        for address in addresses(page, base):
+            wrong += [f"{width} {scheme} {address}: {one}" for one in _faults(page, address, axe)]
+        page.close()
+    return wrong
+
+
+def _listen(page: Any, base: str, wrong: list[str]) -> None:
+    page.on("console", lambda said: wrong.append(f"console: {said.text}") if said.type == "error" else None)
+    page.on("pageerror", lambda said: wrong.append(f"script: {said}"))
+    page.on("request", lambda asked: _outside(asked.url, base, wrong))
+
+
+def _outside(url: str, base: str, wrong: list[str]) -> None:
+    if urlsplit(url).netloc != urlsplit(base).netloc and not url.startswith(("data:", "blob:")):
+        wrong.append(f"asks elsewhere: {url}")
+
+
+def _faults(page: Any, address: str, axe: Path | None) -> Iterator[str]:
+    began = time.perf_counter()
+    answer = page.goto(address)
+    took_ms = (time.perf_counter() - began) * 1000
+    if answer.status != 200:
+        yield f"status {answer.status}"
+    if took_ms > PAGE_MS:
+        yield f"{took_ms:.0f} ms"
+    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        yield "is wider than the window"
+    if axe is not None:
+        page.evaluate(axe.read_text())
+        found = page.evaluate("axe.run()")["violations"]
+        for one in found:
+            if one["impact"] in ("serious", "critical"):
+                yield f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:160]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("what", choices=("pictures", "check"))
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("console-pictures"))
+    parser.add_argument("--axe", type=Path)
+    given = parser.parse_args()
+    with chromium() as browser:
+        if given.what == "pictures":
+            pictures(browser, given.base, given.directory)
+            return
+        wrong = check(browser, given.base, given.axe)
+    print("\n".join(wrong) or "nothing is wrong")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

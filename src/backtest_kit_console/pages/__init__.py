@@ -1,0 +1,22 @@
+"""The pages: each a function of what was asked, which returns a template and its values."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import audit, candles, letters, overview, positions
+from .asking import Answer, Asked, Show
+
+__all__ = ["PAGES", "Answer", "Asked", "Show"]
+
+PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
+    ("/", "Overview", overview.show),
+    ("/positions", "Positions", positions.show),
+    ("/audit", "Audit", audit.show),
+    ("/audit/key", "", audit.show_key),
+    ("/letters", "Dead letters", letters.show),
+    ("/letters/one", "", letters.show_one),
+    ("/candles", "Candles", candles.show),
+    ("/candles/series", "", candles.show_series),
+)
+"""Address, name in the menu (empty: not in it), and the function."""

@@ -1,0 +1,30 @@
+"""Positions: what is open, of all strategies and hosts."""
+
+from __future__ import annotations
+
+from backtest_kit_console.live import OPEN_MAX
+
+from .asking import Answer, Asked, paged
+
+__all__ = ["show"]
+
+NAMES = ("symbol", "strategy", "exchange")
+
+
+def show(asked: Asked) -> Answer:
+    every, version = asked.live.positions()
+    chosen = {name: asked.text(name) for name in NAMES if asked.text(name)}
+    shown = [one for one in every if all(getattr(one, name) == wanted for name, wanted in chosen.items())]
+    waiting = sum(one.is_waiting for one in every)
+    values = {
+        "page": paged(shown, asked),
+        "chosen": chosen,
+        "choices": {name: sorted({getattr(one, name) for one in every}) for name in NAMES},
+        "open": len(every) - waiting,
+        "waiting": waiting,
+        "since": f"{asked.live.epoch}-{version}",
+        "trouble": asked.live.trouble,
+        "read_ms": asked.live.read_ms,
+        "is_cut": len(every) >= OPEN_MAX,
+    }
+    return Answer("positions.html", values)
