@@ -261,7 +261,7 @@ AN_OPERATION = st.one_of(
     st.tuples(st.just("evict"), A_KEY, st.booleans()),
     st.tuples(st.just("restart"), st.booleans(), SEEN_MS_AGO),
     st.tuples(st.just("restart"), st.just(True), SEEN_MS_AGO),
-    st.tuples(st.sampled_from(("save", "flush", "open"))),
+    st.tuples(st.sampled_from(("save", "flush", "open", "correct_the_clock"))),
     st.tuples(st.just("era"), st.booleans(), SEEN_MS_AGO),
 )
 
@@ -367,6 +367,13 @@ class Play:
         self.pair.begin_era(reported=reported)
         if seen_ms_ago:
             self.open(seen_ms_ago)
+
+    def correct_the_clock(self) -> None:
+        """An incarnation was first seen by a clock that went ahead."""
+        self.restart(keeps_all=True, seen_ms_ago=0)
+        self.read(1)
+        self.wait(-LEASE_MS)
+        self.open()
 
     def open(self, seen_ms_ago: int = LEASE_MS + 1) -> None:
         """Let this incarnation be seen, and time pass."""
