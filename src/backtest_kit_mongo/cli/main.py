@@ -16,6 +16,7 @@ from . import (
     embedded,
     inventory,
     migration,
+    renaming,
     repair,
     stream,
     top,
@@ -44,6 +45,7 @@ app.command()(inventory.get)
 app.command()(inventory.find)
 app.command("delete")(deletion.delete_command)
 app.command()(deletion.prune)
+app.command("rename")(renaming.rename_command)
 app.command()(migration.migrate)
 app.command("backup")(backup.backup)
 app.command()(backup.restore)
