@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backtest_kit_mongo.backends.redis import npm_names
-from backtest_kit_mongo.backends.redis.entry import parse_entry, record_header
+from backtest_kit_mongo.backends.redis.entry import is_of_this_version, parse_entry, record_header
 from backtest_kit_mongo.coherence.codec import millis, pack, unpack
 from backtest_kit_mongo.coherence.events import Event, Origin, UnknownEvent, decode
 from backtest_kit_mongo.coherence.keys import names, partition, streams
@@ -78,6 +78,12 @@ class TestEntries:
     def test_every_record_comes_back_as_it_was(self, rev: int, when: int | None, removed: bool, document: str) -> None:
         record = Record(Key(STATE, ("a", "b")), rev, {"x": [1, 2.0, None]}, when, removed, document)
         assert parse_entry(record.key, b"0" * 40 + record_header(record) + pack(record.payload)) == record
+
+    def test_the_version_stands_where_releases_before_it_had_what_none_of_its_letters_is(self) -> None:
+        entry = b"0" * 40 + record_header(Record(Key(STATE, ("a", "b")), 1, when=5))
+        assert is_of_this_version(entry)
+        for before in b"0123456789abcdef-":
+            assert not is_of_this_version(entry[:56] + bytes([before]) + entry[57:])
 
     def test_an_absent_document_is_an_entry_too(self) -> None:
         absent = Record(Key(STATE, ("a", "b")))

@@ -239,6 +239,20 @@ def test_entries_of_the_release_before_eras_are_worthless(
         cached(store, 3)
 
 
+def test_an_entry_of_another_version_is_a_miss_and_made_anew(
+    servers: Endpoints, name: str, cache: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with store_for(servers, name) as store:
+        cached(store, 1)
+        (found,) = cache.keys(f"{{bk:0}}:{name}:e:*")
+        entry = cache.get(found)
+        cache.set(found, entry[:56] + b"z" + b"what this release does not know")
+        caplog.clear()
+        assert (value_of(store), value_of(store)) == (1, 1)
+        assert cache.get(found) == entry
+        assert not caplog.records
+
+
 def test_a_flush_begins_an_era_and_a_restart_does_not(
     servers: Endpoints, name: str, database: Database, cache: Any
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from backtest_kit_mongo.backends.mongo.documents import MongoTruth
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument
 from backtest_kit_mongo.backends.redis.cluster import link_over
-from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, parse_entry
+from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, is_of_this_version, parse_entry
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import Find
@@ -137,7 +137,7 @@ class Auditor:
             entry, stored, again = self._look(key)
             if entry is None or entry != again:
                 continue
-            if entry[:INCARNATION_CHARS] != incarnation:
+            if entry[:INCARNATION_CHARS] != incarnation or not is_of_this_version(entry):
                 report.foreign += 1
                 return
             report.checked += 1

@@ -14,7 +14,13 @@ import redis
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
-from backtest_kit_mongo.backends.redis.entry import INCARNATION_CHARS, Tokens, parse_entry, record_header
+from backtest_kit_mongo.backends.redis.entry import (
+    INCARNATION_CHARS,
+    Tokens,
+    is_of_this_version,
+    parse_entry,
+    record_header,
+)
 from backtest_kit_mongo.backends.redis.errors import FULL, NO_ROOM, Refused, is_unreachable
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
@@ -206,7 +212,7 @@ class RedisCache(StepScripts):
     def _readable(self, key: Key, entry: bytes) -> Record | None:
         """The entry as a record. One that cannot be read is as good as none: Redis is only a cache."""
         try:
-            return parse_entry(key, entry)
+            return parse_entry(key, entry) if is_of_this_version(entry) else None
         except CorruptData as cause:
             logger.error("%s", cause)
             return None

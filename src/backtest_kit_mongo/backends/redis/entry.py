@@ -1,9 +1,11 @@
 """The bytes of a cache entry, and the tokens of leases and rights.
 
-    incarnation (40) | rev (16 hex) | when (16 hex of its 64 bits, or dashes) | removed (1) | bytes of _id (4 hex) | _id
-    | payload
+    incarnation (40) | rev (16 hex) | version (1) | when (16 hex of its 64 bits, or dashes) | removed (1)
+    | bytes of _id (4 hex) | _id | payload
 
-Scripts look at the incarnation only; the rest is fixed so that a hit costs a few slices and one decode.
+Scripts look at the incarnation and the revision only; the rest is fixed so that a hit costs a few slices and one
+decode. All up to the version is the same in all of them: what comes after it may change with another one. An entry of
+another version is as good as none. Versions are letters beyond f: what was before them had a digit or a dash there.
 """
 
 from __future__ import annotations
@@ -17,29 +19,36 @@ from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import CorruptData
 
 INCARNATION_CHARS = 40
+VERSION = b"g"
+_VERSION_AT = slice(56, 57)
 
 
 def record_header(record: Record) -> bytes:
-    """The part of an entry between the incarnation and the payload: revision, `when`, removed, `_id`."""
+    """The part of an entry between the incarnation and the payload: revision, version, `when`, removed, `_id`."""
     when = "-" * 16 if record.when is None else f"{record.when & (2**64 - 1):016x}"
     name = record.id.encode()
-    return f"{record.rev:016x}{when}{int(record.removed)}{len(name):04x}".encode() + name
+    return b"%016x%b%b%d%04x" % (record.rev, VERSION, when.encode(), record.removed, len(name)) + name
+
+
+def is_of_this_version(entry: bytes) -> bool:
+    """Whether this release can read it."""
+    return entry[_VERSION_AT] == VERSION
 
 
 def parse_entry(key: Key, entry: bytes) -> Record:
-    """Read an entry, incarnation included.
+    """Read an entry of this version, incarnation included.
 
     Raises:
         CorruptData: it cannot be decoded.
     """
-    when = entry[56:72]
+    when = entry[57:73]
     try:
-        end = 77 + int(entry[73:77], 16)
+        end = 78 + int(entry[74:78], 16)
         moment = None if when[:1] == b"-" else int(when, 16)
         if moment is not None and moment >= 2**63:
             moment -= 2**64
         payload = unpack(entry[end:])
-        return Record(key, int(entry[40:56], 16), payload, moment, entry[72:73] == b"1", entry[77:end].decode())
+        return Record(key, int(entry[40:56], 16), payload, moment, entry[73:74] == b"1", entry[78:end].decode())
     except Exception as cause:
         raise CorruptData(f"{key}: the cache entry cannot be decoded: {cause!r}") from cause
 
