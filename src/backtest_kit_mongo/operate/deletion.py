@@ -96,7 +96,7 @@ def _hangs(key: Key, signals: set[Part], chosen: Selection) -> bool:
 
 
 def delete(
-    store: Store, keys: Sequence[Key], said: dict[str, str], on_done: Callable[[Key], None] = lambda key: None
+    store: Store, keys: Sequence[Key], said: dict[str, str], on_done: Callable[[Key], object] = lambda key: None
 ) -> Counter[str]:
     """Delete these documents for good, a few at a time; how many there were, by domain. When it returns, nobody reads
     one of them. Interrupted, some are gone and the others are whole: run it again.
