@@ -13,6 +13,7 @@ from backtest_kit.context import Context
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import digest, names_joined
 from backtest_kit.moments import CANDLE_MS
+from backtest_kit.seeing import answer_read
 
 __all__ = ["cached", "once"]
 
@@ -104,6 +105,7 @@ def _end(steps: Any, value: Any) -> Any:
 
 def _cached_call(bucket: str, key: str, slot: int, ctx: Context) -> Any:
     """Yields the context to compute in, or None if there is nothing to compute; returns the value."""
+    answer_read(bucket, key)
     with bk.simulation_time(slot, guards_threads=False):
         row = bk.PersistMeasureAdapter.read_measure_data(bucket, key)
     if row is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any
 
@@ -36,13 +37,14 @@ class Coroutines:
         if _has_running_loop():
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, "backtest-kit-coroutines")
-            return self._thread.submit(self._run, answer, timeout_s).result()
+            return self._thread.submit(copy_context().run, self._run, answer, timeout_s).result()
         return self._run(answer, timeout_s)
 
     def _run(self, awaitable: Any, timeout_s: float | None) -> Any:
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(_within(awaitable, timeout_s))
+        # In the context of this call, not of the first one: write limits, steps and stamps hold in there too.
+        return self._runner.run(_within(awaitable, timeout_s), context=copy_context())
 
     def __enter__(self) -> Coroutines:
         return self

@@ -232,6 +232,13 @@ class History:
             return self._older(interval, now_ms, count)
         return Bars(series, start, end)
 
+    def spans(self, now_ms: int) -> dict[str, tuple[int, int]]:
+        """By interval, open times of the first and last candle at hand that are closed at `now_ms`."""
+        return {
+            interval: (series.first, (now_ms // series.step_ms - 1) * series.step_ms)
+            for interval, series in self._series.items()
+        }
+
     def _older(self, interval: str, now_ms: int, count: int) -> Bars:
         """History has to reach further back, as far as it does."""
         series = self._series[interval]

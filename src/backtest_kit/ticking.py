@@ -23,10 +23,22 @@ from backtest_kit.bars import Series
 from backtest_kit.calling import CallingStrategy
 from backtest_kit.context import Context
 from backtest_kit.durable import Rows, SharedRisks
-from backtest_kit.effects import AskRisk, AskSignal, Effect, Emit, Gate, HoldRisk, Next, ReleaseRisk, Save, Tick
+from backtest_kit.effects import (
+    AskRisk,
+    AskSignal,
+    Effect,
+    Emit,
+    Gate,
+    HoldRisk,
+    Next,
+    Order,
+    ReleaseRisk,
+    Save,
+    Tick,
+)
 from backtest_kit.errors import CandlesMissing, StrategyFailed
 from backtest_kit.events import Event
-from backtest_kit.identity import MINUTE_MS, ContextId
+from backtest_kit.identity import MINUTE_MS, ContextId, signal_id
 from backtest_kit.leases import WRITE_S, Keeping, LeaseLost
 from backtest_kit.lifecycle import Lifecycle
 from backtest_kit.market import History, Market
@@ -35,7 +47,9 @@ from backtest_kit.operations import Operations
 from backtest_kit.orders.gate import OrderGate
 from backtest_kit.pricing import average_prices
 from backtest_kit.rules import Rules
+from backtest_kit.seeing import noting_answers
 from backtest_kit.signals import Proposal
+from backtest_kit.stamping import Stamps, asked_row, keep_row, order_name, order_row
 from backtest_kit.state import State
 
 __all__ = ["Clock", "SystemClock", "Ticking", "OnLine"]
@@ -79,6 +93,7 @@ class Ticking:
     until_ms: the last minute that is reported; None: for ever.
     asked: how often the strategy was asked.
     _is_between: it waits for a minute or its candles; nothing of the one before is left to do.
+    _stamps: says what each write belongs to.
     """
 
     context: ContextId
@@ -101,6 +116,10 @@ class Ticking:
     _is_repeat: bool = True
     _is_between: bool = False
     _state: State | None = None
+    _stamps: Stamps = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stamps = Stamps(self.context)
 
     def run(self) -> None:
         """Until it is stopped, or another process takes over.
@@ -146,6 +165,7 @@ class Ticking:
         state = self._state = self.rows.load(self.rules)
         # What is accepted is stored before its order is sent: without any of it, no earlier process can have sent one.
         self._is_repeat, self._last = state.is_busy or bool(state.commits), 0
+        self._stamps.begin(self.clock.now_ms() // MINUTE_MS * MINUTE_MS, state, "resumed")
         wants = self.port.wants | LEAVES_A_ROW
         plan, answer = Lifecycle(state, self.rules, wants, self.port.interval_ms).run(), None
         while True:
@@ -153,18 +173,20 @@ class Ticking:
                 effect = plan.send(answer)
             except StopIteration:
                 return
-            answer = self._perform(effect)
+            if isinstance(effect, Next):
+                answer = self._next()
+                continue
+            with bk.caused_by(self._stamps.of(effect)):
+                answer = self._perform(effect)
 
     def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
-            case Next():
-                return self._next()
             case Emit(event, operations):
                 return self._emit(event, operations)
             case AskSignal(at, price):
                 return self._ask(at, price)
             case Gate(order):
-                return self.gate.execute(order, is_repeat=self._is_repeat)
+                return self._order(order)
             case Save():
                 with self.keeping.writing(WRITE_S):
                     return self.rows.save(effect)
@@ -187,11 +209,28 @@ class Ticking:
             return None
         self.asked += 1
         try:
-            with self.keeping.writing():
-                return self.port.get_signal(at, price)
+            with self.keeping.writing(), noting_answers() as answers:
+                proposal = self.port.get_signal(at, price)
         except (StrategyFailed, bk.LookAhead) as cause:
             self._complain(cause)
             return None
+        if proposal is not None:
+            history = self.ctx._history
+            seen = history.spans(at) if isinstance(history, History) else {}
+            signal = proposal.id or signal_id(self.context, at)
+            self._keep(signal, at, "asked", asked_row(at, price, seen, answers, proposal))
+        return proposal
+
+    def _order(self, order: Order) -> bool:
+        sent_ms = self.clock.now_ms()
+        answer = self.gate.execute(order, is_repeat=self._is_repeat)
+        row = order_row(order, self.gate.replies, answer, sent_ms, self.clock.now_ms())
+        self._keep(order.signal.id, order.signal.scheduled_at, order_name(order), row)
+        return answer
+
+    def _keep(self, signal: str, scheduled_at: int, name: str, data: dict[str, Any]) -> None:
+        with self.keeping.writing(WRITE_S), bk.simulation_time(None):
+            keep_row(self.context, signal, scheduled_at, name, data)
 
     def _emit(self, event: Event, operations: Operations) -> None:
         with self.keeping.writing(WRITE_S):
@@ -232,6 +271,7 @@ class Ticking:
         if window is None:
             return None
         self._last, self._is_between = minute, False
+        self._stamps.begin(minute, state)
         return self._tick(minute, window)
 
     def _minute(self, state: State) -> int:

@@ -23,6 +23,7 @@ from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.mongo.block_files import keeping_blocks
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import CandleSeries, fetch_candles, list_candles, read_candle_files
+from backtest_kit_mongo.coherence.causes import Cause, caused_by
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.collections.maps import BaseMap
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
@@ -70,6 +71,7 @@ __all__ = [
     "BaseMap",
     "CallerError",
     "Candles",
+    "Cause",
     "Conflict",
     "Contended",
     "CorruptData",
@@ -94,6 +96,7 @@ __all__ = [
     "WriteOutcomeUnknown",
     "WriteRefused",
     "backends",
+    "caused_by",
     "fetch_candles",
     "get_config",
     "get_modes",

@@ -196,4 +196,5 @@ def test_the_collections_carry_no_more_indexes_than_they_need(worker: Worker, da
         "_id_",
         "documentId_1_rev_1_foreign_1_domain_1",
         "domain_1_label_1_documentId_1",
+        "signal_1",
     ]

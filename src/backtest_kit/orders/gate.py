@@ -54,6 +54,7 @@ class OrderGate:
     owner: text that names the context.
     may_send: raises if this process must not send orders any more (it was replaced by another).
     sent: how many orders this process has sent.
+    replies: what the broker said of each order of the newest execution.
     """
 
     broker: Broker
@@ -64,6 +65,7 @@ class OrderGate:
     clock_s: Callable[[], float] = monotonic
     pause_s: Callable[[float], None] = sleep
     sent: int = 0
+    replies: list[OrderState] = field(default_factory=list)
     _unanswered: set[str] = field(default_factory=set)
     _known: set[str] = field(default_factory=set)
 
@@ -79,13 +81,14 @@ class OrderGate:
         closes = order.action in ("close", "partial")
         wanted = order.cost / (order.signal.price_open if closes else order.price)
         filled = 0.0
-        sent_before = self.sent
+        sent_before, self.replies = self.sent, []
         for part in count():
             if self.sent - sent_before >= PARTS_MAX:
                 break
             state = self._part(order, part, wanted - filled, closes=closes, is_repeat=is_repeat)
             if state is None:
                 return closes
+            self.replies.append(state)
             filled += state.filled
             if state.status == "refused" or not closes:
                 return filled > 0

@@ -18,6 +18,7 @@ from bson import json_util
 
 from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.records import AuditRecord
+from backtest_kit_mongo.coherence.causes import as_fields
 from backtest_kit_mongo.errors import EnvironmentFault
 
 ROWS_MAX = 10_000
@@ -47,6 +48,9 @@ def row(record: AuditRecord) -> dict[str, Any]:
         "process": record.process,
         "entry": record.entry,
         "reason": record.reason or None,
+        "step": record.step or None,
+        "signal": record.signal or None,
+        "cause": None if record.cause is None else json.dumps(as_fields(record.cause), ensure_ascii=False),
         "payload": record.payload,
     }
 
@@ -105,7 +109,8 @@ def _schema(arrow: Any) -> Any:
         [
             ("id", text), ("domain", text), ("key", text), ("document_id", text), ("rev", number), ("foreign", number),
             ("operation", text), ("when", number), ("written_at", moment), ("recorded_at", moment), ("host", text),
-            ("process", number), ("entry", text), ("reason", text), ("payload", text),
+            ("process", number), ("entry", text), ("reason", text), ("step", text), ("signal", text), ("cause", text),
+            ("payload", text),
         ]
     )  # fmt: skip
 

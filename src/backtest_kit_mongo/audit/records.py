@@ -18,6 +18,8 @@
 | host, process, writtenAt | who wrote it, and when by the writer's clock |
 | recordedAt, entry | when it was recorded, and from which stream entry |
 | step        | of a change that is part of a step (`docs/steps.md`): its id; a change that recovery found has none |
+| cause       | what the writer said that the change belongs to (`coherence/causes.py`); a change that recovery found has none |
+| signal      | the signal of that, or the one that the document itself names (`belonging.py`); absent where there is none |
 
 | erased      | the payload was erased: who, why, when, and the digest of the record before (`erasing.py`) |
 
@@ -41,6 +43,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo.backends.mongo.decoding import unreferenced
+from backtest_kit_mongo.coherence.causes import Cause, from_fields
 from backtest_kit_mongo.coherence.record import Part
 
 DELETE: Final = "delete"
@@ -59,6 +62,8 @@ KEYS: Final = (("domain", 1), ("label", 1), ("documentId", 1))
 in it: each index over all records costs the audit role about a tenth of its throughput.
 """
 IN_KEYS: Final = {"rev": {"$lte": 1}}
+SIGNALS: Final = (("signal", 1),)
+"""Sparse: only records that belong to a signal are in it. What `bkm trace` reads."""
 
 Document = dict[str, Any]
 
@@ -148,6 +153,8 @@ class AuditRecord:
         first: of a `gap` that stands for several revisions up to `rev`, the first; otherwise `rev`.
         detail: what a foreign writer did; of a `correction`, what the revision was: upsert or remove.
         step: the step that the change is part of; empty for none, or none that is known.
+        cause: what the writer said that it belongs to.
+        signal: the signal that it belongs to, also where only the row itself tells; empty for none.
     """
 
     id: str
@@ -168,6 +175,8 @@ class AuditRecord:
     first: int = 0
     detail: str = ""
     step: str = ""
+    cause: Cause | None = None
+    signal: str = ""
 
 
 def from_document(stored: Mapping[str, Any]) -> AuditRecord:
@@ -192,6 +201,8 @@ def from_document(stored: Mapping[str, Any]) -> AuditRecord:
         reason=_erasure(stored.get(ERASED)) or str(stored.get("reason") or ""),
         detail=str(stored.get("detail") or ""),
         step=str(stored.get("step") or ""),
+        cause=from_fields(stored.get("cause")),
+        signal=str(stored.get("signal") or ""),
     )
 
 

@@ -20,6 +20,7 @@ from . import (
     repair,
     stream,
     top,
+    trace,
 )
 from .plugged import PluggedCommands
 
@@ -50,6 +51,7 @@ app.command()(migration.migrate)
 app.command("backup")(backup.backup)
 app.command()(backup.restore)
 app.command()(repair.repair)
+app.command("trace")(trace.trace_command)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)

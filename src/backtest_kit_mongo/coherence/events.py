@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgpack
 
+from backtest_kit_mongo.coherence.causes import Cause, as_fields, from_fields, is_cause
 from backtest_kit_mongo.coherence.codec import unpack
 from backtest_kit_mongo.coherence.record import Part
 
@@ -52,6 +53,7 @@ class Event(NamedTuple):
         trace: the writer's span as a W3C `traceparent`, empty if nobody traces. Not part of the change: consumers that
             store changes leave it out.
         step: the step that the change is part of, empty for none.
+        cause: what the change belongs to, as its writer said (`causes.py`); not part of the change either.
     """
 
     domain: str
@@ -65,6 +67,7 @@ class Event(NamedTuple):
     body: bytes
     trace: str = ""
     step: str = ""
+    cause: Cause | None = None
 
     @property
     def id(self) -> str:
@@ -102,6 +105,8 @@ class Event(NamedTuple):
             fields["trace"] = self.trace
         if self.step:
             fields["step"] = self.step
+        if self.cause is not None:
+            fields["cause"] = as_fields(self.cause)
         packed: bytes = msgpack.packb(fields)
         return packed
 
@@ -144,6 +149,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Event:
         body=body,
         trace=header.get("trace", ""),
         step=header.get("step", ""),
+        cause=from_fields(header.get("cause")),
     )
     if header["id"] != event.id:
         raise UnknownEvent(f"not a change event: id is {header['id']!r:.80}, its other fields say {event.id!r:.80}")
@@ -176,5 +182,6 @@ _FIELDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "pid": lambda value: _is_int(value) and value >= 0,
     "trace": lambda value: value is _ABSENT or type(value) is str,
     "step": lambda value: value is _ABSENT or type(value) is str,
+    "cause": lambda value: value is _ABSENT or is_cause(value),
 }
 """What each field of the header must be."""

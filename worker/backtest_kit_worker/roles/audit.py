@@ -22,7 +22,9 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.write_concern import WriteConcern
 
-from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, KEYS, RAW, digest, raw, sealed_digest
+from backtest_kit_mongo.audit.belonging import signal_of
+from backtest_kit_mongo.audit.records import IDENTITY, IN_KEYS, KEYS, RAW, SIGNALS, digest, raw, sealed_digest
+from backtest_kit_mongo.coherence.causes import as_fields
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent
 from backtest_kit_mongo.coherence.keys import escaped
 from backtest_kit_mongo.coherence.record import Part
@@ -111,6 +113,7 @@ class AuditWriter:
         """
         self._items.create_index(IDENTITY, unique=True)
         self._items.create_index(KEYS, partialFilterExpression=IN_KEYS)
+        self._items.create_index(SIGNALS, sparse=True)
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> int:
         """Insert records that do not exist yet; returns how many were new.
@@ -118,7 +121,7 @@ class AuditWriter:
         A large batch goes in parts, two at once: one is packed while others wait for the journal.
 
         Args:
-            records: by the table of `audit/records.py`; `label` is added where it is missing.
+            records: by the table of `audit/records.py`; `label` and `signal` are added where they are missing.
 
         Raises:
             UnknownEvent: one of them holds what MongoDB cannot; none or some were written.
@@ -277,11 +280,17 @@ def _record(entry: str, event: Event, recorded_at: datetime) -> Document:
         "recordedAt": recorded_at,
         "entry": entry,
         **({"step": event.step} if event.step else {}),
+        **({"cause": as_fields(event.cause)} if event.cause is not None else {}),
     }
 
 
 def _labelled(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    return record if "label" in record else {**record, "label": escaped(tuple(record["key"]))}
+    """With what records are found by."""
+    if "label" not in record:
+        record = {**record, "label": escaped(tuple(record["key"]))}
+    if "signal" not in record and (signal := signal_of(record)):
+        record = {**record, "signal": signal}
+    return record
 
 
 @lru_cache(maxsize=16_384)
