@@ -23,7 +23,8 @@ from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.mongo.block_files import keeping_blocks
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import CandleSeries, fetch_candles, list_candles, read_candle_files
-from backtest_kit_mongo.coherence.causes import Cause, caused_by
+from backtest_kit_mongo.causing import caused_by
+from backtest_kit_mongo.coherence.causes import Cause
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.collections.maps import BaseMap
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
@@ -59,6 +60,7 @@ from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, 
 
 if TYPE_CHECKING:
     from backtest_kit_mongo import aio as aio
+    from backtest_kit_mongo.audit.tracing import Trace
     from backtest_kit_mongo.candles.frame import Candles
 
 moved.install()
@@ -118,9 +120,24 @@ __all__ = [
     "simulation_now",
     "simulation_time",
     "step",
+    "trace",
     "write_until",
 ]
 __all__ += registries.__all__
+
+
+def trace(signal: str) -> "Trace":
+    """What became of a signal, out of the audit log of the settings in force (`docs/trace.md`).
+
+    Raises:
+        NotFound: no record belongs to it.
+        ServerUnreachable, ReadFailed.
+    """
+    from backtest_kit_mongo.audit import open_log
+    from backtest_kit_mongo.audit.tracing import trace as traced
+
+    with open_log() as log:
+        return traced(log, signal)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a write belongs to: a block says it, and the change events of the block's writes carry it.
+"""What a write belongs to, as its writer says; `causing.py` has the block that says it.
 
 A cause is not part of a change: it is not stored in the document, decides nothing, and may be lost (a change that
 recovery publishes has none). It is what `bkm trace` makes a tree of.
@@ -6,12 +6,10 @@ recovery publishes has none). It is what `bkm trace` makes a tree of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeGuard
 
-__all__ = ["Cause", "as_fields", "caused_by", "from_fields", "is_cause", "present_cause"]
+__all__ = ["Cause", "as_fields", "from_fields", "is_cause"]
 
 
 class Cause(NamedTuple):
@@ -28,42 +26,29 @@ class Cause(NamedTuple):
     at: int | None = None
 
 
-_present: ContextVar[Cause | None] = ContextVar("backtest_kit_cause", default=None)
-present_cause: Final[Callable[[], Cause | None]] = _present.get
-"""The cause in force here."""
-
-
-@contextmanager
-def caused_by(cause: Cause | None) -> Iterator[None]:
-    """Every write of this thread or task in the block says that it belongs to `cause`; the innermost block counts."""
-    token = _present.set(cause)
-    try:
-        yield
-    finally:
-        _present.reset(token)
-
-
 def as_fields(cause: Cause) -> dict[str, Any]:
     """As it stands in events and records; what is empty is left out."""
-    fields: dict[str, Any] = {"signal": cause.signal, "step": cause.step}
-    if cause.parent:
-        fields["parent"] = cause.parent
-    if cause.at is not None:
-        fields["at"] = cause.at
-    return fields
+    return {name: value for name, value in cause._asdict().items() if value not in ("", None)}
 
 
-def is_cause(value: object) -> bool:
+def is_cause(value: Any) -> bool:
     """Whether a field of an event is one. A map may have more, of a later version."""
     if not isinstance(value, Mapping):
         return False
-    texts = value.get("signal"), value.get("step"), value.get("parent", "")
-    at = value.get("at")
-    return all(type(text) is str for text in texts) and (at is None or (type(at) is int and -(2**63) <= at < 2**63))
+    *texts, at = Cause._fields
+    moment = value.get(at)
+    is_moment = moment is None or (_is_int(moment) and -(2**63) <= moment < 2**63)
+    return is_moment and all(type(value.get(name, "")) is str for name in texts)
+
+
+def _is_int(value: object) -> TypeGuard[int]:
+    """Also of the kind that MongoDB's driver makes of 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def from_fields(value: Any) -> Cause | None:
     """What `as_fields` made; None for anything else."""
     if not is_cause(value):
         return None
-    return Cause(value["signal"], value["step"], value.get("parent", ""), value.get("at"))
+    found = Cause("", "")._replace(**{name: value[name] for name in Cause._fields if name in value})
+    return found if found.at is None else found._replace(at=int(found.at))

@@ -71,7 +71,7 @@ def _run(task: Task) -> int:
             with bk.in_mode("live", task.directory / "runs"):
                 bot.run(
                     job("live", strategy(task.seed, minutes, desk.note_asked), exchange, minutes),
-                    on_line=_reporter(said.write),
+                    on_line=reporter(said.write),
                     clock=desk,
                     until_ms=START_MS + minutes * MINUTE_MS,
                 )
@@ -82,7 +82,7 @@ def _run(task: Task) -> int:
     return DONE
 
 
-def _reporter(write: Callable[[str], object]) -> Callable[[str], None]:
+def reporter(write: Callable[[str], object]) -> Callable[[str], None]:
     def on_line(line: str) -> None:
         write(f"{os.getpid()} {line}\n")
 

@@ -3,8 +3,9 @@
 import secrets
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +17,10 @@ from backtest_kit_mongo.testing.servers import Servers, UnavailableError, privat
 from backtest_kit_verify.bots.campaign import Outcome, run_lanes
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
-from backtest_kit_verify.chaos.faulty_servers import settings_of
+from backtest_kit_verify.bots.hosts import Seat, run_seats
+from backtest_kit_verify.bots.plan import LAST_MINUTES
+from backtest_kit_verify.bots.traced import Traced, judge
+from backtest_kit_verify.chaos.faulty_servers import DATABASE, settings_of
 
 __all__ = ["bots"]
 
@@ -24,6 +28,8 @@ LEASE_MS = 5_000
 """A takeover waits for so long; a busy machine prolongs it in time."""
 PATIENCE = {"lease_ms": 15_000, "mongo_timeout_ms": 10_000, "redis_timeout_ms": 2_000}
 """The machine is busy with the bots themselves; what is tried here is their death, not servers that do not answer."""
+MINUTES_PER_SIGNAL = 15
+SYMBOLS = ("AAAUSDT", "BBBUSDT", "CCCUSDT")
 RATIO_MAX = 1.02
 """Requests to the exchange per closed candle and series."""
 
@@ -45,6 +51,10 @@ def bots(
     ] = 0,
     symbols: Annotated[int, typer.Option("--symbols", min=1, help="Of the fleet.")] = 20,
     speed: Annotated[float, typer.Option("--speed", min=1, help="Simulated seconds per second, of the fleet.")] = 10.0,
+    traces: Annotated[
+        int,
+        typer.Option("--traces", min=0, help="Instead: about so many signals over three hosts; trace each of them."),
+    ] = 0,
     seed: Annotated[str, typer.Option("--seed", show_default="a new one", help="Draws the same again.")] = "",
 ) -> None:
     """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
@@ -63,6 +73,10 @@ def bots(
             base = Path(directory)
             with private_servers(base / "servers") as servers:
                 settings = settings_of(servers) | PATIENCE
+                if traces:
+                    if not _show_traces(Console(), _traces(settings, base, traces, kills, messages.print)):
+                        raise typer.Exit(ExitCode.FAILED)
+                    return
                 if fleet:
                     begun_s = time.time() + fleet * 0.5
                     many = Fleet(settings, base, chosen, fleet, symbols, minutes, speed, begun_s)
@@ -83,6 +97,28 @@ def _task(servers: Servers, base: Path, seed: str, minutes: int) -> Task:
     directory.mkdir()
     settings = settings_of(servers) | PATIENCE | {"mongo_connection_string": servers.mongo_connection_string(database)}
     return Task(settings, directory, seed, minutes, LEASE_MS, database)
+
+
+def _traces(settings: dict[str, Any], base: Path, count: int, kills: int, on_line: Callable[[str], None]) -> Traced:
+    minutes = LAST_MINUTES + count * MINUTES_PER_SIGNAL // len(SYMBOLS)
+    seats = [Seat(settings, DATABASE, base, symbol, minutes) for symbol in SYMBOLS]
+    problems = run_seats(seats, kills // len(seats), on_line)
+    outcome = judge(seats)
+    outcome.problems[:0] = problems
+    return outcome
+
+
+def _show_traces(console: Console, outcome: Traced) -> bool:
+    console.print(
+        f"{outcome.signals} signals, {outcome.records} records in their traces, {outcome.across} written by several "
+        f"hosts, {outcome.unstamped} records without a stamp (published by recovery)",
+        soft_wrap=True,
+    )
+    for problem in (*outcome.problems, *(f"orphan: {one}" for one in outcome.orphans)):
+        console.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
+    if not outcome.problems and not outcome.orphans:
+        console.print("Every trace is whole, from the candle to the close; no record belongs to nothing.")
+    return not outcome.problems and not outcome.orphans
 
 
 def _say(line: str) -> None:

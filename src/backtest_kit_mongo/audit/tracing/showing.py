@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from bson import json_util
@@ -29,10 +30,35 @@ def lines(one: Trace, *, is_whole: bool) -> Iterator[str]:
     if one.candles:
         yield f"  candle seen {candle_text(one.candles[-1])}, and the {len(one.candles) - 1} before it"
     yield f"  written by {', '.join(one.hosts) or 'nobody that is known'}"
-    for number, step in enumerate(one.steps):
-        yield from _step_lines(step, "", is_last=number == len(one.steps) - 1, is_whole=is_whole)
+    shown = [[step] for step in one.steps] if is_whole else _grouped(one.steps)
+    for number, steps in enumerate(shown):
+        is_last = number == len(shown) - 1
+        if len(steps) > 1:
+            span = f"{_minute(steps[0])} .. {_minute(steps[-1])}"
+            yield f"{'└─' if is_last else '├─'} {span} {len(steps)} minutes in which only time went on"
+        else:
+            yield from _step_lines(steps[0], "", is_last=is_last, is_whole=is_whole)
     for sentence in one.missing:
         yield f"  missing: {sentence}"
+
+
+def _grouped(steps: Sequence[TraceStep]) -> list[list[TraceStep]]:
+    """Minutes that follow each other and changed nothing but the minute up to which the state is whole, together."""
+    found: list[list[TraceStep]] = []
+    for is_quiet, group in groupby(steps, _is_quiet):
+        minutes = list(group)
+        found += [minutes] if is_quiet else [[step] for step in minutes]
+    return found
+
+
+def _is_quiet(step: TraceStep) -> bool:
+    texts = (text for change in step.changes for text in change.differences or ("nothing",))
+    is_own = not step.detail and all(text.startswith("~ engine.asOf:") for text in texts)
+    return is_own and step.what != "resumed" and all(map(_is_quiet, step.steps))
+
+
+def _minute(step: TraceStep) -> str:
+    return "?" if step.at is None else iso(step.at)
 
 
 def heading(one: Trace) -> str:
@@ -108,7 +134,7 @@ def _change_lines(change: TraceChange, *, is_whole: bool) -> Iterator[str]:
     reason = f": {record.reason}" if record.reason else ""
     yield f"{key_text(record)} rev {record.rev} {record.operation}{reason}"
     shown = change.differences if is_whole else change.differences[:CHANGES_MAX]
-    if not is_whole and len(change.differences) > 1 and all(text.startswith("+") for text in change.differences):
+    if not is_whole and all(text.startswith("+ payload: {") for text in shown):
         return  # A new row is told by its step.
     for text in shown:
         yield "    " + _cut(text, is_whole=is_whole)

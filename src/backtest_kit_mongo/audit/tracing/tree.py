@@ -115,10 +115,13 @@ def _step_of(record: AuditRecord) -> tuple[TraceStep, str]:
 
 
 def minute_of(record: AuditRecord) -> int | None:
-    """The simulated minute that a record without a stamp tells: its own time, or its payload's."""
+    """The simulated minute that a record without a stamp tells: its own time, its payload's, or when it was written,
+    which in live runs is nearly the same.
+    """
     moment = record.when
     if moment is None and isinstance(record.payload, dict):
-        named = (record.payload.get(name) for name in ("closeTimestamp", "updatedAt", "timestamp", "pendingAt"))
+        names = ("closeTimestamp", "updatedAt", *(("timestamp",) if "type" in record.payload else ()))
+        named = (record.payload.get(name) for name in names)
         moment = next((int(one) for one in named if isinstance(one, int | float) and one), None)
     if moment is None and record.written_at is not None:
         moment = millis(record.written_at)

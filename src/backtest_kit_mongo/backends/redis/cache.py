@@ -27,7 +27,7 @@ from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
 from backtest_kit_mongo.backends.redis.reach import FAULTS, Keeper, Reach, after
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
 from backtest_kit_mongo.backends.redis.step_scripts import StepScripts
-from backtest_kit_mongo.coherence.causes import present_cause
+from backtest_kit_mongo.causing import present_cause
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.effects import (
     Abort,
