@@ -5,7 +5,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -57,13 +57,22 @@ class Member:
 class Fleet:
     """All clients of a run.
 
+    Args:
+        command: runs one of them; or what makes that of a slot.
+
     Attributes:
         killed_ns: when each killed process was gone, by the process's name.
         stopped_ns: when processes were stopped and resumed, by name; without an end those that were killed meanwhile.
         crashes: what clients said that ended by themselves.
     """
 
-    def __init__(self, tasks: Sequence[Task], seed: str, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        seed: str,
+        command: Sequence[str] | Callable[[str], Sequence[str]],
+        environment: dict[str, str],
+    ) -> None:
         self.members = [Member(task) for task in tasks]
         self.killed_ns: dict[str, int] = {}
         self.stopped_ns: dict[str, list[tuple[int, float]]] = {}
@@ -92,7 +101,8 @@ class Fleet:
 
         member.is_ready = member.is_stopped = member.is_cut = member.is_doomed = False
         member.exited, member.restart_at_s = None, None
-        member.process = Process(self._command, self._environment, member.on_line, on_exit)
+        command = self._command(member.task.slot) if callable(self._command) else self._command
+        member.process = Process(command, self._environment, member.on_line, on_exit)
         member.process.begin(member.task.to_json())
 
     def tick(self) -> None:
