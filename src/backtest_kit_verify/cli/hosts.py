@@ -45,10 +45,10 @@ def hosts(
     Exit status: 0 when no promise was broken, 1 when one was or there can be no such hosts here, 2 if there is no such
     scenario.
     """
-    out, messages = Console(), Console(stderr=True)
+    out, messages = Console(highlight=False), Console(stderr=True)
     if listed:
         for scenario in SCENARIOS:
-            out.print(f"{scenario.name:20} {scenario.says}", highlight=False)
+            out.print(f"{scenario.name:20} {scenario.says}")
         return
     unknown = sorted(set(chosen or ()) - {scenario.name for scenario in SCENARIOS})
     if unknown:
@@ -59,7 +59,7 @@ def hosts(
     messages.print(f"Seed {options.seed}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = run_hosts(scenarios, options, lambda result: out.print(line(result), highlight=False, soft_wrap=True))
+        results = run_hosts(scenarios, options, lambda result: out.print(line(result), soft_wrap=True), messages.print)
     except (HostsError, ChaosError, EmbeddedError) as error:
         messages.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(ExitCode.FAILED) from error

@@ -19,7 +19,7 @@ from typing import Any, Final
 from backtest_kit_verify.chaos.checks import Evidence, Violation, check_history, stories
 from backtest_kit_verify.chaos.client import Task
 from backtest_kit_verify.chaos.faulty_servers import settings_of
-from backtest_kit_verify.chaos.fleet import CLIENT, Fleet
+from backtest_kit_verify.chaos.fleet import CLIENT, Fleet, Member
 from backtest_kit_verify.chaos.history import History, Operation, load_history
 from backtest_kit_verify.chaos.workers import WORKER
 from backtest_kit_verify.chaos.workload import Workload
@@ -28,7 +28,7 @@ from backtest_kit_verify.hosts.network import HostsError, Network, network
 from backtest_kit_verify.hosts.scenarios import Cut, Do, Scenario
 from backtest_kit_verify.hosts.servers import HostServers
 
-__all__ = ["Options", "Result", "run_hosts"]
+__all__ = ["Options", "Result", "judge", "run_hosts", "summary"]
 
 HOSTS: Final = ("mongo", "redis", "a", "b", "c")
 LEASE_MS: Final = 3_000
@@ -88,8 +88,10 @@ class Result:
         return {**asdict(self), "passed": self.passed}
 
 
-def run_hosts(scenarios: Sequence[Scenario], options: Options, show: Callable[[Result], None]) -> list[Result]:
-    """Play them one after the other on the same servers, each in a database of its own.
+def run_hosts(
+    scenarios: Sequence[Scenario], options: Options, show: Callable[[Result], None], say: Callable[[str], None]
+) -> list[Result]:
+    """Play them one after the other on the same servers, each in a database of its own. `say` gets where.
 
     Raises:
         HostsError: there can be no hosts here, a client does not come up or crashes.
@@ -98,6 +100,7 @@ def run_hosts(scenarios: Sequence[Scenario], options: Options, show: Callable[[R
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bkm-hosts-")))
         hosts = stack.enter_context(network(HOSTS))
+        say(f"Namespaces {', '.join(host.space for host in hosts.hosts.values())}")
         servers = stack.enter_context(HostServers(hosts, directory))
         for scenario in scenarios:
             results.append(_play(scenario, options, hosts, servers, directory))
@@ -118,7 +121,7 @@ def _play(scenario: Scenario, options: Options, hosts: Network, servers: HostSer
     tasks = [
         Task(slot, 0, "writer" if slot.startswith("w") else "reader", options.seed, settings, options.keys, 2,
              options.pause_ms, str(journals / f"{slot}.0.jsonl"))
-        for slot, _ in SLOTS
+        for slot in scenario.slots
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CC_")}
     where = dict(SLOTS)
@@ -135,7 +138,9 @@ def _play(scenario: Scenario, options: Options, hosts: Network, servers: HostSer
         _await(fleet)
         _spin(fleet, CALM_S)
         fleet.dismiss()
-    result = _judge(scenario.name, seconds, load_history(journals, _rows(workload)), fleet, began_ns)
+    history = load_history(journals, _rows(workload))
+    history.killed_ns = fleet.killed_ns
+    result = judge(scenario.name, seconds, history, fleet.crashes, began_ns)
     if result.passed:
         shutil.rmtree(journals)
     return result
@@ -206,15 +211,13 @@ class _Turns:
         return lambda: self._hosts.heal(cut.who, cut.whom)
 
     def _doing(self, do: Do) -> Callable[[], None]:
-        there = [one for one in self._fleet.members if (one.task.slot, do.whom) in SLOTS]
-        victims = [one for one in there if one.task.role == "writer"]
         match do.what:
             case "kill":
-                return lambda: [self._fleet.kill(one) for one in victims] and None
+                return lambda: self._for_writers(do.whom, self._fleet.kill)
             case "stop":
-                return lambda: [self._fleet.stop(one, True) for one in victims] and None
+                return lambda: self._for_writers(do.whom, lambda one: self._fleet.stop(one, True))
             case "go-on":
-                return lambda: [self._fleet.stop(one, False) for one in victims] and None
+                return lambda: self._for_writers(do.whom, lambda one: self._fleet.stop(one, False))
             case "restart":
                 return self._servers.start_redis
             case "move":
@@ -223,15 +226,21 @@ class _Turns:
                 return lambda: self._hosts.limit(do.whom, 600 if do.what == "narrow" else 1_500)
         raise HostsError(f"{do.what} is nothing that can be done")
 
+    def _for_writers(self, host: str, do: Callable[[Member], None]) -> None:
+        for one in self._fleet.members:
+            if (one.task.slot, host) in SLOTS and one.task.role == "writer":
+                do(one)
 
-def _judge(name: str, seconds: float, history: History, fleet: Fleet, began_ns: int) -> Result:
-    """`began_ns`: what came before belongs to the start of the processes, and counts for promises only."""
-    history.killed_ns = fleet.killed_ns
+
+def judge(name: str, seconds: float, history: History, crashes: Sequence[str], began_ns: int) -> Result:
+    """What the calls say. `began_ns`: what came before belongs to the start of the processes, and counts for promises
+    only.
+    """
     found = check_history(stories(history, Evidence((), (), {}, {}, is_final=False)))
     stale_ms = [excused.behind_ns / 1e6 for excused in found[1]]
     stale_ms += [violation.span_ns / 1e6 for violation in found[0] if violation.kind == STALE]
     others = [violation for violation in found[0] if violation.kind != STALE]
-    others += [Violation("a client crashed", "", text) for text in fleet.crashes]
+    others += [Violation("a client crashed", "", text) for text in crashes]
     calls = [op for op in history.operations if op.began_ns >= began_ns]
     writes = [op for op in calls if op.has_written and op.ended_ns is not None]
     took_ms = [((op.ended_ns or 0) - op.began_ns) / 1e6 for op in writes]

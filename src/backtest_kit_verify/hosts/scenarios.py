@@ -39,6 +39,7 @@ class Scenario(NamedTuple):
     turn_s: float
     cuts: tuple[Cut, ...] = ()
     does: tuple[Do, ...] = ()
+    slots: tuple[str, ...] = ("w0", "w1", "r0", "r1", "r2")
 
 
 def _flapping(who: str, whom: str, count: int) -> tuple[Cut, ...]:
@@ -49,6 +50,8 @@ SCENARIOS: Final = tuple(
     Scenario(*fields)
     for fields in (
         ("calm", "nothing is cut", 10.0),
+        ("brief", "one writer loses MongoDB for a second: whether all this works here", 3.0,
+            (Cut("a", "mongo", 0.5, 1.5),), (), ("w0", "r2")),
         ("writer-redis", "a writer loses Redis alone", 12.0, (Cut("a", "redis", 1, 7),)),
         ("writer-mongo", "a writer loses MongoDB alone", 12.0, (Cut("a", "mongo", 1, 7),)),
         ("writer-all", "a writer loses both at once", 12.0, (Cut("a", "redis", 1, 7), Cut("a", "mongo", 1, 7))),
