@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
         1,
         (
             "not done, or not all of it: a server, a disk, an exchange or an entry failed; standard error says which. "
-            "`doctor`, `repair`, `simulate`, `chaos`, `bots`, `sweeps` and `demo`: they found errors"
+            "`doctor`, `repair`, `simulate`, `chaos`, `hosts`, `bots`, `sweeps` and `demo`: they found errors"
         ),
     )
     WRONG_ARGUMENT = 2, "a setting, a file, a key or an argument is wrong; nothing was begun"
