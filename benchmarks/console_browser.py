@@ -58,12 +58,12 @@ def addresses(page: Any, base: str) -> list[str]:
     return list(found)
 
 
-def pictures(browser: Any, base: str, directory: Path) -> None:
+def pictures(browser: Any, base: str, directory: Path, only: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for width in WIDTHS:
         for scheme in SCHEMES:
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            for address in addresses(page, base):
+            for address in [one for one in addresses(page, base) if only in one]:
                 page.goto(address)
                 page.wait_for_timeout(300)
                 name = re.sub(r"\W+", "-", urlsplit(address).path).strip("-") or "overview"
@@ -117,11 +117,12 @@ def main() -> None:
     parser.add_argument("base")
     parser.add_argument("what", choices=("pictures", "check"))
     parser.add_argument("directory", type=Path, nargs="?", default=Path("console-pictures"))
+    parser.add_argument("--only", default="", help="pictures: only of addresses with this in them")
     parser.add_argument("--axe", type=Path)
     given = parser.parse_args()
     with chromium() as browser:
         if given.what == "pictures":
-            pictures(browser, given.base, given.directory)
+            pictures(browser, given.base, given.directory, given.only)
             return
         wrong = check(browser, given.base, given.axe)
     print("\n".join(wrong) or "nothing is wrong")

@@ -24,7 +24,7 @@ from backtest_kit.runs.ledger import Row
 from backtest_kit.runs.params import parse_param
 from backtest_kit.runs.rows import StoredRows
 from backtest_kit.runs.studies import Studies, load
-from backtest_kit.runs.study import Study, trades_of
+from backtest_kit.runs.study import Study, first_difference, trades_of
 from backtest_kit.runs.sweep import sweep as run_sweep
 
 __all__ = ["runs", "sweep"]
@@ -268,24 +268,7 @@ def compare(
         for name, title in STAT_NAMES.items():
             shown.add_row(title, *(number_text(row.stats.get(name)) for row in pair))
         Console().print(shown)
-        typer.echo(_first_difference(*pair))
-
-
-def _first_difference(first: Row, second: Row) -> str:
-    one, other = trades_of(first), trades_of(second)
-    for index, (here, there) in enumerate(zip(one, other, strict=False)):
-        mine, theirs = (
-            (here.opened_at, here.position, here.price_open),
-            (there.opened_at, there.position, there.price_open),
-        )
-        if mine != theirs:
-            moment = minute_text(min(here.opened_at, there.opened_at))
-            return f"the first {index} trades open alike; trade {index + 1} differs from {moment} on"
-    if len(one) != len(other):
-        return (
-            f"the first {min(len(one), len(other))} trades open alike; then one has {abs(len(one) - len(other))} more"
-        )
-    return f"all {len(one)} trades open alike"
+        typer.echo(first_difference(*pair))
 
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

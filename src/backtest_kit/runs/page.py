@@ -4,11 +4,11 @@ best curves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from backtest_kit.report import STYLE, write_whole
 from backtest_kit.runs.ledger import Row
 from backtest_kit.runs.study import Study, equity_of
 
-__all__ = ["page_of", "write_page"]
+__all__ = ["BEST", "SHOWN", "Heat", "curves_of", "heat_of", "page_of", "params_text", "write_page"]
 
 BEST: Final = 5
 LINES_MAX: Final = 2000
@@ -86,23 +86,35 @@ def _summary(study: Study) -> str:
     )
 
 
-def _params_text(row: Row) -> str:
+def params_text(row: Row) -> str:
+    """Its parameters in a line."""
     return ", ".join(f"{name}={value}" for name, value in row.params.items()) or "defaults"
 
 
-def _curves(best: Sequence[Row]) -> Iterator[str]:
-    curves = [(row, equity_of(row)) for row in best if row.stats.get("trades")]
+def curves_of(rows: Sequence[Row]) -> tuple[Plot, list[Row]] | None:
+    """Equity of runs in one picture, with classes `curve0`, `curve1` ..; and those of them that have trades, in that
+    order. None if none has.
+    """
+    curves = [(row, equity_of(row)) for row in rows if row.stats.get("trades")]
     if not curves:
-        return
+        return None
     span = (min(row.start for row, _ in curves), max(row.end for row, _ in curves))
     low = min(float(equity.value.min()) for _, equity in curves)
     high = max(float(equity.value.max()) for _, equity in curves)
-    plot = Plot("equity of the best runs", 240, (span[0], max(span[1], span[0] + 60_000)), low, high)
-    keys = []
+    plot = Plot("equity of runs, quote currency", 240, (span[0], max(span[1], span[0] + 60_000)), low, high)
     for index, (row, equity) in enumerate(curves):
         at, value = np.append(equity.at, max(row.end, equity.at[-1])), np.append(equity.value, equity.value[-1])
         plot.line(*thinned(at, value), f"curve{index}", is_stepped=True)
-        text = escape(f"{row.symbol} {_params_text(row)}: {row.stats['pnl']:+,.2f}")
+    return plot, [row for row, _ in curves]
+
+
+def _curves(best: Sequence[Row]) -> Iterator[str]:
+    if (drawn := curves_of(best)) is None:
+        return
+    plot, rows = drawn
+    keys = []
+    for index, row in enumerate(rows):
+        text = escape(f"{row.symbol} {params_text(row)}: {row.stats['pnl']:+,.2f}")
         keys.append(
             f'<span><svg style="width:18px;display:inline" viewBox="0 0 18 6"><path class="curve{index}" d="M0 '
             f'3H18"/></svg> {text}</span>'
@@ -110,15 +122,33 @@ def _curves(best: Sequence[Row]) -> Iterator[str]:
     yield f'<h2>The best by profit, quote currency</h2>{plot.svg()}<p class="key">{"".join(keys)}</p>'
 
 
-def _heat(study: Study) -> Iterator[str]:
-    """Median profit by the two parameters with the most values; of symbols and other parameters all together."""
+class Heat(NamedTuple):
+    """Median profit by two parameters; of symbols and other parameters all together.
+
+    Attributes:
+        across, down: the parameters.
+        columns, lines: their values.
+        middle: by (line, column).
+        most: the largest of them, without its sign.
+    """
+
+    across: str
+    down: str
+    columns: Sequence[Any]
+    lines: Sequence[Any]
+    middle: Mapping[tuple[Any, Any], float]
+    most: float
+
+
+def heat_of(study: Study) -> Heat | None:
+    """By the two parameters with the most values; None if there are no two."""
     done = [row for row in study.rows if row.status == "done"]
     values = {name: _sorted({row.params[name] for row in done if name in row.params}) for name in study.param_names}
     names = sorted(
         (name for name in values if 2 <= len(values[name]) <= HEAT_MAX), key=lambda name: -len(values[name])
     )[:2]
     if len(names) < 2:
-        return
+        return None
     across, down = names
     cells: dict[tuple[Any, Any], list[float]] = {}
     for row in done:
@@ -126,15 +156,21 @@ def _heat(study: Study) -> Iterator[str]:
             cells.setdefault((row.params[down], row.params[across]), []).append(row.stats["pnl"])
     middle = {key: median(found) for key, found in cells.items()}
     most = max((abs(value) for value in middle.values()), default=0.0) or 1.0
-    head = "".join(f"<th class=n scope=col>{escape(str(value))}</th>" for value in values[across])
+    return Heat(across, down, values[across], values[down], middle, most)
+
+
+def _heat(study: Study) -> Iterator[str]:
+    if (heat := heat_of(study)) is None:
+        return
+    head = "".join(f"<th class=n scope=col>{escape(str(value))}</th>" for value in heat.columns)
     lines = (
         f"<tr><th class=n scope=row>{escape(str(below))}</th>"
-        + "".join(_cell(middle.get((below, beside)), most) for beside in values[across])
+        + "".join(_cell(heat.middle.get((below, beside)), heat.most) for beside in heat.columns)
         + "</tr>"
-        for below in values[down]
+        for below in heat.lines
     )
     yield (
-        f"<h2>Median profit by {escape(down)} (down) and {escape(across)} (across)</h2>"
+        f"<h2>Median profit by {escape(heat.down)} (down) and {escape(heat.across)} (across)</h2>"
         '<div class="scroll"><table '
         f'class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
     )
@@ -156,7 +192,7 @@ def _failures(failed: Sequence[Row]) -> Iterator[str]:
     if failed:
         lines = (
             (
-                f"<li>{escape(row.symbol)} {escape(_params_text(row))}: "
+                f"<li>{escape(row.symbol)} {escape(params_text(row))}: "
                 f"{escape(row.error.strip().splitlines()[-1] if row.error else '')}</li>"
             )
             for row in failed[:20]

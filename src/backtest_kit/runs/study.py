@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from backtest_kit.errors import DeclarationError
+from backtest_kit.moments import minute_text
 from backtest_kit.results import Equity, Trade, pandas
 from backtest_kit.runs.ledger import Row, root_of
 from backtest_kit.runs.packing import unpack_trades
 
-__all__ = ["Study", "equity_of", "trades_of"]
+__all__ = ["Study", "equity_of", "first_difference", "trades_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,3 +107,21 @@ def trades_of(row: Row) -> tuple[Trade, ...]:
 def equity_of(row: Row) -> Equity:
     """Sum of the PnL of its closed trades after each of them."""
     return Equity.of(row.start, trades_of(row))
+
+
+def first_difference(first: Row, second: Row) -> str:
+    """Where the trades of two runs part, in a sentence."""
+    one, other = trades_of(first), trades_of(second)
+    for index, (here, there) in enumerate(zip(one, other, strict=False)):
+        mine, theirs = (
+            (here.opened_at, here.position, here.price_open),
+            (there.opened_at, there.position, there.price_open),
+        )
+        if mine != theirs:
+            moment = minute_text(min(here.opened_at, there.opened_at))
+            return f"the first {index} trades open alike; trade {index + 1} differs from {moment} on"
+    if len(one) != len(other):
+        return (
+            f"the first {min(len(one), len(other))} trades open alike; then one has {abs(len(one) - len(other))} more"
+        )
+    return f"all {len(one)} trades open alike"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, candles, letters, overview, positions
+from . import audit, candles, letters, overview, positions, runs
 from .asking import Answer, Asked, Show
 
 __all__ = ["PAGES", "Answer", "Asked", "Show"]
@@ -12,6 +12,10 @@ __all__ = ["PAGES", "Answer", "Asked", "Show"]
 PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("/", "Overview", overview.show),
     ("/positions", "Positions", positions.show),
+    ("/runs", "Runs", runs.show),
+    ("/runs/study", "", runs.show_study),
+    ("/runs/run", "", runs.show_run),
+    ("/runs/compare", "", runs.compare),
     ("/audit", "Audit", audit.show),
     ("/audit/key", "", audit.show_key),
     ("/letters", "Dead letters", letters.show),
