@@ -13,6 +13,7 @@ the write may have happened), `contracts` (to plug in your own backend), `domain
 (private servers for a laptop).
 """
 
+from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, 
 
 if TYPE_CHECKING:
     from backtest_kit_mongo import aio as aio
+    from backtest_kit_mongo.audit.as_of import AsOf
     from backtest_kit_mongo.audit.tracing import Trace
     from backtest_kit_mongo.candles.frame import Candles
 
@@ -97,6 +99,7 @@ __all__ = [
     "UnsafeServer",
     "WriteOutcomeUnknown",
     "WriteRefused",
+    "as_of",
     "backends",
     "caused_by",
     "fetch_candles",
@@ -124,6 +127,13 @@ __all__ = [
     "write_until",
 ]
 __all__ += registries.__all__
+
+
+def as_of(moment: "int | datetime") -> "AsOf":
+    """A read-only block in which adapters read what they would have read at a moment: `audit/as_of.py`."""
+    from backtest_kit_mongo.audit.as_of import as_of as past
+
+    return past(moment)
 
 
 def trace(signal: str) -> "Trace":

@@ -101,7 +101,7 @@ ARROWS = {
         "ports reachability servers settings stores tracing"
     ),
     "collections": "backends coherence connect domains errors locks setup stored",
-    "audit": "backends coherence connect domains errors locks servers settings setup stored",
+    "audit": "backends coherence connect domains drivers errors locks look_ahead servers settings setup stored",
     "feed": "audit backends coherence connect domains errors locks reachability servers settings setup stored",
     "operate": (
         "adapters backends caches candles coherence connect domains drivers errors feed locks ports servers "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import backtest_kit_mongo as bk
+from backtest_kit.identity import MINUTE_MS
 from backtest_kit_mongo.testing.servers import Servers
 from backtest_kit_verify.bots.hosts import Seat, run_seats
+from backtest_kit_verify.bots.noted import NAME
 from backtest_kit_verify.bots.traced import judge
 from backtest_kit_verify.chaos.faulty_servers import settings_of
 
@@ -27,8 +31,53 @@ def seats(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> list[Se
     return made
 
 
+@pytest.fixture
+def reader(seats: list[Seat]) -> Iterator[None]:
+    bk.setup(**seats[0].settings)
+    yield
+    bk.shutdown()
+
+
 def test_every_trace_is_whole_and_no_record_belongs_to_nothing(seats: list[Seat]) -> None:
     outcome = judge(seats)
     assert outcome.problems == []
     assert outcome.orphans == []
     assert outcome.signals > 1
+
+
+def test_what_a_strategy_knew_is_read_with_its_adapters_and_nothing_is_written(seats: list[Seat], reader: None) -> None:
+    key, now = ("AAAUSDT", NAME, "desk~paper"), seats[0].end_ms + MINUTE_MS
+    with bk.as_of(now) as then:
+        assert bk.PersistStrategyAdapter.read_strategy_data(*key) is not None
+        was = bk.PersistStorageAdapter.read_storage_data(False)
+        with pytest.raises(bk.CallerError, match="nothing can be written"):
+            bk.PersistSignalAdapter.write_signal_data(None, *key)
+        with pytest.raises(bk.CallerError, match="nothing can be written"), bk.step():
+            bk.PersistSignalAdapter.write_signal_data(None, *key)
+        assert then.missing == []
+    assert was == bk.PersistStorageAdapter.read_storage_data(False)
+    first = min((row for row in was if row["symbol"] == "AAAUSDT"), key=lambda row: row["scheduledAt"])
+    with bk.as_of(first["scheduledAt"] - MINUTE_MS):
+        assert bk.PersistStorageAdapter.read_storage_data(False) == []
+        candles = bk.read_candles("AAAUSDT", "1m", "desk", seats[0].begin_ms, first["scheduledAt"] - MINUTE_MS)
+        assert len(candles) == (first["scheduledAt"] - MINUTE_MS - seats[0].begin_ms) // MINUTE_MS
+    with bk.as_of(first["scheduledAt"]) as then:
+        (row,) = bk.PersistStorageAdapter.read_storage_data(False)
+        assert row["id"] == first["id"]
+        assert row["status"] in ("opened", "scheduled")
+        known = {document.record.key.domain.name for document in then.documents(strategy=NAME, symbol="AAAUSDT")}
+        assert known >= {"strategy", "signal", "schedule", "storage", "notification", "state", "memory"}
+
+
+def test_what_the_log_no_longer_has_is_named(seats: list[Seat], reader: None) -> None:
+    key = ("BBBUSDT", NAME, "desk~paper")
+    items = bk.get_mongo()["session"]["audit-items"]
+    ours = {"domain": "strategy", "label": "BBBUSDT:noted:desk~paper", "rev": 1}
+    removed = items.find_one_and_delete(ours)
+    assert removed is not None
+    try:
+        with bk.as_of(seats[0].begin_ms - MINUTE_MS) as then:
+            assert bk.PersistStrategyAdapter.read_strategy_data(*key) is None
+        assert "begins with its revision 2" in then.missing[0]
+    finally:
+        items.insert_one(removed)

@@ -301,13 +301,12 @@ def selection(domain: str | None, symbol: str | None) -> Document:
 
 @contextmanager
 def open_log(settings: Settings | None = None) -> Iterator[AuditLog]:
-    """The audit log of the database that the settings name (default: the environment's), over a connection of its
-    own.
+    """The audit log of the database that the settings name (default: those in force, before `setup()` those that it
+    would use), over a connection of its own.
     """
     from backtest_kit_mongo.servers import Servers
-    from backtest_kit_mongo.settings import load
-    from backtest_kit_mongo.setup import resolve
+    from backtest_kit_mongo.setup import get_config, resolve
 
-    used = resolve(load()) if settings is None else settings
+    used = resolve(get_config()) if settings is None else settings
     with Servers(used, "bkm-audit", find_ms=used.mongo_bound_ms) as servers:
         yield AuditLog(servers.database)

@@ -15,6 +15,7 @@ from . import (
     domains,
     embedded,
     inventory,
+    knew,
     migration,
     renaming,
     repair,
@@ -52,6 +53,7 @@ app.command("backup")(backup.backup)
 app.command()(backup.restore)
 app.command()(repair.repair)
 app.command("trace")(trace.trace_command)
+app.command()(knew.knew)
 app.add_typer(candles.candles)
 app.add_typer(cache.cache)
 app.add_typer(audit.audit)

@@ -12,6 +12,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from backtest_kit_mongo.coherence.record import Change, Key, Record
+from backtest_kit_mongo.errors import CallerError
 
 if TYPE_CHECKING:
     from backtest_kit_mongo.candles.intervals import Grid
@@ -60,6 +61,36 @@ class Scope:
     def _enter(self) -> Token[Scope | None]:
         self.outer = current.get()
         return current.set(self)
+
+
+class ReadOnly(Scope):
+    """A block in which nothing can be written, whatever block is inside it."""
+
+    def refusal(self, key: Key) -> CallerError:
+        """What is raised instead of a write."""
+        return CallerError(f"{key}: this block only reads. Nothing was written.")
+
+    def write(self, store: Store, change: Change) -> Record:
+        raise self.refusal(change.key)
+
+    def remove(self, store: Store, key: Key) -> Record | None:
+        raise self.refusal(key)
+
+    def merge(self, store: Store, scope: Key, changes: Sequence[Change]) -> int:
+        raise self.refusal(scope)
+
+    def append(self, store: SeriesVerbs, scope: Key, rows: Any, grid: Grid) -> Any:
+        raise self.refusal(scope)
+
+
+def require_writable(scope: Scope | None, key: Key) -> None:
+    """Raises:
+    CallerError: a block around only reads.
+    """
+    while scope is not None:
+        if isinstance(scope, ReadOnly):
+            raise scope.refusal(key)
+        scope = scope.outer
 
 
 current: ContextVar[Scope | None] = ContextVar("backtest_kit_scope", default=None)

@@ -20,7 +20,7 @@ from backtest_kit_mongo.coherence.record import Change, Key, OnConflict, Part, R
 from backtest_kit_mongo.coherence.steps import Again, Drop, Guard, Put, PutRows, Write
 from backtest_kit_mongo.coherence.steps import step as step_plan
 from backtest_kit_mongo.drivers.offloading import offload
-from backtest_kit_mongo.drivers.scopes import UNSTORED_ID, Scope, current
+from backtest_kit_mongo.drivers.scopes import UNSTORED_ID, Scope, current, require_writable
 from backtest_kit_mongo.errors import BacktestKitError, CallerError, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 
@@ -171,6 +171,7 @@ class Step(Scope):
         """Take a write, if that can be done."""
         with self._lock.quietly():
             self._require_open()
+            require_writable(self.outer, key)
             self._require_room(store, key, count)
             yield
 
