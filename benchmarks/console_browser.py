@@ -26,7 +26,15 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 WIDTHS = (1280, 390)
 SCHEMES = ("light", "dark")
 PAGE_MS = 300
-FOLLOWED = ("/audit/key", "/letters/one", "/candles/series", "/runs/study", "/runs/run", "/runs/compare", "/signal")
+FOLLOWED = (
+    "/audit/key",
+    "/letters/one",
+    "/candles/series",
+    "/runs/study",
+    "/runs/run",
+    "/runs/compare",
+    "/signals?id=",
+)
 """Pages that are found by the first link to one."""
 
 
@@ -52,10 +60,15 @@ def addresses(page: Any, base: str) -> list[str]:
             page.goto(address)
             links = page.eval_on_selector_all("main a", "links => links.map(link => link.href)")
             for kind in FOLLOWED:
-                mine = [link for link in links if urlsplit(link).path == kind]
-                if mine and not any(urlsplit(each).path == kind for each in found):
+                mine = [link for link in links if _is_of(kind, link)]
+                if mine and not any(_is_of(kind, each) for each in found):
                     found[mine[0]] = None
     return list(found)
+
+
+def _is_of(kind: str, address: str) -> bool:
+    parts = urlsplit(address)
+    return parts.path == kind if "?" not in kind else f"{parts.path}?{parts.query}".startswith(kind)
 
 
 def pictures(browser: Any, base: str, directory: Path, only: str) -> None:
@@ -67,6 +80,7 @@ def pictures(browser: Any, base: str, directory: Path, only: str) -> None:
                 page.goto(address)
                 page.wait_for_timeout(300)
                 name = re.sub(r"\W+", "-", urlsplit(address).path).strip("-") or "overview"
+                name = "signal" if _is_of("/signals?id=", address) else name
                 page.screenshot(path=directory / f"{name}-{width}-{scheme}.png", full_page=True)
             page.close()
 

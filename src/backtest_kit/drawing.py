@@ -118,6 +118,22 @@ class Plot:
             f'height="{max(1.0, bottom - top):.1f}"/></g>'
         )
 
+    def point(self, at: float, value: float, kind: str, text: str) -> None:
+        """A place on the curve; `text` is shown when the pointer rests on it."""
+        self._parts.append(
+            f'<circle class="{kind}" cx="{self.x(at):.1f}" cy="{self.y(value):.1f}" r="5"><title>{escape(text)}</title>'
+            "</circle>"
+        )
+
+    def moment(self, at: float, kind: str, text: str) -> None:
+        """A moment with a name, over the whole height; the name stands on the side that has room."""
+        x = self.x(at)
+        anchor, beside = ("end", x - 6) if x > WIDTH / 2 else ("start", x + 6)
+        self._parts.append(
+            f'<path class="{kind}" d="M{x:.1f} {TOP}V{self.height - BOTTOM}"/>'
+            f'<text class="{kind}" x="{beside:.1f}" y="{TOP + 12}" text-anchor="{anchor}">{escape(text)}</text>'
+        )
+
     def marks(self, markers: Sequence[Marker]) -> None:
         for one in markers:
             x, y, x2, y2 = self.x(one.start), self.y(one.price_open), self.x(one.end), self.y(one.price_close)

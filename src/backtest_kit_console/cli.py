@@ -44,7 +44,7 @@ def console(
     tls_cert: Annotated[Path | None, typer.Option(metavar="PEM", help="Serve TLS with this certificate.")] = None,
     tls_key: Annotated[Path | None, typer.Option(metavar="PEM", help="Its key.")] = None,
 ) -> None:
-    """Serve a page: health, open positions as they change, the audit log, dead letters, candles.
+    """Serve a page: health, open positions as they change, traces, runs, the audit log, dead letters, candles.
 
     It reads only. On loopback everybody on this machine may look; on another address, or with --token-file or
     --allow-actions, the page asks for a token, which is printed once. Needs the extra [cyan]console[/].

@@ -8,13 +8,15 @@ from typing import Final
 import numpy as np
 
 from backtest_kit.drawing import Plot, thinned
+from backtest_kit_mongo.audit.tracing import Mark
 from backtest_kit_mongo.candles.frame import Candles
 
-__all__ = ["BODIES_MAX", "candle_plot"]
+__all__ = ["BODIES_MAX", "candle_plot", "signal_plot"]
 
 BODIES_MAX: Final = 240
 """More candles than this are too thin to have a body; then closes are drawn, with lowest and highest as a band."""
 HEIGHT: Final = 340
+SIGNAL_HEIGHT: Final = 420
 GAPS_MAX: Final = 400
 """Drawn at most; the table has all."""
 
@@ -38,9 +40,30 @@ def candle_plot(candles: Candles, levels: Sequence[float] = (), height: int = HE
     return plot
 
 
+def signal_plot(candles: Candles, marks: Sequence[Mark]) -> Plot:
+    """The candles around a signal, with its entry and exit, levels that were reached, and how stop and target moved."""
+    first, end = int(candles.timestamp[0]), int(candles.grid.after(int(candles.timestamp[-1])))
+    shown = [mark for mark in marks if first <= mark.at <= end]
+    plot = candle_plot(candles, [mark.price for mark in shown], SIGNAL_HEIGHT)
+    until = min((mark.at for mark in shown if mark.kind == "exit"), default=end)
+    for kind in ("stop", "take"):
+        moves = [mark for mark in shown if mark.kind == kind]
+        if moves:
+            at = np.array([*(mark.at for mark in moves), max(until, moves[-1].at)], float)
+            price = np.array([*(mark.price for mark in moves), moves[-1].price], float)
+            plot.line(at, price, kind, is_stepped=True)
+    for mark in shown:
+        if mark.kind in ("entry", "exit"):
+            plot.moment(mark.at, mark.kind, f"{mark.kind} {mark.price:,.10g}")
+        if mark.kind not in ("stop", "take"):
+            plot.point(mark.at, mark.price, mark.kind, f"{mark.kind} {mark.price:,.10g} {mark.text}")
+    return plot
+
+
 def _gaps(plot: Plot, candles: Candles) -> None:
     for gap in candles.gaps[:GAPS_MAX]:
-        plot.band(max(gap.first, plot.span[0]), min(int(candles.grid.after(gap.last)), plot.span[1]), "gap")
+        if plot.span[0] <= gap.first < plot.span[1]:  # Before the first candle and after the last there is no picture.
+            plot.band(gap.first, int(candles.grid.after(gap.last)), "gap")
 
 
 def _bodies(plot: Plot, candles: Candles) -> None:

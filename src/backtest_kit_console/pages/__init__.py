@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, candles, letters, overview, positions, runs
+from . import audit, candles, letters, overview, positions, runs, signals
 from .asking import Answer, Asked, Show
 
 __all__ = ["PAGES", "Answer", "Asked", "Show"]
@@ -12,6 +12,7 @@ __all__ = ["PAGES", "Answer", "Asked", "Show"]
 PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("/", "Overview", overview.show),
     ("/positions", "Positions", positions.show),
+    ("/signals", "Signals", signals.show),
     ("/runs", "Runs", runs.show),
     ("/runs/study", "", runs.show_study),
     ("/runs/run", "", runs.show_run),

@@ -30,7 +30,7 @@ def lines(one: Trace, *, is_whole: bool) -> Iterator[str]:
     if one.candles:
         yield f"  candle seen {candle_text(one.candles[-1])}, and the {len(one.candles) - 1} before it"
     yield f"  written by {', '.join(one.hosts) or 'nobody that is known'}"
-    shown = [[step] for step in one.steps] if is_whole else _grouped(one.steps)
+    shown = [[step] for step in one.steps] if is_whole else grouped(one.steps)
     for number, steps in enumerate(shown):
         is_last = number == len(shown) - 1
         if len(steps) > 1:
@@ -42,7 +42,7 @@ def lines(one: Trace, *, is_whole: bool) -> Iterator[str]:
         yield f"  missing: {sentence}"
 
 
-def _grouped(steps: Sequence[TraceStep]) -> list[list[TraceStep]]:
+def grouped(steps: Sequence[TraceStep]) -> list[list[TraceStep]]:
     """Minutes that follow each other and changed nothing but the minute up to which the state is whole, together."""
     found: list[list[TraceStep]] = []
     for is_quiet, group in groupby(steps, _is_quiet):
@@ -99,7 +99,7 @@ def step_text(step: TraceStep) -> str:
     if told := told_text(step.detail):
         words.append(told)
     if step.writers:
-        words.append(f"[{', '.join(step.writers)} {_span(step)}]")
+        words.append(f"[{', '.join(step.writers)} {span_text(step)}]")
     return " ".join(words)
 
 
@@ -129,7 +129,7 @@ def _change_lines(change: TraceChange, *, is_whole: bool) -> Iterator[str]:
     record = change.record
     if change.is_read:
         text = f"read {key_text(record)} = {record.payload!r}"
-        yield f"{_cut(text, is_whole=is_whole)} ({record.host}:{record.process} {_time(record.written_at)})"
+        yield f"{_cut(text, is_whole=is_whole)} ({record.host}:{record.process} {time_text(record.written_at)})"
         return
     reason = f": {record.reason}" if record.reason else ""
     yield f"{key_text(record)} rev {record.rev} {record.operation}{reason}"
@@ -146,12 +146,12 @@ def _cut(text: str, *, is_whole: bool) -> str:
     return text if is_whole or len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 2]} .."
 
 
-def _span(step: TraceStep) -> str:
-    first, last = _time(step.first_written), _time(step.last_written)
+def span_text(step: TraceStep) -> str:
+    first, last = time_text(step.first_written), time_text(step.last_written)
     return first if first == last else f"{first} .. {last}"
 
 
-def _time(moment: datetime | None) -> str:
+def time_text(moment: datetime | None) -> str:
     if moment is None:
         return "at an unknown time"
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -180,8 +180,8 @@ def _step_dict(step: TraceStep) -> dict[str, Any]:
         "what": step.what,
         "at": step.at,
         "writers": list(step.writers),
-        "firstWritten": None if step.first_written is None else _time(step.first_written),
-        "lastWritten": None if step.last_written is None else _time(step.last_written),
+        "firstWritten": None if step.first_written is None else time_text(step.first_written),
+        "lastWritten": None if step.last_written is None else time_text(step.last_written),
         "detail": _plain(step.detail),
         "changes": [_change_dict(change) for change in step.changes],
         "steps": [_step_dict(inner) for inner in step.steps],
@@ -194,7 +194,7 @@ def _change_dict(change: TraceChange) -> dict[str, Any]:
 
 def record_dict(record: AuditRecord) -> dict[str, Any]:
     fields = record_row(record)
-    dates = {name: None if fields[name] is None else _time(fields[name]) for name in ("written_at", "recorded_at")}
+    dates = {name: None if fields[name] is None else time_text(fields[name]) for name in ("written_at", "recorded_at")}
     return {**fields, **dates, "payload": _plain(fields["payload"])}
 
 

@@ -1,0 +1,111 @@
+"""Signals: the history, and the trace of one with its chart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from markupsafe import Markup
+
+from backtest_kit_console.pictures import signal_plot
+from backtest_kit_console.sources import Sources
+from backtest_kit_mongo.audit.keytext import format_key
+from backtest_kit_mongo.audit.tracing import Trace, TraceStep, trace
+from backtest_kit_mongo.audit.tracing.finding import PAPER
+from backtest_kit_mongo.audit.tracing.showing import grouped, heading, told_text
+from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
+from backtest_kit_mongo.backends.mongo.layout import BY_CHANGE, collection_of, payload_field
+from backtest_kit_mongo.candles.intervals import grid_of
+from backtest_kit_mongo.coherence.record import Key
+from backtest_kit_mongo.domains.table import BY_NAME, CANDLE, STORAGE
+
+from .asking import ROWS, Answer, Asked, Paged
+from .candles import RANGE_MAX, candles_of
+
+__all__ = ["show", "show_one"]
+
+COUNTED_MAX: Final = 10_000
+"""Signals of the history that are paged through."""
+MINUTE_MS: Final = 60_000
+BEFORE: Final = 60
+AFTER: Final = 30
+"""Minutes that are drawn around a signal."""
+STEPS_MAX: Final = 400
+
+
+class Shown(NamedTuple):
+    """A step of the tree, or several minutes in which only time went on.
+
+    Attributes:
+        told: what a question or an order tells.
+        quiet: how many minutes it stands for; 1: it is a step.
+    """
+
+    step: TraceStep
+    last: TraceStep
+    told: str
+    quiet: int
+
+
+def show(asked: Asked) -> Answer:
+    if asked.text("id"):
+        return show_one(asked)
+    is_backtest, symbol = asked.text("mode") == "backtest", asked.text("symbol")
+    field = payload_field(STORAGE)
+    kept = asked.sources.database.get_collection(collection_of(STORAGE), TOLERANT)
+    query: dict[str, Any] = {"backtest": is_backtest, **({f"{field}.symbol": symbol} if symbol else {})}
+    first = asked.whole("from", 0, COUNTED_MAX)
+    found = list(kept.find(query, {field: 1}).sort(list(BY_CHANGE)).skip(first).limit(ROWS))
+    rows = [one[field] for one in found if isinstance(one.get(field), dict)]
+    total = kept.count_documents(query, limit=COUNTED_MAX)
+    values = {"page": Paged(rows, first, total), "mode": asked.text("mode"), "symbol": symbol, "most": COUNTED_MAX}
+    return Answer("signals.html", values)
+
+
+def show_one(asked: Asked) -> Answer:
+    found = trace(asked.sources.log, asked.text("id"))
+    shown = grouped(found.steps)
+    picture, interval = _picture(asked.sources, found)
+    values = {
+        "trace": found,
+        "heading": heading(found),
+        "steps": [_shown(steps) for steps in shown[:STEPS_MAX]],
+        "left": max(0, len(shown) - STEPS_MAX),
+        "told": told_text,
+        "key": _key_text,
+        "picture": picture,
+        "interval": interval,
+        "pnl": _percent(found.row),
+    }
+    return Answer("signal.html", values)
+
+
+def _shown(steps: Sequence[TraceStep]) -> Shown:
+    return Shown(steps[0], steps[-1], told_text(steps[0].detail), len(steps))
+
+
+def _key_text(record: Any) -> str:
+    """What a link to the key's timeline names; empty if the record does not know it."""
+    return format_key(record.domain, record.key) if record.key and record.domain in BY_NAME else ""
+
+
+def _percent(row: Mapping[str, Any]) -> Any:
+    pnl = row.get("pnl")
+    return pnl.get("pnlPercentage") if isinstance(pnl, Mapping) else None
+
+
+def _picture(sources: Sources, found: Trace) -> tuple[Markup | None, str]:
+    """The price around the signal, in minutes or as fine as a page may be; None where no candles are stored."""
+    moments = [mark.at for mark in found.marks] or [step.at for step in found.steps if step.at is not None]
+    if not moments:
+        return None, ""
+    since, until = min(moments) - BEFORE * MINUTE_MS, max(moments) + AFTER * MINUTE_MS
+    exchange = found.exchange.removesuffix(PAPER)
+    for interval in ("1m", "5m", "15m", "1h"):
+        grid = grid_of(interval)
+        if grid.count(since, until) > RANGE_MAX:
+            continue
+        candles = candles_of(sources, Key(CANDLE, (exchange, found.symbol, interval)), grid.floor(since), until)
+        if len(candles):
+            return Markup(signal_plot(candles, found.marks).svg()), interval
+    return None, ""
