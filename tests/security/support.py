@@ -107,33 +107,16 @@ class Certificates(NamedTuple):
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """With the openssl command: an authority, a server called localhost, a client, and an authority nobody trusts."""
+    """As an operator makes them: an authority, a server called localhost, a client, and an authority nobody trusts."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command")
-    _sign_itself(directory, "authority")
-    _sign_itself(directory, "stranger")
-    (directory / "names").write_text("subjectAltName=DNS:localhost")
-    for name in ("server", "client"):
-        _openssl(directory, f"req -newkey {KEY} -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}")
-        signed = (
-            f"x509 -req -in {name}.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 1 -out {name}.pem"
-        )
-        _openssl(directory, signed + (" -extfile names" if name == "server" else ""))
-        both = (directory / f"{name}.pem").read_bytes() + (directory / f"{name}.key").read_bytes()
-        (directory / f"{name}-both.pem").write_bytes(both)
-    files = "authority.pem server.pem server.key server-both.pem client.pem client.key client-both.pem stranger.pem"
-    return Certificates(*(directory / file for file in files.split()))
-
-
-KEY = "ec -pkeyopt ec_paramgen_curve:prime256v1"
-
-
-def _sign_itself(directory: Path, name: str) -> None:
-    _openssl(directory, f"req -x509 -newkey {KEY} -nodes -days 1 -keyout {name}.key -out {name}.pem -subj /CN={name}")
-
-
-def _openssl(directory: Path, arguments: str) -> None:
-    subprocess.run(["openssl", *arguments.split()], cwd=directory, capture_output=True, check=True)
+    for where, *words in (
+        ("", "server", "localhost"), ("", "client", "client"), ("strange", "client", "stranger"),
+    ):  # fmt: skip
+        command = ["sh", str(OPS / "bin" / "new-certs"), str(directory / where), *words]
+        subprocess.run(command, capture_output=True, check=True)
+    own = "authority.pem localhost.pem localhost.key localhost-both.pem client.pem client.key client-both.pem"
+    return Certificates(*(directory / file for file in (*own.split(), "strange/authority.pem")))
 
 
 @contextmanager

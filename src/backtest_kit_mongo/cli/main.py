@@ -15,6 +15,7 @@ from . import (
     domains,
     embedded,
     inventory,
+    joining,
     knew,
     migration,
     renaming,
@@ -40,6 +41,7 @@ app.command()(embedded.up)
 app.command()(embedded.down)
 app.command()(embedded.status)
 app.command()(doctor.doctor)
+app.command("join-file")(joining.join_file)
 app.command()(top.top)
 app.command()(domains.domains)
 app.command()(inventory.ls)

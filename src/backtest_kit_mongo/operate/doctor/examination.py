@@ -10,6 +10,7 @@ import redis
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor import (
     agreement,
+    between_hosts,
     cache,
     clocks,
     feed_state,
@@ -26,12 +27,14 @@ from backtest_kit_mongo.operate.doctor.findings import Finding, Level, error, is
 Area = Callable[[FeedServers], Iterator[Finding]]
 SETTINGS: Final[tuple[Area, ...]] = (agreement.near_cache,)
 MONGO: Final[tuple[Area, ...]] = (
-    mongo.write_concern, mongo.replica_set, identity.foreign_reads, identity.settings, agreement.peers,
+    mongo.write_concern, mongo.replica_set, between_hosts.members, between_hosts.mongo_plain_text,
+    identity.foreign_reads, identity.settings, agreement.peers,
     indexes.indexes, oplog.recovery, feed_state.parked, feed_state.workers, feed_state.foreign,
     clocks.mongo_clock, hops.pings,
 )  # fmt: skip
 REDIS: Final[tuple[Area, ...]] = (
-    redis_server.memory, redis_server.persistence, redis_server.replication, rights.rights, feed_state.streams,
+    redis_server.memory, redis_server.persistence, redis_server.replication, between_hosts.redis_plain_text,
+    rights.rights, feed_state.streams,
     feed_state.consuming,
     identity.era, agreement.partitions, agreement.leases, clocks.redis_clock, hops.redis_pings, hops.warm_read,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.uri_parser import parse_uri
 
 from backtest_kit_mongo.feed.opened import FeedServers
+from backtest_kit_mongo.operate.doctor import between_hosts
 from backtest_kit_mongo.operate.doctor.findings import Finding, duration, error, note, ok, said, version, warning
 from backtest_kit_mongo.stored import PARKED_ITEMS
 
@@ -41,6 +42,7 @@ def reach(servers: FeedServers) -> Iterator[Finding]:
         yield error(
             "mongo.reachable", f"no answer from {address} within {bound_ms} ms ({type(cause).__name__})", _START
         )
+        yield from between_hosts.why_unreached(servers.settings)
         return
     yield ok("mongo.reachable", f"{address}, database {servers.settings.database}")
     yield _version(found)
