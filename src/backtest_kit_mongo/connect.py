@@ -70,8 +70,10 @@ def mongo_client(
         ) from cause
 
 
-def mongo_at(host: str, port: int, timeout_ms: int) -> MongoClient[dict[str, Any]]:
-    """Of this one server, whatever set it belongs to: to ask how it is. Nothing is tried twice."""
+def mongo_at(host: str, port: int, timeout_ms: int, **tls: Any) -> MongoClient[dict[str, Any]]:
+    """Of this one server, whatever set it belongs to: to ask how it is. Nothing is tried twice. `tls`: the driver's
+    options of that name.
+    """
     return MongoClient(
         host,
         port,
@@ -80,6 +82,7 @@ def mongo_at(host: str, port: int, timeout_ms: int) -> MongoClient[dict[str, Any
         serverSelectionTimeoutMS=timeout_ms,
         connectTimeoutMS=timeout_ms,
         socketTimeoutMS=timeout_ms,
+        **tls,
     )
 
 

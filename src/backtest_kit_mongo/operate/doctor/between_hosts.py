@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import pymongo
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from backtest_kit_mongo.connect import mongo_at
 from backtest_kit_mongo.feed.opened import FeedServers
 from backtest_kit_mongo.operate.doctor.findings import Finding, error, note, ok, warning
 from backtest_kit_mongo.settings import Settings
@@ -122,10 +122,7 @@ def _asked(settings: Settings, host: str, port: int | None) -> Sequence[str]:
     """How one server calls the members of its set; needs no user."""
     options = _parsed(settings)["options"]
     tls = {name: value for name, value in options.items() if name.lower().startswith("tls")}
-    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
-        host, port or 27017, directConnection=True, serverSelectionTimeoutMS=ASK_MS, connectTimeoutMS=ASK_MS, **tls
-    )
-    with client:
+    with mongo_at(host, port or 27017, ASK_MS, **tls) as client:
         try:
             return tuple(client.admin.command("hello").get("hosts", ()))
         except PyMongoError:
