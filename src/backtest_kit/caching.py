@@ -13,7 +13,7 @@ from backtest_kit.context import Context
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import digest, names_joined
 from backtest_kit.moments import CANDLE_MS
-from backtest_kit.seeing import answer_read
+from backtest_kit.seeing import AnswerMissing, answer_read, recorded_deeds
 
 __all__ = ["cached", "once"]
 
@@ -111,6 +111,8 @@ def _cached_call(bucket: str, key: str, slot: int, ctx: Context) -> Any:
     if row is not None:
         yield None
         return row["data"]
+    if recorded_deeds() is not None:
+        raise AnswerMissing(f"the answer {bucket}/{key} was not recorded; it is not computed again")
     value = yield ctx.at(slot)
     with bk.simulation_time(slot, guards_threads=False):
         bk.PersistMeasureAdapter.write_measure_data({"id": key, "data": value, "removed": False}, bucket, key, slot)
@@ -120,6 +122,9 @@ def _cached_call(bucket: str, key: str, slot: int, ctx: Context) -> Any:
 
 def _once_call(bucket: str, key: str, slot: int, ctx: Context) -> Any:
     own = f"{key}_{ctx._place.owner}"
+    if (deeds := recorded_deeds()) is not None:
+        yield None
+        return deeds(bucket, own, ctx.now)
     if bk.PersistIntervalAdapter.read_interval_data(bucket, own) is not None:
         yield None
         return None

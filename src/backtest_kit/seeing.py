@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["Answers", "answer_read", "noting_answers"]
+import backtest_kit_mongo as bk
+
+__all__ = ["AnswerMissing", "Answers", "Deeds", "answer_read", "noting_answers", "recorded_deeds", "replaying_deeds"]
 
 Answers: TypeAlias = list[tuple[str, str]]
 """Bucket and key of rows of the measure domain."""
@@ -31,3 +33,28 @@ def noting_answers() -> Iterator[Answers]:
         yield notes
     finally:
         _notes.reset(token)
+
+
+class AnswerMissing(bk.BacktestKitError):
+    """A replay of a session needs a stored answer that was not recorded. The function was not called."""
+
+
+Deeds: TypeAlias = Callable[[str, str, int], Any]
+"""What a deed (`bt.once`) of bucket and key came to at a minute; None: nothing was done then."""
+
+_deeds: ContextVar[Deeds | None] = ContextVar("backtest_kit_deeds", default=None)
+
+
+def recorded_deeds() -> Deeds | None:
+    """Where this is a replay of a session: functions with an effect on the world are not called again."""
+    return _deeds.get()
+
+
+@contextmanager
+def replaying_deeds(deeds: Deeds) -> Iterator[None]:
+    """In the block nothing is done and nothing is computed anew: what was recorded is answered."""
+    token = _deeds.set(deeds)
+    try:
+        yield
+    finally:
+        _deeds.reset(token)

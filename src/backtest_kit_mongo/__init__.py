@@ -15,6 +15,7 @@ the write may have happened), `contracts` (to plug in your own backend), `domain
 
 from datetime import datetime
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backtest_kit_mongo import metrics, moved
@@ -24,7 +25,7 @@ from backtest_kit_mongo.adapters.registries import *  # noqa: F403
 from backtest_kit_mongo.backends.mongo.block_files import keeping_blocks
 from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import CandleSeries, fetch_candles, list_candles, read_candle_files
-from backtest_kit_mongo.causing import caused_by
+from backtest_kit_mongo.causing import caused_by, present_cause
 from backtest_kit_mongo.coherence.causes import Cause
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.collections.maps import BaseMap
@@ -57,11 +58,13 @@ from backtest_kit_mongo.limits import write_until
 from backtest_kit_mongo.locks import set_logger
 from backtest_kit_mongo.look_ahead import SimulationTime, simulation_now, simulation_time
 from backtest_kit_mongo.modes import backends, get_modes, in_mode, set_modes
+from backtest_kit_mongo.rehearsal import Rehearsal, RehearsedRow, rehearsing
 from backtest_kit_mongo.setup import get_config, get_mongo, get_redis, install, set_config, setup, shutdown
 
 if TYPE_CHECKING:
     from backtest_kit_mongo import aio as aio
     from backtest_kit_mongo.audit.as_of import AsOf
+    from backtest_kit_mongo.audit.sessions import Session, SessionChange
     from backtest_kit_mongo.audit.tracing import Trace
     from backtest_kit_mongo.candles.frame import Candles
 
@@ -124,6 +127,14 @@ __all__ = [
     "simulation_time",
     "step",
     "trace",
+    "load_session",
+    "present_cause",
+    "read_session",
+    "rehearsing",
+    "Rehearsal",
+    "RehearsedRow",
+    "Session",
+    "SessionChange",
     "write_until",
 ]
 __all__ += registries.__all__
@@ -134,6 +145,22 @@ def as_of(moment: "int | datetime") -> "AsOf":
     from backtest_kit_mongo.audit.as_of import as_of as past
 
     return past(moment)
+
+
+def load_session(path: Path) -> "Session":
+    """A day of a strategy out of the file that `Session.save` wrote."""
+    from backtest_kit_mongo.audit.sessions import load_session as load
+
+    return load(path)
+
+
+def read_session(strategy: str, mode: str, start: int, end: int, history_ms: int) -> "Session":
+    """A live or paper day of a strategy out of the audit log of the settings in force: `audit/sessions.py`."""
+    from backtest_kit_mongo.audit import open_log
+    from backtest_kit_mongo.audit.sessions import read_session as read
+
+    with open_log() as log:
+        return read(log, strategy, mode, start, end, history_ms)
 
 
 def trace(signal: str) -> "Trace":
@@ -155,6 +182,8 @@ def __getattr__(name: str) -> Any:
         from backtest_kit_mongo.candles.frame import Candles
 
         return Candles
+    if name in ("Session", "SessionChange"):
+        return getattr(import_module("backtest_kit_mongo.audit.sessions"), name)
     if name == "aio":  # Late as well: most programs have no event loop.
         return import_module("backtest_kit_mongo.aio")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

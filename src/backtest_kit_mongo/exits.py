@@ -37,8 +37,8 @@ class ExitCode(IntEnum):
     DIFFERS = (
         4,
         (
-            "a check came to its end and found what should not be: missing candles, tampering, copies, blocks or cache "
-            "entries that differ"
+            "a check came to its end and found what should not be: missing candles, tampering, copies, blocks, cache "
+            "entries or decisions that differ"
         ),
     )
     STUCK = 5, "the worker stopped as asked, but something did not end in time and was left; nothing is lost"

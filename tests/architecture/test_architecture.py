@@ -92,6 +92,7 @@ ARROWS = {
     "stores": "backends drivers errors inheritance locks ports",
     "adapters": "candles coherence domains drivers errors inheritance locks look_ahead stores",
     "modes": "adapters domains drivers errors stores",
+    "rehearsal": "adapters backends coherence domains drivers ports stores",
     "metrics": "coherence domains drivers locks ports stores",
     "reachability": "backends errors locks settings",
     "caches": "backends coherence domains settings",

@@ -9,9 +9,11 @@ import pytest
 
 import backtest_kit_mongo as bk
 from backtest_kit.identity import MINUTE_MS
+from backtest_kit.sessions.matching import NOT_COMPARED
 from backtest_kit_mongo.testing.servers import Servers
 from backtest_kit_verify.bots.hosts import Seat, run_seats
 from backtest_kit_verify.bots.noted import NAME
+from backtest_kit_verify.bots.replayed import CHANGED, again
 from backtest_kit_verify.bots.traced import judge
 from backtest_kit_verify.chaos.faulty_servers import settings_of
 
@@ -81,3 +83,26 @@ def test_what_the_log_no_longer_has_is_named(seats: list[Seat], reader: None) ->
         assert "begins with its revision 2" in then.missing[0]
     finally:
         items.insert_one(removed)
+
+
+def test_a_day_is_replayed_with_its_restarts_and_a_changed_constant_is_named_where_it_first_matters(
+    seats: list[Seat], reader: None, tmp_path: Path
+) -> None:
+    begin, end = seats[0].begin_ms, seats[0].end_ms + MINUTE_MS
+    session = bk.read_session(NAME, "paper", begin, end, 3_600_000)
+    session.save(tmp_path / "day.gz")
+    kept = bk.load_session(tmp_path / "day.gz")
+    assert kept == session
+    found = again(kept, seats[0])
+    assert found.divergence is None, "\n".join(found.divergence.lines())
+    assert found.notes == {}
+    assert found.restarts == 2
+    assert found.matched == sum(one.domain not in NOT_COMPARED for one in session.changes)
+    changed = again(kept, seats[0], CHANGED).divergence
+    assert changed is not None
+    asked = [one for one in session.changes if one.step.endswith("/asked") and one.domain == "memory"]
+    assert changed.at == min(one.at or 0 for one in asked if one.payload["data"]["proposal"] and changed.symbol)
+    assert (
+        changed.recorded["data"]["proposal"]["priceTakeProfit"]
+        != changed.replayed["data"]["proposal"]["priceTakeProfit"]
+    )

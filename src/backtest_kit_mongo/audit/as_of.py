@@ -113,8 +113,8 @@ def as_of(moment: int | datetime) -> AsOf:
             bk.PersistSignalAdapter.read_signal_data("BTC/USDT", "trend", "binance")
         then.missing  # what the audit log could not tell
 
-    It needs the audit log, so MongoDB and a worker. A revision counts if its simulation time, else the minute of the
-    step that wrote it, else its writer's clock is not later. Adapters over classes of your own, `BaseCRUD` and
+    It needs the audit log, so MongoDB and a worker. A revision counts if the minute of the step that wrote it, else its
+    simulation time, else its writer's clock is not later. Adapters over classes of your own, `BaseCRUD` and
     `get_mongo()` know nothing of it.
 
     Raises:

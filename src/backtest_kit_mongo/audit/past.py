@@ -1,7 +1,7 @@
 """What documents held at a moment, by the best time that each record tells.
 
-That is the simulation time of the write, else the minute of the step that caused it, else when its writer's clock said
-that it was written, which in paper and live runs is nearly the same.
+That is the minute of the step that caused the write, else the write's simulation time, else when its writer's clock
+said that it was written, which in paper and live runs is nearly the same.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ class Past:
     def __init__(self, log: AuditLog, moment: int, on_missing: Callable[[str], None]) -> None:
         self._log, self.moment, self._tell = log, moment, on_missing
         self._items = readable(log.database, ITEMS)
+        self._shows_removed = False
         date = EPOCH + timedelta(milliseconds=moment)
         self._not_later: Document = {
             "$or": [
-                {"when": {"$lte": moment, "$ne": None}},
-                {"when": None, "cause.at": {"$lte": moment}},
-                {"when": None, "cause.at": None, "writtenAt": {"$lte": date}},
+                {"cause.at": {"$lte": moment}},
+                {"cause.at": None, "when": {"$lte": moment}},
+                {"cause.at": None, "when": None, "writtenAt": {"$lte": date}},
             ]
         }
 
@@ -77,8 +78,17 @@ class Past:
         with reading(scope):
             return list(self._documents({"domain": scope.domain.name, "label": label}, scope.domain))
 
-    def chosen(self, chosen: Selection) -> Iterator[PastDocument]:
+    def of_domain(self, domain: Domain) -> Iterator[PastDocument]:
+        """All documents of a domain that existed."""
+        return self._documents({"domain": domain.name, "label": {"$exists": True}}, domain)
+
+    def of_document(self, document: Document, key: Key) -> PastDocument | None:
+        """One document, by `documentId` and `domain`; None: it did not exist yet."""
+        return self._document(document, key)
+
+    def chosen(self, chosen: Selection, *, with_removed: bool = False) -> Iterator[PastDocument]:
         """All documents that belong to some names, with what hangs on their signals."""
+        self._shows_removed = with_removed
         signals: set[str] = set()
         with reading(f"what was known at {self.moment}"):
             for domain in DOMAINS:
@@ -110,7 +120,7 @@ class Past:
             if not fits(key := keys[document]):
                 continue
             found = self._document({"documentId": document, "domain": domain.name}, key)
-            if found is not None and found.record.exists and not found.record.removed:
+            if found is not None and (self._shows_removed or (found.record.exists and not found.record.removed)):
                 yield found
 
     def _document(self, query: Document, key: Key) -> PastDocument | None:

@@ -37,9 +37,9 @@ def knew(
 ) -> None:
     """Show everything that a strategy had stored at a moment, in all domains, and the last candles that it could see.
 
-    Out of the audit log: each document with the newest revision whose simulation time, or else the minute of the step
-    that wrote it, or else its writer's clock is not later. What the log no longer has is said on standard error. In
-    Python: [cyan]with bk.as_of(moment): ..[/] reads with the adapters.
+    Out of the audit log: each document with the newest revision of which the minute of the step that wrote it, or else
+    its simulation time, or else its writer's clock is not later. What the log no longer has is said on standard error.
+    In Python: [cyan]with bk.as_of(moment): ..[/] reads with the adapters.
 
     [bold]Examples[/]
 

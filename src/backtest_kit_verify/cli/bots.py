@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from backtest_kit.identity import Mode
 from backtest_kit_mongo.embedded import EmbeddedError
 from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.testing.servers import Servers, UnavailableError, private_servers
@@ -19,6 +20,7 @@ from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
 from backtest_kit_verify.bots.hosts import Seat, run_seats
 from backtest_kit_verify.bots.plan import LAST_MINUTES
+from backtest_kit_verify.bots.replayed import judge as judge_replay
 from backtest_kit_verify.bots.traced import Traced, judge
 from backtest_kit_verify.chaos.faulty_servers import DATABASE, settings_of
 
@@ -55,6 +57,10 @@ def bots(
         int,
         typer.Option("--traces", min=0, help="Instead: about so many signals over three hosts; trace each of them."),
     ] = 0,
+    session: Annotated[
+        int,
+        typer.Option("--session", min=0, help="Instead: so many paper minutes of three contexts; replay them."),
+    ] = 0,
     seed: Annotated[str, typer.Option("--seed", show_default="a new one", help="Draws the same again.")] = "",
 ) -> None:
     """Trade live on a made-up exchange with private servers, and kill the bot at random moments.
@@ -75,6 +81,15 @@ def bots(
                 settings = settings_of(servers) | PATIENCE
                 if traces:
                     if not _show_traces(Console(), _traces(settings, base, traces, kills, messages.print)):
+                        raise typer.Exit(ExitCode.FAILED)
+                    return
+                if session:
+                    seats = _seats(settings, base, session, "paper")
+                    found = run_seats(seats, kills // len(seats), messages.print)
+                    found += judge_replay(seats, kills // len(seats) * len(seats), base, typer.echo)
+                    for problem in found:
+                        messages.print(f"[red]{escape(problem)}[/]", soft_wrap=True)
+                    if found:
                         raise typer.Exit(ExitCode.FAILED)
                     return
                 if fleet:
@@ -99,9 +114,13 @@ def _task(servers: Servers, base: Path, seed: str, minutes: int) -> Task:
     return Task(settings, directory, seed, minutes, LEASE_MS, database)
 
 
+def _seats(settings: dict[str, Any], base: Path, minutes: int, mode: Mode) -> list[Seat]:
+    return [Seat(settings, DATABASE, base, symbol, minutes, mode) for symbol in SYMBOLS]
+
+
 def _traces(settings: dict[str, Any], base: Path, count: int, kills: int, on_line: Callable[[str], None]) -> Traced:
     minutes = LAST_MINUTES + count * MINUTES_PER_SIGNAL // len(SYMBOLS)
-    seats = [Seat(settings, DATABASE, base, symbol, minutes) for symbol in SYMBOLS]
+    seats = _seats(settings, base, minutes, "live")
     problems = run_seats(seats, kills // len(seats), on_line)
     outcome = judge(seats)
     outcome.problems[:0] = problems
