@@ -31,9 +31,10 @@ def judge(seats: Sequence[Seat], restarts: int, directory: Path, on_line: Callab
     kept = bk.load_session(directory / "day.session.gz")
     found = again(kept, first)
     size = (directory / "day.session.gz").stat().st_size
+    speed = found.minutes * 60 / found.elapsed_s
     on_line(
         f"{found.minutes} minutes, {found.matched} writes equal, {found.restarts} restarts, "
-        f"{found.skipped} minutes left out; {found.elapsed_s:.1f} s, {found.minutes * 60 / found.elapsed_s:,.0f} times real time; "
+        f"{found.skipped} minutes left out; {found.elapsed_s:.1f} s, {speed:,.0f} times real time; "
         f"{size / 1024:,.0f} KiB; missing: {sorted(set(kept.missing))}"
     )
     problems = [] if found.divergence is None else found.divergence.lines()
