@@ -6,7 +6,8 @@ import pytest
 
 from backtest_kit_verify.simulation.campaign import Campaign
 from backtest_kit_verify.simulation.exhaustive import Limits, explore
-from backtest_kit_verify.simulation.planted import PLANTED, SEED
+from backtest_kit_verify.simulation.planted import SEED
+from backtest_kit_verify.simulation.planted_deletions import EVERY_PLANTED as PLANTED
 from backtest_kit_verify.simulation.schedules import parse_schedule, play
 from backtest_kit_verify.simulation.shrink import shrink
 from backtest_kit_verify.simulation.workload import DOCUMENT, Rig, parse_workload

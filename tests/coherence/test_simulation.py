@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from backtest_kit_mongo.backends.memory import MemoryTruth
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
+from backtest_kit_mongo.coherence import deletion
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.invariants import INVARIANTS
 from backtest_kit_mongo.errors import InvariantViolation
@@ -21,7 +21,7 @@ from backtest_kit_verify.simulation.checker import PROMISES, broken
 from backtest_kit_verify.simulation.driver import DONE
 from backtest_kit_verify.simulation.exhaustive import ALL_FAULTS, Limits, TooMany, explore
 from backtest_kit_verify.simulation.schedules import Schedule, parse_schedule, play, random_run, random_workload
-from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
+from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS, CountingTruth
 from backtest_kit_verify.simulation.workload import DOCUMENT, KINDS, LIST, Rig, parse_workload
 from backtest_kit_verify.simulation.world import World
 
@@ -132,6 +132,7 @@ class TestSchedules:
             broken(name, "here")
 
 
+STORING = (fx.Upsert, fx.SoftRemove, deletion.Delete)
 PROMISED = [
     ("a write is seen by a read that begins after it", "write@a read@b | 0 0 0 1", 1),
     ("a crashed writer's document is read from MongoDB", "write@a read@b | 0 crash:a land:0 1 1", 1),
@@ -164,7 +165,7 @@ class Live:
         self.token = 0
         self.redis = MemoryRedis(born=(1, -LEASE_TICKS - 1))
         self.cache = MemoryCache(self.redis, iter(lambda: str(self.token), None), LEASE_TICKS, WRITE_TICKS)
-        self.truth = MemoryTruth()
+        self.truth = CountingTruth()
         self.plans = [world.rig.plan(op, number) for number, op in enumerate(world.workload)]
         self.asked: list[fx.Effect[Any] | None] = [plan.send(None) for plan in self.plans]
         self.results: dict[int, Any] = {}
@@ -177,6 +178,7 @@ class Live:
             fx.Find: self.truth.find,
             fx.Upsert: self.truth.upsert,
             fx.SoftRemove: self.truth.remove,
+            deletion.Delete: self.truth.delete,
         }
 
     def step(self, number: int) -> None:
@@ -215,7 +217,7 @@ def test_what_is_remembered_is_what_the_shipped_code_does() -> None:
         while world.live:
             action = random.choice([random.randrange(len(world.steps))] * 4 + [random.choice(verbs) * act.SUBJECTS])
             verb, subject = divmod(action, act.SUBJECTS)
-            writes_late = verb == act.STEP and isinstance(live.asked[subject], fx.Upsert | fx.SoftRemove)
+            writes_late = verb == act.STEP and isinstance(live.asked[subject], STORING)
             if writes_late and world.is_late(subject, world.steps[subject]):
                 break  # What is not sent is the client's decision, not the backends'.
             if verb == act.RESTART:

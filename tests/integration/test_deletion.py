@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo.collection import Collection
+from pymongo.errors import OperationFailure
 from tests.integration.support import LEASE_MS, eventually, store_for
 from tests.worker.replica_support import Bed, bed_on
 from typer.testing import CliRunner
 
+from backtest_kit_mongo.backends.mongo import deleting
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.coherence.effects import CacheRead
 from backtest_kit_mongo.coherence.inventory import Selection
@@ -22,6 +25,7 @@ from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import BY_NAME, LOG, NOTIFICATION, PARTIAL, SIGNAL, STATE, STORAGE
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
+from backtest_kit_mongo.errors import WriteRefused
 from backtest_kit_mongo.testing.examples import example
 from backtest_kit_worker.roles.audit import AuditRole
 
@@ -149,3 +153,34 @@ def test_what_is_older_than_its_domain_is_kept_goes_and_by_default_nothing_does(
     assert reads(bed.store, keys) == [key for key in keys if key not in old]
     for wrong in ("log", "candle=3", "log=0", "nothing=1"):
         assert run.invoke(app, ["prune", "--older-than", wrong]).exit_code == 2
+
+
+def test_of_a_page_what_is_written_meanwhile_goes_too_and_without_the_right_nothing_is_begun(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [Key(PARTIAL, ("BTC/USDT", "trend", "binance", f"s-{number}")) for number in range(3)]
+    changes = [make_change(key, {"x": {"profitLevels": [10], "lossLevels": []}}, 1) for key in keys]
+    for change in changes:
+        bed.store.write(change)
+    said, mark = {"by": "somebody", "why": "a trial"}, deleting._mark
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OperationFailure("not authorized", 13)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "delete_one", refused)
+        with pytest.raises(WriteRefused):
+            bed.store.delete_all(keys, said)
+    assert reads(bed.store, keys) == keys
+
+    def beside(*given: Any) -> Any:
+        bed.store.write(changes[1])
+        monkeypatch.setattr(deleting, "_mark", mark)
+        return mark(*given)
+
+    monkeypatch.setattr(deleting, "_mark", beside)
+    gone = bed.store.delete_all([*keys, keys[0]._replace(parts=(*keys[0].parts[:3], "nobody"))], said)
+    assert [one and one.rev for one in gone] == [2, 3, 2, None]
+    assert reads(bed.store, keys) == []
+    assert bed.mongo["partial-items"].count_documents({}) == 0
+    assert [event.rev for _, event in bed.events() if event.operation == "delete"] == [2, 3, 2]

@@ -185,7 +185,7 @@ def step(
             answers = yield from ask(Atomic(ready, _deadline_s(leases)))
             break
         except BaseException as error:
-            yield from _give_up(leases, error)
+            yield from give_up(leases, error)
             if not isinstance(error, Contended) or not (yield from ask(Again(attempt, until_s))):
                 raise
         attempt += 1
@@ -194,7 +194,7 @@ def step(
         for write, made in zip(ready, answers, strict=True)
     }
     for group, leased in leases.items():
-        yield from _announce(leased, tuple(done[key] for key in group))
+        yield from announce(leased, tuple(done[key] for key in group))
     return {one.record.key: one.record for each in done.values() for one in each.published}
 
 
@@ -223,7 +223,7 @@ def _done(key: Key, published: tuple[Published, ...]) -> Done:
     return Done(key, record, published[0].body, published)
 
 
-def _give_up(leases: Leases, error: BaseException) -> Plan[None]:
+def give_up(leases: Leases, error: BaseException) -> Plan[None]:
     """Clean up after an attempt that raised, as `plans.write` does."""
     if isinstance(error, GeneratorExit):
         return
@@ -238,7 +238,7 @@ def _give_up(leases: Leases, error: BaseException) -> Plan[None]:
             yield from ask(Defer(group))
 
 
-def _announce(leased: Leased | None, done: tuple[Done, ...]) -> Plan[None]:
+def announce(leased: Leased | None, done: tuple[Done, ...]) -> Plan[None]:
     """Tell one partition. Cannot fail: the step has happened."""
     published = tuple(event for one in done for event in one.published)
     keys = tuple(one.key for one in done)

@@ -61,6 +61,11 @@ def _dropping(near: Near, perform: Perform) -> Perform:
     return performed
 
 
+def _delete_each(truth: Truth, effect: deletion.DeleteAll) -> tuple[Record | None, ...]:
+    """For truths that have no bulk of it."""
+    return tuple(truth.delete(deletion.Delete(key, effect.note, effect.deadline_s)) for key in effect.keys)
+
+
 class Store(SeriesVerbs):
     """One truth and one cache behind the verbs that domains need. Thread-safe.
 
@@ -81,6 +86,7 @@ class Store(SeriesVerbs):
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
             deletion.Delete: truth.delete,
+            deletion.DeleteAll: getattr(truth, "delete_all", partial(_delete_each, truth)),
             lists.Rows: truth.rows,
             lists.Merge: truth.merge,
             fx.Lease: cache.lease,
@@ -233,6 +239,14 @@ class Store(SeriesVerbs):
         if current.get() is not None:
             raise CallerError(f"{key}: a deletion for good cannot be part of a step. Nothing was deleted.")
         return self._run(deletion.delete(key, note), self.counts.writes[key.domain])
+
+    def delete_all(self, keys: Sequence[Key], note: Mapping[str, str]) -> tuple[Record | None, ...]:
+        """The same of several documents of one domain: rows of one list, or documents of one partition of the cache."""
+        domain = keys[0].domain
+        answer = self._run(deletion.delete_all(tuple(keys), note), self.counts.writes[domain])
+        for _ in keys[1:]:
+            self.counts.writes[domain].add(WRITTEN, 0.0)
+        return answer
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did.

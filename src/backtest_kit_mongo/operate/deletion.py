@@ -22,9 +22,11 @@ from backtest_kit_mongo.drivers.store import Store
 
 __all__ = ["Belongings", "belongings", "delete", "note"]
 
-THREADS: Final = 8
-WAITING_MAX: Final = 64
-"""Deletions that are under way or wait for a thread."""
+THREADS: Final = 4
+PAGE: Final = 250
+"""Documents that are deleted under one lease: a tenth of a second, for which their writers wait."""
+WAITING_MAX: Final = 8
+"""Pages that are under way or wait for a thread."""
 SIGNAL: Final = "signalId"
 
 
@@ -95,11 +97,23 @@ def _hangs(key: Key, signals: set[Part], chosen: Selection) -> bool:
     return signal in signals or all(str(value) in map(unquote, signal.split(":")) for _, value in chosen.names)
 
 
+def _pages(store: Store, keys: Sequence[Key]) -> Iterator[tuple[Key, ...]]:
+    """Keys that are deleted in one go: of one domain, and of one list or partition of the cache."""
+    store.open()  # Before it the partitions are not known.
+    places: dict[tuple[Domain, object], list[Key]] = {}
+    for key in keys:
+        is_row = key.domain.shape is Shape.LIST
+        places.setdefault((key.domain, key.scope if is_row else store.cache.partition_of(key)), []).append(key)
+    for some in places.values():
+        for start in range(0, len(some), PAGE):
+            yield tuple(some[start : start + PAGE])
+
+
 def delete(
     store: Store, keys: Sequence[Key], said: dict[str, str], on_done: Callable[[Key], object] = lambda key: None
 ) -> Counter[str]:
-    """Delete these documents for good, a few at a time; how many there were, by domain. When it returns, nobody reads
-    one of them. Interrupted, some are gone and the others are whole: run it again.
+    """Delete these documents for good, some hundreds at a time; how many there were, by domain. When it returns, nobody
+    reads one of them. Interrupted, some are gone and the others are whole: run it again.
 
     Args:
         on_done: told of each.
@@ -108,21 +122,22 @@ def delete(
         WriteOutcomeUnknown, WriteRefused, ServerUnreachable: one could not be deleted; no further one was begun.
     """
     deleted: Counter[str] = Counter()
-    under_way: dict[Future[Any], Key] = {}
-    left = iter(keys)
+    under_way: dict[Future[Any], tuple[Key, ...]] = {}
+    left = _pages(store, keys)
     with ThreadPoolExecutor(THREADS, thread_name_prefix="bkm-delete") as pool:
         while True:
-            while len(under_way) < WAITING_MAX and (key := next(left, None)) is not None:
-                under_way[pool.submit(store.delete, key, said)] = key
+            while len(under_way) < WAITING_MAX and (page := next(left, None)) is not None:
+                under_way[pool.submit(store.delete_all, page, said)] = page
             if not under_way:
                 break
             for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                key = under_way.pop(done)
+                page = under_way.pop(done)
                 if done.exception() is not None:
                     left = iter(())
                     pool.shutdown(cancel_futures=True)
-                deleted[key.domain.name] += done.result() is not None
-                on_done(key)
+                deleted[page[0].domain.name] += sum(one is not None for one in done.result())
+                for key in page:
+                    on_done(key)
     if store.near is not None and deleted.total():
         time.sleep(store.near.staleness_s)  # Until no process serves a copy of its own (N1), even if it hears nothing.
     return deleted

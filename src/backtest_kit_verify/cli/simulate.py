@@ -17,7 +17,8 @@ from backtest_kit_verify.simulation.campaign import Campaign
 from backtest_kit_verify.simulation.exhaustive import Limits, TooMany, explore
 from backtest_kit_verify.simulation.near_every import Limits as NearLimits
 from backtest_kit_verify.simulation.near_planted import NEAR_PLANTED
-from backtest_kit_verify.simulation.planted import PLANTED, Planted
+from backtest_kit_verify.simulation.planted import Planted
+from backtest_kit_verify.simulation.planted_deletions import EVERY_PLANTED as PLANTED
 from backtest_kit_verify.simulation.report import as_table, narrate
 from backtest_kit_verify.simulation.schedules import Counterexample, Schedule, parse_schedule
 from backtest_kit_verify.simulation.shrink import shrink

@@ -15,7 +15,6 @@ from typing import NamedTuple
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.actions import (
     BACKUP,
-    CLIENTS,
     CRASH,
     CUT,
     DELIVER,
@@ -126,10 +125,13 @@ LATE_SHARE = 0.5
 """How likely what was sent, and nobody waits for, arrives after all operations have ended."""
 
 DOCUMENT_OPS, LIST_OPS = (
-    tuple(tuple(Op(kind, client) for client in range(len(CLIENTS))) for kind in kinds)
-    for kinds in (("read", "read", "read", "write", "write", "remove"), ("merge", "merge", "put"))
+    tuple(tuple(Op(kind, client) for client, kind in enumerate(pair * 2)) for pair in kinds)
+    for kinds in (
+        (*[("read", "read")] * 3, *[("write", "write")] * 2, ("remove", "delete")),
+        (*[("merge", "merge")] * 2, ("put", "put")),
+    )
 )
-"""Operations to draw from, by kind (some more likely than others) and client."""
+"""Operations to draw from, by kind (some more likely than others) and client: each second one deletes for good."""
 
 
 CANDIDATES = tuple(tuple(number for number in range(OPS_MAX) if live >> number & 1) for live in range(1 << OPS_MAX))

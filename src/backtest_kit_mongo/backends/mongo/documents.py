@@ -33,7 +33,7 @@ from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
 from backtest_kit_mongo.backends.mongo.transactions import Transactions
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.deletion import Delete
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.lists import ALL, Expected, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
@@ -227,8 +227,6 @@ class MongoTruth(MongoBrowsing):
     def step_lifetime_ms(self) -> int:
         return self._transactions.lifetime_ms()
 
-    # -- removal and lists
-
     def remove(self, effect: SoftRemove) -> Record | None:
         key = effect.key
         collection, column = self._readers[key.domain], payload_field(key.domain)
@@ -259,6 +257,9 @@ class MongoTruth(MongoBrowsing):
 
     def delete(self, effect: Delete) -> Record | None:
         return deleting.delete(self._collections[effect.key.domain], effect, self._repaired)
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return deleting.delete_all(self._collections[effect.keys[0].domain], effect, self._repaired)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         with reading(effect.scope):
