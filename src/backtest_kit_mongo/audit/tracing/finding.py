@@ -114,15 +114,14 @@ class _Finder:
 
     def _unstamped(self, records: list[AuditRecord]) -> list[AuditRecord]:
         known = {record.id for record in records}
-        more: list[AuditRecord] = []
-        for document, revisions in _revisions(records).items():
-            domain, name = document
-            query = {
-                "documentId": name, "rev": {"$gte": min(revisions), "$lte": max(revisions) + 1}, "domain": domain,
-                "signal": {"$exists": False},
-            }  # fmt: skip
-            more += (one for one in map(from_document, self._items.find(query)) if one.id not in known)
-        return more
+        ranges = [
+            {"documentId": name, "rev": {"$gte": min(revisions), "$lte": max(revisions) + 1}, "domain": domain}
+            for (domain, name), revisions in _revisions(records).items()
+        ]
+        if not ranges:
+            return []
+        found = self._items.find({"$or": ranges, "signal": {"$exists": False}}, batch_size=BATCH)
+        return [one for one in map(from_document, found) if one.id not in known]
 
     def _before(self, records: list[AuditRecord]) -> dict[str, AuditRecord]:
         """What differences of a document's first record are told against."""
