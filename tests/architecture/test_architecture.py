@@ -105,7 +105,7 @@ ARROWS = {
     "audit": "backends coherence connect domains drivers errors locks look_ahead servers settings setup stored",
     "feed": "audit backends coherence connect domains errors locks reachability servers settings setup stored",
     "operate": (
-        "adapters backends caches candles coherence connect domains drivers errors feed locks ports servers "
+        "adapters audit backends caches candles coherence connect domains drivers errors feed locks ports servers "
         "settings setup stored terminal"
     ),
     "candle_sources": "adapters candles errors look_ahead operate",

@@ -30,6 +30,7 @@ from backtest_kit_mongo.terminal import echo, escape
 from .audit_anchors import anchor, consistency, kept_anchors, prove
 from .audit_erasing import erase_command
 from .audit_opening import KeyText, open_audit_log
+from .audit_segments import drop, segment
 from .moments import past_date, simulated_ms
 
 __all__ = ["ExitCode", "audit"]
@@ -51,6 +52,8 @@ audit.command()(anchor)
 audit.command()(prove)
 audit.command("erase")(erase_command)
 audit.command()(consistency)
+audit.command()(segment)
+audit.command()(drop)
 
 
 @audit.callback()
