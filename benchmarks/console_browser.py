@@ -3,10 +3,13 @@
     pip install playwright
     python benchmarks/console_browser.py http://127.0.0.1:8321 pictures DIRECTORY
     python benchmarks/console_browser.py http://127.0.0.1:8321 check [--axe axe.min.js]
+    python benchmarks/console_browser.py http://127.0.0.1:8321 follow
+    python benchmarks/console_browser.py http://127.0.0.1:8321 docs docs    # the three of docs/console.md
 
 `check` opens each page in both widths and colour schemes. It fails at an error of the console, a request to elsewhere,
 a page that is wider than its window, a page that needs more than 300 ms, and with axe-core (`npm pack axe-core`) at a
-serious fault. Chromium is Debian's, or the one that CHROMIUM names.
+serious fault. `follow` writes positions to the servers of the CC_ variables, those of the console, and says how long
+after its write each is in the page. Chromium is Debian's, or the one that CHROMIUM names.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 WIDTHS = (1280, 390)
 SCHEMES = ("light", "dark")
 PAGE_MS = 300
+FOLLOW_MS = 1_000
 FOLLOWED = (
     "/audit/key",
     "/letters/one",
@@ -85,6 +89,20 @@ def pictures(browser: Any, base: str, directory: Path, only: str) -> None:
             page.close()
 
 
+def for_docs(browser: Any, base: str, directory: Path) -> None:
+    """The first screen of three pages: of signals, the first that was closed."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    page.goto(f"{base}/signals")
+    closed = page.locator("tbody tr", has=page.locator("td.win, td.loss")).locator("th a").first
+    addresses = {"signal": closed.get_attribute("href"), "positions": "/positions", "study": "/runs"}
+    page.goto(f"{base}/runs")
+    addresses["study"] = page.locator("tbody th a").first.get_attribute("href")
+    for name, address in addresses.items():
+        page.goto(f"{base}{address}")
+        page.wait_for_timeout(500)
+        page.screenshot(path=directory / f"console-{name}.png")
+
+
 def check(browser: Any, base: str, axe: Path | None) -> list[str]:
     """What is wrong, in words."""
     wrong: list[str] = []
@@ -126,19 +144,47 @@ def _faults(page: Any, address: str, axe: Path | None) -> Iterator[str]:
                 yield f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:160]}"
 
 
+def follow(browser: Any, base: str, count: int = 20) -> list[str]:
+    """Positions that are opened and closed while a page is open."""
+    import console_data
+
+    import backtest_kit_mongo as bk
+
+    bk.setup()
+    page = browser.new_page()
+    page.goto(f"{base}/positions")
+    page.get_by_text("Live.").wait_for()
+    delays = []
+    for number in range(count):
+        context = (f"FOLLOWED-{number}-", "trend", "binance")
+        row = console_data.signal(f"f-{number}", context[0], "trend", 1.0, 1, "<b>", is_long=True)
+        for payload, shown in ((row, "attached"), (None, "detached")):
+            bk.PersistSignalAdapter.write_signal_data(payload, *context)
+            written = time.perf_counter()
+            page.locator("#positions tr", has_text=f"{context[0]}trend").wait_for(state=shown)
+            delays.append((time.perf_counter() - written) * 1000)
+    print(
+        f"{len(delays)} writes: in the page {sorted(delays)[len(delays) // 2]:.0f} ms after, at most {max(delays):.0f}"
+    )
+    return [f"{max(delays):.0f} ms"] if max(delays) > FOLLOW_MS else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
-    parser.add_argument("what", choices=("pictures", "check"))
+    parser.add_argument("what", choices=("pictures", "check", "follow", "docs"))
     parser.add_argument("directory", type=Path, nargs="?", default=Path("console-pictures"))
     parser.add_argument("--only", default="", help="pictures: only of addresses with this in them")
     parser.add_argument("--axe", type=Path)
     given = parser.parse_args()
     with chromium() as browser:
+        if given.what == "docs":
+            for_docs(browser, given.base, given.directory)
+            return
         if given.what == "pictures":
             pictures(browser, given.base, given.directory, given.only)
             return
-        wrong = check(browser, given.base, given.axe)
+        wrong = follow(browser, given.base) if given.what == "follow" else check(browser, given.base, given.axe)
     print("\n".join(wrong) or "nothing is wrong")
     sys.exit(bool(wrong))
 

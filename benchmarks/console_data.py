@@ -153,5 +153,5 @@ def _record(at: int, count: int, now: datetime) -> dict[str, Any]:
         "_id": f"state/{document}/{rev}", "domain": "state", "key": [name, "counters"], "label": f"{name}:counters",
         "documentId": document, "rev": Int64(rev), "operation": "upsert", "when": None,
         "payload": {"data": {"bars": rev, "mean": 100.0 + rev}}, "host": f"desk-{place % 3}", "process": Int64(100),
-        "writtenAt": written, "recordedAt": written, "entry": f"{at}-0",
+        "writtenAt": written, "recordedAt": written, "entry": f"{at}-0", "signal": name,
     }  # fmt: skip

@@ -114,6 +114,7 @@ def _serve(
         ssl_certfile=cert, ssl_keyfile=None if key is None else str(key),
     )  # fmt: skip
     with config.bind_socket() as listening:
+        listening.listen()  # Who is told the address may ask at once.
         shown = _address(host, listening.getsockname()[1], "http" if cert is None else "https")
         echo(f"{shown}{f'/?token={token}' if token else ''}")
         if cert is None and not _is_loopback(host):

@@ -17,6 +17,8 @@ BODIES_MAX: Final = 240
 """More candles than this are too thin to have a body; then closes are drawn, with lowest and highest as a band."""
 HEIGHT: Final = 340
 SIGNAL_HEIGHT: Final = 420
+NAMES_SHARE: Final = 0.06
+"""Of the height, what names of moments have above all prices."""
 GAPS_MAX: Final = 400
 """Drawn at most; the table has all."""
 
@@ -44,7 +46,10 @@ def signal_plot(candles: Candles, marks: Sequence[Mark]) -> Plot:
     """The candles around a signal, with its entry and exit, levels that were reached, and how stop and target moved."""
     first, end = int(candles.timestamp[0]), int(candles.grid.after(int(candles.timestamp[-1])))
     shown = [mark for mark in marks if first <= mark.at <= end]
-    plot = candle_plot(candles, [mark.price for mark in shown], SIGNAL_HEIGHT)
+    highest = max([float(candles.high.max()), *(mark.price for mark in shown)])
+    lowest = min([float(candles.low.min()), *(mark.price for mark in shown)])
+    room = highest + (highest - lowest) * NAMES_SHARE
+    plot = candle_plot(candles, [lowest, room], SIGNAL_HEIGHT)
     until = min((mark.at for mark in shown if mark.kind == "exit"), default=end)
     for kind in ("stop", "take"):
         moves = [mark for mark in shown if mark.kind == kind]
