@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import backtest_kit_mongo as bk
+from backtest_kit import declare
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.sessions.matching import NOT_COMPARED
+from backtest_kit_mongo.audit import open_log
+from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.testing.servers import Servers
-from backtest_kit_verify.bots.hosts import Seat, run_seats
+from backtest_kit_verify.bots.hosts import Seat, environment_of, run_seats
 from backtest_kit_verify.bots.noted import NAME
 from backtest_kit_verify.bots.replayed import CHANGED, again
 from backtest_kit_verify.bots.traced import judge
@@ -38,6 +43,12 @@ def reader(seats: list[Seat]) -> Iterator[None]:
     bk.setup(**seats[0].settings)
     yield
     bk.shutdown()
+
+
+@pytest.fixture
+def environment(seats: list[Seat], monkeypatch: pytest.MonkeyPatch, desk: Path) -> None:
+    for name, value in environment_of(seats[0]).items():
+        monkeypatch.setenv(name, value)
 
 
 def test_every_trace_is_whole_and_no_record_belongs_to_nothing(seats: list[Seat]) -> None:
@@ -106,3 +117,31 @@ def test_a_day_is_replayed_with_its_restarts_and_a_changed_constant_is_named_whe
         changed.recorded["data"]["proposal"]["priceTakeProfit"]
         != changed.replayed["data"]["proposal"]["priceTakeProfit"]
     )
+
+
+def test_the_commands_tell_the_same(seats: list[Seat], desk: Path, environment: None) -> None:
+    Path("noted.py").write_text(
+        "from backtest_kit import declare\nfrom backtest_kit_verify.bots.noted import noted\n"
+        f"declare.strategies.add(noted({seats[0].end_ms - seats[0].quiet_minutes * MINUTE_MS}))\n"
+    )
+    of_day = ["--session", NAME, "--day", "2024-01-01", "--mode", "paper"]
+
+    def said(*words: str, status: int = 0) -> str:
+        declare.strategies.clear()
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == status, result.output
+        return result.output
+
+    row = next(json.loads(line) for line in said("knew", NAME, "--at", "2024-01-01T01:00", "--json").splitlines())
+    assert row["domain"] in ("signal", "schedule", "strategy")
+    with open_log() as log:
+        signal = next(record.signal for record in log.records(domain="storage"))
+    tree = said("trace", signal)
+    assert "candle seen 2024-01-01" in tree
+    assert "asked at price" in tree
+    assert json.loads(said("trace", signal, "--json"))["signal"] == signal
+    said("trace", "no-such", status=1)
+    assert "2 contexts" in said("export", *of_day, "--out", "day.gz")
+    assert "every decision is equal" in said("replay", "noted.py", "--from", "day.gz")
+    assert "every decision is equal" in said("replay", "noted.py", *of_day)
+    said("replay", "noted.py", "--from", "noted.py", status=2)

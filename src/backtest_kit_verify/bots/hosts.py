@@ -81,7 +81,7 @@ class Seat:
 def run_seats(seats: Sequence[Seat], kills: int, on_line: Callable[[str], None]) -> list[str]:
     """Live all of them to their ends, with so many SIGKILLs each, beside a worker. What went wrong."""
     first = seats[0]
-    worker = Process(WORKER, {**os.environ, **_environment(first)})
+    worker = Process(WORKER, {**os.environ, **environment_of(first)})
     worker.begin()
     try:
         with ProcessPoolExecutor(len(seats), mp_context=get_context("fork")) as pool:
@@ -152,7 +152,8 @@ def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _environment(seat: Seat) -> dict[str, str]:
+def environment_of(seat: Seat) -> dict[str, str]:
+    """Its settings as variables, for a worker and for commands."""
     settings = seat.settings
     names = {
         "CC_MONGO_CONNECTION_STRING": "mongo_connection_string",
