@@ -15,7 +15,7 @@ from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.coherence.events import Event, UnknownEvent
 from backtest_kit_mongo.coherence.record import Part
 
-__all__ = ["DOMAINS", "Board", "Position"]
+__all__ = ["DOMAINS", "Board", "Changed", "Name", "Position"]
 
 DOMAINS: Final = ("signal", "schedule")
 """Positions, and orders that wait for their price."""
@@ -113,6 +113,11 @@ class Board:
     def __iter__(self) -> Iterator[Position]:
         """The most recently opened first."""
         return iter(sorted(self._open.values(), key=_order))
+
+    def counts(self) -> tuple[int, int]:
+        """How many positions are open, and how many orders wait."""
+        waiting = sum(one.is_waiting for one in self._open.values())
+        return len(self._open) - waiting, waiting
 
     def replace(self, found: Iterable[Position]) -> list[Changed]:
         """What the documents are now; returns what that changed."""

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import redis
 from pymongo.errors import PyMongoError
@@ -30,7 +30,7 @@ from backtest_kit_mongo.feed.newest import after
 from backtest_kit_mongo.feed.scripts import ask_info
 
 from . import words
-from .board import DOMAINS, Board, Changed, Position
+from .board import DOMAINS, Board, Changed, Name, Position
 from .sources import Sources
 
 __all__ = ["OPEN_MAX", "Change", "Live"]
@@ -51,7 +51,7 @@ class Change(NamedTuple):
 
     version: int
     element: str
-    name: tuple[str, tuple[Any, ...]]
+    name: Name
     position: Position | None
 
 
@@ -59,6 +59,7 @@ class Live:
     """Positions as they are now, and what changes of them.
 
     Attributes:
+        counts: how many positions are open, and how many orders wait.
         trouble: why the feed or the documents cannot be read; empty while they can.
         read_ms: when they were last read, epoch ms.
         epoch: tells the versions of this server from those of one before.
@@ -75,6 +76,7 @@ class Live:
         self._thread: threading.Thread | None = None
         self._wanted_s = self._loaded_s = -inf
         self.version = 0
+        self.counts = 0, 0
         self.epoch = secrets.token_hex(4)
         self.trouble = ""
         self.read_ms = 0
@@ -92,8 +94,12 @@ class Live:
             first = self._changes[0].version if self._changes else self.version + 1
             if not first - 1 <= version <= self.version:
                 return None
-            later = {change.name: change for change in self._changes if change.version > version}
-        return list(later.values())
+            later: dict[Name, Change] = {}
+            for change in reversed(self._changes):
+                if change.version <= version:
+                    break
+                later.setdefault(change.name, change)
+        return list(reversed(later.values()))
 
     @contextmanager
     def listening(self) -> Iterator[asyncio.Event]:
@@ -107,12 +113,6 @@ class Live:
         finally:
             with self._lock:
                 del self._listeners[event]
-
-    def counts(self) -> tuple[int, int]:
-        """How many positions are open, and how many orders wait."""
-        with self._lock:
-            waiting = sum(one.is_waiting for one in self._board)
-            return len(self._board) - waiting, waiting
 
     @property
     def listeners_count(self) -> int:
@@ -161,6 +161,8 @@ class Live:
                 self.version += 1
                 element = Position(*name, "", 0, {}).element
                 self._changes.append(Change(self.version, element, name, position))
+            if changed:
+                self.counts = self._board.counts()
             is_news = bool(changed) or trouble != self.trouble
             self.trouble = trouble
             if not trouble:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -19,26 +19,55 @@ STATUS_S: Final = 5.0
 """So often a browser is told that nothing has happened."""
 BROWSERS_MAX: Final = 200
 RENDERED_MAX: Final = 4_000
+Chosen: TypeAlias = tuple[str, str, str]
+"""Symbol, strategy and exchange that a page is reduced to; empty: all."""
+
+
+class Messages:
+    """What changed since a version, as browsers are told; made once for all that have come to the same one."""
+
+    def __init__(self, live: Live, render: Callable[..., str]) -> None:
+        self._live, self._render = live, render
+        self._rows: dict[int, str | None] = {}
+        self._made: dict[tuple[int, Chosen], str] = {}
+        self._version = -1
+
+    def since(self, version: int, chosen: Chosen) -> tuple[str, int] | None:
+        """The message, and the version that a browser has come to with it; None: it must load its page anew."""
+        changes = self._live.since(version)
+        if changes is None:
+            return None
+        newest = max((change.version for change in changes), default=version)
+        if not changes:
+            return _message(self._live, newest, []), newest
+        if newest != self._version:
+            self._made.clear()
+            self._version = newest
+        if (version, chosen) not in self._made:
+            rows = [{"id": one.element, "html": self._row(one)} for one in changes if _is_chosen(one, chosen)]
+            self._made[version, chosen] = _message(self._live, newest, rows)
+        return self._made[version, chosen], newest
+
+    def _row(self, change: Change) -> str | None:
+        if change.version not in self._rows:
+            if len(self._rows) >= RENDERED_MAX:
+                self._rows.clear()
+            one = change.position
+            self._rows[change.version] = None if one is None else self._render("position.html", one=one)
+        return self._rows[change.version]
 
 
 def streaming(live: Live, render: Callable[..., str]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint. A row is made once for all browsers."""
-
-    made: dict[int, str | None] = {}
-
-    def row(change: Change) -> str | None:
-        if change.version not in made:
-            if len(made) >= RENDERED_MAX:
-                made.clear()
-            made[change.version] = None if change.position is None else render("position.html", one=change.position)
-        return made[change.version]
+    """The endpoint."""
+    messages = Messages(live, render)
 
     async def endpoint(request: Request) -> Response:
         epoch, version = _place(request)
         if live.listeners_count >= BROWSERS_MAX:
             return PlainTextResponse(f"{BROWSERS_MAX} browsers are served already", 503)
-        first = version if epoch == live.epoch else None
-        body = _messages(live, row, first, request.query_params)
+        asked = request.query_params
+        chosen = asked.get("symbol", ""), asked.get("strategy", ""), asked.get("exchange", "")
+        body = _told(live, messages, version if epoch == live.epoch else None, chosen)
         return StreamingResponse(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return endpoint
@@ -51,34 +80,29 @@ def _place(request: Request) -> tuple[str, int]:
     return epoch, int(version) if version.isdecimal() else 0
 
 
-async def _messages(
-    live: Live, row: Callable[[Change], str | None], version: int | None, chosen: Mapping[str, str]
-) -> AsyncIterator[str]:
+async def _told(live: Live, messages: Messages, version: int | None, chosen: Chosen) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
     with live.listening() as news:
         while True:
             news.clear()
-            changes = None if version is None else live.since(version)
-            if changes is None:
+            found = None if version is None else messages.since(version, chosen)
+            if found is None:
                 yield "event: reload\ndata: {}\n\n"
                 return
-            version = max((change.version for change in changes), default=version)
-            rows = [{"id": one.element, "html": row(one)} for one in changes if _is_chosen(one, chosen)]
-            yield _message(live, f"{live.epoch}-{version}", rows)
+            text, version = found
+            yield text
             try:
                 await asyncio.wait_for(news.wait(), STATUS_S)
             except TimeoutError:
                 continue
 
 
-def _message(live: Live, place: str, rows: list[dict[str, Any]]) -> str:
-    opened, waiting = live.counts()
+def _message(live: Live, version: int, rows: list[dict[str, Any]]) -> str:
+    opened, waiting = live.counts
     told = {"rows": rows, "open": opened, "waiting": waiting, "trouble": live.trouble}
-    return f"id: {place}\ndata: {json.dumps({**told, 'read': words.iso(live.read_ms)})}\n\n"
+    return f"id: {live.epoch}-{version}\ndata: {json.dumps({**told, 'read': words.iso(live.read_ms)})}\n\n"
 
 
-def _is_chosen(change: Change, chosen: Mapping[str, str]) -> bool:
+def _is_chosen(change: Change, chosen: Chosen) -> bool:
     """Whether a page with this choice has the row."""
-    parts = [str(part) for part in change.name[1]]
-    wanted = (chosen.get("symbol"), chosen.get("strategy"), chosen.get("exchange"))
-    return all(not want or want == part for want, part in zip(wanted, parts, strict=False))
+    return all(not want or want == str(part) for want, part in zip(chosen, change.name[1], strict=False))
