@@ -37,6 +37,12 @@ class FakeLink:
     def run(self, script: Script, keys: Any, args: Any) -> Any:
         return self._client.eval(script.source, len(keys), *keys, *args)
 
+    def run_later(self, script: Script, keys: Any, args: Any, then: Any) -> None:
+        then(self.run(script, keys, args))
+
+    def settle(self) -> None:
+        return
+
     def execute(self, *command: Any) -> Any:
         return b"maxmemory:0\r\n" if command[0] == "INFO" else self._client.execute_command(*command)
 

@@ -31,18 +31,18 @@ BYPASSES = (act.CUT, act.TIMEOUT)
 
 WHOLE = [
     ("write@a write@b read@c read@d", Limits(faults=0, ticks=3)),
-    ("write@a read@b read@c", Limits(faults=1, ticks=0, kinds=BUT_RESTARTS)),
+    ("write@a read@b read@c", Limits(faults=1, ticks=0, kinds=BUT_RESTARTS, leaves=True)),
     ("write@a read@b read@c", Limits(faults=1, ticks=1, kinds=RESTARTS)),
     ("write@a write@b read@c", Limits(faults=1, ticks=3, kinds=(act.CRASH, act.FLUSH, act.UNKNOWN))),
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=RESTARTS)),
-    ("write@a write@b read@c", Limits(faults=1, ticks=0, kinds=(*BYPASSES, act.RETRY))),
+    ("write@a write@b read@c", Limits(faults=1, ticks=0, kinds=(*BYPASSES, act.RETRY), leaves=True)),
     ("write@a remove@b read@c", Limits(faults=1, ticks=0)),
     ("write@a delete@b read@c", Limits(faults=1, ticks=0)),
     ("write@a delete@b write@b read@c", Limits(faults=0, ticks=1)),
     ("write@a read@a write@b", Limits(faults=1, ticks=1, kinds=(act.CUT,))),
     ("write@a write@b read@c", Limits(faults=1, ticks=1, kinds=(act.RESTORE,))),
     ("write@a write@b", Limits(faults=2, ticks=0, kinds=BUT_RESTARTS)),
-    ("write@a read@b", Limits(faults=2, ticks=0)),
+    ("write@a read@b", Limits(faults=2, ticks=0, leaves=True)),
     ("write@a read@b", Limits(faults=2, ticks=3, kinds=(act.RESTART, act.CRASH))),
     ("merge@a merge@b merge@a", Limits(faults=0, ticks=2)),
     ("merge@a merge@b", Limits(faults=1, ticks=1)),
@@ -97,8 +97,9 @@ class TestRandomOrder:
 
 class TestSchedules:
     def test_a_schedule_is_read_back_as_it_was_printed(self) -> None:
-        text = "write@a remove@b read@c | 0 timeout:1 retry:2 unknown:0 refuse:1 land:0 crash:a cut:b heal:b return:b"
-        text += " deliver:0 tick relay save restart flush evict-entry evict-right evict-leases backup restore"
+        text = "write@a remove@b read@c | 0 timeout:1 retry:2 unknown:0 refuse:1 land:0 leave:1 stall:2 crash:a"
+        text += " cut:b heal:b return:b deliver:0 tick relay"
+        text += " save restart flush evict-entry evict-right evict-leases backup restore"
         assert str(parse_schedule(text)) == text
         assert len(parse_schedule(text).actions) == len(act.VERBS)
 
@@ -145,6 +146,10 @@ PROMISED = [
     ("others see it after the relay", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 relay 2 2 2", 1),
     ("others see it after a restart", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 save restart 2 2", 1),
     ("others see it after a flush", "read@b write@a read@b | 0 0 0 cut:a 1 1 1 flush 2 2", 1),
+    ("whoever does not wait for COMMIT has returned", "write@a read@b | 0 0 leave:0 1 1", 1),
+    ("its client sees it whenever COMMIT comes", "read@b write@a read@a | 0 0 0 1 1 leave:1 2 2", 1),
+    ("and if it is lost", "read@b write@a read@b | 0 0 0 1 1 leave:1 timeout:1 2 2", 1),
+    ("a write that MongoDB held up is seen", "write@a read@b read@b | 0 stall:0 tick tick tick 1 1 1 0 0 2 2 2", 1),
     ("others see it after the next write began", "read@b write@a write@c read@b | 0 0 0 cut:a 1 1 1 2 3 3", 1),
 ]
 

@@ -4,6 +4,8 @@ and flush.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from backtest_kit_mongo import embedded
 from backtest_kit_mongo.adapters.instances import CandleInstance, StorageInstance
 from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.coherence.effects import CacheRead as Read
-from backtest_kit_mongo.coherence.effects import Commit, Fill, Lease, Leased, Published, Right
+from backtest_kit_mongo.coherence.effects import Commit, Fill, Lease, Leased, Published, Right, Upsert
 from backtest_kit_mongo.coherence.events import decode
 from backtest_kit_mongo.coherence.keys import names
 from backtest_kit_mongo.coherence.record import Key, Record
@@ -58,6 +60,44 @@ def hits(store: Store) -> int:
 def events(client: Any, database: str) -> list[tuple[str, int]]:
     entries = client.xrange(names(database, 1, "state", KEY.parts).stream)
     return [(event.operation, event.rev) for event in (decode(fields) for _, fields in entries)]
+
+
+class TestCommitThatNobodyWaitsFor:
+    """The write has returned. What becomes of its COMMIT is found out without anything more being done."""
+
+    @staticmethod
+    def put_and(happen: Callable[[], object], store: Store) -> None:
+        """Write; between MongoDB's acknowledgement and COMMIT something happens."""
+        upsert = store.truth.upsert
+
+        def acknowledged(effect: Upsert) -> Record:
+            record = upsert(effect)
+            happen()
+            return record
+
+        store._handlers[Upsert] = acknowledged
+        put(store, 2)
+        store._handlers[Upsert] = upsert
+
+    def test_a_server_that_lost_its_scripts_gets_them(self, store: Store, client: Any, database: str) -> None:
+        put(store, 1)
+        self.put_and(client.script_flush, store)
+        eventually(lambda: events(client, database) == [("upsert", 1), ("upsert", 2)])
+
+    def test_one_that_was_lost_is_made_up_for(self, store: Store, directory: Path, client: Any, database: str) -> None:
+        put(store, 1)
+        pid = client.info("server")["process_id"]
+        self.put_and(lambda: os.kill(pid, signal.SIGSTOP), store)  # It returns, so COMMIT was not waited for.
+        embedded.stop_redis(directory, kill=True)
+        embedded.start_redis(directory)
+        eventually(lambda: ("upsert", 2) in events(client, database))
+        assert value_of(store) == 2
+
+    def test_closing_waits_for_it(self, store: Store, client: Any, database: str) -> None:
+        put(store, 1)
+        self.put_and(client.script_flush, store)
+        store.close()
+        assert events(client, database) == [("upsert", 1), ("upsert", 2)]
 
 
 class TestRedisDown:

@@ -88,13 +88,17 @@ class Abort(Effect[None]):
 
 @dataclass(frozen=True, slots=True)
 class Commit(Effect[None]):
-    """Release the lease, install `entry` if the right is held, append the events: one atomic step."""
+    """Release the lease, install `entry` if the right is held, append the events: one atomic step.
+
+    Until `deadline_s`, the lease's, nobody needs to wait for it (docs/adr/0033).
+    """
 
     key: Key
     token: str
     entry: Record
     body: bytes
     published: tuple[Published, ...]
+    deadline_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,7 @@ def announce(
     try:
         for page in (published,) if len(published) == 1 else pages(published, events_max):
             if reported + len(page) == len(published):
-                yield from ask(fx.Commit(key, leased.token, entry, body, page))
+                yield from ask(fx.Commit(key, leased.token, entry, body, page, leased.deadline_s))
             else:
                 yield from ask(fx.Publish(key, page))
             reported += len(page)

@@ -122,10 +122,13 @@ class Atomic(Effect["tuple[tuple[Published, ...], ...]"]):
 
 @dataclass(frozen=True, slots=True)
 class CommitAll(Effect[None]):
-    """Release the leases, install the entries whose rights are held, append the events: one script."""
+    """Release the leases, install the entries whose rights are held, append the events: one script. `deadline_s` as in
+    `Commit`.
+    """
 
     token: str
     done: tuple[Done, ...]
+    deadline_s: float = 0.0
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -253,6 +256,6 @@ def announce(leased: Leased | None, done: tuple[Done, ...]) -> Plan[None]:
             reported += len(page)
         kept = set(map(id, last))
         rest = tuple(one._replace(published=tuple(e for e in one.published if id(e) in kept)) for one in done)
-        yield from ask(CommitAll(leased.token, rest))
+        yield from ask(CommitAll(leased.token, rest, leased.deadline_s))
     except CacheDown:
         yield from ask(Defer(keys, published[reported:]))

@@ -125,7 +125,7 @@ class Client:
             self._counts["failures"] += 1
             time.sleep(AFTER_FAILURE_S)
             return
-        self._journal.done(number, result(answer), self._store.is_deferred)
+        self._journal.done(number, result(answer), self._store.is_deferred, number in self._link.left)
         self._counts["reads" if is_read else "writes"] += 1
 
     def read(self, key: Key) -> None:

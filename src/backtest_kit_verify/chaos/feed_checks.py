@@ -102,7 +102,9 @@ def _cause(feed: _Feed, story: Story, change: Revision, writer: Operation | None
         return _cause_of_silence([writer] if writer is not None else [op for op in story.operations if op.is_open])
     assert writer.decided_ns is not None
     assert writer.ended_ns is not None
-    delivered = _Delivered(writer.decided_ns, writer.ended_ns)
+    delivered = _Delivered(writer.decided_ns, writer.told_ns or writer.ended_ns)
+    if writer.is_left and writer.told_ns is None:
+        return Cause.KEPT_AND_KILLED if writer.process in feed.history.killed_ns else None
     if writer.is_deferred:
         at_ns = feed.delivered_ns.get((writer.process, change))
         if at_ns is None:

@@ -59,6 +59,7 @@ class Operation:
         value: what was read; for writes what was stored.
         is_bypass: it went to MongoDB without a lease, past Redis; `decided_ns` is when that, or the lease, was known.
         is_deferred: it returned while its event was kept for Redis.
+        is_left: it returned while its COMMIT was under way; told_ns: when its answer came.
         is_check: a row that was given, and found to be stored already: a read.
         is_hit: the cache answered.
     """
@@ -77,6 +78,8 @@ class Operation:
     is_bypass: bool = False
     decided_ns: int | None = None
     is_deferred: bool = False
+    is_left: bool = False
+    told_ns: int | None = None
     is_check: bool = False
     is_hit: bool = False
     text: str = ""
@@ -219,12 +222,16 @@ def _continue(operation: Operation, tag: str, at_ns: int, rest: Sequence[Any]) -
     if tag in "lb":
         operation.is_bypass, operation.decided_ns = tag == "b", at_ns
         return
+    if tag == "t":
+        operation.told_ns, operation.is_deferred = at_ns, operation.is_deferred or bool(rest[0])
+        return
     operation.ended_ns = at_ns
     if tag == "!":
         operation.outcome, operation.text = Outcome(rest[0]), rest[1]
         return
-    result, is_deferred = rest
-    operation.outcome, operation.is_deferred = Outcome.DONE, bool(is_deferred)
+    result, is_deferred, *left = rest
+    operation.outcome, operation.is_deferred = Outcome.DONE, operation.is_deferred or bool(is_deferred)
+    operation.is_left = any(left)
     item = operation.key.removeprefix(f"{operation.guard}/")
     if operation.kind is CallKind.READ:
         operation.rev, operation.value = result[0], Value(result[1], bool(result[2]))

@@ -75,8 +75,12 @@ class Journal:
     def leased(self, number: int, is_leased: bool) -> None:
         self._put("l" if is_leased else "b", number, time.monotonic_ns())
 
-    def done(self, number: int, result: Result, is_deferred: bool) -> None:
-        self._put("=", number, time.monotonic_ns(), result, int(is_deferred))
+    def done(self, number: int, result: Result, is_deferred: bool, is_left: bool = False) -> None:
+        self._put("=", number, time.monotonic_ns(), result, int(is_deferred), int(is_left))
+
+    def told(self, number: int, is_deferred: bool) -> None:
+        """What became of the COMMIT that a call did not wait for. Any thread may write this."""
+        self._put("t", number, time.monotonic_ns(), int(is_deferred))
 
     def raised(self, number: int, outcome: Outcome, text: str) -> None:
         self._put("!", number, time.monotonic_ns(), outcome, text)

@@ -3,13 +3,14 @@
 Nothing is decided here. The plans, the scripts and the handling of a Redis that is away are the shipped ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import redis
 
 from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, RedisLink, Script
+from backtest_kit_mongo.backends.redis.unread import Then
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.events import Event, decode
@@ -37,6 +38,31 @@ class CutLink(RedisLink):
         self._has_failed = False
         self.is_cut = False
         self.loses_next_reply = False
+        self.left: set[int] = set()
+        """Numbers of the calls whose COMMIT is under way."""
+        self.keeps: Callable[[], bool] = bool
+
+    def run_later(self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Then) -> None:
+        number = self._journal.count
+
+        def heard(answer: Any) -> None:
+            if isinstance(answer, UNREACHABLE):
+                self._journal.link_failed(f"{type(answer).__name__}: {answer!s:.60}")
+                self._has_failed = True
+            then(answer)
+            self.left.discard(number)
+            self._journal.told(number, self.keeps())
+
+        if self.is_cut:
+            self.execute_many((("EVALSHA", script.sha, len(keys), *keys, *args),))  # Which is not possible.
+        self.left.add(number)
+        try:
+            super().run_later(script, keys, args, heard)
+        except UNREACHABLE as cause:
+            self.left.discard(number)
+            self._journal.link_failed(f"{type(cause).__name__}: {cause!s:.60}")
+            self._has_failed = True
+            raise
 
     def execute_many(self, commands: Sequence[Sequence[Argument]], *, judges: bool = True) -> list[Any]:
         try:
@@ -155,4 +181,6 @@ def observe(settings: Settings, journal: Journal) -> tuple[ObservedStore, CutLin
     assert isinstance(made.cache, RedisCache)
     link = CutLink(redis_client(settings), journal)
     made.cache._link = link
+    missed = made.cache.reaches[0].missed
+    link.keeps = lambda: bool(missed.events)
     return ObservedStore(made, journal), link

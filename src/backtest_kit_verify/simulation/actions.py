@@ -20,6 +20,8 @@ MEANING = {
     "land": (
         "a write whose sender no longer waits arrives at MongoDB, which commits it, or after its deadline refuses it"
     ),
+    "leave": "COMMIT is sent and the operation returns; its next step is that Redis executes it and the answer is read",
+    "stall": "MongoDB is stopped while it executes the write, and may commit it after its deadline",
     # Of a client.
     "crash": "the client dies",
     "cut": "the client loses Redis, which others keep",
@@ -40,9 +42,9 @@ MEANING = {
     "restore": "MongoDB is set back, which begins another era",
 }
 VERBS = tuple(MEANING)
-STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, CRASH, CUT, HEAL, RETURN, DELIVER = range(11)
-TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES, BACKUP, RESTORE = range(11, 21)
-OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(LAND + 1), range(CRASH, RETURN + 1), range(TICK, len(VERBS))
+STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, LEAVE, STALL, CRASH, CUT, HEAL, RETURN, DELIVER = range(13)
+TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES, BACKUP, RESTORE = range(13, 23)
+OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(STALL + 1), range(CRASH, RETURN + 1), range(TICK, len(VERBS))
 
 SUBJECTS = 16
 TIME_PASSES = TICK * SUBJECTS

@@ -23,6 +23,7 @@ PROMISES = {
     "P2": "no stale entry remains when all is quiet",
     "P4": "a dead client keeps its key from being cached for one lease time at most",
     "P6": "what a client missed is delivered soon after it can reach Redis again, although it does nothing more",
+    "P8": "the event of a write that returned is appended, or somebody alive keeps it",
     "P5": "rows that were given to a merge or a put were stored so at some moment of the call",
 }
 PROBE = Op("read", 0)
@@ -82,7 +83,7 @@ def _check_holders(world: Situation, right: int, flying: int) -> None:
         if token != right:
             continue
         kind = world.steps[number].kind
-        if kind == COMMIT:
+        if kind == COMMIT or number in world.left:
             missing = _missing(world, world.known[number])
             if flying or missing:
                 broken("I7", f"{_where(world)}; operation {number} does not know rev {_tokens(missing)}")
@@ -138,8 +139,11 @@ def check_quiet(world: Situation) -> None:
     """All operations have ended. Let clients come back and time pass, and see that nothing is left behind.
 
     Raises:
-        InvariantViolation: P2 or P4 does not hold.
+        InvariantViolation: P2, P4 or P8 does not hold.
     """
+    for number, step in enumerate(world.steps):
+        if world.unannounced >> number & 1 and step.kind == DONE:
+            broken("P8", f"operation {number} returned, and nobody says so")
     redis = world.redis
     if world.missed or world.unrelayed:
         redis = world.redis_states.suffer("forget", redis)

@@ -25,6 +25,7 @@ from backtest_kit_verify.simulation.actions import (
     FLUSH,
     HEAL,
     LAND,
+    LEAVE,
     OF_CLIENTS,
     OF_OPERATIONS,
     REFUSE,
@@ -64,12 +65,14 @@ class Limits:
 
     Attributes:
         kinds: the verbs of faults that may happen.
+        leaves: COMMIT may be left.
         situations: give up after so many, before the memory is full.
     """
 
     faults: int = 1
     ticks: int = 3
     kinds: tuple[int, ...] = ALL_FAULTS
+    leaves: bool = False
     situations: int = 1_000_000
 
 
@@ -141,6 +144,8 @@ def _possible(world: World, budget: Budget, limits: Limits, alike: tuple[int, ..
     """Actions to try. Some of them turn out not to be possible."""
     live = [number for number in range(len(world.steps)) if world.live >> number & 1]
     yield from (number for number in live if alike[number] < 0 or world.begun >> alike[number] & 1)
+    if limits.leaves:
+        yield from (LEAVE * SUBJECTS + one for one in live if world.steps[one].kind in world.rig.variant.left)
     yield from (LAND * SUBJECTS + number for number in world.sent)
     yield from (DELIVER * SUBJECTS + index for index in range(len(world.late)))
     if not live:

@@ -88,7 +88,8 @@ class Faults(Situation):
             return False
         self.truth = self.kept
         self.redis = self.redis_states.suffer("begin_era", self.redis)
-        self.unrelayed = self.preborn = self.returned = 0
+        self.unrelayed = self.preborn = self.returned = self.unannounced = 0
+        self.overdue.clear()
         self.own = [0] * len(self.own)
         self.past = self.begun & self.live
         for number in range(len(self.steps)):

@@ -164,6 +164,25 @@ class World:
         except (ServerUnreachable, WriteOutcomeUnknown, WriteRefused):
             run.finish()
 
+    def leave(self, number: int) -> bool:
+        """COMMIT is sent, and the operation returns."""
+        run = self.runs[number]
+        link = run.process.link
+        if link.is_down or not isinstance(run.effect, fx.Commit):
+            return False
+        link.leaves = True
+        self._perform(run)
+        link.leaves = False
+        return True
+
+    def left(self) -> list[int]:
+        """The processes that have left some."""
+        return [number for number, process in enumerate(self.processes) if process.link.left]
+
+    def settle(self, number: int) -> bool:
+        """Redis executes a COMMIT that was left."""
+        return self.processes[number].link.settle()
+
     def _is_late(self, effect: Any) -> bool:
         """Whether MongoDB does not commit this write any more."""
         return effect.deadline_s is not None and self.redis.now_ms / 1000 > effect.deadline_s
@@ -206,6 +225,8 @@ class World:
         """
         alive = [number for number, process in enumerate(self.processes) if process.is_alive]
         for number in alive:
+            while self.settle(number):
+                pass
             self.heal(number)
         self.relay(0)
         for number in alive:
@@ -385,6 +406,7 @@ class World:
 
 ACTS: Mapping[str, Callable[[World, int], bool]] = {
     "step": World.step, "timeout": World.timeout, "unknown": World.unknown, "refuse": World.refuse,
+    "leave": World.leave, "settle": World.settle,
     "ask": World.ask, "hear": World.hear, "lose": World.lose, "break": World.break_off, "lost": World.lost,
     "evict-copy": World.evict_copy, "cut": World.cut, "heal": World.heal, "crash": World.crash,
     "tick": World.tick, "land": World.land, "relay": World.relay, "save": World.save, "restart": World.restart,

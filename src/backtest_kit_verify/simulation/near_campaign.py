@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple, TypeAlias
 
+from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.near import ACTS, STALENESS_TICKS, World
 from backtest_kit_verify.simulation.near_process import PROCESSES, SHIPPED, Op, Variant, Workload
@@ -26,6 +27,7 @@ MEANING = {
     "timeout": "performed by Redis, but no answer comes",
     "unknown": "sent to MongoDB, but no answer comes",
     "refuse": "refused by MongoDB",
+    "leave": "COMMIT is sent and the operation returns",
     # Of a process.
     "ask": "a heartbeat is asked for",
     "hear": "the process hears what was said next",
@@ -36,6 +38,7 @@ MEANING = {
     "cut": "the process cannot reach Redis, but still hears it",
     "heal": "the process reaches Redis again and delivers what it missed",
     "crash": "the process dies",
+    "settle": "Redis executes a COMMIT that was left",
     # Of the world.
     "tick": (
         f"time passes: D is {STALENESS_TICKS} tick, a lease lasts {LEASE_TICKS}, its write may land for {WRITE_TICKS}"
@@ -49,7 +52,7 @@ MEANING = {
     "evict-right": "Redis evicts all install rights",
 }
 VERBS = tuple(MEANING)
-OF_OPERATIONS, OF_PROCESSES, OF_THE_WORLD = VERBS[:4], VERBS[4:13], VERBS[13:]
+OF_OPERATIONS, OF_PROCESSES, OF_THE_WORLD = VERBS[:5], VERBS[5:15], VERBS[15:]
 KINDS = ("read", "write", "remove")
 
 
@@ -189,6 +192,8 @@ STAYS = (0.0, 0.6, 0.9)
 """How likely the next step is of the same operation as the last one: from all at once to one after the other."""
 STALL_SHARE, PATIENCE = 0.5, 0.1
 """How likely one operation is held up for long, and how likely a step of it happens all the same."""
+LEFT_SHARE, SETTLE_SHARE = 0.5, 0.3
+"""How likely an operation does not wait for the answer to COMMIT, and how likely that comes next."""
 AT_ONCE_MAX = 3
 """Operations under way, not counting the one that is held up."""
 ENDING = frozenset((*OF_OPERATIONS, "crash"))
@@ -242,7 +247,7 @@ def random_run(world: World, random: Random, menu: Menu, actions: list[Action]) 
     usual_share = menu.fault_share + menu.usual_share
     stalled = int(draw() / STALL_SHARE * len(runs))
     stay = STAYS[int(draw() * len(STAYS))]
-    last = -1
+    last, may_leave = -1, world.variant.leaves
     waiting = list(range(len(runs)))
     while waiting:
         chance = draw()
@@ -255,7 +260,12 @@ def random_run(world: World, random: Random, menu: Menu, actions: list[Action]) 
                 last = waiting[int(draw() * min(len(waiting), AT_ONCE_MAX))]
             if last == stalled and draw() > PATIENCE:
                 last = waiting[(waiting.index(last) + 1) % len(waiting)]
-            action = ("step", last)
+            left = world.left()
+            if left and draw() < SETTLE_SHARE:
+                action = ("settle", left[0])
+            else:
+                leaves = may_leave and isinstance(runs[last].effect, fx.Commit) and draw() < LEFT_SHARE
+                action = ("leave" if leaves else "step", last)
         actions.append(action)
         if not acts[action[0]](world, action[1]):
             actions.pop()

@@ -108,6 +108,8 @@ def _possible(world: World, budget: Budget, limits: Limits) -> Iterator[Action]:
     # Of operations that are alike, the first one may as well begin first.
     waiting = {run.op: run.number for run in reversed(live) if run.plan is None}
     yield from (("step", run.number) for run in live if run.plan is not None or waiting[run.op] == run.number)
+    yield from (("leave", run.number) for run in live if isinstance(run.effect, fx.Commit))
+    yield from (("settle", number) for number in world.left())
     yield from (("hear", subscriber) for subscriber in limits.subscribers if world.processes[subscriber].queue)
     if ticks:
         yield ("tick", 0)
@@ -193,7 +195,8 @@ def _answer(answer: Any, now: int) -> Any:
 def _process(process: Process, now: int) -> Content:
     queue = tuple((type(said), said.number, _said(said, now)) for said in process.queue)
     missed = tuple(key.item for key in process.link.missed)
-    return process.is_alive, process.link.is_down, missed, queue, _copies(process.copies, now)
+    left = tuple((effect.key.item, effect.token, effect.entry.rev) for effect in process.link.left)
+    return process.is_alive, process.link.is_down, missed, left, queue, _copies(process.copies, now)
 
 
 def _said(message: Any, now: int) -> Any:

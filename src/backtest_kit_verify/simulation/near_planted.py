@@ -170,8 +170,8 @@ class NearPlanted:
 
 
 def without(rule: str, breaks: str, *, faults: Faults = FAULTS, **variant: Any) -> NearPlanted:
-    """A bug by the rule that is dropped, and the part of the variant that drops it."""
-    return NearPlanted(rule, Variant(**variant), frozenset(breaks.split()), faults)
+    """A bug by the rule that is dropped, and the part of the variant that drops it. Nothing else is tried beside it."""
+    return NearPlanted(rule, Variant(**variant, leaves=False), frozenset(breaks.split()), faults)
 
 
 NEAR_PLANTED: Mapping[str, NearPlanted] = {

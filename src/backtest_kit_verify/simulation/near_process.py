@@ -53,11 +53,16 @@ TO_REDIS: Mapping[type[Any], str] = {
 class Link(Cache):
     """A process's way to the cache. While Redis is away it answers as `RedisCache` does under
     `CC_ON_REDIS_DOWN=bypass`.
+
+    Attributes:
+        leaves: COMMIT is sent, and not waited for. left: those whose answers are not read yet.
     """
 
     def __init__(self, cache: MemoryCache) -> None:
         self.cache = cache
         self.is_down = False
+        self.leaves = False
+        self.left: list[fx.Commit] = []
         self.missed: dict[Key, None] = {}
 
     def open(self) -> None:
@@ -92,7 +97,21 @@ class Link(Cache):
 
     def commit(self, effect: fx.Commit) -> None:
         self._require_up()
-        self.cache.commit(effect)
+        if self.leaves:
+            self.left.append(effect)
+        else:
+            self.cache.commit(effect)
+
+    def settle(self) -> bool:
+        """The oldest COMMIT that was left is executed, or it is known that it was not."""
+        if not self.left:
+            return False
+        effect = self.left.pop(0)
+        if self.is_down:
+            self.missed[effect.key] = None
+        else:
+            self.cache.commit(effect)
+        return True
 
     def abort(self, effect: fx.Abort) -> None:
         self._require_up()
@@ -245,6 +264,7 @@ class Variant:
         drops_own: steps of writes drop the copies of their own process.
         counts_from_receipt: a heartbeat's age counts from when its answer was heard.
         heartbeats_overtake: answers to heartbeats travel apart from invalidations, and arrive first.
+        leaves: COMMIT may be left.
     """
 
     copies_type: type[Copies] = Copies
@@ -252,6 +272,7 @@ class Variant:
     drops_own: bool = True
     counts_from_receipt: bool = False
     heartbeats_overtake: bool = False
+    leaves: bool = True
 
 
 SHIPPED = Variant()

@@ -23,6 +23,7 @@ from backtest_kit_verify.simulation.actions import (
     FLUSH,
     HEAL,
     LAND,
+    LEAVE,
     REFUSE,
     RELAY,
     RESTART,
@@ -30,6 +31,7 @@ from backtest_kit_verify.simulation.actions import (
     RETRY,
     RETURN,
     SAVE,
+    STALL,
     SUBJECTS,
     TICK,
     TIME_PASSES,
@@ -100,6 +102,7 @@ FAULTS = (
     (TIMEOUT, TIMEOUT, DELIVER, DELIVER, RETURN),
     (RETRY, RETRY, RETRY, DELIVER, DELIVER),
     (UNKNOWN, UNKNOWN, LAND, LAND),
+    (STALL, STALL, STALL, TICK, TICK, UNKNOWN, LAND),
     (REFUSE,),
     (CUT, CUT, HEAL, HEAL, RETURN, RETURN, RELAY),
     (SAVE, SAVE, RESTART),
@@ -109,6 +112,8 @@ FAULTS = (
     (BACKUP, BACKUP, RESTORE),
 )
 """Faults and what ends them; a verb is tried as often as it stands there."""
+SLOW = (RETRY, STALL)
+"""After these the operation is held up."""
 FAULTS_AT_ONCE = (2, 3, 4)
 """How many of them a schedule draws from. A few at a time reach deeper than all of them together."""
 
@@ -121,6 +126,8 @@ STALL_SHARE = 0.5
 """How likely one operation is held up for long."""
 PATIENCE = 0.08
 """How likely a step of it happens all the same when its turn comes."""
+LEFT_SHARE = 0.5
+"""How likely an operation does not wait for the answer to what it need not wait for."""
 LATE_SHARE = 0.5
 """How likely what was sent, and nobody waits for, arrives after all operations have ended."""
 
@@ -164,7 +171,7 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
     draw, step, acts = random.random, world.step, world.acts
     share = SHARES[int(draw() * len(SHARES))]
     stay = 1 - (1 - share) * STAYS[int(draw() * len(STAYS))]
-    count, verb_count, last = len(world.steps), len(verbs), 0
+    count, verb_count, last, left = len(world.steps), len(verbs), 0, world.rig.variant.left
     stalled = int(draw() / STALL_SHARE * count)
     # The workload's order is as random as this one, so operations may as well begin in that order: fewer states that
     # differ in nothing but names.
@@ -180,14 +187,18 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
                     action = TIME_PASSES
                     stalled = stalled if draw() < 0.7 else -1
             last = action
+            if action < count and world.steps[action].kind in left and draw() < LEFT_SHARE:
+                action += LEAVE * SUBJECTS
         else:
             action = verbs[int(chance / share * verb_count)] * SUBJECTS
             if action < TIME_PASSES:
                 action += int(draw() * (len(world.late) if action == DELIVER * SUBJECTS else count))
-                if action >> 4 == RETRY and acts[RETRY](action & 15):
-                    # The repetition succeeds, and then the client is slow: only so does the original come last.
+                if action >> 4 in SLOW and acts[action >> 4](action & 15):
+                    # The repetition succeeds, and then the client is slow: only so does the original come last. And
+                    # what MongoDB holds up is held up for long.
                     actions.append(action)
-                    action = stalled = action & 15
+                    stalled = action & 15
+                    action = stalled if action < STALL * SUBJECTS else TIME_PASSES
         actions.append(action)
         # As in `World.apply`, for one call less.
         if not (step(action) if action < SUBJECTS else acts[action >> 4](action & 15)):

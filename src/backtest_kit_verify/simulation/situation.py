@@ -23,6 +23,10 @@ class Situation:
         sent: writes that are on their way and whose sender no longer waits, with the step that stores them.
         flying: tokens of leased writes that may still reach MongoDB; preborn: those older than the incarnation's birth.
         late: steps that Redis may still execute although nobody waits.
+        left: steps that were sent to Redis, whose operations have returned and whose answers are not read yet.
+        stalled: mask of operations whose write MongoDB may commit after its deadline; overdue: revisions of such, by
+            operation, until its COMMIT has come.
+        unannounced: mask of operations of whose write Redis was not told yet, and nobody keeps that it must be.
         down: mask of clients that go past Redis; lost: of those that cannot reach it; missed: of those that owe it a
             deletion;
             waited: of those that could have come back at the last tick.
@@ -53,15 +57,18 @@ class Situation:
         self.merged: list[Step | None] = [None] * clients
         self.sent: dict[int, Step] = {}
         self.late: tuple[tuple[int, Step, int], ...] = ()
+        self.left: dict[int, Step] = {}
+        self.overdue: dict[int, int] = {}
         self.live = (1 << count) - 1
         self.begun = self.flying = self.preborn = self.down = self.missed = self.unrelayed = self.returned = 0
-        self.lost = self.waited = self.kept = self.past = 0
+        self.lost = self.waited = self.kept = self.past = self.stalled = self.unannounced = 0
 
     def freeze(self) -> Frozen:
         """Everything that the future depends on, as a value."""
         return (
             self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
             self.missed, self.unrelayed, self.returned, self.lost, self.waited, self.kept, self.past,
+            self.stalled, self.unannounced, tuple(self.left.items()), tuple(self.overdue.items()),
             self.late, tuple(self.sent.items()), tuple(self.steps),
             tuple(self.held), tuple(self.known), tuple(self.need), tuple(self.due), tuple(self.again), tuple(self.own),
             tuple(self.merged),
@@ -71,9 +78,10 @@ class Situation:
         (
             self.redis, self.saved, self.truth, self.live, self.begun, self.flying, self.preborn, self.down,
             self.missed, self.unrelayed, self.returned, self.lost, self.waited, self.kept, self.past,
-            self.late, sent, steps, held, known, need, due, again, own, merged,
+            self.stalled, self.unannounced, left, overdue, self.late,
+            sent, steps, held, known, need, due, again, own, merged,
         ) = frozen  # fmt: skip
-        self.sent = dict(sent)
+        self.sent, self.left, self.overdue = dict(sent), dict(left), dict(overdue)
         self.steps, self.held, self.known, self.need = list(steps), list(held), list(known), list(need)
         self.due, self.again, self.own = list(due), list(again), list(own)
         self.merged = list(merged)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple, TypeAlias
 
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.step_checks import check, check_quiet
 from backtest_kit_verify.simulation.step_faults import ACTS, World
@@ -25,10 +27,12 @@ MEANING = {
     "unknown": "the write or the commit was sent to MongoDB, but no answer came; it may arrive later",
     "lose": "the connection to MongoDB breaks before the commit is sent; the transaction stays open for its time",
     "refuse": "MongoDB refuses the write",
+    "leave": "COMMIT is sent and the client goes on",
     "cut": "the client loses Redis, which others keep",
     "heal": "the client reaches Redis again, and tells what it missed",
     "crash": "the client dies",
     "tick": "time passes",
+    "settle": "Redis executes a COMMIT that was left",
     "land": "a commit or write of which nobody waits for the answer arrives at MongoDB",
     "deliver": "Redis executes a script whose sender no longer waits",
     "relay": "the recovery worker has seen all changes",
@@ -39,7 +43,7 @@ MEANING = {
     "evict-right": "Redis evicts all install rights",
 }
 VERBS = tuple(MEANING)
-OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = VERBS[:7], VERBS[7:10], VERBS[10:]
+OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = VERBS[:8], VERBS[8:11], VERBS[11:]
 
 FAULTS = (
     ("unknown", "unknown", "land"),
@@ -59,6 +63,8 @@ FAULTS_AT_ONCE = (1, 2, 2, 3)
 FAULT_SHARES, TICK_SHARES = (0.05, 0.15, 0.25), (0.0, 0.05, 0.15)
 OPS = ("step", "step", "step", "cas", "write", "write", "read", "read", "read")
 OPS_MIN, OPS_MAX = 2, 6
+LEFT_SHARE, SETTLE_SHARE = 0.5, 0.2
+"""How likely a client does not wait for the answer to COMMIT, and how likely that one comes next."""
 STAYS = (0.0, 0.5, 0.8)
 """How likely the next step is of the same operation as the last one."""
 
@@ -207,10 +213,13 @@ def random_run(world: World, random: Random, menu: list[Action], actions: list[A
             action = menu[int(draw() * len(menu))]
         elif chance < usual_share or waited > len(runs):
             action, waited = ("tick", 0), 0
+        elif world.left and draw() < SETTLE_SHARE:
+            action = ("settle", 0)
         else:
             if last not in waiting or draw() > stay:
                 last = waiting[int(draw() * len(waiting))]
-            action = ("step", last)
+            leaves = isinstance(runs[last].effect, fx.Commit | st.CommitAll) and draw() < LEFT_SHARE
+            action = ("leave" if leaves else "step", last)
         actions.append(action)
         if ACTS[action[0]](world, action[1]):
             check(world)

@@ -77,7 +77,7 @@ def check_quiet(world: World) -> None:
     Raises:
         InvariantViolation: something does not hold.
     """
-    while world.deliver(0):
+    while world.settle(0) or world.deliver(0):
         check(world)
     for _ in range(LIVES_MS // TICK_MS + 1):
         world.tick(0)

@@ -49,6 +49,26 @@ class World(Operations):
         self.late.append((run.effect, self._token_for(run, run.effect)))
         return True
 
+    def leave(self, number: int) -> bool:
+        """COMMIT is sent, and its answer is read later."""
+        run = self._sending(number)
+        if run is None or run.plan is None or not isinstance(run.effect, fx.Commit | st.CommitAll):
+            return False
+        self.left.append((run.effect, run.client))
+        self._go_on(run, run.plan.send, None)
+        return True
+
+    def settle(self, _: int) -> bool:
+        """Redis executes a COMMIT that was left, or its client learns that it was not."""
+        if not self.left:
+            return False
+        effect, client = self.left.pop(0)
+        if client.is_down and client.is_alive:
+            client.missed.update(dict.fromkeys(effect.keys if isinstance(effect, st.CommitAll) else (effect.key,)))
+        else:
+            self._execute(effect, "", None)
+        return True
+
     def _sending(self, number: int) -> Run | None:
         run = self.runs[number]
         return None if type(run.effect) not in TO_REDIS or run.client.is_down else run
@@ -154,7 +174,8 @@ class World(Operations):
 
 ACTS: Mapping[str, Callable[[World, int], bool]] = {
     "step": World.step, "timeout": World.timeout, "delay": World.delay, "retry": World.retry, "unknown": World.unknown,
-    "lose": World.lose, "refuse": World.refuse, "cut": World.cut, "heal": World.heal, "crash": World.crash,
+    "lose": World.lose, "refuse": World.refuse, "leave": World.leave, "settle": World.settle,
+    "cut": World.cut, "heal": World.heal, "crash": World.crash,
     "tick": World.tick, "land": World.land, "deliver": World.deliver, "relay": World.relay, "save": World.save,
     "restart": World.restart, "flush": World.flush, "evict-entry": World.evict_entry, "evict-right": World.evict_right,
 }  # fmt: skip

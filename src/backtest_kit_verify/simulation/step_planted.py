@@ -14,7 +14,7 @@ from backtest_kit_mongo.errors import WriteOutcomeUnknown
 from backtest_kit_verify.simulation.planted import altered
 from backtest_kit_verify.simulation.step_parties import LEASE_MS, Variant
 
-SEED, WITHIN = 5, 4_000
+SEED, WITHIN = 21, 4_000
 """Each bug is found within so many random schedules of this seed."""
 
 
@@ -100,8 +100,8 @@ STEP_PLANTED: Mapping[str, StepPlanted] = {
         "all keys are leased before the transaction", "I1 I2 I3", wrap=_wrapped(_first_key_only)
     ),
     "one-entry-deleted": _without("LEASE deletes the entries of all keys", "I2", cache_type=OnlyFirstEntryDeleted),
-    "installs-early": _without("COMMIT comes after the acknowledgement", "I1 I2 I3 A2", commits_early=True),
-    "installs-without-right": _without("COMMIT installs only with F", "I1 I2 I4", cache_type=InstallsWithoutRight),
+    "installs-early": _without("COMMIT comes after the acknowledgement", "I1 I2 I3 A2 P1", commits_early=True),
+    "installs-without-right": _without("COMMIT installs only with F", "I1 I2 I4 I10", cache_type=InstallsWithoutRight),
     "written-one-by-one": _without("one transaction writes all documents", "A1", one_by_one=True),
     "discard-keeps-lease": _without("a step that is given up releases its leases", "A3", wrap=_wrapped(_without_abort)),
     "released-on-unknown": _without("leases are kept while the outcome is unknown", "I3", wrap=_released_on_unknown),

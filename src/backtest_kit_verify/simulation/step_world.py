@@ -57,6 +57,7 @@ class Operations:
 
     Attributes:
         late: scripts that Redis will execute although nobody waits.
+        left: those that were sent last, whose clients go on and read their answers later.
         unheard: operations whose single write may still reach MongoDB although nobody waits.
         untold: by key, revisions that were written past Redis, which others may miss until they are reported.
     """
@@ -71,6 +72,7 @@ class Operations:
         self.clients = [Client(name, self.cache()) for name in CLIENTS]
         self.runs = [Run(number, op, self.clients[op.client]) for number, op in enumerate(workload.ops)]
         self.late: list[tuple[Any, str]] = []
+        self.left: list[tuple[Any, Client]] = []
         self.unheard: list[Run] = []
         self.untold: dict[Key, set[int]] = {key: set() for key in KEYS}
         self.returned: dict[Key, int] = dict.fromkeys(KEYS, 1)

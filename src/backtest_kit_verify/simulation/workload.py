@@ -19,7 +19,7 @@ from backtest_kit_mongo.coherence.codec import pack
 from backtest_kit_mongo.coherence.record import Change, Key
 from backtest_kit_mongo.domains.table import STATE, STORAGE
 from backtest_kit_verify.simulation.actions import CLIENTS
-from backtest_kit_verify.simulation.driver import Content, Step
+from backtest_kit_verify.simulation.driver import COMMIT, Content, Step
 from backtest_kit_verify.simulation.states import RedisStates, TruthStates
 
 OPS_MAX = 8
@@ -78,6 +78,9 @@ class Variant:
         fresh_tokens: a retry of LEASE or READ uses a new token.
         timer: a client that went past Redis tries it again by itself.
         deadline_in_command: MongoDB refuses a write that arrives too late.
+        left: kinds of steps whose answers operations do not wait for.
+        waits_if_overdue: but they do where MongoDB's acknowledgement came after the deadline.
+        keeps_left: what they stand for is kept until the answer, and done again if that is an error.
         extra_faults: verbs (`actions.VERBS`) of faults that lie outside the protocol's assumptions.
     """
 
@@ -87,6 +90,9 @@ class Variant:
     fresh_tokens: bool = True
     timer: bool = True
     deadline_in_command: bool = True
+    left: tuple[int, ...] = (COMMIT,)
+    waits_if_overdue: bool = True
+    keeps_left: bool = True
     extra_faults: tuple[str, ...] = ()
 
 

@@ -22,12 +22,14 @@ from backtest_kit_mongo.errors import BacktestKitError
 from backtest_kit_verify.simulation.actions import OF_OPERATIONS, SUBJECTS
 from backtest_kit_verify.simulation.checker import check, check_end
 from backtest_kit_verify.simulation.driver import (
+    COMMIT,
     DEFER,
     DONE,
     FILL,
     LEASE,
     LOOK,
     NOT_SENT,
+    NOTHING,
     OUTCOME_UNKNOWN,
     READ,
     REFUSED,
@@ -54,7 +56,8 @@ class World(Faults):
     def __init__(self, rig: Rig, workload: Workload) -> None:
         super().__init__(rig, workload)
         self.acts = (
-            self.step, self.timeout, self.retry, self.unknown, self.refuse, self.land, self.crash, self.cut, self.heal,
+            self.step, self.timeout, self.retry, self.unknown, self.refuse, self.land, self.leave, self.stall,
+            self.crash, self.cut, self.heal,
             self.come_back, self.deliver, self.tick, self.relay, self.save, self.restart, self.flush, self.evict_entry,
             self.evict_right, self.evict_leases, self.backup, self.restore,
         )  # fmt: skip
@@ -80,7 +83,7 @@ class World(Faults):
         step = self.steps[number]
         kind = step.kind
         if kind >= DONE:
-            return False
+            return number in self.left and self._settle(number)
         if not self.begun >> number & 1:
             step = self._begin(number)
         if kind > DEFER:
@@ -118,10 +121,11 @@ class World(Faults):
             self.flying &= ~(1 << self.held[number])
             self.due[number] = -1
         if kind >= DONE:
-            self.live &= ~(1 << number)
             if kind == DONE:
                 check_end(self, number, step)
-            self._leave(number)
+            if number not in self.left:
+                self.live &= ~(1 << number)
+                self._leave(number)
 
     def _leave(self, number: int) -> None:
         self.need[number] = self.again[number] = 0
@@ -145,9 +149,18 @@ class World(Faults):
             self.held[number] = answer.token
         elif kind == LEASE:
             self._leased(number, answer)
-        elif kind == DEFER:
-            self.unrelayed = 0
+        elif kind in (COMMIT, DEFER):
+            self._told(number, kind)
         return following
+
+    def _told(self, number: int, kind: int) -> None:
+        """Redis has executed an operation's COMMIT or DEFER."""
+        self.unannounced &= ~(1 << number)
+        if kind == DEFER:
+            self.unrelayed = 0
+        elif number in self.overdue:
+            # Whatever was cached too early is gone.
+            self.unrelayed &= ~(1 << self.overdue.pop(number))
 
     def _perform_on_cache(self, number: int, step: Step, again: int) -> tuple[int, Answer, Step]:
         redis, answer = self.redis_states.perform(self.redis, step, number + again * self.rig.retry_offset)
@@ -175,6 +188,7 @@ class World(Faults):
         self.again[number] = 0
         if kind == DEFER:
             self.missed |= 1 << self.client[number]
+            self.unannounced &= ~(1 << number)
         return UNREACHED[kind]
 
     def _ask_truth(self, number: int, step: Step, kind: int) -> Step:
@@ -191,15 +205,20 @@ class World(Faults):
     def is_late(self, number: int, step: Step) -> bool:
         """Whether the client would not send this write to MongoDB any more, because its time is up."""
         effect: Any = step.effect
-        return self.due[number] < 0 and self.held[number] >= 0 and effect.deadline_s is not None
+        is_over = self.due[number] < 0 and self.held[number] >= 0 and effect.deadline_s is not None
+        return is_over and not self.stalled >> number & 1
 
     def _store(self, number: int, step: Step) -> Step:
         truth, _, following = step.performed.get(self.truth) or self._perform_on_truth(step)
         if truth != self.truth:
             self.truth = truth
             rev = self.revs[truth]
+            self.unannounced |= 1 << number
             if self.held[number] < 0:
                 self.unrelayed |= 1 << rev
+            elif self.stalled >> number & 1 and self.due[number] < 0:
+                self.unrelayed |= 1 << rev
+                self.overdue[number] = rev
             # A document's write replaces all; a merge adds its rows to what it knew.
             self.known[number] = self.known[number] | 1 << rev if self.rig.is_list else (2 << rev) - 1
         return following
@@ -210,6 +229,8 @@ class World(Faults):
             return False
         self._send_late(number, step)
         self.down |= 1 << self.client[number]
+        if number in self.left:
+            return self._settle(number)
         self._follow(number, step.follow(self._unreached(number, step.kind)))
         return True
 
@@ -223,7 +244,11 @@ class World(Faults):
 
     def _sendable(self, number: int, last_kind: int) -> Step | None:
         """The operation's step, if it goes to Redis and the client believes that it can reach it."""
-        if self.steps[number].kind > last_kind or self.down >> self.client[number] & 1:
+        if self.down >> self.client[number] & 1:
+            return None
+        if number in self.left:
+            return self.left[number]
+        if self.steps[number].kind > last_kind:
             return None
         return self.steps[number] if self.begun >> number & 1 else self._begin(number)
 
@@ -241,8 +266,45 @@ class World(Faults):
         self.redis = redis
         if step.kind == LEASE:
             self._emptied()
-        elif step.kind == DEFER:
-            self.unrelayed = 0
+        elif step.kind in (COMMIT, DEFER):
+            self._told(number, step.kind)
+        return True
+
+    # -- steps whose answers nobody waits for
+
+    def leave(self, number: int) -> bool:
+        step, variant = self.steps[number], self.rig.variant
+        is_down = self.down >> self.client[number] & 1
+        if step.kind not in variant.left or (is_down and step.kind == COMMIT):
+            return False
+        if self.overdue.get(number) is not None:
+            if variant.waits_if_overdue:
+                return False
+            self.unrelayed &= ~(1 << self.overdue.pop(number))  # It returns, so from now on nobody may miss it.
+        self.left[number] = step
+        self._follow(number, step.follow(NOTHING))
+        return True
+
+    def _settle(self, number: int) -> bool:
+        """The answer of a step that was left is read, or does not come."""
+        step = self.left.pop(number)
+        if self.down >> self.client[number] & 1:
+            if self.rig.variant.keeps_left:
+                self._unreached(number, DEFER)
+        else:
+            self._ask_cache(number, step, step.kind)
+        self.again[number] = 0
+        self.live &= ~(1 << number)
+        self._leave(number)
+        return True
+
+    def stall(self, number: int) -> bool:
+        step, bit = self.steps[number], 1 << number
+        if step.kind != STORE or self.rig.is_list or self.stalled & bit or self.held[number] < 0:
+            return False
+        if self.is_late(number, step):
+            return False
+        self.stalled |= bit
         return True
 
     def unknown(self, number: int) -> bool:
@@ -268,7 +330,7 @@ class World(Faults):
     def land(self, number: int) -> bool:
         if number not in self.sent:
             return False
-        if self.due[number] >= 0 or not self.rig.variant.deadline_in_command:
+        if self.due[number] >= 0 or self.stalled >> number & 1 or not self.rig.variant.deadline_in_command:
             self._store(number, self.sent[number])
         self._forget_sent(number)
         return True
@@ -282,7 +344,7 @@ class World(Faults):
 
     def forget_refused(self) -> None:
         """Leave out the writes that MongoDB will refuse."""
-        for number in [number for number in self.sent if self.due[number] < 0]:
+        for number in [one for one in self.sent if self.due[one] < 0 and not self.stalled >> one & 1]:
             self._forget_sent(number)
 
     # -- faults of clients
@@ -295,6 +357,8 @@ class World(Faults):
                 self._leave_to_mongo(number, step)
             elif self.held[number] >= 0 and number not in self.sent:
                 self.flying &= ~(1 << self.held[number])
+            if number in self.left:
+                self._send_late(number, self.left.pop(number))
             self.live &= ~(1 << number)
             self.begun |= 1 << number
             self.steps[number] = CRASHED

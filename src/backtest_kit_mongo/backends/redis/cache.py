@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from redis.exceptions import AskError, NoScriptError, TryAgainError
 
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
@@ -50,6 +51,8 @@ from backtest_kit_mongo.ports import CacheFigures
 
 logger = locks.logger(__name__)
 
+UNDONE = (NoScriptError, AskError, TryAgainError)
+"""Answers to what was not executed. (MOVED is a kind of ASK to the client library.)"""
 Call = tuple[Script, tuple[str, ...], Sequence[Argument]]
 """A script, its keys and its arguments."""
 
@@ -156,6 +159,7 @@ class RedisCache(StepScripts):
 
     def close(self) -> None:
         self._keeper.stop()
+        self._link.settle()
         self._reach.close()
         self._link.close()
 
@@ -256,11 +260,43 @@ class RedisCache(StepScripts):
                 arguments += (self._event(change).header(), int(is_shared), b"" if is_shared else change.body)
             return self._commit, found, arguments
 
-        installed, appended = self._attempt(build)
-        if not installed:
-            self.counts.lease_conflicts += 1
-        if not appended:
-            self._keep_events(effect.key, effect.published)
+        def told(answer: Any) -> None:
+            installed, appended = answer
+            if not installed:
+                self.counts.lease_conflicts += 1
+            if not appended:
+                self._keep_events(effect.key, effect.published)
+
+        self._tell(build, told, effect.deadline_s, Defer((key,), effect.published))
+
+    def _tell(self, build: Callable[[], Call], told: Callable[[Any], None], deadline_s: float, missed: Defer) -> None:
+        """Send a COMMIT; `told` gets its answer. Before the lease's deadline nobody waits for that: what MongoDB has
+        acknowledged by then was never hidden by anything older (`docs/adr/0033`). Where it fails unheard, `missed` is
+        kept, as its plan would ask for.
+        """
+        if self._reach.is_troubled or self._monotonic_s() >= deadline_s:
+            told(self._attempt(build))
+            return
+
+        def send() -> Any:
+            script, keys, arguments = build()
+            return self._link.run(script, keys, arguments)
+
+        def then(answer: Any) -> None:
+            if not isinstance(answer, BaseException):
+                told(answer)
+                return
+            fault = answer if isinstance(answer, FAULTS) else redis.ConnectionError(f"interrupted: {answer!r}")
+            try:
+                told(self._reach.guarded(send if isinstance(answer, UNDONE) else after(fault, send)))
+            except CacheDown:
+                self.defer(missed)
+
+        script, keys, arguments = build()
+        try:
+            self._link.run_later(script, keys, arguments, then)
+        except FAULTS as fault:
+            told(self._reach.guarded(after(fault, send)))
 
     def _keep_events(self, scope: Key, published: Iterable[Published]) -> None:
         """The feed has no room for them. All else was done."""
@@ -310,6 +346,7 @@ class RedisCache(StepScripts):
     # -- readers
 
     def figures(self) -> CacheFigures:
+        self._link.settle()
         return self.counts.figures()
 
     def read(self, effect: CacheRead) -> Record | Right:

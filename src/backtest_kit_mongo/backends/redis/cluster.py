@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError
 
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, Link, RedisLink, Script
 from backtest_kit_mongo.backends.redis.nodes import REDIRECTED, Address, ClusterNodes, key_of, slot_of
+from backtest_kit_mongo.backends.redis.unread import Then
 
 SHUT_S: Final = 0.2
 """How long nothing is sent to a node that was silent for the whole time bound: each of its partitions would wait
@@ -42,6 +43,18 @@ class ClusterLink:
             return self.execute("EVALSHA", sent.sha, len(keys), *keys, *args)
         except NoScriptError:
             return self.execute("EVAL", sent.source, len(keys), *keys, *args)
+
+    def run_later(self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Then) -> None:
+        sent, link = script.in_cluster, self.at(keys[0])
+        if sent.sha in link.known:
+            link.run_later(sent, keys, args, then)
+        else:
+            then(self.run(script, keys, args))
+            link.known.add(sent.sha)
+
+    def settle(self) -> None:
+        for link in list(self._links.values()):
+            link.settle()
 
     def execute(self, *command: Argument) -> Any:
         def send(address: Address, asking: bool) -> Any:
@@ -107,7 +120,7 @@ class ClusterLink:
 
     def close(self) -> None:
         for link in list(self._links.values()):
-            link.drop_idle()
+            link.close()
         self._nodes.close()
 
 

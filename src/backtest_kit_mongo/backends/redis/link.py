@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,6 +26,7 @@ from hiredis import pack_command
 from redis.exceptions import MasterDownError, MovedError, NoScriptError
 
 from backtest_kit_mongo.backends.redis.errors import OUTDATED, Outdated
+from backtest_kit_mongo.backends.redis.unread import Answers, Then, Unread, told
 
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
@@ -67,6 +69,14 @@ class Link(Protocol):
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Execute a script once."""
 
+    def run_later(self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Then) -> None:
+        """Send a script once and do not wait: `then` gets the answer, or the error that came instead of it, before the
+        answer to this thread's next command, or soon. What is raised here was sent, if at all, to no avail.
+        """
+
+    def settle(self) -> None:
+        """Wait for what was sent by `run_later`, by all threads."""
+
     def execute(self, *command: Argument) -> Any: ...
 
     def execute_many(self, commands: Sequence[Sequence[Argument]]) -> list[Any]: ...
@@ -93,8 +103,11 @@ class RedisLink:
     def __init__(self, client: redis.Redis) -> None:
         self._source = client.connection_pool
         self._idle: deque[Any] = deque()
+        self._answers = Answers(self._read)
         self._address: tuple[Any, Any] | None = None
         self._process = os.getpid()
+        self.known: set[str] = set()
+        """Scripts that the server has, by their SHA."""
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Execute a script once. (An unknown script was not executed, so sending its source is no second attempt.)"""
@@ -115,35 +128,83 @@ class RedisLink:
         """Send commands in one packet. The first error that the server answered is raised after all answers were read;
         to those who judge for themselves it is an answer.
         """
+        # hiredis packs a whole command in C; the library would look at each argument in Python first.
+        answers = self._exchange([_pack(tuple(command)) for command in commands], len(commands))
+        if judges:
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer if not isinstance(answer, MovedError) else redis.ResponseError(IS_A_NODE) from answer
+        return answers
+
+    def run_later(self, script: Script, keys: Sequence[str], args: Sequence[Argument], then: Then) -> None:
+        if script.sha in self.known:
+            self._exchange([_pack(("EVALSHA", script.sha, len(keys), *keys, *args))], 0, then)
+        else:
+            then(self.run(script, keys, args))
+            self.known.add(script.sha)
+
+    def _exchange(self, packets: Sequence[bytes], count: int, then: Then | None = None) -> list[Any]:
+        """Send, and read so many answers, after the one that was left on the connection; leave one more to `then`."""
+        connection, idle, unread = self._taken()
+        answers: list[Any] = []
+        earlier: Any = None
+        try:
+            connection.send_packed_command(packets)
+            if unread is not None:
+                earlier = self._answer(connection)
+            answers.extend(self._answer(connection) for _ in range(count))
+        except BaseException as cause:
+            connection.disconnect()
+            if unread is not None:
+                told(unread.then, cause if earlier is None else earlier)
+            raise
+        if then is not None:
+            self._answers.leave(Unread(connection, idle, then, time.monotonic()))
+        else:
+            self._put_back(connection, idle)
+        if unread is not None:
+            told(unread.then, earlier)
+        return answers
+
+    def settle(self) -> None:
+        if self._process == os.getpid():
+            self._answers.settle()
+
+    def _taken(self) -> tuple[Any, deque[Any], Unread | None]:
+        """A connection that nobody else uses, where to put it afterwards, and whether an answer is on its way there."""
         if self._process != os.getpid():
-            self._idle = deque()  # The parent's sockets.
+            self._idle, self._answers = deque(), Answers(self._read)  # The parent's sockets.
             self._process = os.getpid()
+        if self._answers and (unread := self._answers.take()) is not None:
+            return unread.connection, unread.idle, unread
         idle = self._idle
         try:
-            connection = idle.pop()
+            return idle.pop(), idle, None
         except IndexError:
-            connection, idle = self._connected(idle)
-        answers: list[Any] = []
-        errors: list[Exception] = []
-        try:
-            # hiredis packs a whole command in C; the library would look at each argument in Python first.
-            connection.send_packed_command([_pack(tuple(command)) for command in commands])
-            for _ in commands:
-                try:
-                    answers.append(connection.read_response())
-                except redis.ResponseError as error:
-                    errors.append(self._judged(error))
-                    answers.append(errors[-1])
-        except BaseException:
-            connection.disconnect()
-            raise
+            return (*self._connected(idle), None)
+
+    def _put_back(self, connection: Any, idle: deque[Any]) -> None:
         if idle is self._idle:
             idle.append(connection)
         else:
             connection.disconnect()  # Meanwhile the others of its kind were dropped.
-        if errors and judges:
-            raise errors[0] if not isinstance(errors[0], MovedError) else redis.ResponseError(IS_A_NODE) from errors[0]
-        return answers
+
+    def _answer(self, connection: Any) -> Any:
+        """What the server answers next; an error is an answer."""
+        try:
+            return connection.read_response()
+        except redis.ResponseError as error:
+            return self._judged(error)
+
+    def _read(self, unread: Unread) -> None:
+        try:
+            answer = self._answer(unread.connection)
+        except BaseException as cause:
+            unread.connection.disconnect()
+            answer = cause
+        else:
+            self._put_back(unread.connection, unread.idle)
+        told(unread.then, answer)
 
     def form(self, script: Script) -> Script:
         return script
@@ -155,6 +216,7 @@ class RedisLink:
         return (self,)
 
     def close(self) -> None:
+        self.settle()
         self.drop_idle()
 
     def _judged(self, error: Exception) -> Exception:
@@ -182,6 +244,7 @@ class RedisLink:
         too.
         """
         dropped, self._idle = self._idle, deque()
+        self.known.clear()
         while True:
             try:
                 dropped.pop().disconnect()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from backtest_kit_mongo.backends.redis.entry import Tokens, record_header
 from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Script
-from backtest_kit_mongo.coherence.effects import CacheDown, Leased, Published
+from backtest_kit_mongo.coherence.effects import CacheDown, Defer, Leased, Published
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names
 from backtest_kit_mongo.coherence.record import Key
@@ -30,6 +30,7 @@ class StepScripts:
     _monotonic_s: Callable[[], float]
     _names: Callable[[Key], Names]
     _attempt: Callable[..., Any]
+    _tell: Callable[..., None]
     _send: Callable[..., None]
     _event: Callable[[Published], Event]
     _require_bypass: Callable[[object, CacheDown], None]
@@ -78,9 +79,14 @@ class StepScripts:
             events = [part for place, one in enumerate(effect.done, 1) for part in self._events(place, one)]
             return self._commit, self._of_partition(effect.keys), (*head, *entries, *events)
 
-        _, appended = self._attempt(build)
-        if not appended:
-            self._keep_events(effect.keys[0], (change for one in effect.done for change in one.published))
+        published = tuple(change for one in effect.done for change in one.published)
+
+        def told(answer: Any) -> None:
+            _, appended = answer
+            if not appended:
+                self._keep_events(effect.keys[0], published)
+
+        self._tell(build, told, effect.deadline_s, Defer(effect.keys, published))
 
     def _events(self, place: int, one: Done) -> Iterable[Argument]:
         """Header, and the body, or the number of the entry that has the same one: a payload is sent once."""
