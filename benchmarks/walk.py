@@ -1,29 +1,39 @@
 """What one write walks through: the product's own Python calls, file by file, from the adapter's call to its return.
 
-    python benchmarks/walk.py [--verbose] [--cpu COUNT]
+    python benchmarks/walk.py [--verbose] [--cpu COUNT] [--phases COUNT]
 
 Real servers (those of the CC_ environment variables, or private ones), everything warm. A generator counts once,
 however often it is resumed, and a comprehension not at all: from Python 3.12 on it is no call. `--cpu` measures the
 CPU time of this process per write, in blocks, of which the best and the median are shown: what a loaded machine
-disturbs least.
+disturbs least. `--phases` shows of what that consists: the writer's thread in each step of a write, what is left for
+adapter, checks and plan, and the same document written by the bare driver, in turns, each block's best.
 
-It uses public names only, so the same file counts other versions: PYTHONPATH=<their src> python benchmarks/walk.py
+All but the phases uses public names only, so the same file counts other versions: PYTHONPATH=<their src> python
+benchmarks/walk.py
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from measuring import servers
+from pymongo import MongoClient, WriteConcern
 
 import backtest_kit_mongo as bk
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.domains.table import SIGNAL as SIGNAL_DOMAIN
 
 SIGNAL = {
     "id": "b7c1", "position": "long", "priceOpen": 100.0, "priceTakeProfit": 110.0, "priceStopLoss": 95.5,
@@ -69,7 +79,48 @@ def cpu_us(count: int) -> list[float]:
     return found
 
 
-def report(options: argparse.Namespace) -> None:
+def phases_us(count: int, uri: str) -> dict[str, float]:
+    """CPU time of the writing thread by phase of a write, microseconds: of each the best block's mean."""
+    store = stores.live_store()
+    spent: Counter[str] = Counter()
+
+    def timed(name: str, perform: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def performed(effect: Any) -> Any:
+            since_ns = time.thread_time_ns()
+            try:
+                return perform(effect)
+            finally:
+                spent[name] += time.thread_time_ns() - since_ns
+
+        return performed
+
+    handlers = store.performers(SIGNAL_DOMAIN)
+    for kind in (fx.Lease, fx.Upsert, fx.Commit):
+        handlers[kind] = timed(kind.__name__, handlers[kind])
+    client: MongoClient[dict[str, Any]] = MongoClient(uri)
+    bare = client["bare"].get_collection("bare", write_concern=WriteConcern("majority", j=True))
+
+    def write_bare(number: int) -> None:
+        change = {"$set": {"payload": SIGNAL, "updatedDate": datetime.now(UTC)}, "$inc": {"rev": 1}}
+        bare.find_one_and_update({"_id": number % 64}, change, {"rev": 1}, upsert=True)
+
+    best: dict[str, float] = {}
+    for block in range(BLOCK_COUNT + 1):
+        for name, act in (("whole write", write), ("bare find_one_and_update", write_bare)):
+            since_ns = time.thread_time_ns()
+            for number in range(count // BLOCK_COUNT):
+                act(number)
+            spent[name] = time.thread_time_ns() - since_ns
+        spent["adapter, checks, plan"] = spent["whole write"] - sum(spent[one] for one in ("Lease", "Upsert", "Commit"))
+        if block:  # The first one is to get warm.
+            for name, taken_ns in spent.items():
+                best[name] = min(best.get(name, inf), taken_ns / (count // BLOCK_COUNT) / 1000)
+        spent.clear()
+    client.close()
+    return best
+
+
+def report(options: argparse.Namespace, uri: str) -> None:
     for number in range(WARM_COUNT):
         write(number)
     calls = walk()
@@ -83,16 +134,20 @@ def report(options: argparse.Namespace) -> None:
     if options.cpu:
         blocks = cpu_us(options.cpu)
         print(f"CPU of this process per write: best {min(blocks):.0f} us, median {statistics.median(blocks):.0f} us")
+    if options.phases:
+        for name, taken_us in phases_us(options.phases, uri).items():
+            print(f"{taken_us:7.0f} us  {name}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--verbose", action="store_true", help="name every call")
     parser.add_argument("--cpu", type=int, default=0, metavar="COUNT", help="measure the CPU time of so many writes")
+    parser.add_argument("--phases", type=int, default=0, metavar="COUNT", help="the same by phase, of so many writes")
     options = parser.parse_args()
     with servers("bkm-walk") as given:
         bk.setup(**given)
-        report(options)
+        report(options, given.get("mongo_connection_string") or os.environ["CC_MONGO_CONNECTION_STRING"])
         bk.shutdown()
 
 

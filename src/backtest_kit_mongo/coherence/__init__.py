@@ -11,8 +11,8 @@ after its lease has ended.
     write   LEASE    delete the entry, register (token, deadline); take the *install right* if this writer is alone
             TRUTH    one find_one_and_update with a deadline before the lease's, by MongoDB's own clock: it may arrive
                      at any time, and what arrives later is refused
-            COMMIT   one script: release the lease; install the entry if the install right is still ours; append the
-                     event (of many only the last page; the others go before it: `plans.announce` says why)
+            COMMIT   one script, which nobody waits for: release the lease; install the entry if the install right is
+                     still ours; append the event (of many the last page only: `plans.announce` says why)
     read    READ     the entry of the current incarnation: done, one hop. Otherwise share or take the install right
             FIND     MongoDB primary
             FILL     install what was found if the install right is still ours

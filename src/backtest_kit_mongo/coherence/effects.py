@@ -90,7 +90,7 @@ class Abort(Effect[None]):
 class Commit(Effect[None]):
     """Release the lease, install `entry` if the right is held, append the events: one atomic step.
 
-    Until `deadline_s`, the lease's, nobody needs to wait for it (docs/adr/0033).
+    Until `deadline_s`, the lease's, nobody needs to wait for it (docs/adr/0038).
     """
 
     key: Key

@@ -271,7 +271,7 @@ class RedisCache(StepScripts):
 
     def _tell(self, build: Callable[[], Call], told: Callable[[Any], None], deadline_s: float, missed: Defer) -> None:
         """Send a COMMIT; `told` gets its answer. Before the lease's deadline nobody waits for that: what MongoDB has
-        acknowledged by then was never hidden by anything older (`docs/adr/0033`). Where it fails unheard, `missed` is
+        acknowledged by then was never hidden by anything older (`docs/adr/0038`). Where it fails unheard, `missed` is
         kept, as its plan would ask for.
         """
         if self._reach.is_troubled or self._monotonic_s() >= deadline_s:
@@ -346,7 +346,6 @@ class RedisCache(StepScripts):
     # -- readers
 
     def figures(self) -> CacheFigures:
-        self._link.settle()
         return self.counts.figures()
 
     def read(self, effect: CacheRead) -> Record | Right:

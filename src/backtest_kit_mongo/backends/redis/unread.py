@@ -1,6 +1,6 @@
 """Answers that nobody waits for.
 
-COMMIT need not be waited for (`docs/adr/0033`): it is sent, and its answer is left on its connection. The thread's next
+COMMIT need not be waited for (`docs/adr/0038`): it is sent, and its answer is left on its connection. The thread's next
 command goes over the same connection, so it is executed after it, and reads that answer first. Who sends nothing more
 has it read by a thread of ours within twice `IDLE_S`, which ends when it has had nothing to do for a while.
 """
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -49,7 +50,8 @@ class Answers:
     def __init__(self, read: Callable[[Unread], None]) -> None:
         self._read = read
         self._of_threads: dict[int, Unread] = {}
-        self._is_any = threading.Event()
+        self._is_reading = False
+        self._wakes: SimpleQueue[None] = SimpleQueue()  # Unlike an event's, its lock may be wanted twice by one thread.
         self._reader: threading.Thread | None = None
 
     def __bool__(self) -> bool:
@@ -64,8 +66,9 @@ class Answers:
         if self._of_threads.setdefault(get_ident(), unread) is not unread:
             self._read(unread)  # A signal handler, in the middle of a command of this thread, has left one too.
             return
-        if not self._is_any.is_set():
-            self._is_any.set()
+        if not self._is_reading:
+            self._is_reading = True
+            self._wakes.put(None)
         if self._reader is None:
             self._reader = threading.Thread(target=self._read_idle, name="cache-answers", daemon=True)
             try:
@@ -85,23 +88,26 @@ class Answers:
                 self._read(unread)
 
     def _read_idle(self) -> None:
-        while self._is_any.wait(LINGER_S) or not self._ends():
-            time.sleep(IDLE_S)
-            since_s = time.monotonic() - IDLE_S
-            # One that has been replaced meanwhile is only read sooner than it would have been.
-            self._read_of([thread for thread, one in list(self._of_threads.items()) if one.sent_s <= since_s])
-            if not self._of_threads:
-                self._is_any.clear()
-                if self._of_threads:
-                    self._is_any.set()
+        while self._is_woken():
+            while self._of_threads:
+                time.sleep(IDLE_S)
+                since_s = time.monotonic() - IDLE_S
+                # One that has been replaced meanwhile is only read sooner than it would have been.
+                self._read_of([thread for thread, one in list(self._of_threads.items()) if one.sent_s <= since_s])
+            self._is_reading = False
+            if self._of_threads:
+                self._wakes.put(None)  # Left in between, by somebody who took this thread for awake.
 
-    def _ends(self) -> bool:
-        """Whether nothing came in between."""
-        self._reader = None
-        if not self._of_threads:
-            return True
-        self._reader = threading.current_thread()
-        return False
+    def _is_woken(self) -> bool:
+        """False: nobody has left anything for long, and this thread ends."""
+        try:
+            self._wakes.get(timeout=LINGER_S)
+        except Empty:
+            self._reader = None
+            if not self._of_threads:
+                return False
+            self._reader = threading.current_thread()
+        return True
 
 
 def told(then: Then, answer: Any) -> None:
