@@ -50,6 +50,7 @@ class Answers:
     def __init__(self, read: Callable[[Unread], None]) -> None:
         self._read = read
         self._of_threads: dict[int, Unread] = {}
+        self._lock = locks.Lock()
         self._is_reading = False
         self._wakes: SimpleQueue[None] = SimpleQueue()  # Unlike an event's, its lock may be wanted twice by one thread.
         self._reader: threading.Thread | None = None
@@ -78,14 +79,16 @@ class Answers:
                 self.settle()
 
     def settle(self) -> None:
-        """Read all answers that are on their way, whoever's they are."""
-        self._read_of(list(self._of_threads))
+        """Read all answers that are on their way, whoever's they are, and wait for the one that is being read."""
+        with self._lock.quietly():
+            self._read_of(list(self._of_threads))
 
     def _read_of(self, threads: list[int]) -> None:
         for thread in threads:
-            unread = self._of_threads.pop(thread, None)
-            if unread is not None:
-                self._read(unread)
+            with self._lock.quietly():
+                unread = self._of_threads.pop(thread, None)
+                if unread is not None:
+                    self._read(unread)
 
     def _read_idle(self) -> None:
         while self._is_woken():
