@@ -19,7 +19,6 @@ copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -46,6 +45,7 @@ from backtest_kit_verify.simulation.near_process import (
     Run,
     Variant,
     Workload,
+    copied,
 )
 from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
 
@@ -64,14 +64,6 @@ STORING = (fx.Upsert, fx.SoftRemove)
 
 def broken(name: str, detail: str) -> InvariantViolation:
     return InvariantViolation(f"{name} ({PROMISES[name]}) does not hold: {detail}")
-
-
-def copied(redis: MemoryRedis) -> MemoryRedis:
-    """What a Redis holds, by itself. Records are never changed, so they are shared."""
-    return replace(
-        redis, entries=dict(redis.entries), rights=dict(redis.rights), numbers=dict(redis.numbers), stream=[],
-        leases={key: dict(leases) for key, leases in redis.leases.items()}, listeners=[],
-    )  # fmt: skip
 
 
 class World:
@@ -175,14 +167,6 @@ class World:
         link.leaves = False
         return True
 
-    def left(self) -> list[int]:
-        """The processes that have left some."""
-        return [number for number, process in enumerate(self.processes) if process.link.left]
-
-    def settle(self, number: int) -> bool:
-        """Redis executes a COMMIT that was left."""
-        return self.processes[number].link.settle()
-
     def _is_late(self, effect: Any) -> bool:
         """Whether MongoDB does not commit this write any more."""
         return effect.deadline_s is not None and self.redis.now_ms / 1000 > effect.deadline_s
@@ -225,7 +209,7 @@ class World:
         """
         alive = [number for number, process in enumerate(self.processes) if process.is_alive]
         for number in alive:
-            while self.settle(number):
+            while self.processes[number].link.settle():
                 pass
             self.heal(number)
         self.relay(0)
@@ -406,7 +390,7 @@ class World:
 
 ACTS: Mapping[str, Callable[[World, int], bool]] = {
     "step": World.step, "timeout": World.timeout, "unknown": World.unknown, "refuse": World.refuse,
-    "leave": World.leave, "settle": World.settle,
+    "leave": World.leave, "settle": lambda world, process: world.processes[process].link.settle(),
     "ask": World.ask, "hear": World.hear, "lose": World.lose, "break": World.break_off, "lost": World.lost,
     "evict-copy": World.evict_copy, "cut": World.cut, "heal": World.heal, "crash": World.crash,
     "tick": World.tick, "land": World.land, "relay": World.relay, "save": World.save, "restart": World.restart,

@@ -260,7 +260,7 @@ def random_run(world: World, random: Random, menu: Menu, actions: list[Action]) 
                 last = waiting[int(draw() * min(len(waiting), AT_ONCE_MAX))]
             if last == stalled and draw() > PATIENCE:
                 last = waiting[(waiting.index(last) + 1) % len(waiting)]
-            left = world.left()
+            left = [number for number, process in enumerate(world.processes) if process.link.left]
             if left and draw() < SETTLE_SHARE:
                 action = ("settle", left[0])
             else:

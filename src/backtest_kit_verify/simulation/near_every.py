@@ -109,7 +109,7 @@ def _possible(world: World, budget: Budget, limits: Limits) -> Iterator[Action]:
     waiting = {run.op: run.number for run in reversed(live) if run.plan is None}
     yield from (("step", run.number) for run in live if run.plan is not None or waiting[run.op] == run.number)
     yield from (("leave", run.number) for run in live if isinstance(run.effect, fx.Commit))
-    yield from (("settle", number) for number in world.left())
+    yield from (("settle", number) for number, process in enumerate(world.processes) if process.link.left)
     yield from (("hear", subscriber) for subscriber in limits.subscribers if world.processes[subscriber].queue)
     if ticks:
         yield ("tick", 0)

@@ -5,12 +5,12 @@ the operations of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.memory_cache import MemoryCache
+from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import plans
 from backtest_kit_mongo.coherence.codec import pack
@@ -316,3 +316,11 @@ class Run:
     def finish(self) -> None:
         self.plan = self.effect = None
         self.has_ended = True
+
+
+def copied(redis: MemoryRedis) -> MemoryRedis:
+    """What a Redis holds, by itself. Records are never changed, so they are shared."""
+    return replace(
+        redis, entries=dict(redis.entries), rights=dict(redis.rights), numbers=dict(redis.numbers), stream=[],
+        leases={key: dict(leases) for key, leases in redis.leases.items()}, listeners=[],
+    )  # fmt: skip

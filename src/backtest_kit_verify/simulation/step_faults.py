@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.errors import Contended
-from backtest_kit_verify.simulation.near import copied
+from backtest_kit_verify.simulation.near_process import copied
 from backtest_kit_verify.simulation.step_parties import KEYS, TICK_MS, TO_REDIS, Run
 from backtest_kit_verify.simulation.step_world import Operations
 

@@ -30,7 +30,7 @@ from backtest_kit_mongo.errors import (
     WriteOutcomeUnknown,
     WriteRefused,
 )
-from backtest_kit_verify.simulation.near import copied
+from backtest_kit_verify.simulation.near_process import copied
 from backtest_kit_verify.simulation.step_parties import (
     ATTEMPTS_MAX,
     CLIENTS,
