@@ -113,7 +113,7 @@ FAULTS = (
 )
 """Faults and what ends them; a verb is tried as often as it stands there."""
 SLOW = (RETRY, STALL)
-"""After these the operation is held up."""
+"""After these the operation is held up. A repetition succeeds first: only so does the original come last."""
 FAULTS_AT_ONCE = (2, 3, 4)
 """How many of them a schedule draws from. A few at a time reach deeper than all of them together."""
 
@@ -194,8 +194,6 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
             if action < TIME_PASSES:
                 action += int(draw() * (len(world.late) if action == DELIVER * SUBJECTS else count))
                 if action >> 4 in SLOW and acts[action >> 4](action & 15):
-                    # The repetition succeeds, and then the client is slow: only so does the original come last. And
-                    # what MongoDB holds up is held up for long.
                     actions.append(action)
                     stalled = action & 15
                     action = stalled if action < STALL * SUBJECTS else TIME_PASSES
