@@ -84,7 +84,7 @@ PAGES = {
     "dead letters": "/letters",
     "candles": "/candles",
     "180 candles": "/candles/series?exchange=binance&symbol=BTC%2FUSDT&interval=1m",
-    "20,000 candles": "/candles/series?exchange=binance&symbol=BTC%2FUSDT&interval=1m&count=20000",
+    "10,000 candles": "/candles/series?exchange=binance&symbol=BTC%2FUSDT&interval=1m&count=10000",
 }
 
 

@@ -26,7 +26,7 @@ __all__ = ["candles_of", "show", "show_series"]
 LIST_S: Final = 60.0
 FIRST_SHOWN: Final = 180
 """Candles of a page that names no range."""
-RANGE_MAX: Final = 20_000
+RANGE_MAX: Final = 10_000
 """Candles of one page."""
 GAPS_SHOWN: Final = 100
 SPANS: Final = ((180, "180"), (1_000, "1,000"), (5_000, "5,000"), (RANGE_MAX, f"{RANGE_MAX:,}"))
