@@ -67,10 +67,14 @@ def _shown(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def make_app(sources: Sources, access: Access) -> ASGIApp:
-    """The application. It closes the sources at its end."""
+def make_app(sources: Sources, access: Access, live: Live | None = None) -> ASGIApp:
+    """The application. It closes the sources at its end.
+
+    Args:
+        live: over the same sources, for a server that ends its streams before it waits for them.
+    """
     templates = Templates(sources, access)
-    live = Live(sources)
+    live = live or Live(sources)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

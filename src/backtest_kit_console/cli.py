@@ -101,25 +101,30 @@ def _serve(
 
         from .app import make_app
         from .guard import Access, own_names
+        from .live import Live
         from .sources import Sources
     except ModuleNotFoundError as cause:
         raise EnvironmentFault(f"bkm console needs {cause.name}: pip install 'backtest-kit-mongo[console]'.") from cause
     hosts = own_names() | {name.lower().rstrip(".") for name in (*names, host)}
     access = Access(token, hosts, allow_actions, is_secure=cert is not None)
     sources = Sources(settings, _targets(anchors, settings))
+    live = Live(sources)
+
     # The access log would hold the token of the first request.
     config = uvicorn.Config(
-        make_app(sources, access), host, port, log_level="warning", access_log=False, server_header=False, ws="none",
-        proxy_headers=False, timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on",
+        make_app(sources, access, live), host, port, log_level="warning", access_log=False, server_header=False,
+        proxy_headers=False, ws="none", timeout_graceful_shutdown=SHUTDOWN_S, lifespan="on",
         ssl_certfile=cert, ssl_keyfile=None if key is None else str(key),
     )  # fmt: skip
+    server = uvicorn.Server(config)
+    live.is_ending = lambda: server.should_exit
     with config.bind_socket() as listening:
         listening.listen()  # Who is told the address may ask at once.
         shown = _address(host, listening.getsockname()[1], "http" if cert is None else "https")
         echo(f"{shown}{f'/?token={token}' if token else ''}")
         if cert is None and not _is_loopback(host):
             echo("It speaks plain HTTP: who sees the network sees the token. Use --tls-cert, or ssh -L.", err=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
 
 
 def _address(host: str, port: int, scheme: str) -> str:

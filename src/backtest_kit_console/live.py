@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Final, NamedTuple
@@ -63,6 +63,7 @@ class Live:
         trouble: why the feed or the documents cannot be read; empty while they can.
         read_ms: when they were last read, epoch ms.
         epoch: tells the versions of this server from those of one before.
+        is_ending: whether the server is about to end, so that streams do.
     """
 
     def __init__(self, sources: Sources) -> None:
@@ -77,6 +78,7 @@ class Live:
         self._wanted_s = self._loaded_s = -inf
         self.version = 0
         self.counts = 0, 0
+        self.is_ending: Callable[[], bool] = self._ended.is_set
         self.epoch = secrets.token_hex(4)
         self.trouble = ""
         self.read_ms = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
@@ -17,6 +18,8 @@ __all__ = ["streaming"]
 
 STATUS_S: Final = 5.0
 """So often a browser is told that nothing has happened."""
+GLANCE_S: Final = 0.5
+"""So soon a stream notices that the server ends."""
 BROWSERS_MAX: Final = 200
 RENDERED_MAX: Final = 4_000
 Chosen: TypeAlias = tuple[str, str, str]
@@ -83,7 +86,7 @@ def _place(request: Request) -> tuple[str, int]:
 async def _told(live: Live, messages: Messages, version: int | None, chosen: Chosen) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
     with live.listening() as news:
-        while True:
+        while not live.is_ending():
             news.clear()
             found = None if version is None else messages.since(version, chosen)
             if found is None:
@@ -91,10 +94,17 @@ async def _told(live: Live, messages: Messages, version: int | None, chosen: Cho
                 return
             text, version = found
             yield text
-            try:
-                await asyncio.wait_for(news.wait(), STATUS_S)
-            except TimeoutError:
-                continue
+            await _wait(live, news)
+
+
+async def _wait(live: Live, news: asyncio.Event) -> None:
+    """Until there is news, it is time to say that there is none, or the server ends."""
+    for _ in range(round(STATUS_S / GLANCE_S)):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(news.wait(), GLANCE_S)
+            return
+        if live.is_ending():
+            return
 
 
 def _message(live: Live, version: int, rows: list[dict[str, Any]]) -> str:
