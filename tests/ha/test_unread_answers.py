@@ -16,6 +16,8 @@ from redis.exceptions import NoScriptError
 
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
 from backtest_kit_mongo.backends.redis.unread import Answers, Unread
+from backtest_kit_mongo.causing import caused_by, present_cause
+from backtest_kit_mongo.coherence.causes import Cause
 
 SCRIPT = Script("commit")
 
@@ -89,6 +91,16 @@ def test_the_next_command_of_the_thread_goes_over_the_same_connection_and_reads_
     assert link.execute("ECHO", "second") == b"second"
     assert heard == [b"first"]
     assert len(world.made) == 1
+
+
+def test_what_follows_from_an_answer_belongs_to_the_cause_of_its_command(link: RedisLink) -> None:
+    causes: list[Any] = []
+    first, second = Cause("s-1", "1/opened"), Cause("s-2", "2/opened")
+    with caused_by(first):
+        link.run_later(SCRIPT, ("k",), ("first",), lambda answer: causes.append(present_cause()))
+    with caused_by(second):
+        link.execute("ECHO", "second")
+    assert causes == [first]
 
 
 def test_a_second_one_reads_the_first(link: RedisLink, world: World) -> None:

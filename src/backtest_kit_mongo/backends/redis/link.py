@@ -17,6 +17,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextvars import copy_context
 from functools import cached_property
 from importlib.resources import files
 from typing import Any, Protocol, TypeAlias
@@ -159,7 +160,8 @@ class RedisLink:
                 told(unread.then, cause if earlier is None else earlier)
             raise
         if then is not None:
-            self._answers.leave(Unread(connection, idle, then, time.monotonic()))
+            # Whoever reads the answer: what follows from it belongs to the cause and the trace of this command.
+            self._answers.leave(Unread(connection, idle, _here(then), time.monotonic()))
         else:
             self._put_back(connection, idle)
         if unread is not None:
@@ -250,3 +252,13 @@ class RedisLink:
                 dropped.pop().disconnect()
             except IndexError:
                 return
+
+
+def _here(then: Then) -> Then:
+    """Called in the context of now."""
+    context = copy_context()
+
+    def called(answer: Any) -> None:
+        context.run(then, answer)
+
+    return called
