@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,6 +20,7 @@ from backtest_kit_mongo.terminal import echo
 __all__ = ["console"]
 
 PORT: Final = 8321
+EVERYWHERE: Final = ("0.0.0.0", "::")
 TOKEN_MIN: Final = 16
 """Characters. A shorter one can be guessed."""
 SHUTDOWN_S: Final = 2
@@ -62,9 +64,13 @@ def console(
     with told():
         if (tls_cert is None) != (tls_key is None):
             raise CallerError("--tls-cert and --tls-key belong together. Nothing was started.")
-        settings = resolve(load())
         token = _token(token_file, is_needed=allow_actions or not _is_loopback(host))
-        _serve(settings, host, port, token, allow_host, anchors, tls_cert, tls_key, allow_actions=allow_actions)
+        settings = resolve(load())
+        is_made = bool(token) and token_file is None
+        _serve(
+            settings, host, port, token, allow_host, anchors, tls_cert, tls_key, allow_actions=allow_actions,
+            is_made=is_made,
+        )  # fmt: skip
 
 
 def _is_loopback(host: str) -> bool:
@@ -95,7 +101,9 @@ def _serve(
     key: Path | None,
     *,
     allow_actions: bool,
+    is_made: bool,
 ) -> None:
+    """`is_made`: nobody knows the token yet, so it is printed."""
     try:
         import uvicorn
 
@@ -120,8 +128,12 @@ def _serve(
     live.is_ending = lambda: server.should_exit
     with config.bind_socket() as listening:
         listening.listen()  # Who is told the address may ask at once.
-        shown = _address(host, listening.getsockname()[1], "http" if cert is None else "https")
-        echo(f"{shown}{f'/?token={token}' if token else ''}")
+        shown = _address(
+            socket.gethostname() if host in EVERYWHERE else host,
+            listening.getsockname()[1],
+            "http" if cert is None else "https",
+        )
+        echo(f"{shown}/?token={token}" if is_made else shown)
         if cert is None and not _is_loopback(host):
             echo("It speaks plain HTTP: who sees the network sees the token. Use --tls-cert, or ssh -L.", err=True)
         server.run(sockets=[listening])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from backtest_kit_console.guard import Access, inside
+from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.feed.opened import open_servers
 from tests.console.conftest import TOKEN, Shown
 from tests.console.support import ask
@@ -79,3 +82,12 @@ def test_a_dead_letter_is_dropped_only_from_its_own_form_and_on_record(shown: Sh
         ("console.drop", given["why"])
     ]
     assert ask(shown.guarded, "/letters/act", mine, given).status == 400
+
+
+@pytest.mark.parametrize(("given", "said"), [("short", "can be guessed"), ("", "belong together")])
+def test_a_server_that_would_be_unsafe_is_not_started(tmp_path: Path, given: str, said: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(given or TOKEN)
+    options = ["console", "--token-file", str(file), *(() if given else ("--tls-cert", "c.pem"))]
+    done = CliRunner().invoke(app, options)
+    assert (done.exit_code, said in " ".join(done.output.split())) == (2, True), done.output
