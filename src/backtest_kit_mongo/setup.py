@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -20,9 +21,9 @@ from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.caches import identity_of, make_cache
-from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS
+from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, SCHEDULE, SIGNAL
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import AlreadySetUp, NotSetUp
+from backtest_kit_mongo.errors import AlreadySetUp, BacktestKitError, NotSetUp
 from backtest_kit_mongo.modes import Choices, forget
 from backtest_kit_mongo.ports import NoCache
 from backtest_kit_mongo.reachability import require_servers
@@ -268,12 +269,28 @@ def _open(settings: Settings, wanted: Choices) -> None:
         store = stores.live_store()
         require_servers(settings, _mongo(store), redis_client(settings))
         store.open()
+        _warn_of_files(store)
     except BaseException:
         stores.configure_live(None)
         metrics.close()
         raise
     wanted.choose()
     _install(settings)
+
+
+def _warn_of_files(store: Store) -> None:
+    """A program that kept its positions in files, and now finds none of them in MongoDB, would open them anew."""
+    if not stores.DUMP_DIRECTORY.is_dir():
+        return
+    with suppress(BacktestKitError):  # It is only looked at, to help.
+        for domain in (SIGNAL, SCHEDULE):
+            held = sum(not entry.is_empty for entry in stores.file_store().browse(domain))
+            if held and next(store.browse(domain), None) is None:
+                logger.warning(
+                    "%d documents of %s are in files below %s, and MongoDB has none: a strategy does not see "
+                    "them from here on. Stop it, and `bkm migrate %s` brings them (docs/data.md)",
+                    held, domain.name, stores.DUMP_DIRECTORY.absolute(), stores.DUMP_DIRECTORY.absolute(),
+                )  # fmt: skip
 
 
 def resolve(settings: Settings) -> Settings:

@@ -166,3 +166,21 @@ def test_an_open_position_moves_from_files_to_mongodb(database: str, monkeypatch
         assert bk.PersistSignalAdapter.read_signal_data(*key) == position
     finally:
         bk.shutdown()
+
+
+@pytest.mark.usefixtures("database")
+def test_whoever_sets_up_before_he_migrates_hears_of_the_positions_that_stay_in_files(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    context = ("BTC", "my_trend", "okx")
+    bk.PersistSignalAdapter.use_json()
+    bk.PersistSignalAdapter.write_signal_data(SIGNAL, *context)
+    bk.shutdown()
+    for is_migrated in (False, True):
+        if is_migrated:
+            assert bkm("migrate", "./dump").exit_code == 0
+        caplog.clear()
+        bk.setup()
+        assert any("bkm migrate" in record.message for record in caplog.records) is not is_migrated
+        assert (bk.PersistSignalAdapter.read_signal_data(*context) is not None) is is_migrated
+        bk.shutdown()
