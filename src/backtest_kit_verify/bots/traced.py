@@ -17,8 +17,8 @@ from backtest_kit_verify.bots.noted import NAME
 from backtest_kit_verify.bots.plan import EXCHANGE
 
 OF_NO_SIGNAL = ("candle", "measure", "log", "state", "strategy", "signal", "schedule")
-"""Domains of which a record that lost its stamp may tell no signal: what a context remembers belongs to all of them, and
-a context that holds nothing has none.
+"""Domains of which a record that lost its stamp may tell no signal: what a context remembers belongs to all of them,
+and a context that holds nothing has none.
 """
 
 
