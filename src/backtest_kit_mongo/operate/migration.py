@@ -7,7 +7,7 @@ stored in the target with another value stays, and is named; unless the source's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -99,10 +99,7 @@ class Migration:
             for entry in self.source.browse(domain):
                 self._series(entry, moved)
             return moved
-        # Lists are shown in the order of their creation.
-        entries = sorted(self.source.browse(domain), key=lambda one: one.created_ms or one.changed_ms or 0)
-        moved.found = len(entries)
-        changes = (change for entry in entries if (change := self._change(entry, moved)) is not None)
+        changes = (change for entry in self._entries(domain) if (change := self._change(entry, moved)) is not None)
         with ThreadPoolExecutor(THREADS, thread_name_prefix="bkm-migrate") as pool:
             while page := list(islice(changes, PAGE)):
                 if domain.shape is Shape.LIST:
@@ -113,8 +110,15 @@ class Migration:
                 self.on_done(len(page))
         return moved
 
+    def _entries(self, domain: Domain) -> Iterable[Entry]:
+        """As they come; only lists, which are shown in the order of their creation, are all looked at first."""
+        found = self.source.browse(domain)
+        is_list = domain.shape is Shape.LIST
+        return sorted(found, key=lambda one: one.created_ms or one.changed_ms or 0) if is_list else found
+
     def _change(self, entry: Entry, moved: Moved) -> Change | None:
         """What is to be written; None where that cannot be known, which is noted."""
+        moved.found += 1
         key: Key | None = entry.key
         if entry.others:
             candidates = (entry.key, *entry.others)
