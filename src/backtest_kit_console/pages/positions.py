@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from backtest_kit_console.live import OPEN_MAX
 
 from .asking import Answer, Asked, paged
 
 __all__ = ["show"]
 
-NAMES = ("symbol", "strategy", "exchange")
+NAMES: Final = ("symbol", "strategy", "exchange")
+NOT_YET: Final = "The positions are not read yet; this page will show them, or load it again."
 
 
 def show(asked: Asked) -> Answer:
@@ -23,7 +26,7 @@ def show(asked: Asked) -> Answer:
         "open": len(every) - waiting,
         "waiting": waiting,
         "since": f"{asked.live.epoch}-{version}",
-        "trouble": asked.live.trouble,
+        "trouble": asked.live.trouble or ("" if asked.live.read_ms else NOT_YET),
         "read_ms": asked.live.read_ms,
         "is_cut": len(every) >= OPEN_MAX,
     }
