@@ -314,7 +314,8 @@ def test_every_collection_has_its_place_in_the_roles() -> None:
     given = json.loads((OPS / "mongo-init" / "roles.json").read_text())
     assert given["documents"] == sorted(collection_of(domain) for domain in DOMAINS)
     named = {name for role in given["roles"].values() for name in role if not name.startswith("*")}
-    assert named | set(given["documents"]) | {"repaired-items"} == own_collections(DOMAINS)
+    of_operators = {"repaired-items", "bkm-restoring"}
+    assert named | set(given["documents"]) | of_operators == own_collections(DOMAINS)
 
 
 def test_nobody_is_somebody_without_a_name(guarded: GuardedRedis) -> None:
