@@ -1,6 +1,6 @@
 """One reader of the feed for all browsers.
 
-It runs while somebody looks at positions, and a minute longer. Five times a second it asks each stream what was
+It runs while somebody looks at positions, and a minute longer. Twice a second it asks each stream what was
 appended of two domains (Redis gives it nothing else), and twice a minute it reads the documents anew: for what foreign
 programs wrote, which has no event, and for what a Redis that lost its memory forgot.
 """
@@ -37,7 +37,7 @@ __all__ = ["OPEN_MAX", "Change", "Live"]
 
 logger = logging.getLogger(__name__)
 
-TICK_S: Final = 0.2
+TICK_S: Final = 0.5
 RELOAD_S: Final = 30.0
 LINGER_S: Final = 60.0
 OPEN_MAX: Final = 5_000
