@@ -94,7 +94,7 @@ def phases_us(count: int, uri: str) -> dict[str, float]:
 
         return performed
 
-    handlers = store.performers(SIGNAL_DOMAIN)
+    handlers: Any = store.performers(SIGNAL_DOMAIN)
     for kind in (fx.Lease, fx.Upsert, fx.Commit):
         handlers[kind] = timed(kind.__name__, handlers[kind])
     client: MongoClient[dict[str, Any]] = MongoClient(uri)
