@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from backtest_kit_mongo.candles.plans import FindBlocks, FindGeneration, FindRows, PutBlock
-from backtest_kit_mongo.coherence.deletion import Delete
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll
 from backtest_kit_mongo.coherence.effects import (
     Abort,
     CacheRead,
@@ -57,6 +57,9 @@ class Truth(Protocol):
     def remove(self, effect: SoftRemove) -> Record | None: ...
 
     def delete(self, effect: Delete) -> Record | None: ...
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        """In the order of the keys; `one_by_one` is good enough."""
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +66,10 @@ def test_no_docstring_is_torn_in_the_middle_of_a_sentence() -> None:
                 if "\n" not in first and re.search(r"[a-z,;]$", first.rstrip()) and re.match(r"\s*[a-z]", rest):
                     torn.append(f"{path.relative_to(ROOT)}:{node.lineno}")
     assert not torn
+
+
+def test_no_two_test_files_are_one_module() -> None:
+    """The second could not be imported, which shows in a fresh clone alone."""
+    found = (path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists())
+    names = Counter(path.stem for path in found)
+    assert [name for name, count in names.items() if count > 1] == []

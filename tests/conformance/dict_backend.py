@@ -14,7 +14,7 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, deletion, one_by_one
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
@@ -75,6 +75,9 @@ class DictTruth(RowsOnly):
         with self._lock:
             kept = self._records.pop(effect.key, None)
             return None if kept is None else deletion(kept, effect.note)
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return one_by_one(self.delete, effect)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         found = (self.find(Find(effect.scope.child(item))) for item in effect.items)

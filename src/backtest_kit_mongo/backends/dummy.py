@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
-from backtest_kit_mongo.coherence.deletion import Delete
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, one_by_one
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Selection
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
@@ -35,6 +35,9 @@ class DummyTruth(RowsOnly):
 
     def delete(self, effect: Delete) -> Record | None:
         return None
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return one_by_one(self.delete, effect)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         return {}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.coherence.codec import pack, unpack
-from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, deletion, one_by_one
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
 from backtest_kit_mongo.coherence.keys import escaped
@@ -84,6 +84,9 @@ class MemoryTruth(RowsOnly):
         with self._lock:
             kept = self._scopes.get(effect.key.scope, {}).pop(effect.key, None)
             return None if kept is None else deletion(kept.record, effect.note)
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return one_by_one(self.delete, effect)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         with self._lock:

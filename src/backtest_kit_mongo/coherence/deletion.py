@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from backtest_kit_mongo.coherence import steps
@@ -33,6 +33,11 @@ class DeleteAll(Effect["tuple[Record | None, ...]"]):
     keys: tuple[Key, ...]
     note: Mapping[str, str]
     deadline_s: float | None
+
+
+def one_by_one(delete: Callable[[Delete], Record | None], effect: DeleteAll) -> tuple[Record | None, ...]:
+    """How a truth performs it that gains nothing by doing it in bulk."""
+    return tuple(delete(Delete(key, effect.note, effect.deadline_s)) for key in effect.keys)
 
 
 def deletion(record: Record, note: Mapping[str, str]) -> Record:

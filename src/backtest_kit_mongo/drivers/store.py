@@ -9,8 +9,8 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from backtest_kit_mongo.coherence import deletion, lists, plans
 from backtest_kit_mongo.coherence import effects as fx
+from backtest_kit_mongo.coherence import lists, plans
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.coherence.inventory import EVERYTHING, Census, Entry, Selection
 from backtest_kit_mongo.coherence.lists import ALL, Only
@@ -29,6 +29,7 @@ from backtest_kit_mongo.drivers.counts import (
     Counts,
     Tally,
 )  # fmt: skip
+from backtest_kit_mongo.drivers.deleting import DeletionVerbs, deletion_handlers
 from backtest_kit_mongo.drivers.drive import OneForAll as OneForAll
 from backtest_kit_mongo.drivers.drive import Perform, Performers
 from backtest_kit_mongo.drivers.drive import drive as drive
@@ -37,7 +38,7 @@ from backtest_kit_mongo.drivers.scopes import current
 from backtest_kit_mongo.drivers.series import SeriesVerbs, series_handlers
 from backtest_kit_mongo.drivers.single_flight import SingleFlight
 from backtest_kit_mongo.drivers.stepping import wait_for_others
-from backtest_kit_mongo.errors import CallerError, ServerUnreachable, WriteOutcomeUnknown
+from backtest_kit_mongo.errors import ServerUnreachable, WriteOutcomeUnknown
 from backtest_kit_mongo.locks import Lock
 from backtest_kit_mongo.ports import Cache, Near, Truth
 
@@ -61,12 +62,7 @@ def _dropping(near: Near, perform: Perform) -> Perform:
     return performed
 
 
-def _delete_each(truth: Truth, effect: deletion.DeleteAll) -> tuple[Record | None, ...]:
-    """For truths that have no bulk of it."""
-    return tuple(truth.delete(deletion.Delete(key, effect.note, effect.deadline_s)) for key in effect.keys)
-
-
-class Store(SeriesVerbs):
+class Store(SeriesVerbs, DeletionVerbs):
     """One truth and one cache behind the verbs that domains need. Thread-safe.
 
     Opening is lazy and repeated until it succeeds: a failed first connection is retried by the next call.
@@ -85,8 +81,6 @@ class Store(SeriesVerbs):
             fx.Find: SingleFlight(truth.find).find,
             fx.Upsert: truth.upsert,
             fx.SoftRemove: truth.remove,
-            deletion.Delete: truth.delete,
-            deletion.DeleteAll: getattr(truth, "delete_all", partial(_delete_each, truth)),
             lists.Rows: truth.rows,
             lists.Merge: truth.merge,
             fx.Lease: cache.lease,
@@ -102,6 +96,7 @@ class Store(SeriesVerbs):
             st.CommitAll: lambda effect: cache.commit_all(effect),
             st.Again: wait_for_others,
             **series_handlers(truth),
+            **deletion_handlers(truth),
         }
         self._performers = self._tables(near)
         self._opened = False
@@ -229,24 +224,6 @@ class Store(SeriesVerbs):
         if (scope := current.get()) is not None:
             return scope.remove(self, key)
         return self._run(plans.remove(key), self.counts.writes[key.domain])
-
-    def delete(self, key: Key, note: Mapping[str, str]) -> Record | None:
-        """Delete a document for good; `note` says who and why. None: there was none.
-
-        Raises:
-            CallerError: a step is in force, and deletions are not part of steps.
-        """
-        if current.get() is not None:
-            raise CallerError(f"{key}: a deletion for good cannot be part of a step. Nothing was deleted.")
-        return self._run(deletion.delete(key, note), self.counts.writes[key.domain])
-
-    def delete_all(self, keys: Sequence[Key], note: Mapping[str, str]) -> tuple[Record | None, ...]:
-        """The same of several documents of one domain: rows of one list, or documents of one partition of the cache."""
-        domain = keys[0].domain
-        answer = self._run(deletion.delete_all(tuple(keys), note), self.counts.writes[domain])
-        for _ in keys[1:]:
-            self.counts.writes[domain].add(WRITTEN, 0.0)
-        return answer
 
     def merge(self, scope: Key, changes: Sequence[Change]) -> int:
         """Write the rows that differ; returns how many did.

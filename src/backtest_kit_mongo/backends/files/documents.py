@@ -41,7 +41,7 @@ from backtest_kit_mongo.backends.files.stepping import FileSteps, Prepared, Prio
 from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.intervals import find_grid
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, deletion, one_by_one
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.lists import ALL, Merge, Only, Rows
 from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict, Part, Record
@@ -138,6 +138,9 @@ class FileTruth(FileBrowsing, FileSteps, RowsOnly):
                 revs.append(found.stamp.rev if found.stamp else 0)
                 disk.remove(f"{root}/{found.path}")
         return deletion(Record(key, max(revs), id=place.path), effect.note) if revs else None
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return one_by_one(self.delete, effect)
 
     def merge(self, effect: Merge) -> tuple[Published, ...]:
         root = self._root()

@@ -24,7 +24,7 @@ from backtest_kit_mongo.backends.row_series import RowsOnly
 from backtest_kit_mongo.candles.columns import of_rows, to_rows
 from backtest_kit_mongo.candles.conflicts import conflicts_of
 from backtest_kit_mongo.coherence.codec import pack
-from backtest_kit_mongo.coherence.deletion import Delete, deletion
+from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, deletion, one_by_one
 from backtest_kit_mongo.coherence.effects import Find, Published, SoftRemove, Upsert
 from backtest_kit_mongo.coherence.events import Operation
 from backtest_kit_mongo.coherence.inventory import Entry, Kept, Selection, entries_of, series_of
@@ -212,6 +212,9 @@ class PersistTruth(RowsOnly):
             if record.exists:
                 self._of(effect.key.scope).delete(text(effect.key.item))
             return deletion(record, effect.note) if record.exists else None
+
+    def delete_all(self, effect: DeleteAll) -> tuple[Record | None, ...]:
+        return one_by_one(self.delete, effect)
 
     def rows(self, effect: Rows) -> Mapping[Part, Record]:
         found = (self._load(effect.scope.child(item)) for item in effect.items)
