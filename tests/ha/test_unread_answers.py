@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -196,7 +197,7 @@ def test_a_child_leaves_its_parents_answers_alone(link: RedisLink, world: World,
 def test_every_answer_is_read_once_whoever_wants_it() -> None:
     read: list[Unread] = []
     answers = Answers(read.append)
-    unread = [Unread(None, deque(), print, 0.0) for _ in range(200)]
+    unread = [Unread(None, deque(), print, copy_context(), 0.0) for _ in range(200)]
 
     def leave(part: list[Unread], end: Callable[[], object]) -> None:
         for one in part:

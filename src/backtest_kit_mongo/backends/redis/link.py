@@ -27,7 +27,7 @@ from hiredis import pack_command
 from redis.exceptions import MasterDownError, MovedError, NoScriptError
 
 from backtest_kit_mongo.backends.redis.errors import OUTDATED, Outdated
-from backtest_kit_mongo.backends.redis.unread import Answers, Then, Unread, told
+from backtest_kit_mongo.backends.redis.unread import Answers, Then, Unread
 
 Argument: TypeAlias = str | bytes | int
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, OSError)
@@ -153,19 +153,19 @@ class RedisLink:
             connection.send_packed_command(packets)
             if unread is not None:
                 earlier = self._answer(connection)
-            answers.extend(self._answer(connection) for _ in range(count))
+            while len(answers) < count:
+                answers.append(self._answer(connection))
         except BaseException as cause:
             connection.disconnect()
             if unread is not None:
-                told(unread.then, cause if earlier is None else earlier)
+                unread.told(cause if earlier is None else earlier)
             raise
         if then is not None:
-            # Whoever reads the answer: what follows from it belongs to the cause and the trace of this command.
-            self._answers.leave(Unread(connection, idle, _here(then), time.monotonic()))
+            self._answers.leave(Unread(connection, idle, then, copy_context(), time.monotonic()))
         else:
             self._put_back(connection, idle)
         if unread is not None:
-            told(unread.then, earlier)
+            unread.told(earlier)
         return answers
 
     def settle(self) -> None:
@@ -177,7 +177,7 @@ class RedisLink:
         if self._process != os.getpid():
             self._idle, self._answers = deque(), Answers(self._read)  # The parent's sockets.
             self._process = os.getpid()
-        if self._answers and (unread := self._answers.take()) is not None:
+        if (unread := self._answers.take()) is not None:
             return unread.connection, unread.idle, unread
         idle = self._idle
         try:
@@ -206,7 +206,7 @@ class RedisLink:
             answer = cause
         else:
             self._put_back(unread.connection, unread.idle)
-        told(unread.then, answer)
+        unread.told(answer)
 
     def form(self, script: Script) -> Script:
         return script
@@ -252,13 +252,3 @@ class RedisLink:
                 dropped.pop().disconnect()
             except IndexError:
                 return
-
-
-def _here(then: Then) -> Then:
-    """Called in the context of now."""
-    context = copy_context()
-
-    def called(answer: Any) -> None:
-        context.run(then, answer)
-
-    return called

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from queue import Empty, SimpleQueue
 from threading import get_ident
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -31,13 +32,22 @@ class Unread(NamedTuple):
 
     Attributes:
         idle: the pool that it came from.
+        context: of the command: whoever reads the answer, what follows from it belongs to its cause and its trace.
         sent_s: when the command was sent, on the monotonic clock.
     """
 
     connection: Any
     idle: deque[Any]
     then: Then
+    context: Context
     sent_s: float
+
+    def told(self, answer: Any) -> None:
+        """Give the answer to whom it is for, whatever the caller is in the middle of."""
+        try:
+            self.context.run(self.then, answer)
+        except Exception:
+            logger.exception("the answer to a COMMIT was not understood")
 
 
 class Answers:
@@ -54,9 +64,6 @@ class Answers:
         self._is_reading = False
         self._wakes: SimpleQueue[None] = SimpleQueue()  # Unlike an event's, its lock may be wanted twice by one thread.
         self._reader: threading.Thread | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._of_threads)
 
     def take(self) -> Unread | None:
         """This thread's own."""
@@ -111,11 +118,3 @@ class Answers:
                 return False
             self._reader = threading.current_thread()
         return True
-
-
-def told(then: Then, answer: Any) -> None:
-    """Give an answer to whom it is for, whatever the caller is in the middle of."""
-    try:
-        then(answer)
-    except Exception:
-        logger.exception("the answer to a COMMIT was not understood")
