@@ -39,12 +39,14 @@ KEY = Key(STATE, ("signal", "a"))
 
 
 class Writer(logging.Handler):
-    """Writes each record through an adapter, as a bot that keeps its log in the database does."""
+    """Writes each record of its thread through an adapter, as a bot that keeps its log in the database does."""
 
     def __init__(self, states: PersistStateRegistry) -> None:
         super().__init__()
         self.states = states
         self.heard: list[str] = []
+        self.thread = threading.get_ident()
+        self.addFilter(lambda record: record.thread == self.thread)  # Not what others have left behind.
 
     def emit(self, record: logging.LogRecord) -> None:
         assert not locks.held()

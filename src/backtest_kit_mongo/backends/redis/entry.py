@@ -31,8 +31,11 @@ def record_header(record: Record) -> bytes:
 
 
 def is_of_this_version(entry: bytes) -> bool:
-    """Whether this release can read it."""
-    return entry[_VERSION_AT] == VERSION
+    """Whether this release should be able to read it. No: another release wrote it, of before or after this one. What
+    nobody can have written, or only the beginning of, is damaged.
+    """
+    version = entry[_VERSION_AT]
+    return version == VERSION or not (version == b"-" or version.isalnum())
 
 
 def parse_entry(key: Key, entry: bytes) -> Record:
