@@ -43,15 +43,20 @@ class Task:
 
 def start(task: Task) -> int:
     """Fork a bot; its process number."""
+    return forked(task.directory, lambda: _run(task))
+
+
+def forked(directory: Path, live: Callable[[], int]) -> int:
+    """Fork a process that ends with what `live` answers, or writes to `crashes.txt` what it raised; its number."""
     pid = os.fork()
     if pid:
         return pid
     code = CRASHED
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        code = _run(task)
+        code = live()
     except BaseException:
-        with (task.directory / "crashes.txt").open("a") as file:
+        with (directory / "crashes.txt").open("a") as file:
             traceback.print_exc(file=file)
     finally:
         sys.stdout.flush()

@@ -6,10 +6,8 @@ import os
 import random
 import signal
 import sqlite3
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from backtest_kit import bot
 from backtest_kit.declare import Exchange, Strategy
 from backtest_kit.identity import MINUTE_MS
 from backtest_kit.running import Job
+from backtest_kit_verify.bots.child import DONE, forked
 from backtest_kit_verify.bots.plan import walk
 from backtest_kit_verify.made_up import START_MS
 
@@ -108,26 +107,18 @@ def _book(directory: Path) -> sqlite3.Connection:
 
 
 def _start(fleet: Fleet, number: int) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        bk.setup(**fleet.settings)
-        exchange = Exchange("desk", get_candles=CountingExchange(fleet))
-        idle = Strategy(f"bot-{number}", lambda ctx: None, "1m")
-        with bk.in_mode("paper", fleet.directory / "runs"):
-            job = Job(idle, exchange, (), fleet.symbol(number), "paper")
-            ticking = bot.run(job, clock=ScaledClock(fleet), until_ms=fleet.end_ms)
-        _book(fleet.directory).execute("insert into ticks values (?, ?)", (number, ticking.tick_count))
-        code = 0
-    except BaseException:
-        with (fleet.directory / "crashes.txt").open("a") as file:
-            traceback.print_exc(file=file)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    return forked(fleet.directory, lambda: _tick(fleet, number))
+
+
+def _tick(fleet: Fleet, number: int) -> int:
+    bk.setup(**fleet.settings)
+    exchange = Exchange("desk", get_candles=CountingExchange(fleet))
+    idle = Strategy(f"bot-{number}", lambda ctx: None, "1m")
+    with bk.in_mode("paper", fleet.directory / "runs"):
+        job = Job(idle, exchange, (), fleet.symbol(number), "paper")
+        ticking = bot.run(job, clock=ScaledClock(fleet), until_ms=fleet.end_ms)
+    _book(fleet.directory).execute("insert into ticks values (?, ?)", (number, ticking.tick_count))
+    return DONE
 
 
 def run_fleet(fleet: Fleet, kills: int, on_line: Callable[[str], None]) -> FleetOutcome:

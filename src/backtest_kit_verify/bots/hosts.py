@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.stored import AUDIT_ITEMS
-from backtest_kit_verify.bots.child import CRASHED, DONE, reporter
+from backtest_kit_verify.bots.child import DONE, forked, reporter
 from backtest_kit_verify.bots.desk import CandlesAtDesk, Desk
 from backtest_kit_verify.bots.noted import noted
 from backtest_kit_verify.bots.plan import EXCHANGE, LAST_MINUTES
@@ -112,23 +111,11 @@ def _run_seat(seat: Seat, kills: int) -> list[str]:
 
 def start(seat: Seat, host: str) -> int:
     """Fork a process of this context that has the name of a host; its number."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = CRASHED
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        socket.gethostname = lambda: host
-        code = _live(seat)
-    except BaseException:
-        with (seat.directory / "crashes.txt").open("a") as file:
-            traceback.print_exc(file=file)
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    return forked(seat.directory, lambda: _live(seat, host))
 
 
-def _live(seat: Seat) -> int:
+def _live(seat: Seat, host: str) -> int:
+    socket.gethostname = lambda: host
     bot.LEASE_MS = seat.lease_ms  # type: ignore[misc]
     desk = seat.desk()
     desk.pid = os.getpid()
