@@ -23,7 +23,9 @@ from backtest_kit_worker.runner import ServiceRunner
 
 ASK_S = 2.0
 """Bound on a question to MongoDB; those to Redis are bounded by its client."""
-SIZES_S = 60.0
+SLOW_S = 30.0
+"""What changes slowly and costs a server milliseconds is asked this often: memory of the streams, troubles (which are
+none before a minute has passed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,9 @@ class Monitor:
         self._clock = clock
         self._lock = threading.Lock()
         self._last = FeedStatus()
-        self._asked_s = self._sizes_due_s = float("-inf")
+        self._asked_s = self._sizes_due_s = self._troubles_due_s = float("-inf")
         self._last_sizes = (0, 0)
+        self._last_troubles: tuple[Trouble, ...] = ()
 
     def snapshot(self) -> FeedStatus:
         """What the servers say, not older than `fresh_ms`."""
@@ -131,7 +134,7 @@ class Monitor:
             with pymongo.timeout(ASK_S):
                 parked = count_open(self._deployment.database)
                 unfilled_s = self._unfilled_s()
-                found_troubles = tuple(troubles(self._deployment.database))
+                found_troubles = self._troubles()
         except PyMongoError as cause:
             kind = type(cause).__name__  # Its text is a page long.
             unreachable.append(f"MongoDB at {self._deployment.settings.mongo_address}: {kind}")
@@ -153,13 +156,19 @@ class Monitor:
         )
 
     def _sizes(self) -> tuple[int, int]:
-        """Memory of all streams, looked at once a minute: it takes Redis some milliseconds; and what it may be."""
+        """Memory of all streams, and what it may be."""
         if self._clock() >= self._sizes_due_s:
             client, streams = self._deployment.redis, self._deployment.streams
             most = bytes_max(client, len(streams), load_feed_settings().max_bytes) * len(streams)
             self._last_sizes = sum(stream_bytes(client, stream) for stream in streams), most
-            self._sizes_due_s = self._clock() + SIZES_S
+            self._sizes_due_s = self._clock() + SLOW_S
         return self._last_sizes
+
+    def _troubles(self) -> tuple[Trouble, ...]:
+        if self._clock() >= self._troubles_due_s:
+            self._last_troubles = tuple(troubles(self._deployment.database))
+            self._troubles_due_s = self._clock() + SLOW_S
+        return self._last_troubles
 
     def _unfilled_s(self) -> dict[str, float]:
         found: dict[str, float] = {}
