@@ -1,4 +1,5 @@
-"""What `bkm trace` costs in an audit log of made-up records, over private servers.
+"""What `bkm trace` costs in an audit log of made-up records, over private servers; and of signals of a release that did
+not say whose a record is.
 
 python benchmarks/trace.py                      10^4, 10^5 and 10^6 records, the same log growing
 python benchmarks/trace.py 10000 30000          other sizes
@@ -6,6 +7,7 @@ python benchmarks/trace.py 10000 30000          other sizes
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -30,14 +32,16 @@ SIZES = (10_000, 100_000, 1_000_000)
 CONTEXTS = 50
 MINUTES = 30
 """Of each signal: two rows change in each."""
+NOTIFICATIONS = 8
 MINUTE_MS = 60_000
 TRACES = 40
+OLDER = 5
 START = datetime(2024, 1, 1, tzinfo=UTC)
 START_MS = 1_704_067_200_000
 
 
 def record(domain: str, key: list[Any], document: str, rev: int, at: int, payload: Any, step: str) -> dict[str, Any]:
-    signal = payload.get("signal", "") if isinstance(payload, dict) else ""
+    signal = payload.get("signal", payload.get("signalId", "")) if isinstance(payload, dict) else ""
     written = START + timedelta(milliseconds=at - START_MS)
     made: dict[str, Any] = {
         "_id": f"{domain}/{document}/{rev}", "domain": domain, "key": key, "label": escaped(tuple(key)),
@@ -65,6 +69,11 @@ def signals() -> Iterator[list[dict[str, Any]]]:
             for domain in ("strategy", "signal"):
                 payload = {**row, "price": 100 + minute}
                 found.append(record(domain, key, f"{domain}{context}", revisions[context], moment, payload, "opened"))
+        for place in range(NOTIFICATIONS):
+            told = {"type": "breakeven.available", "signalId": name, "text": "z" * 300}
+            found.append(
+                record("notification", [False, f"{number}-{place}"], f"n{number}-{place}", 1, at, told, "opened")
+            )
         storage = {**row, "symbol": symbol, "strategyName": "trend", "exchangeName": "binance", "status": "closed"}
         found.append(record("storage", [False, name], f"h{number}", 1, at, storage, "closed"))
         others = [
@@ -88,24 +97,29 @@ def main() -> None:
                 batch = [one for signal in islice(made, 80) for one in signal]
                 items.insert_many(batch, ordered=False)
                 held, number = held + len(batch), number + 80
-            measure(AuditLog(client["traces"]), held, number)
+            log = AuditLog(client["traces"])
+            measure(log, held, [f"{place * number // TRACES:032x}" for place in range(TRACES)])
+        older = [f"{place * number // OLDER + 1:032x}" for place in range(OLDER)]
+        items.update_many({"signal": {"$in": older}}, {"$unset": {"signal": "", "cause": ""}})
+        print("of an earlier release:", end=" ")
+        measure(log, held, older)
         client.close()
 
 
-def measure(log: AuditLog, held: int, number: int) -> None:
+def measure(log: AuditLog, held: int, names: list[str]) -> None:
     taken_s = []
     own_s = time.process_time()
-    for place in range(TRACES):
+    for name in names:
         since_s = time.perf_counter()
-        found = trace(log, f"{place * number // TRACES:032x}")
+        found = trace(log, name)
         taken_s.append(time.perf_counter() - since_s)
-    own_ms = (time.process_time() - own_s) * 1000 / TRACES
+    own_ms = (time.process_time() - own_s) * 1000 / len(names)
     taken_s.sort()
     records = len(found.records())
     print(
-        f"{held:>10,} records: median {statistics.median(taken_s) * 1000:.1f} ms, slowest of {TRACES} "
+        f"{held:>10,} records: median {statistics.median(taken_s) * 1000:.1f} ms, slowest of {len(names)} "
         f"{taken_s[-1] * 1000:.1f} ms ({records} records a trace, "
-        f"{own_ms:.1f} ms of this process's CPU)",
+        f"{own_ms:.1f} ms of this process's CPU); load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
 

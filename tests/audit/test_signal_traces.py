@@ -80,15 +80,45 @@ def test_what_is_stamped_stands_below_what_led_to_it_and_a_lost_step_is_named(
     assert found.to_dict()["steps"][0]["steps"][0]["changes"][0]["payload"] == {"rev": 1}
 
 
-def test_a_log_from_before_the_index_is_shown_by_its_keys_and_an_unknown_signal_is_an_error(
+def test_records_of_a_release_that_did_not_say_whose_they_are_are_found_by_keys_and_contents(
     worker: Worker, database: Documents
 ) -> None:
-    worker.record([change(1, {"id": "s-1", "status": "opened"}, domain="storage", key=(False, "s-1"), document="h")])
+    def of(domain: str, key: tuple[Any, ...], payload: Any, rev: int = 1) -> Any:
+        return change(rev, payload, domain=domain, key=key, document=f"{domain}-d")
+
+    context = {"symbol": CONTEXT[0], "strategyName": CONTEXT[1], "exchangeName": CONTEXT[2]}
+    ours = [
+        of("storage", (False, "s-1"), {**context, **position(), "status": "opened"}),
+        *(
+            of("signal", CONTEXT, payload, rev)
+            for rev, payload in ((5, position()), (6, position(note="x")), (7, None))
+        ),
+        of("strategy", CONTEXT, {"closedSignal": position()}),
+        of("recent", (*CONTEXT, "", False), position()),
+        of("notification", (False, "n-1"), {"type": "signal.opened", "signalId": "s-1"}),
+        of("partial", (*CONTEXT, "s-1"), {}),
+        of("memory", ("s-1", "bucket", "memory"), {"data": 1}),
+    ]
+    ours[3] = ours[3]._replace(body=b"\xc0")
+    others = [
+        *(of("signal", CONTEXT, position(id="s-0"), rev) for rev in range(1, 5)),
+        change(1, {"type": "x", "signalId": "s-2"}, domain="notification", key=(False, "n-2"), document="n-2"),
+        change(1, {}, domain="partial", key=("ETH", *CONTEXT[1:], "s-2"), document="partial-2"),
+    ]
+    worker.record([*ours, *others])
+    stamped = Cause("s-1", f"{AT}/opened", "", AT)
     database["audit-items"].update_many({}, {"$unset": {"signal": ""}})
+    worker.record([of("storage", (False, "s-1"), {**position(), "status": "closed"}, 2)._replace(cause=stamped)])
+    wanted = sorted([*(event.id for event in ours), "storage/storage-d/2"])
+    found = trace(AuditLog(database), "s-1")
+    assert sorted(record.id for record in found.records()) == wanted
+    assert found.status == "closed"
+    assert any("8 records are of a release that did not" in text for text in found.missing)
+
     database["audit-items"].drop_index("signal_1")
     try:
         found = trace(AuditLog(database), "s-1")
-        assert found.status == "opened"
+        assert sorted(record.id for record in found.records()) == wanted
         assert "the index over signals is not there yet" in found.missing[0]
         with pytest.raises(NotFound, match="not there yet"):
             trace(AuditLog(database), "s-9")

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from backtest_kit_mongo.domains.table import BY_NAME
 
-__all__ = ["signal_of"]
+__all__ = ["SIGNAL_COLUMN", "naming", "signal_of"]
 
-_COLUMN: Final = "signalId"
+SIGNAL_COLUMN: Final = "signalId"
 """Of keys, and of payloads that tell of a signal."""
 _STATES: Final = ("pendingSignalId",)
 _HELD: Final = ("retryOpenSignal", "closedSignal", "cancelledSignal", "activatedSignal")
@@ -27,16 +27,22 @@ def signal_of(record: Mapping[str, Any]) -> str:
     domain = BY_NAME.get(str(record.get("domain")))
     if domain is None:
         return ""
-    if _COLUMN in domain.columns:
+    if SIGNAL_COLUMN in domain.columns:
         key = record.get("key") or ()
-        place = domain.columns.index(_COLUMN)
+        place = domain.columns.index(SIGNAL_COLUMN)
         return str(key[place]) if place < len(key) else ""
     payload = record.get("payload")
     return _named(payload) if isinstance(payload, Mapping) else ""
 
 
+def naming(signal: str) -> list[dict[str, str]]:
+    """Conditions of which one holds for every record whose payload names the signal; it may hold for others too."""
+    names = (SIGNAL_COLUMN, "id", *_STATES, *(f"{name}.id" for name in _HELD))
+    return [{f"payload.{name}": signal} for name in names]
+
+
 def _named(payload: Mapping[str, Any]) -> str:
-    found = payload.get(_COLUMN)
+    found = payload.get(SIGNAL_COLUMN)
     if found is None and "position" in payload:
         found = payload.get("id")
     if found is None:

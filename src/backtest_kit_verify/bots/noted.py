@@ -14,7 +14,6 @@ from backtest_kit.signals import Proposal
 
 NAME: Final = "noted"
 PROPOSES: Final = 0.2
-"""In this share of the minutes in which it is asked."""
 TAKE: Final = 0.006
 
 
@@ -26,15 +25,16 @@ def opinion(ctx: Context) -> dict[str, Any]:
     return {"trend": "up" if is_rising else "down", "asked": ctx.time}
 
 
-def noted(until_ms: int, take: float = TAKE, name: str = NAME) -> Strategy:
+def noted(until_ms: int, take: float = TAKE, name: str = NAME, proposes: float = PROPOSES) -> Strategy:
     """Args:
     until_ms: nothing is proposed from there on, so that all ends by itself.
     take: the share that it wants to gain.
+    proposes: in this share of the minutes in which it is asked.
     """
 
     async def get_signal(ctx: Context) -> Proposal | None:
         draw = random.Random(f"{ctx.symbol}/{ctx.now}")
-        if ctx.now >= until_ms or draw.random() > PROPOSES:
+        if ctx.now >= until_ms or draw.random() > proposes:
             return None
         count = ctx.state["count"] = ctx.state.get("count", 0) + 1
         is_long = (opinion(ctx)["trend"] == "up") == (draw.random() < 0.8)

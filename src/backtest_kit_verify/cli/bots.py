@@ -4,6 +4,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from backtest_kit_mongo.testing.servers import Servers, UnavailableError, privat
 from backtest_kit_verify.bots.campaign import Outcome, run_lanes
 from backtest_kit_verify.bots.child import Task
 from backtest_kit_verify.bots.fleet import Fleet, FleetOutcome, run_fleet
-from backtest_kit_verify.bots.hosts import Seat, run_seats
+from backtest_kit_verify.bots.hosts import BRISK, Seat, run_seats
 from backtest_kit_verify.bots.plan import LAST_MINUTES
 from backtest_kit_verify.bots.replayed import judge as judge_replay
 from backtest_kit_verify.bots.traced import Traced, judge
@@ -30,7 +31,9 @@ LEASE_MS = 5_000
 """A takeover waits for so long; a busy machine prolongs it in time."""
 PATIENCE = {"lease_ms": 15_000, "mongo_timeout_ms": 10_000, "redis_timeout_ms": 2_000}
 """The machine is busy with the bots themselves; what is tried here is their death, not servers that do not answer."""
-MINUTES_PER_SIGNAL = 15
+MINUTES_PER_SIGNAL = 8
+OFTEN = 0.6
+"""In this share of the minutes a signal is proposed when traces are what is looked at."""
 SYMBOLS = ("AAAUSDT", "BBBUSDT", "CCCUSDT")
 RATIO_MAX = 1.02
 """Requests to the exchange per closed candle and series."""
@@ -120,7 +123,7 @@ def _seats(settings: dict[str, Any], base: Path, minutes: int, mode: Mode) -> li
 
 def _traces(settings: dict[str, Any], base: Path, count: int, kills: int, on_line: Callable[[str], None]) -> Traced:
     minutes = LAST_MINUTES + count * MINUTES_PER_SIGNAL // len(SYMBOLS)
-    seats = _seats(settings, base, minutes, "live")
+    seats = [replace(seat, proposes=OFTEN, volatility=BRISK) for seat in _seats(settings, base, minutes, "live")]
     problems = run_seats(seats, kills // len(seats), on_line)
     outcome = judge(seats)
     outcome.problems[:0] = problems

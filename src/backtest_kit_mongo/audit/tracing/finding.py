@@ -17,6 +17,7 @@ from pymongo.errors import OperationFailure
 from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.records import SIGNALS, AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.tracing.older import OlderRecords
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.keys import escaped
@@ -31,6 +32,8 @@ PAPER: Final = "~paper"
 ENGINE: Final = "engine"
 """Bucket of the rows in which an engine tells what it saw, asked and ordered."""
 BATCH: Final = 1_000
+CONTEXT: Final = {"symbol": "symbol", "strategyName": "strategy", "exchangeName": "exchange"}
+"""Columns that name one, and what `context_of` calls them."""
 WINDOW_MS: Final = 5 * 60_000
 """Of candles that are shown with a question."""
 
@@ -87,11 +90,10 @@ class _Finder:
             if "hint" not in str(cause):
                 raise
             found.missing.append(
-                "the index over signals is not there yet: a worker of this version makes it when it starts. Only what "
-                "keys tell is shown"
+                "the index over signals is not there yet: a worker of this version makes it when it starts. What keys "
+                "and contents tell is shown"
             )
-        if not found.records:
-            found.records = self._by_keys(names)
+        self._add_older(found, names)
         questions = {str(row["question"]) for row in map(engine_row, found.records) if row.get("question")} - {signal}
         if questions:
             found.records += self._named(sorted(questions))
@@ -104,13 +106,28 @@ class _Finder:
         query = self._items.find({"signal": {"$in": names}}, batch_size=BATCH).hint(list(SIGNALS))
         return list(map(from_document, query))
 
-    def _by_keys(self, names: list[str]) -> list[AuditRecord]:
-        """Of a log from before there was an index: the row of the history."""
-        found: list[AuditRecord] = []
+    def _add_older(self, found: Found, names: list[str]) -> None:
+        """What a release recorded that did not say whose a record is. The first row of the history tells whether it was
+        one.
+        """
+        if any(record.domain == STORAGE.name and record.rev <= 1 for record in found.records):
+            return
+        older: dict[str, AuditRecord] = {}
         for name in names:
-            for is_backtest in (False, True):
-                found += self._log.timeline(Key(STORAGE, (is_backtest, name)))
-        return found
+            keys = (Key(STORAGE, (is_backtest, name)) for is_backtest in (False, True))
+            history = [record for key in keys for record in self._log.timeline(key)]
+            context = context_of([*history, *found.records])
+            if history or not found.records:
+                named = {column: context[field] for column, field in CONTEXT.items() if context}
+                older |= {record.id: record for record in OlderRecords(self._log, name, named)}
+        known = {record.id for record in found.records}
+        added = [record for record in older.values() if record.id not in known]
+        found.records += added
+        if unmarked := sum(not record.signal for record in added):
+            found.missing.append(
+                f"{unmarked} records are of a release that did not say whose they are; they were found by keys and "
+                "contents"
+            )
 
     def _unstamped(self, records: list[AuditRecord]) -> list[AuditRecord]:
         known = {record.id for record in records}
@@ -177,16 +194,15 @@ def _revisions(records: Iterable[AuditRecord]) -> dict[tuple[str, str], list[int
 
 def context_of(records: Iterable[AuditRecord]) -> dict[str, str]:
     """Symbol, strategy and exchange, as keys have them; empty if no record tells."""
-    columns = {"symbol": "symbol", "strategyName": "strategy", "exchangeName": "exchange"}
     for record in records:
         domain = BY_NAME.get(record.domain)
         if domain is None:
             continue
         named = dict(zip(domain.columns, record.key, strict=False))
-        if not columns.keys() <= named.keys() and isinstance(record.payload, dict):
+        if not CONTEXT.keys() <= named.keys() and isinstance(record.payload, dict):
             named = record.payload
-        if all(isinstance(named.get(column), str) for column in columns):
-            return {name: str(named[column]) for column, name in columns.items()}
+        if all(isinstance(named.get(column), str) for column in CONTEXT):
+            return {name: str(named[column]) for column, name in CONTEXT.items()}
     return {}
 
 
