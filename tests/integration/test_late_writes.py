@@ -16,6 +16,7 @@ import pytest
 from bson import Decimal128, Int64, ObjectId, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
+from pymongo.errors import ServerSelectionTimeoutError
 from tests.integration.support import eventually, settings_for
 
 from backtest_kit_mongo.adapters.candle_instance import CandleInstance
@@ -214,6 +215,23 @@ def test_a_refused_write_is_sent_once_more_with_the_clock_learned_anew(bed: Bed)
     seen[address] = known._replace(server_ms=known.server_ms - 3_600_000)
     bed.document(bed.far, STATE_KEY)
     assert abs(seen[address].server_ms - known.server_ms) < 600_000
+
+
+def test_a_clock_that_is_lost_while_a_command_is_encoded_is_learned_anew(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's heartbeat failed after the driver had chosen it."""
+    known = bed.truth._deadlines.clocks.least_ms
+    answers = iter([ServerSelectionTimeoutError("nobody")])
+
+    def lost_once(_: ServerClocks, at_s: float) -> int:
+        for nobody in answers:
+            raise nobody
+        return known(at_s)
+
+    monkeypatch.setattr(ServerClocks, "least_ms", lost_once)
+    bed.document(bed.far, STATE_KEY)
+    assert not list(answers)
 
 
 def test_a_write_that_stays_late_is_an_error_of_its_own_and_is_not_repeated_for_ever(

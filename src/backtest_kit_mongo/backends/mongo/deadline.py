@@ -164,7 +164,11 @@ class Deadline(Mapping[str, Any]):
         self.sent_count = 0
 
     def __getitem__(self, name: str) -> Any:
-        by_ms = self._least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
+        try:
+            by_ms = self._least_ms(min(time.monotonic() + self._arrival_s, self._until_s))
+        except ServerSelectionTimeoutError:
+            # It was lost since the driver chose a server. Encoding would make a KeyError of it; too late is true.
+            by_ms = 0
         self.sent_count += 1
         # Not constant before `$$NOW` is known, so that no optimizer fails in advance.
         return {"$cond": [{"$lt": ["$$NOW", DatetimeMS(by_ms)]}, "1", LATE]}
