@@ -125,10 +125,14 @@ class Plot:
             "</circle>"
         )
 
-    def moment(self, at: float, kind: str, text: str) -> None:
-        """A moment with a name, over the whole height; the name stands on the side that has room."""
+    def moment(self, at: float, kind: str, text: str, *, is_left: bool | None = None) -> None:
+        """A moment with a name, over the whole height.
+
+        Args:
+            is_left: where the name stands; None: on the side that has room.
+        """
         x = self.x(at)
-        anchor, beside = ("end", x - 6) if x > WIDTH / 2 else ("start", x + 6)
+        anchor, beside = ("end", x - 6) if (x > WIDTH / 2 if is_left is None else is_left) else ("start", x + 6)
         self._parts.append(
             f'<path class="{kind}" d="M{x:.1f} {TOP}V{self.height - BOTTOM}"/>'
             f'<text class="{kind}" x="{beside:.1f}" y="{TOP + 12}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -31,7 +32,7 @@ from . import words
 from .actions import act
 from .guard import COOKIE, Access, Guard, inside
 from .live import Live
-from .pages import PAGES, Answer, Asked, Show
+from .pages import PAGES, Answer, Asked, Download, Show, overview
 from .sources import Sources
 from .stream import streaming
 
@@ -58,6 +59,11 @@ class Templates:
             has_token=bool(access.token),
         )
 
+    def make(self) -> None:
+        """Compile all, so that the first who asks need not wait for it."""
+        for name in self._env.list_templates():
+            self._env.get_template(name)
+
     def render(self, name: str, **values: Any) -> str:
         made: str = self._env.get_template(name).render(**values)
         return made
@@ -74,10 +80,13 @@ def make_app(sources: Sources, access: Access, live: Live | None = None) -> ASGI
         live: over the same sources, for a server that ends its streams before it waits for them.
     """
     templates = Templates(sources, access)
+    templates.make()
     live = live or Live(sources)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        overview.begin(sources)  # Who looks first need not wait for connections.
+        live.begin()
         yield
         live.close()
         sources.close()
@@ -106,13 +115,18 @@ def _endpoint(
         began_s = time.perf_counter()
         cookie = request.cookies.get(COOKIE, "")
         asked = Asked(sources, live, dict(request.query_params), access.form_value(cookie))
+        status, rendered = 200, partial(templates.render, path=request.url.path, query=asked.query)
         try:
             answer = show(asked)
+            if isinstance(answer, Download):
+                named = f'attachment; filename="{answer.name}"'
+                return Response(answer.content, 200, {"content-disposition": named}, answer.kind)
+            page = rendered(answer.template, **answer.values)
         except Exception as cause:
-            answer = _failed(cause, sources)
-        page = templates.render(answer.template, path=request.url.path, query=asked.query, **answer.values)
+            failed = _failed(cause, sources)
+            status, page = failed.status, rendered(failed.template, **failed.values)
         took_ms = (time.perf_counter() - began_s) * 1000
-        return HTMLResponse(page, answer.status, {"server-timing": f"page;dur={took_ms:.1f}"})
+        return HTMLResponse(page, status, {"server-timing": f"page;dur={took_ms:.1f}"})
 
     return endpoint
 
@@ -154,7 +168,8 @@ def _failed(cause: Exception, sources: Sources) -> Answer:
         return Answer("error.html", {"title": "That cannot be shown", "said": str(cause)}, status)
     if isinstance(cause, EnvironmentFault | PyMongoError | redis.RedisError | BacktestKitError):
         logger.warning("a page cannot be shown: %s", sources.said(cause))
-        return Answer("error.html", {"title": "A server does not answer", "said": sources.said(cause)}, 503)
+        values = {"title": "A server does not answer", "said": sources.said(cause), "is_passing": True}
+        return Answer("error.html", values, 503)
     logger.error("a page failed", exc_info=cause)
     told = f"{type(cause).__name__}. This is a fault of the console; its log has more. Nothing was changed."
     return Answer("error.html", {"title": "This page failed", "said": told}, 500)

@@ -105,6 +105,7 @@ class Board:
 
     def __init__(self) -> None:
         self._open: dict[Name, Position] = {}
+        self._sorted: list[Position] | None = None
         self._closed: dict[Name, tuple[str, int]] = {}
 
     def __len__(self) -> int:
@@ -112,7 +113,9 @@ class Board:
 
     def __iter__(self) -> Iterator[Position]:
         """The most recently opened first."""
-        return iter(sorted(self._open.values(), key=_order))
+        if self._sorted is None:
+            self._sorted = sorted(self._open.values(), key=_order)
+        return iter(self._sorted)
 
     def counts(self) -> tuple[int, int]:
         """How many positions are open, and how many orders wait."""
@@ -122,6 +125,7 @@ class Board:
     def replace(self, found: Iterable[Position]) -> list[Changed]:
         """What the documents are now; returns what that changed."""
         before, self._open = self._open, {one.name: one for one in found}
+        self._sorted = None
         for name, one in self._open.items():
             old = before.get(name)
             if old is not None and (old.document, old.rev) == (one.document, one.rev):
@@ -134,7 +138,7 @@ class Board:
         name = event.domain, event.key
         if event.domain not in DOMAINS or len(event.key) != 3 or self._is_known(name, event):
             return None
-        payload = _payload(event)
+        payload, self._sorted = _payload(event), None
         if isinstance(payload, dict) and event.operation == "upsert":
             self._closed.pop(name, None)
             self._open[name] = one = Position(

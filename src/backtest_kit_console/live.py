@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 TICK_S: Final = 0.5
 RELOAD_S: Final = 30.0
 LINGER_S: Final = 60.0
-OPEN_MAX: Final = 5_000
+OPEN_MAX: Final = 20_000
 """Positions that are looked at; of more, the first by key."""
 KEPT_MAX: Final = 2_000
 """Changes that a browser may have missed; one that missed more loads the page anew."""
@@ -85,7 +85,7 @@ class Live:
 
     def positions(self, wait_s: float = 5.0) -> tuple[list[Position], int]:
         """All that are open, and the version that they are of. The first who asks waits until they are read."""
-        self._want()
+        self.begin()
         self._loaded.wait(wait_s)
         with self._lock:
             return list(self._board), self.version
@@ -110,7 +110,7 @@ class Live:
         with self._lock:
             self._listeners[event] = asyncio.get_running_loop()
         try:
-            self._want()
+            self.begin()
             yield event
         finally:
             with self._lock:
@@ -126,7 +126,8 @@ class Live:
         if thread is not None:
             thread.join(5)
 
-    def _want(self) -> None:
+    def begin(self) -> None:
+        """Somebody looks, or will soon."""
         with self._lock:
             self._wanted_s = time.monotonic()
             if self._thread is None and not self._ended.is_set():
@@ -134,7 +135,7 @@ class Live:
                 self._thread.start()
 
     def _run(self) -> None:
-        while not self._ended.wait(TICK_S):
+        while not self._ended.is_set():
             with self._lock:
                 if not self._listeners and time.monotonic() - self._wanted_s > LINGER_S:
                     self._thread = None
@@ -142,6 +143,7 @@ class Live:
                     self._loaded_s = -inf
                     return
             self._look()
+            self._ended.wait(TICK_S)
 
     def _look(self) -> None:
         changed: list[Changed] = []

@@ -19,6 +19,8 @@ HEIGHT: Final = 340
 SIGNAL_HEIGHT: Final = 420
 NAMES_SHARE: Final = 0.06
 """Of the height, what names of moments have above all prices."""
+NAME_WIDTH: Final = 200
+"""Names of moments that are nearer to each other stand on different sides."""
 GAPS_MAX: Final = 400
 """Drawn at most; the table has all."""
 
@@ -57,9 +59,12 @@ def signal_plot(candles: Candles, marks: Sequence[Mark]) -> Plot:
             at = np.array([*(mark.at for mark in moves), max(until, moves[-1].at)], float)
             price = np.array([*(mark.price for mark in moves), moves[-1].price], float)
             plot.line(at, price, kind, is_stepped=True)
+    ends = [plot.x(mark.at) for mark in shown if mark.kind in ("entry", "exit")]
+    is_short = len(ends) > 1 and max(ends) - min(ends) < NAME_WIDTH
     for mark in shown:
         if mark.kind in ("entry", "exit"):
-            plot.moment(mark.at, mark.kind, f"{mark.kind} {mark.price:,.10g}")
+            is_left = mark.kind == "entry" if is_short else None
+            plot.moment(mark.at, mark.kind, f"{mark.kind} {mark.price:,.10g}", is_left=is_left)
         if mark.kind not in ("stop", "take"):
             plot.point(mark.at, mark.price, mark.kind, f"{mark.kind} {mark.price:,.10g} {mark.text}")
     return plot

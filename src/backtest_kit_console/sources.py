@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -23,11 +24,15 @@ from backtest_kit_mongo.setup import make_reader
 
 from . import words
 
-__all__ = ["Kept", "Look", "Sources"]
+__all__ = ["WAIT_S", "Kept", "Look", "Sources"]
 
 T = TypeVar("T")
-THREADS: Final = 2
-"""That ask what takes longer than a page may."""
+THREADS: Final = 8
+"""That ask what takes longer than a page may: one for each answer that is kept, so that none waits for another."""
+KEPT_MAX: Final = 100
+"""Answers; of more, what was not asked for longest is forgotten."""
+FAILED_S: Final = 2.0
+"""So soon it is tried again what could not be found out."""
 WAIT_S: Final = 0.15
 """So long a page waits for an answer that is being made."""
 
@@ -63,14 +68,18 @@ class Kept(Generic[T]):
         self._pool, self._make, self._fresh_s, self._said = pool, make, fresh_s, said
         self._lock = threading.Lock()
         self._look: Look[T] = Look()
-        self._made_s = -fresh_s
+        self._until_s = 0.0
         self._running: Future[None] | None = None
 
-    def get(self, wait_s: float = WAIT_S) -> Look[T]:
+    def begin(self) -> Future[None] | None:
+        """Begin to find out if the answer is not fresh; None: it is."""
         with self._lock:
-            if self._running is None and time.monotonic() - self._made_s >= self._fresh_s:
+            if self._running is None and time.monotonic() >= self._until_s:
                 self._running = self._pool.submit(self._remake)
-            running = self._running
+            return self._running
+
+    def get(self, wait_s: float = WAIT_S) -> Look[T]:
+        running = self.begin()
         if running is not None:
             wait([running], wait_s)
         return self._look
@@ -80,8 +89,9 @@ class Kept(Generic[T]):
             look: Look[T] = Look(self._make(), words.now_ms())
         except Exception as cause:
             look = Look(None, words.now_ms(), self._said(cause))
+        fresh_s = min(self._fresh_s, FAILED_S) if look.trouble else self._fresh_s
         with self._lock:
-            self._look, self._made_s, self._running = look, time.monotonic(), None
+            self._look, self._until_s, self._running = look, time.monotonic() + fresh_s, None
 
 
 class Sources:
@@ -99,7 +109,7 @@ class Sources:
         self._opened = ExitStack()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bkm-console")
         self._opened.callback(self._pool.shutdown, cancel_futures=True)
-        self._kept: dict[str, Kept[Any]] = {}
+        self._kept: OrderedDict[str, Kept[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self.feed: FeedServers = self._opened.enter_context(open_servers(settings))
         self.reader = make_reader(settings)
@@ -112,10 +122,20 @@ class Sources:
 
     def look(self, name: str, make: Callable[[], T], fresh_s: float, wait_s: float = WAIT_S) -> Look[T]:
         """What `make` finds out, as `Kept` keeps it under a name."""
-        with self._lock:
-            kept = self._kept.setdefault(name, Kept(self._pool, make, fresh_s, self.said))
-        found: Look[T] = kept.get(wait_s)
+        found: Look[T] = self._named(name, make, fresh_s).get(wait_s)
         return found
+
+    def begin(self, name: str, make: Callable[[], object], fresh_s: float) -> None:
+        """Begin to find it out: who asks for several answers begins all before it waits for one."""
+        self._named(name, make, fresh_s).begin()
+
+    def _named(self, name: str, make: Callable[[], T], fresh_s: float) -> Kept[T]:
+        with self._lock:
+            found = self._kept.setdefault(name, Kept(self._pool, make, fresh_s, self.said))
+            self._kept.move_to_end(name)
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+            return found
 
     def said(self, cause: Exception) -> str:
         return words.said(cause, self.settings)

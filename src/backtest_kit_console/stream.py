@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Message, Send
 
 from . import words
 from .live import Change, Live
@@ -21,7 +22,12 @@ STATUS_S: Final = 5.0
 GLANCE_S: Final = 0.5
 """So soon a stream notices that the server ends."""
 BROWSERS_MAX: Final = 200
+ROWS_MAX: Final = 100
+"""Of a message. A browser that does not read holds one, so this bounds what it costs."""
 RENDERED_MAX: Final = 4_000
+MADE_MAX: Final = 100
+SLOW_S: Final = 30.0
+"""A browser that has not taken a message for so long is left."""
 Chosen: TypeAlias = tuple[str, str, str]
 """Symbol, strategy and exchange that a page is reduced to; empty: all."""
 
@@ -33,19 +39,20 @@ class Messages:
         self._live, self._render = live, render
         self._rows: dict[int, str | None] = {}
         self._made: dict[tuple[int, Chosen], str] = {}
-        self._version = -1
+        self._version = live.version
 
     def since(self, version: int, chosen: Chosen) -> tuple[str, int] | None:
         """The message, and the version that a browser has come to with it; None: it must load its page anew."""
         changes = self._live.since(version)
         if changes is None:
             return None
-        newest = max((change.version for change in changes), default=version)
+        changes = changes[:ROWS_MAX]
+        newest = changes[-1].version if changes else version
         if not changes:
             return _message(self._live, newest, []), newest
-        if newest != self._version:
+        if self._live.version != self._version or len(self._made) >= MADE_MAX:
             self._made.clear()
-            self._version = newest
+            self._version = self._live.version
         if (version, chosen) not in self._made:
             rows = [{"id": one.element, "html": self._row(one)} for one in changes if _is_chosen(one, chosen)]
             self._made[version, chosen] = _message(self._live, newest, rows)
@@ -60,6 +67,18 @@ class Messages:
         return self._rows[change.version]
 
 
+class _Stream(StreamingResponse):
+    """Ends when a browser does not take what it is sent: it would keep the place of another."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            async with asyncio.timeout(SLOW_S):
+                await send(message)
+
+        with suppress(TimeoutError):
+            await super().stream_response(sending)
+
+
 def streaming(live: Live, render: Callable[..., str]) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint."""
     messages = Messages(live, render)
@@ -71,7 +90,7 @@ def streaming(live: Live, render: Callable[..., str]) -> Callable[[Request], Awa
         asked = request.query_params
         chosen = asked.get("symbol", ""), asked.get("strategy", ""), asked.get("exchange", "")
         body = _told(live, messages, version if epoch == live.epoch else None, chosen)
-        return StreamingResponse(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        return _Stream(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     return endpoint
 
@@ -80,7 +99,7 @@ def _place(request: Request) -> tuple[str, int]:
     """Where a browser has come to: what it says when it connects again wins over what its page was made with."""
     said = request.headers.get("last-event-id") or request.query_params.get("since", "")
     epoch, _, version = said.partition("-")
-    return epoch, int(version) if version.isdecimal() else 0
+    return epoch, int(version) if version.isdecimal() and len(version) < 20 else 0
 
 
 async def _told(live: Live, messages: Messages, version: int | None, chosen: Chosen) -> AsyncIterator[str]:
@@ -94,7 +113,8 @@ async def _told(live: Live, messages: Messages, version: int | None, chosen: Cho
                 return
             text, version = found
             yield text
-            await _wait(live, news)
+            if version == live.version:
+                await _wait(live, news)
 
 
 async def _wait(live: Live, news: asyncio.Event) -> None:

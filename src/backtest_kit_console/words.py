@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import redis
 from bson import json_util
 from markupsafe import Markup, escape
-from pymongo.errors import PyMongoError
+from pymongo.errors import ExecutionTimeout, PyMongoError
 
 from backtest_kit_mongo.coherence.showing import visible
 from backtest_kit_mongo.operate.doctor.findings import duration
@@ -57,6 +57,13 @@ def minute(value: Any) -> Markup:
     if at is None:
         return moment(value)
     return Markup('<time datetime="{}">{}</time>').format(f"{at:%Y-%m-%dT%H:%MZ}", f"{at:%Y-%m-%d %H:%M}")
+
+
+def hour(value: Any) -> Markup:
+    """A moment in UTC as time of the day, the day under it."""
+    found = minute(value)
+    day, _, time_of_day = found.striptags().partition(" ")
+    return Markup('{}<span class="under">{}</span>').format(time_of_day, day) if time_of_day else found
 
 
 def valued(value: Any) -> Markup:
@@ -147,6 +154,8 @@ def said(cause: BaseException, settings: Settings) -> str:
     """What went wrong with a server, without the secrets that a driver's own text may quote."""
     if isinstance(cause, redis.RedisError):
         return f"Redis at {settings.redis_address} did not answer as it should: {type(cause).__name__}"
+    if isinstance(cause, ExecutionTimeout):
+        return "MongoDB did not find it in the time that a page may take. Name a symbol, or another time."
     if isinstance(cause, PyMongoError):
         return f"MongoDB at {settings.mongo_address} did not answer as it should: {type(cause).__name__}"
     return str(cause) or type(cause).__name__
@@ -155,5 +164,6 @@ def said(cause: BaseException, settings: Settings) -> str:
 FILTERS: Final = {
     "moment": moment, "ago": ago, "number": number, "price": price, "size": size, "cut": cut, "duration": duration,
     "visible": visible, "minute": minute, "valued": valued, "coded": coded, "behind": behind,
+    "json": json_text, "hour": hour,
 }  # fmt: skip
 """Of the templates."""

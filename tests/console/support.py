@@ -15,7 +15,11 @@ Headers = Mapping[str, str]
 class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
-    text: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
 
 
 def scope(method: str, address: str, headers: Headers) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def ask(app: ASGIApp, address: str, headers: Headers | None = None, form: Header
 
     asyncio.run(_served(app(scope("GET" if form is None else "POST", address, headers or {}), receive, send)))
     head = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Answer(sent[0]["status"], head, b"".join(one.get("body", b"") for one in sent[1:]).decode())
+    return Answer(sent[0]["status"], head, b"".join(one.get("body", b"") for one in sent[1:]))
 
 
 async def _served(answering: Awaitable[None]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from . import audit, candles, letters, overview, positions, runs, signals
-from .asking import Answer, Asked, Show
+from . import audit, candles, letters, overview, positions, proof, runs, signals
+from .asking import Answer, Asked, Download, Show
 
-__all__ = ["PAGES", "Answer", "Asked", "Show"]
+__all__ = ["PAGES", "Answer", "Asked", "Download", "Show"]
 
 PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("/", "Overview", overview.show),
@@ -19,6 +19,9 @@ PAGES: Final[tuple[tuple[str, str, Show], ...]] = (
     ("/runs/compare", "", runs.compare),
     ("/audit", "Audit", audit.show),
     ("/audit/key", "", audit.show_key),
+    ("/audit/proof", "", proof.show),
+    ("/audit/proof.zip", "", proof.download),
+    ("/audit/growth.proof", "", proof.growth),
     ("/letters", "Dead letters", letters.show),
     ("/letters/one", "", letters.show_one),
     ("/candles", "Candles", candles.show),

@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 from backtest_kit_console.live import Live
 from backtest_kit_console.sources import Sources
 
-__all__ = ["ROWS", "Answer", "Asked", "Paged", "Show", "paged"]
+__all__ = ["ROWS", "Answer", "Asked", "Download", "Paged", "Show", "paged"]
 
 T = TypeVar("T")
 ROWS: Final = 50
@@ -22,6 +22,14 @@ class Answer(NamedTuple):
     template: str
     values: Mapping[str, Any] = {}
     status: int = 200
+
+
+class Download(NamedTuple):
+    """A file; its name is of ASCII."""
+
+    name: str
+    content: bytes
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Asked:
         return min(int(text), most) if text.isdecimal() and len(text) < 20 else default
 
 
-Show: TypeAlias = Callable[[Asked], Answer]
+Show: TypeAlias = Callable[[Asked], Answer | Download]
 
 
 class Paged(NamedTuple, Generic[T]):
@@ -55,12 +63,14 @@ class Paged(NamedTuple, Generic[T]):
 
     Attributes:
         first: number of the first row, from 0.
-        total: of all rows.
+        total: of all rows; None: they are not counted.
+        has_more: of those that are not, whether there are further ones.
     """
 
     rows: Sequence[T]
     first: int
-    total: int
+    total: int | None
+    has_more: bool = False
 
     @property
     def before(self) -> int | None:
@@ -70,7 +80,7 @@ class Paged(NamedTuple, Generic[T]):
     @property
     def after(self) -> int | None:
         end = self.first + len(self.rows)
-        return end if end < self.total else None
+        return end if (self.has_more if self.total is None else end < self.total) else None
 
 
 def paged(rows: Sequence[T], asked: Asked) -> Paged[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from backtest_kit_console.sources import Look, Sources
+from backtest_kit_console.sources import WAIT_S, Look, Sources
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.feed.positions import GroupPosition
@@ -15,12 +15,15 @@ from backtest_kit_mongo.operate.top.frame import BEHIND_MS, hit_ratio
 from backtest_kit_mongo.stored import AUDIT_ITEMS
 
 from .asking import Answer, Asked
+from .lately import Event, Wanted, newest
 
 __all__ = ["findings", "show"]
 
 FINDINGS_S: Final = 30.0
 SAMPLE_S: Final = 2.0
 COUNTS_S: Final = 10.0
+LATELY_S: Final = 2.0
+LATELY: Final = 8
 HOSTS_MAX: Final = 20
 ORDER: Final = tuple(Level)
 
@@ -50,8 +53,9 @@ class Group(NamedTuple):
 
 def show(asked: Asked) -> Answer:
     sources = asked.sources
+    begin(sources)
     seen, found = _seen(sources), findings(sources)
-    counts = sources.look("counts", lambda: _counts(sources), COUNTS_S)
+    counts = _count(sources)
     of_redis = None if seen.value is None else seen.value.sample.redis
     groups = [group for position in of_redis.streams for group in position.groups] if of_redis else []
     concerns = [one for one in found.value or () if one.level in (Level.WARNING, Level.ERROR)]
@@ -66,17 +70,32 @@ def show(asked: Asked) -> Answer:
         "hosts": of_redis.rates.hosts[:HOSTS_MAX] if of_redis else (),
         "hosts_left": max(0, len(of_redis.rates.hosts) - HOSTS_MAX) if of_redis else 0,
         "counts": counts,
+        "lately": _lately(sources),
         "lag_ms": max((group.lag_ms for group in groups), default=None),
     }
     return Answer("overview.html", values)
 
 
-def findings(sources: Sources) -> Look[Sequence[Finding]]:
-    """What `bkm doctor --no-write` says."""
-    return sources.look("findings", lambda: list(examine(sources.feed, write=False)), FINDINGS_S)
+def begin(sources: Sources) -> None:
+    """Begin to find out what the page shows."""
+    for look in (_seen, findings, _count, _lately):
+        look(sources, 0)
 
 
-def _seen(sources: Sources) -> Look[Seen]:
+def findings(sources: Sources, wait_s: float = 0) -> Look[Sequence[Finding]]:
+    """What `bkm doctor --no-write` says; it takes longer than a page may."""
+    return sources.look("findings", lambda: list(examine(sources.feed, write=False)), FINDINGS_S, wait_s)
+
+
+def _count(sources: Sources, wait_s: float = 0) -> Look[dict[str, int]]:
+    return sources.look("counts", lambda: _counts(sources), COUNTS_S, wait_s)
+
+
+def _lately(sources: Sources, wait_s: float = WAIT_S) -> Look[list[Event]]:
+    return sources.look("lately", lambda: newest(sources, Wanted(), LATELY), LATELY_S, wait_s)
+
+
+def _seen(sources: Sources, wait_s: float = WAIT_S) -> Look[Seen]:
     last: list[Sample] = []
 
     def make() -> Seen:
@@ -89,7 +108,7 @@ def _seen(sources: Sources) -> Look[Seen]:
         hits = hit_ratio(sample.redis, None if before is None else before.redis)
         return Seen(sample, hits, int(memory.get("maxmemory", 0)))
 
-    return sources.look("sample", make, SAMPLE_S, 1.0)
+    return sources.look("sample", make, SAMPLE_S, wait_s)
 
 
 def _counts(sources: Sources) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Signals: the history, and the trace of one with its chart."""
+"""Signals: the history, what happened around a moment, and the trace of one with its chart."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any, Final, NamedTuple
 
 from markupsafe import Markup
 
+from backtest_kit_console import words
 from backtest_kit_console.pictures import signal_plot
 from backtest_kit_console.sources import Sources
 from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.tracing import Trace, TraceStep, trace
 from backtest_kit_mongo.audit.tracing.finding import PAPER
-from backtest_kit_mongo.audit.tracing.showing import grouped, heading, told_text
+from backtest_kit_mongo.audit.tracing.showing import grouped, told_text
 from backtest_kit_mongo.backends.mongo.decoding import TOLERANT
 from backtest_kit_mongo.backends.mongo.layout import BY_CHANGE, collection_of, payload_field
 from backtest_kit_mongo.candles.intervals import grid_of
@@ -21,6 +22,8 @@ from backtest_kit_mongo.domains.table import BY_NAME, CANDLE, STORAGE
 
 from .asking import ROWS, Answer, Asked, Paged
 from .candles import RANGE_MAX, candles_of
+from .lately import AROUND_MS, SEARCH_MS, Wanted, around, moment_of
+from .reasons import reasons
 
 __all__ = ["show", "show_one"]
 
@@ -31,6 +34,8 @@ BEFORE: Final = 60
 AFTER: Final = 30
 """Minutes that are drawn around a signal."""
 STEPS_MAX: Final = 400
+SYMBOLS_S: Final = 60.0
+SYMBOLS_MAX: Final = 200
 
 
 class Shown(NamedTuple):
@@ -50,16 +55,55 @@ class Shown(NamedTuple):
 def show(asked: Asked) -> Answer:
     if asked.text("id"):
         return show_one(asked)
-    is_backtest, symbol = asked.text("mode") == "backtest", asked.text("symbol")
-    field = payload_field(STORAGE)
-    kept = asked.sources.database.get_collection(collection_of(STORAGE), TOLERANT)
-    query: dict[str, Any] = {"backtest": is_backtest, **({f"{field}.symbol": symbol} if symbol else {})}
-    first = asked.whole("from", 0, COUNTED_MAX)
-    found = list(kept.find(query, {field: 1}).sort(list(BY_CHANGE)).skip(first).limit(ROWS))
-    rows = [one[field] for one in found if isinstance(one.get(field), dict)]
-    total = kept.count_documents(query, limit=COUNTED_MAX)
-    values = {"page": Paged(rows, first, total), "mode": asked.text("mode"), "symbol": symbol, "most": COUNTED_MAX}
+    symbol, strategy, at = asked.text("symbol"), asked.text("strategy"), asked.text("at")
+    wanted = Wanted(asked.text("mode") == "backtest", _symbols(asked, symbol), strategy)
+    moment = moment_of(at, words.now_ms()) if at else None
+    values: dict[str, Any] = {
+        "mode": asked.text("mode"), "symbol": symbol, "strategy": strategy, "at": at, "moment": moment,
+        "most": COUNTED_MAX, "page": None, "events": (), "nearest": None, "hour": AROUND_MS,
+    }  # fmt: skip
+    if moment is not None:
+        values["events"] = found = around(asked.sources, wanted, moment)
+        values["nearest"] = min((abs(one.at - moment) for one in found), default=None)
+    else:
+        values["page"] = _history(asked, wanted)
     return Answer("signals.html", values)
+
+
+def _history(asked: Asked, wanted: Wanted) -> Paged[Mapping[str, Any]]:
+    """Those that changed last first. All are only counted where an index does it."""
+    field, query = payload_field(STORAGE), wanted.query(STORAGE)
+    kept = asked.sources.database.get_collection(collection_of(STORAGE), TOLERANT)
+    first = asked.whole("from", 0, COUNTED_MAX)
+    looked = kept.find(query, {field: 1}).sort(list(BY_CHANGE)).skip(first).limit(ROWS + 1)
+    found = list(looked.max_time_ms(SEARCH_MS))
+    rows = [one[field] for one in found[:ROWS] if isinstance(one.get(field), dict)]
+    is_all = first == 0 and len(found) <= ROWS
+    total = len(found) if is_all else None if wanted.strategy else kept.count_documents(query, limit=COUNTED_MAX)
+    return Paged(rows, first, total, has_more=len(found) > ROWS)
+
+
+def _symbols(asked: Asked, text: str) -> list[str] | None:
+    """The symbols that people mean by a text, however it is written: BTC means BTC/USDT; None: all."""
+    if not text:
+        return None
+    known = asked.sources.look("symbols", lambda: _known_symbols(asked.sources), SYMBOLS_S, 0.5).value or ()
+    meant = _plain(text)
+    return [one for one in known if meant in _plain(one)][:SYMBOLS_MAX] or [text]
+
+
+def _known_symbols(sources: Sources) -> list[str]:
+    kept = sources.database[collection_of(STORAGE)]
+    found = (
+        one
+        for is_backtest in (False, True)
+        for one in kept.distinct(f"{payload_field(STORAGE)}.symbol", {"backtest": is_backtest})
+    )
+    return sorted({one for one in found if isinstance(one, str)})
+
+
+def _plain(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def show_one(asked: Asked) -> Answer:
@@ -68,10 +112,10 @@ def show_one(asked: Asked) -> Answer:
     picture, interval = _picture(asked.sources, found)
     values = {
         "trace": found,
-        "heading": heading(found),
         "steps": [_shown(steps) for steps in shown[:STEPS_MAX]],
         "left": max(0, len(shown) - STEPS_MAX),
         "told": told_text,
+        "reasons": reasons(found),
         "key": _key_text,
         "picture": picture,
         "interval": interval,

@@ -32,7 +32,6 @@ function sortable(table) {
 }
 
 function renewing(part) {
-  const every = Number(part.dataset.refresh) * 1000;
   const renew = async () => {
     // Whoever reads or selects there is left alone.
     const isUsed = document.hidden || part.contains(document.activeElement) || !getSelection().isCollapsed;
@@ -44,14 +43,16 @@ function renewing(part) {
           const opened = [...part.querySelectorAll("details[open]")].map((each) => each.id);
           const fresh = page.getElementById(part.id);
           if (!fresh) return location.reload();
+          part.dataset.refresh = fresh.dataset.refresh;
           part.replaceChildren(...fresh.childNodes);
           opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
         }
       } catch { /* The server is away; the next turn asks again. */ }
     }
-    setTimeout(renew, every);
+    later();
   };
-  setTimeout(renew, every);
+  const later = () => setTimeout(renew, Number(part.dataset.refresh) * 1000);
+  later();
 }
 
 function living(table) {

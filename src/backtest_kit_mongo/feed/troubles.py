@@ -21,7 +21,7 @@ from backtest_kit_mongo.feed.workers import service_leases
 from backtest_kit_mongo.stored import AUDIT_HEADS as HEADS
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 from backtest_kit_mongo.stored import AUDIT_PENDING as PENDING
-from backtest_kit_mongo.stored import RECOVERY_STATE
+from backtest_kit_mongo.stored import RECOVERY_STATE, WORKER_LEASES
 from backtest_kit_mongo.stored import WORKER_TROUBLES as COLLECTION
 
 STILL_MS: Final = 180_000
@@ -125,7 +125,7 @@ def _seconds(ms: float) -> str:
 def _services(database: Database[dict[str, Any]], now: datetime) -> Iterator[Trouble]:
     for lease in service_leases(database):
         name = f"service.{lease.service}"
-        forget = f'db[WORKER_LEASES].deleteOne({{_id: "{lease.service}"}})'
+        forget = f'db["{WORKER_LEASES}"].deleteOne({{_id: "{lease.service}"}})'
         if lease.left_ms < -UNLED_MS:
             yield Trouble(
                 name, f"nobody leads {lease.service}; {lease.holder} did until {_seconds(-lease.left_ms)} ago",
