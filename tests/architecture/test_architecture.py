@@ -177,6 +177,13 @@ def test_what_benchmarks_and_examples_import_exists() -> None:
                     assert is_there, f"{path.name} imports {alias.name} of {node.module}"
 
 
+def test_the_map_shows_every_room_and_no_arrow_goes_up_there() -> None:
+    plan = (ROOT / "docs/architecture.md").read_text("utf-8").split("```")[1].splitlines()
+    depth = {room: at for at, line in enumerate(plan) if line.startswith("    ") for room in line[4:35].split()}
+    assert set(depth) == set(ARROWS)
+    assert not [(room, to) for room in ARROWS for to in ARROWS[room].split() if depth[to] < depth[room]]
+
+
 MAPS = ("CONTRIBUTING.md", "docs/architecture.md", "docs/extending.md", "docs/glossary.md")
 SHORT = {"mongo/": "src/backtest_kit_mongo/", "engine/": "src/backtest_kit/", "worker/": "worker/backtest_kit_worker/"}
 """How the maps abbreviate packages."""

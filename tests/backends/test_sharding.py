@@ -88,7 +88,8 @@ def sent(servers: Endpoints, new_database: Callable[[], str]) -> Commands:
             return pymongo.MongoClient(uri, event_listeners=[commands, *event_listeners], **options)
 
         patch.setattr(connect, "MongoClient", listening)
-        store = make_store(settings_for(servers, f"{new_database()}_sharding"))
+        # So long a new cache stays closed, and each read goes to MongoDB.
+        store = make_store(settings_for(servers, f"{new_database()}_sharding", lease_ms=60_000))
         for domain in DOMAINS:
             parts = tuple(True if column.type is bool else "x" for column in domain.key)
             key, value = Key(domain, parts), example(domain, "x")

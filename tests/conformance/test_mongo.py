@@ -91,5 +91,7 @@ def twin(pair: Callable[[Mode], tuple[Store, Store]], mode: Mode) -> Store:
 
 
 @pytest.fixture(scope="class")  # type: ignore[no-redef]
-def empty_store(connect: Connect, mode: Mode, new_database: Callable[[], str]) -> Store:
-    return connect(mode, new_database())
+def empty_store(connect: Connect, mode: Mode, new_database: Callable[[], str]) -> Iterator[Store]:
+    store = connect(mode, new_database())
+    yield store
+    store.close()
