@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ from typer.testing import CliRunner
 
 import backtest_kit_mongo as bk
 from backtest_kit import declare
+from backtest_kit.declare import Exchange, Strategy
 from backtest_kit.identity import MINUTE_MS
+from backtest_kit.running import Job
+from backtest_kit.sessions import rerun
 from backtest_kit.sessions.matching import NOT_COMPARED
 from backtest_kit_mongo.audit import open_log
 from backtest_kit_mongo.cli.main import app
@@ -117,6 +122,34 @@ def test_a_day_is_replayed_with_its_restarts_and_a_changed_constant_is_named_whe
         changed.recorded["data"]["proposal"]["priceTakeProfit"]
         != changed.replayed["data"]["proposal"]["priceTakeProfit"]
     )
+    assert any("priceTakeProfit" in text for text in changed.differences)
+
+
+def test_what_a_replay_lacks_and_where_it_was_silent_is_named(seats: list[Seat], reader: None, tmp_path: Path) -> None:
+    begin, end = seats[0].begin_ms, seats[0].end_ms + MINUTE_MS
+    with pytest.raises(bk.NotFound, match=r"In mode paper it wrote from 2024-01-01 00:00:00Z to 2024-01-01 01:15"):
+        bk.read_session(NAME, "live", begin, end, 0)
+    session = bk.read_session(NAME, "paper", begin, end, 3_600_000)
+    silent = Strategy(NAME, lambda ctx: None, "1m")
+    divergence = rerun(
+        session, lambda symbol, exchange: Job(silent, Exchange(exchange), (), symbol, "paper")
+    ).divergence
+    assert divergence is not None
+    answered = [one for one in session.changes if one.step.endswith("/asked") and one.domain == "memory"]
+    assert divergence.at == min(one.at or 0 for one in answered)
+    assert divergence.recorded_step == f"{divergence.at}/asked"
+    assert divergence.replayed is None
+
+    place = next(number for number, one in enumerate(session.changes) if one.domain == "strategy")
+    session.changes[place] = replace(session.changes[place], payload=None, lost="the oplog has moved past it")
+    found = again(session, seats[0])
+    assert (found.divergence, found.lost) == (None, 1)
+
+    session.save(tmp_path / "day.gz")
+    lines = gzip.decompress((tmp_path / "day.gz").read_bytes()).splitlines(keepends=True)
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(b"".join(lines[:-1])))
+    with pytest.raises(bk.CallerError, match="was cut off"):
+        bk.load_session(tmp_path / "cut.gz")
 
 
 def test_the_commands_tell_the_same(seats: list[Seat], desk: Path, environment: None) -> None:

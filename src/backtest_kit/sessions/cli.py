@@ -45,7 +45,7 @@ def export(
 
     [cyan]bkm export --session trend --day 2026-11-29[/]
 
-    Exit status: 0; 1 when a server failed or there is no such day, 2 when an argument is wrong.
+    Exit status: 0; 1 when a server failed, 2 when an argument is wrong or there is no such day.
     """
     with reported():
         found = _read(session, day, mode, history)
@@ -79,11 +79,11 @@ def replay(
 
     [cyan]bkm replay trend.py --from trend-2026-11-29.session.gz[/]
 
-    Exit status: 0 when every decision is equal, 4 when one differs, 1 when the day cannot be read, 2 when an argument
-    is wrong.
+    Exit status: 0 when every decision is equal, 4 when one differs, 1 when a server failed, 2 when an argument is wrong
+    or there is no such day.
     """
     with reported():
-        if (source is None) is (not session or not day):
+        if not (session and day if source is None else not session and not day):
             raise DeclarationError("say --session and --day, or --from a file of `bkm export`. Nothing was run.")
         run_config(file)
         load_strategy(file)
@@ -120,7 +120,7 @@ def _say_missing(session: bk.Session) -> None:
 def _show(session: bk.Session, outcome: Rerun, *, as_json: bool) -> None:
     divergence = outcome.divergence
     if as_json:
-        names = ("matched", "restarts", "minutes", "skipped", "elapsed_s")
+        names = ("matched", "lost", "restarts", "minutes", "skipped", "elapsed_s")
         said = {name: getattr(outcome, name) for name in names}
         found = None if divergence is None else {name: getattr(divergence, name) for name in divergence.__slots__}
         typer.echo(json.dumps({**said, "notes": list(outcome.notes), "divergence": found}, default=str))
@@ -135,7 +135,8 @@ def _show(session: bk.Session, outcome: Rerun, *, as_json: bool) -> None:
         f"{speed:,.0f} times real time"
     )
     if divergence is None:
-        typer.echo("every decision is equal")
+        lost = f", but {outcome.lost} writes were not compared: the log no longer has what they wrote"
+        typer.echo(f"every decision is equal{lost if outcome.lost else ''}")
         return
     for line in divergence.lines():
         typer.echo(_printable(line))

@@ -21,6 +21,8 @@ RESUMED: Final = "resumed"
 NOT_COMPARED: Final = frozenset({"measure", "interval", "candle", "log"})
 INCIDENTAL: Final = {"order": ("sentMs", "repliedMs"), "asked": ("candles",)}
 """Of the engine's own rows: the wall clock, and what happened to be at hand because an answer was computed here."""
+DIFFERENCES_MAX: Final = 8
+TEXT_MAX: Final = 600
 Name = tuple[str, tuple[Any, ...]]
 
 
@@ -50,6 +52,7 @@ class Divergence:
         at: the simulated minute, ms.
         step: what the replay was doing; `recorded_step` the recorded process.
         recorded, replayed: the payloads; None also where one of them wrote nothing.
+        differences: fields, a text each, recorded before replayed.
     """
 
     at: int
@@ -60,13 +63,23 @@ class Divergence:
     recorded: Any
     replayed: Any
     why: str
+    differences: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
+        """For people; long values are cut."""
+        shown = [f"  {_cut(text)}" for text in self.differences[:DIFFERENCES_MAX]]
+        if len(self.differences) > DIFFERENCES_MAX:
+            shown.append(f"  and {len(self.differences) - DIFFERENCES_MAX} more fields")
         return [
             f"first divergence: {self.symbol} at {minute_text(self.at)}, {self.name}: {self.why}",
-            f"  recorded ({self.recorded_step or 'nothing'}): {self.recorded!r}",
-            f"  replayed ({self.step or 'nothing'}): {self.replayed!r}",
+            *shown,
+            f"  recorded ({self.recorded_step or 'nothing'}): {_cut(repr(self.recorded))}",
+            f"  replayed ({self.step or 'nothing'}): {_cut(repr(self.replayed)) if self.step else 'nothing'}",
         ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]} .. ({len(text):,} characters; --json has all)"
 
 
 @dataclass(slots=True)
@@ -109,13 +122,14 @@ class Matcher:
     Attributes:
         store: where the replay keeps its documents.
         matched: writes that were equal.
+        lost: writes that were not compared, because the log has not what they wrote.
         skipped: minutes that the recorded processes left out.
     """
 
     def __init__(self, symbol: str, changes: list[bk.SessionChange], writers: frozenset[str]) -> None:
         self.symbol = symbol
         self.store: bk.Rehearsal | None = None
-        self.matched = 0
+        self.matched = self.lost = 0
         self.skipped: list[int] = []
         own = [(number, one) for number, one in enumerate(changes) if one.writer in writers or not one.step]
         self.lives = lives_of(one for _, one in own)
@@ -148,16 +162,18 @@ class Matcher:
         head = queue[0] if queue else None
         place = None if head is None else self._life_of.get(id(head))
         if head is not None and (place is None or place[0] is self.life):
+            self._compare(head, row)
             queue.popleft()
             if place is not None:
                 del self.life.left[place[1]]
-            self._compare(head, row)
-            self.matched += 1
+            self.matched += not head.lost
+            self.lost += bool(head.lost)
             return
         if not self.life.left:
             raise LifeOver
         expected = next(iter(self.life.left.values()))
         self._require_lived(expected)
+        self._require_in_time(expected)
         raise Differs(self._divergence(expected, row, "the recorded process wrote something else next"))
 
     def on_read(self, domain: str, parts: tuple[Any, ...]) -> None:
@@ -195,8 +211,16 @@ class Matcher:
             self.skipped.append(cause.at)
             raise MinuteSkipped(expected.at or 0)
 
+    def _require_in_time(self, expected: bk.SessionChange | None) -> None:
+        """What the recorded process wrote in an earlier minute, and the replay did not, is where they parted."""
+        cause = bk.present_cause()
+        if expected is None or cause is None or cause.at is None or expected.at is None or expected.at >= cause.at:
+            return
+        raise Differs(self._divergence(expected, None, "the replay wrote nothing of it"))
+
     def _compare(self, head: bk.SessionChange, row: bk.RehearsedRow) -> None:
-        if _decided(head.payload) != _decided(row.payload):
+        if not head.lost and _decided(head.payload) != _decided(row.payload):
+            self._require_in_time(next(iter(self.life.left.values()), None))
             raise Differs(self._divergence(head, row, "another value"))
 
     def _divergence(self, head: bk.SessionChange, row: bk.RehearsedRow | None, why: str) -> Divergence:
@@ -205,9 +229,11 @@ class Matcher:
         name = "/".join(map(str, (head.domain, *head.parts)))
         if row is not None and row.name != (head.domain, head.parts):
             name = f"{'/'.join(map(str, (row.domain, *row.parts)))}, recorded {name}"
-        at = cause.at if cause is not None and cause.at is not None else head.at or 0
+        at = head.at if head.at is not None and row is None else (cause and cause.at) or head.at or 0
         payload = None if row is None else row.payload
-        return Divergence(at, self.symbol, name, step, head.step, head.payload, payload, why)
+        is_same = row is not None and row.name == (head.domain, head.parts)
+        fields = head.differences(payload) if is_same else ()
+        return Divergence(at, self.symbol, name, step, head.step, head.payload, payload, why, fields)
 
 
 def _decided(payload: Any) -> Any:

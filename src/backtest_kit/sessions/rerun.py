@@ -43,7 +43,8 @@ class Rerun:
         restarts: how often a process followed another, or read its state anew.
         minutes: lived by all contexts together.
         skipped: minutes that the recorded processes left out.
-        divergence: None: every write was equal.
+        divergence: of all contexts the first in time; None: every write was equal.
+        lost: writes of which the log no longer has what they wrote; they were not compared.
         notes: what strategies and the market said.
     """
 
@@ -51,9 +52,15 @@ class Rerun:
     restarts: int = 0
     minutes: int = 0
     skipped: int = 0
+    lost: int = 0
     elapsed_s: float = 0.0
     divergence: Divergence | None = None
     notes: dict[str, None] = field(default_factory=dict)
+
+    def add(self, divergence: Divergence | None) -> None:
+        """Of one context."""
+        if divergence is not None and (self.divergence is None or divergence.at < self.divergence.at):
+            self.divergence = divergence
 
 
 @dataclass(slots=True)
@@ -118,7 +125,7 @@ class _NoHistory(History):
 
 
 def rerun(session: bk.Session, jobs: Callable[[str, str], Job]) -> Rerun:
-    """Live every context of the session again, one after the other, up to the first divergence.
+    """Live every context of the session again, one after the other, each up to its first divergence.
 
     Args:
         jobs: given symbol and exchange, what is run; its exchange is asked for nothing.
@@ -134,8 +141,7 @@ def rerun(session: bk.Session, jobs: Callable[[str, str], Job]) -> Rerun:
         _live(session, _offline(job), matcher, outcome)
         outcome.matched += matcher.matched
         outcome.skipped += len(matcher.skipped)
-        if outcome.divergence is not None:
-            break
+        outcome.lost += matcher.lost
     outcome.elapsed_s = time.perf_counter() - since_s
     return outcome
 
@@ -174,7 +180,7 @@ def _live(session: bk.Session, job: Job, matcher: Matcher, outcome: Rerun) -> No
         while True:
             try:
                 _live_once(session, job, matcher, begin, outcome)
-                outcome.divergence = matcher.left_over()
+                outcome.add(matcher.left_over())
                 return
             except LifeOver:
                 if not matcher.next_life():
@@ -184,7 +190,7 @@ def _live(session: bk.Session, job: Job, matcher: Matcher, outcome: Rerun) -> No
             except MinuteSkipped as skipped:
                 begin = skipped.at
             except Differs as differs:
-                outcome.divergence = differs.divergence
+                outcome.add(differs.divergence)
                 return
 
 

@@ -6,23 +6,26 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from bson import json_util
 
+from backtest_kit_mongo.audit.differences import differences
+from backtest_kit_mongo.audit.known_sessions import known_sessions
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.past import Past, PastDocument
-from backtest_kit_mongo.audit.records import AuditRecord, from_document, readable
+from backtest_kit_mongo.audit.records import GAP, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.inventory import Selection
 from backtest_kit_mongo.coherence.moments import iso, millis
 from backtest_kit_mongo.coherence.record import Key, Part
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL, MEASURE, RISK
+from backtest_kit_mongo.domains.table import CANDLE, INTERVAL, MEASURE, RISK, STRATEGY
 from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
@@ -30,7 +33,11 @@ __all__ = ["Session", "SessionChange", "SessionRow", "load_session", "read_sessi
 
 FORMAT: Final = "backtest-kit session"
 VERSION: Final = 1
+END: Final = "end"
 PAPER: Final = "~paper"
+MINUTE_MS: Final = 60_000
+SEEN_MS: Final = 5 * MINUTE_MS
+"""Of candles that a minute sees at least."""
 CANDLE_FIELDS: Final = ("timestamp", *CANDLE.fields)
 
 
@@ -53,6 +60,7 @@ class SessionChange:
         step: of its cause, `{minute}/{what}`; empty: not stamped.
         at: the simulated minute of that, ms; None: unknown.
         order: place among the changes of its writer.
+        lost: why its content is not known; empty: it is.
     """
 
     domain: str
@@ -66,6 +74,11 @@ class SessionChange:
     step: str
     at: int | None
     order: tuple[int, int]
+    lost: str = ""
+
+    def differences(self, payload: Any) -> tuple[str, ...]:
+        """In which fields another payload differs from this one, a text each."""
+        return tuple(map(str, differences(self.payload, _plain(payload))))
 
 
 @dataclass(slots=True)
@@ -90,10 +103,12 @@ class Session:
     missing: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write it to a file."""
-        with gzip.open(path, "wt", encoding="utf-8") as out:
+        """Write it to a file, of which nothing is there before all of it is."""
+        staged = path.with_name(f"{path.name}.new")
+        with gzip.open(staged, "wt", encoding="utf-8") as out:
             for line in self._lines():
                 out.write(json_util.dumps(line, json_options=json_util.CANONICAL_JSON_OPTIONS) + "\n")
+        staged.replace(path)
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         head = ("strategy", "mode", "start", "end", "contexts", "missing")
@@ -101,6 +116,7 @@ class Session:
         for kind in ("before", "changes", "answers"):
             yield from ({"kind": kind, **asdict(row)} for row in getattr(self, kind))
         yield from ({"kind": "candles", "series": list(name), "rows": rows} for name, rows in self.candles.items())
+        yield {"kind": END}
 
 
 def load_session(path: Path) -> Session:
@@ -117,9 +133,19 @@ def load_session(path: Path) -> Session:
             session = Session(str(head["strategy"]), str(head["mode"]), int(head["start"]), int(head["end"]))
             session.contexts = [(str(symbol), str(exchange)) for symbol, exchange in head["contexts"]]
             session.missing = list(head["missing"])
+            is_whole = False
             for line in lines:
-                _take(session, _plain(json_util.loads(line)))
-    except (gzip.BadGzipFile, EOFError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as cause:
+                row = _plain(json_util.loads(line))
+                if is_whole := row["kind"] == END:
+                    break
+                _take(session, row)
+            if not is_whole:
+                raise EOFError("its last line is not there")
+    except OSError as cause:
+        if not isinstance(cause, gzip.BadGzipFile):
+            raise CallerError(f"{path} cannot be read: {cause.strerror}; `bkm export` writes such files") from cause
+        raise CallerError(f"{path} is no {FORMAT}: {cause}") from cause
+    except (zlib.error, EOFError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as cause:
         raise CallerError(f"{path} is no {FORMAT}, or was cut off: {cause!r:.200}") from cause
     return session
 
@@ -155,7 +181,10 @@ def read_session(log: AuditLog, strategy: str, mode: str, start: int, end: int, 
         found = [one for one in later.chosen(chosen, with_removed=True) if _is_of(one, mode)]
         session.contexts = sorted({context for one in found if (context := _context(one.record.key)) is not None})
         if not session.contexts:
-            raise NotFound(f"the audit log has nothing of a strategy {strategy!r} in mode {mode} before {iso(end)}")
+            raise NotFound(
+                f"the audit log has nothing of a strategy {strategy!r} in mode {mode} before {iso(end)}. "
+                f"{known_sessions(log, strategy, mode)}"
+            )
         exchanges = {exchange for _, exchange in session.contexts}
         found += [one for one in later.of_domain(RISK) if one.record.key.parts[1] in exchanges]
         for one in found:
@@ -164,7 +193,10 @@ def read_session(log: AuditLog, strategy: str, mode: str, start: int, end: int, 
         session.answers += [_row(one) for one in later.of_domain(INTERVAL)]
         _read_candles(session, log, start - history_ms)
     if not session.changes:
-        raise NotFound(f"the strategy {strategy!r} in mode {mode} wrote nothing from {iso(start)} to {iso(end)}")
+        raise NotFound(
+            f"the strategy {strategy!r} in mode {mode} wrote nothing from {iso(start)} to {iso(end)}. "
+            f"{known_sessions(log, strategy, mode)}"
+        )
     session.changes.sort(key=lambda one: (one.order, one.rev))
     return session
 
@@ -195,7 +227,17 @@ def _read_document(session: Session, log: AuditLog, one: PastDocument, earlier: 
     since = 0 if before is None else before.change.rev
     query = {**document, "rev": {"$gt": since, "$lte": one.change.rev}}
     records = readable(log.database, ITEMS).find(query).sort([("rev", 1), ("foreign", 1)])
-    session.changes += [_change(key, record) for record in map(from_document, records)]
+    expected = since + 1
+    for record in map(from_document, records):
+        change = _change(key, record)
+        for rev in range(expected, record.rev):
+            why = change.lost if record.first <= rev else "no record of it is in the log"
+            session.missing.append(f"{key} revision {rev}: {why}")
+            session.changes.append(replace(change, rev=rev, payload=None, step="", at=None, lost=why))
+        if change.lost:
+            session.missing.append(f"{key} revision {record.rev}: {change.lost}")
+        session.changes.append(change)
+        expected = record.rev + 1
 
 
 def _row(one: PastDocument) -> SessionRow:
@@ -220,7 +262,14 @@ def _change(key: Key, record: AuditRecord) -> SessionChange:
         "" if cause is None else cause.step,
         None if cause is None else cause.at,
         order,
+        _lost(record),
     )
+
+
+def _lost(record: AuditRecord) -> str:
+    if record.operation == GAP or (record.payload is None and record.reason):
+        return record.reason or "its content is lost"
+    return ""
 
 
 def _read_candles(session: Session, log: AuditLog, since: int) -> None:
@@ -231,6 +280,22 @@ def _read_candles(session: Session, log: AuditLog, since: int) -> None:
             query = {**named, "interval": interval, "timestamp": {"$gte": since, "$lt": session.end}}
             rows = stored.find(query, {"_id": 0, **dict.fromkeys(CANDLE_FIELDS, 1)}).sort("timestamp", 1)
             session.candles[named["exchangeName"], symbol, interval] = [_values(row) for row in rows]
+        _tell_gaps(session, symbol, exchange)
+
+
+def _tell_gaps(session: Session, symbol: str, exchange: str) -> None:
+    """Of one-minute candles that its minutes saw."""
+    names = (symbol, session.strategy, exchange)
+    lived = [one.at for one in session.changes if one.domain == STRATEGY.name and one.parts == names and one.at]
+    if not lived:
+        return
+    held = {int(row[0]) for row in session.candles.get((exchange.removesuffix(PAPER), symbol, "1m"), ())}
+    lacking = [at for at in range(min(lived) - SEEN_MS, max(lived), MINUTE_MS) if at not in held]
+    if lacking:
+        session.missing.append(
+            f"{len(lacking)} one-minute candles of {symbol} at {exchange} from {iso(lacking[0])} to "
+            f"{iso(lacking[-1])}: they are not in the database (a minute without trade has none)"
+        )
 
 
 def _values(row: dict[str, Any]) -> list[float]:
