@@ -44,7 +44,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 hypothesis.settings.register_profile("any machine", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("any machine")
 
-LONG = ("chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_bots", "integration/test_cut_off")
+LONG = (
+    "chaos/test_chaos", "coherence/test_simulation", "demo/", "engine/test_bots", "integration/test_cut_off",
+    "runs/test_campaign", "security/test_tls", "worker/test_re", "worker/test_worker",
+)  # fmt: skip
 """Modules that take long with few tests. Begun last, they would leave the other processes with nothing to do."""
 
 

@@ -16,10 +16,11 @@ from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.invariants import INVARIANTS
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation import actions as act
-from backtest_kit_verify.simulation.campaign import BLOCK, Campaign
+from backtest_kit_verify.simulation.campaign import Campaign
 from backtest_kit_verify.simulation.checker import PROMISES, broken
 from backtest_kit_verify.simulation.driver import DONE
 from backtest_kit_verify.simulation.exhaustive import ALL_FAULTS, Limits, TooMany, explore
+from backtest_kit_verify.simulation.found import BLOCK
 from backtest_kit_verify.simulation.schedules import Schedule, parse_schedule, play, random_run, random_workload
 from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS, CountingTruth
 from backtest_kit_verify.simulation.workload import DOCUMENT, KINDS, LIST, Rig, parse_workload

@@ -50,7 +50,7 @@ class Shown(NamedTuple):
         self.store.write(Change(Key(domain, parts), payload, pack(payload)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shown(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Shown]:
     database = f"{new_database()}_console"
     settings = settings_for(servers, database)

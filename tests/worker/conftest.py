@@ -11,6 +11,7 @@ import pytest
 import redis
 from tests.integration.support import settings_for, store_for
 from tests.worker.feed_support import OwnRedis
+from tests.worker.replica_support import Bed, bed_on
 
 from backtest_kit_mongo.coherence.keys import streams
 from backtest_kit_mongo.drivers.store import Store
@@ -64,3 +65,15 @@ def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
     server = OwnRedis(tmp_path)
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_replicas(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
+    with bed_on(servers, f"{new_database()}_replicas") as opened:
+        yield opened
+
+
+@pytest.fixture
+def bed(shared_replicas: Bed, tmp_path: Path) -> Bed:
+    """Sources and targets of replicas, empty. Tests of recovery have one of their own."""
+    return shared_replicas.cleaned(tmp_path / "replica")

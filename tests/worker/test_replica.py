@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 from bson.raw_bson import RawBSONDocument
-from tests.worker.replica_support import NOWHERE, Bed, bed_on
+from tests.worker.replica_support import NOWHERE, Bed
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.events import Event, Origin
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, MEASURE, STATE
-from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.testing.examples import BASE_MS, MINUTE_MS, candles
 from backtest_kit_worker.dead_letters import DeadLetterWriter
@@ -30,17 +29,6 @@ from backtest_kit_worker.replicas.target import Marker, ReplicaFailed, ReplicaUn
 from backtest_kit_worker.roles.replica import ReplicaRole
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def shared_bed(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
-    with bed_on(servers, f"{new_database()}_replicas") as opened:
-        yield opened
-
-
-@pytest.fixture
-def bed(shared_bed: Bed, tmp_path: Path) -> Bed:
-    return shared_bed.cleaned(tmp_path / "replica")
 
 
 def loop(bed: Bed, *targets: Any) -> Loop:

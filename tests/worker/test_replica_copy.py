@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import pytest
 from bson import ObjectId
 from bson.errors import InvalidBSON
 from pymongo.errors import DuplicateKeyError
-from tests.worker.replica_support import Bed, bed_on, finish
+from tests.worker.replica_support import Bed, finish
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, StateInstance, StorageInstance
 from backtest_kit_mongo.backends.mongo.identity import IDENTITY
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, STATE
-from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import InvalidSetting
 from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.stored import CACHE_IDENTITY
@@ -33,17 +32,6 @@ from backtest_kit_worker.replicas.lag import lag
 from backtest_kit_worker.replicas.target import Target, Verdict
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module")
-def shared_bed(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
-    with bed_on(servers, f"{new_database()}_replicas") as opened:
-        yield opened
-
-
-@pytest.fixture
-def bed(shared_bed: Bed, tmp_path: Path) -> Bed:
-    return shared_bed.cleaned(tmp_path / "replica")
 
 
 @pytest.fixture(params=["mongo", "directory"])

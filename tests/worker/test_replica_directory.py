@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
-from tests.worker.replica_support import Bed, bed_on
+from tests.worker.replica_support import Bed
 
 from backtest_kit_mongo.adapters.instances import CandleInstance, MeasureInstance, StateInstance
 from backtest_kit_mongo.backends.files import names as names
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Record, Shape
 from backtest_kit_mongo.domains.table import CANDLE, DOMAINS, SESSION, STATE
-from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.errors import CorruptData
 from backtest_kit_mongo.testing.examples import BASE_MS, candles
 from backtest_kit_worker.replicas.directory import MARKER
@@ -23,17 +21,6 @@ from backtest_kit_worker.replicas.paths import key_at
 from backtest_kit_worker.replicas.target import ReplicaFailed, key_of
 
 NASTY = ("x", "", "a_b", "a/b", "..", ".json", "b.json", "%", "~", "é" * 150, "_", "live", "a~")
-
-
-@pytest.fixture(scope="module")
-def shared_bed(servers: Endpoints, new_database: Callable[[], str]) -> Iterator[Bed]:
-    with bed_on(servers, f"{new_database()}_replicas") as opened:
-        yield opened
-
-
-@pytest.fixture
-def bed(shared_bed: Bed, tmp_path: Path) -> Bed:
-    return shared_bed.cleaned(tmp_path / "replica")
 
 
 def records(bed: Bed, domain: Domain) -> list[Record]:

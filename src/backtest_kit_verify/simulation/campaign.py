@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from random import Random
-from typing import NamedTuple
 
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation.found import BLOCK, Blocks, Found
 from backtest_kit_verify.simulation.schedules import (
-    Counterexample,
+    Schedule,
     random_run,
     random_verbs,
     random_workload,
@@ -17,8 +17,6 @@ from backtest_kit_verify.simulation.schedules import (
 from backtest_kit_verify.simulation.workload import DOCUMENT, LIST, SHIPPED, Rig, Variant
 from backtest_kit_verify.simulation.world import World
 
-BLOCK = 64
-"""Schedules that are drawn from one random generator: making one costs a tenth of a schedule."""
 SAME_WORKLOAD = 8
 """Schedules that are drawn for one workload."""
 LIST_EVERY = 8
@@ -29,15 +27,8 @@ STATES_MAX = 500_000
 """Remembered states after which a campaign starts with an empty memory again: some hundred megabytes."""
 
 
-class Found(NamedTuple):
-    """A violation, and which schedule of the campaign it was, counted from 1."""
-
-    number: int
-    violation: Counterexample
-
-
-class Campaign:
-    """Random schedules in an order that depends on the seed alone.
+class Campaign(Blocks[Schedule]):
+    """Random schedules.
 
     Args:
         key: only schedules about this key; both kinds if None.
@@ -45,16 +36,15 @@ class Campaign:
     """
 
     def __init__(self, seed: int, variant: Variant = SHIPPED, *, key: Key | None = None, faults: bool = True) -> None:
+        super().__init__()
         self._seed = seed
         self._variant = variant
         self._key = key
         self._faults = faults
         self._worlds: dict[Key, World] = {}
         self._blocks = 0
-        self.done = 0
 
-    def run_block(self, at_most: int = BLOCK) -> Found | None:
-        """Play the next block, or its first schedules. Stops at the first violation."""
+    def run_block(self, at_most: int = BLOCK) -> Found[Schedule] | None:
         number = self._blocks
         self._blocks += 1
         random = Random(self._seed << 40 | number)
@@ -71,15 +61,6 @@ class Campaign:
                 random_run(world, random, verbs, actions)
             except InvariantViolation as error:
                 return Found(self.done, violation(error, workload, actions))
-        return None
-
-    def run(self, count: int) -> Found | None:
-        """Play so many schedules more, or up to the first violation."""
-        end = self.done + count
-        while self.done < end:
-            found = self.run_block(end - self.done)
-            if found:
-                return found
         return None
 
     def _world(self, key: Key) -> World:

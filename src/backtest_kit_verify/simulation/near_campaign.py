@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation import found
 from backtest_kit_verify.simulation.near import ACTS, STALENESS_TICKS, World
 from backtest_kit_verify.simulation.near_process import PROCESSES, SHIPPED, Op, Variant, Workload
 from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
@@ -64,19 +65,8 @@ class Schedule(NamedTuple):
         return f"{' '.join(map(str, self.workload))} | {' '.join(map(action_text, self.actions))}"
 
 
-class Counterexample(NamedTuple):
-    """A broken promise, and the schedule that breaks it with its last action, or when all is quiet after it."""
-
-    name: str
-    detail: str
-    schedule: Schedule
-
-
-class Found(NamedTuple):
-    """A violation, and which schedule of the campaign it was, counted from 1."""
-
-    number: int
-    violation: Counterexample
+Counterexample: TypeAlias = found.Counterexample[Schedule]
+Found: TypeAlias = found.Found[Schedule]
 
 
 def action_text(action: Action) -> str:
@@ -156,7 +146,7 @@ def play(schedule: Schedule, variant: Variant = SHIPPED) -> Counterexample | Non
 
 
 def violation(error: InvariantViolation, workload: Workload, actions: Sequence[Action]) -> Counterexample:
-    return Counterexample(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+    return found.counterexample(error, Schedule(workload, tuple(actions)))
 
 
 # -- random schedules
@@ -277,29 +267,25 @@ def random_run(world: World, random: Random, menu: Menu, actions: list[Action]) 
     world.check_quiet()
 
 
-class Campaign:
-    """Random schedules in an order that depends on the seed alone.
+class Campaign(found.Blocks[Schedule]):
+    """Random schedules.
 
     Attributes:
-        done: schedules played. hit_count: reads of them that were served a copy.
+        hit_count: reads of them that were served a copy.
     """
 
-    BLOCK = 64
-    """Schedules that are drawn from one random generator."""
-
     def __init__(self, seed: int, variant: Variant = SHIPPED, faults: Faults = FAULTS) -> None:
+        super().__init__()
         self._seed = seed
         self._variant = variant
         self._faults = faults
         self._blocks = 0
-        self.done = 0
         self.hit_count = 0
 
-    def run_block(self, at_most: int = BLOCK) -> Found | None:
-        """Play the next block, or its first schedules. Stops at the first violation."""
+    def run_block(self, at_most: int = found.BLOCK) -> Found | None:
         random = Random(self._seed << 40 | self._blocks)
         self._blocks += 1
-        for _ in range(min(at_most, self.BLOCK)):
+        for _ in range(min(at_most, found.BLOCK)):
             workload = random_workload(random)
             menu = random_menu(random, len(workload), self._faults)
             world = World(workload, self._variant)
@@ -310,13 +296,4 @@ class Campaign:
             except InvariantViolation as error:
                 return Found(self.done, violation(error, workload, actions))
             self.hit_count += sum(process.copies.hit_count for process in world.processes)
-        return None
-
-    def run(self, count: int) -> Found | None:
-        """Play so many schedules more, or up to the first violation."""
-        end = self.done + count
-        while self.done < end:
-            found = self.run_block(end - self.done)
-            if found:
-                return found
         return None

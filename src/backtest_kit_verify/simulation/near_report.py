@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation import found
 from backtest_kit_verify.simulation.near import ACTS, World
 from backtest_kit_verify.simulation.near_campaign import (
     MEANING,
@@ -20,26 +21,15 @@ from backtest_kit_verify.simulation.near_process import SHIPPED, Heartbeat, Inva
 from backtest_kit_verify.simulation.report import Line
 
 
-def shrink(found: Counterexample, variant: Variant = SHIPPED) -> Counterexample:
+def shrink(broken: Counterexample, variant: Variant = SHIPPED) -> Counterexample:
     """Leave out stretches of actions, single actions and operations for as long as the same promise breaks."""
-    best, shorter = found, True
-    while shorter:
-        shorter = False
-        for smaller in _smaller(best.schedule):
-            again = play(smaller, variant)
-            if again is not None and again.name == found.name:
-                best, shorter = again, True
-                break
-    return best
+    return found.shrink(broken, partial(play, variant=variant), _smaller)
 
 
 def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     workload, actions = schedule
-    length = len(actions) // 2
-    while length:
-        for start in range(len(actions) - length + 1):
-            yield Schedule(workload, actions[:start] + actions[start + length :])
-        length = length // 2 if length > 3 else length - 1
+    for fewer in found.without_a_stretch(actions):
+        yield Schedule(workload, fewer)
     for number in range(len(workload)):
         if len(workload) > 1:
             yield _without_operation(schedule, number)

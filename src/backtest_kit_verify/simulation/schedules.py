@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation import found
 from backtest_kit_verify.simulation.actions import (
     BACKUP,
     CRASH,
@@ -66,12 +67,7 @@ def parse_schedule(text: str) -> Schedule:
     return Schedule(parse_workload(workload), tuple(map(parse_action, actions.split())))
 
 
-class Counterexample(NamedTuple):
-    """A broken invariant or promise, and the schedule that breaks it with its last action."""
-
-    name: str
-    detail: str
-    schedule: Schedule
+Counterexample: TypeAlias = found.Counterexample[Schedule]
 
 
 def play(world: World, schedule: Schedule) -> Counterexample | None:
@@ -93,7 +89,7 @@ def play(world: World, schedule: Schedule) -> Counterexample | None:
 
 
 def violation(error: InvariantViolation, workload: Workload, actions: Sequence[int]) -> Counterexample:
-    return Counterexample(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+    return found.counterexample(error, Schedule(workload, tuple(actions)))
 
 
 TIME = (TICK, TICK)

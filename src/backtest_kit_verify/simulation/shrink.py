@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from backtest_kit_verify.simulation.actions import OF_OPERATIONS, SUBJECTS
+from backtest_kit_verify.simulation.found import without_a_stretch
 from backtest_kit_verify.simulation.schedules import Counterexample, Schedule, play
 from backtest_kit_verify.simulation.workload import Rig
 from backtest_kit_verify.simulation.world import World
@@ -41,11 +42,8 @@ def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     workload, actions = schedule
     for number in range(len(workload) if len(workload) > 1 else 0):
         yield _without_operation(schedule, number)
-    length = len(actions) // 2
-    while length:
-        for start in range(len(actions) - length + 1):
-            yield Schedule(workload, actions[:start] + actions[start + length :])
-        length = length // 2 if length > 3 else length - 1
+    for fewer in without_a_stretch(actions):
+        yield Schedule(workload, fewer)
 
 
 def _without_operation(schedule: Schedule, dropped: int) -> Schedule:

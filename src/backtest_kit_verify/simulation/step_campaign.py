@@ -8,12 +8,14 @@ Left of the bar stands whether the documents are in one partition or two, and th
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from random import Random
 from typing import NamedTuple, TypeAlias
 
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import steps as st
 from backtest_kit_mongo.errors import InvariantViolation
+from backtest_kit_verify.simulation import found
 from backtest_kit_verify.simulation.step_checks import check, check_quiet
 from backtest_kit_verify.simulation.step_faults import ACTS, World
 from backtest_kit_verify.simulation.step_parties import CLIENTS, KINDS, SHIPPED, Op, Variant, Workload
@@ -77,19 +79,8 @@ class Schedule(NamedTuple):
         return f"{self.workload} | {' '.join(map(_action_text, self.actions))}"
 
 
-class Counterexample(NamedTuple):
-    """A broken promise, and the schedule that breaks it with its last action, or when all is quiet after it."""
-
-    name: str
-    detail: str
-    schedule: Schedule
-
-
-class Found(NamedTuple):
-    """A violation, and which schedule of the campaign it was, counted from 1."""
-
-    number: int
-    violation: Counterexample
+Counterexample: TypeAlias = found.Counterexample[Schedule]
+Found: TypeAlias = found.Found[Schedule]
 
 
 def _action_text(action: Action) -> str:
@@ -153,29 +144,18 @@ def play(schedule: Schedule, variant: Variant = SHIPPED) -> Counterexample | Non
 
 
 def _violation(error: InvariantViolation, workload: Workload, actions: list[Action]) -> Counterexample:
-    return Counterexample(str(error).split(" ", 1)[0], str(error), Schedule(workload, tuple(actions)))
+    return found.counterexample(error, Schedule(workload, tuple(actions)))
 
 
-def shrink(found: Counterexample, variant: Variant = SHIPPED) -> Counterexample:
+def shrink(broken: Counterexample, variant: Variant = SHIPPED) -> Counterexample:
     """Leave out stretches of actions for as long as the same promise breaks."""
-    best, shorter = found, True
-    while shorter:
-        shorter = False
-        for smaller in _smaller(best.schedule):
-            again = play(smaller, variant)
-            if again is not None and again.name == found.name:
-                best, shorter = again, True
-                break
-    return best
+    return found.shrink(broken, partial(play, variant=variant), _smaller)
 
 
 def _smaller(schedule: Schedule) -> Iterator[Schedule]:
     workload, actions = schedule
-    length = len(actions) // 2
-    while length:
-        for start in range(len(actions) - length + 1):
-            yield Schedule(workload, actions[:start] + actions[start + length :])
-        length = length // 2 if length > 3 else length - 1
+    for fewer in found.without_a_stretch(actions):
+        yield Schedule(workload, fewer)
 
 
 def random_workload(random: Random) -> Workload:
@@ -229,27 +209,23 @@ def random_run(world: World, random: Random, menu: list[Action], actions: list[A
     check_quiet(world)
 
 
-class Campaign:
-    """Random schedules in an order that depends on the seed alone.
+class Campaign(found.Blocks[Schedule]):
+    """Random schedules.
 
     Attributes:
-        done: schedules played. stored_count: steps of them that MongoDB committed.
+        stored_count: steps of them that MongoDB committed.
     """
 
-    BLOCK = 64
-    """Schedules that are drawn from one random generator."""
-
     def __init__(self, seed: int, variant: Variant = SHIPPED, *, faults: bool = True) -> None:
+        super().__init__()
         self._seed, self._variant, self._faults = seed, variant, faults
         self._blocks = 0
-        self.done = 0
         self.stored_count = 0
 
-    def run_block(self, at_most: int = BLOCK) -> Found | None:
-        """Play the next block, or its first schedules. Stops at the first violation."""
+    def run_block(self, at_most: int = found.BLOCK) -> Found | None:
         random = Random(self._seed << 40 | self._blocks)
         self._blocks += 1
-        for _ in range(min(at_most, self.BLOCK)):
+        for _ in range(min(at_most, found.BLOCK)):
             workload = random_workload(random)
             menu = random_menu(random, len(workload.ops), faults=self._faults)
             world = World(workload, self._variant)
@@ -260,13 +236,4 @@ class Campaign:
             except InvariantViolation as error:
                 return Found(self.done, _violation(error, workload, actions))
             self.stored_count += sum(run.is_step and run.number in world.mongo.committed for run in world.runs)
-        return None
-
-    def run(self, count: int) -> Found | None:
-        """Play so many schedules more, or up to the first violation."""
-        end = self.done + count
-        while self.done < end:
-            found = self.run_block(end - self.done)
-            if found:
-                return found
         return None
