@@ -53,10 +53,14 @@ def test_code_is_at_most_120_characters_wide_except_listed_tables() -> None:
     assert long <= TABLES
 
 
+TORN = re.compile(r'"""[^\n]*[a-z,;]\s*\n\n\s*[a-z]')
+
+
 def test_no_docstring_is_torn_in_the_middle_of_a_sentence() -> None:
     torn = []
     for path in files(".py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)) if TORN.search(text) else ():
             if (
                 isinstance(node, ast.Expr)
                 and isinstance(node.value, ast.Constant)
