@@ -16,6 +16,7 @@ import hypothesis
 import psutil
 import pytest
 
+import backtest_kit_mongo
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.testing.servers import Servers
 
@@ -115,3 +116,13 @@ def _nothing_is_logged_under_a_lock() -> Iterator[None]:
     yield
     found, _under_a_lock.found = _under_a_lock.found, []
     assert not found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_a_module_sets_up_ends_with_it() -> Iterator[None]:
+    """A store that is left open asks its servers on and on, and other tests hear what it logs. Commands that are called
+    in this process count on its end.
+    """
+    yield
+    if sys.modules["backtest_kit_mongo.setup"]._settings is not None:
+        backtest_kit_mongo.shutdown()

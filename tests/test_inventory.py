@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,20 +30,20 @@ def open_and_closed() -> None:
 @pytest.fixture(params=["servers", "files"])
 def at(
     request: pytest.FixtureRequest, tmp_path: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, ...]:
+) -> Iterator[tuple[str, ...]]:
     """Where the commands look, after a position was opened and another one closed."""
     monkeypatch.chdir(tmp_path)
     if request.param == "files":
         bk.PersistSignalAdapter.use_json()
-        open_and_closed()
-        return "--at", "dump"
-    servers: Servers = request.getfixturevalue("servers")
-    monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(new_database()))
-    monkeypatch.setenv("CC_REDIS_HOST", servers.redis_host)
-    monkeypatch.setenv("CC_REDIS_PORT", str(servers.redis_port))
-    bk.setup()
+    else:
+        servers: Servers = request.getfixturevalue("servers")
+        monkeypatch.setenv("CC_MONGO_CONNECTION_STRING", servers.mongo_connection_string(new_database()))
+        monkeypatch.setenv("CC_REDIS_HOST", servers.redis_host)
+        monkeypatch.setenv("CC_REDIS_PORT", str(servers.redis_port))
+        bk.setup()
     open_and_closed()
-    return ()
+    yield ("--at", "dump") if request.param == "files" else ()
+    bk.shutdown()
 
 
 def test_open_positions_are_one_line_and_any_document_is_shown_with_its_place(at: tuple[str, ...]) -> None:

@@ -70,13 +70,13 @@ class Bed:
 
     @property
     def source(self) -> Source:
-        return Source(self.mongo, 5_000)
+        return Source(self.mongo, 30_000)
 
     @property
     def state(self) -> State:
         return State(self.mongo)
 
-    def to_mongo(self, uri: str | None = None, timeout_ms: int = 5_000) -> MongoTarget:
+    def to_mongo(self, uri: str | None = None, timeout_ms: int = 30_000) -> MongoTarget:
         connection_string = uri or self.servers.mongo_connection_string(self.replica_name)
         target = MongoTarget(connection_string, "unused", self.source, timeout_ms)
         self.targets.append(target)
