@@ -13,6 +13,7 @@ from tests.audit.support import START, Worker, change, foreign, gap
 
 from backtest_kit_mongo.audit import AuditLog
 from backtest_kit_mongo.audit.tracing import trace
+from backtest_kit_mongo.audit.tracing.choosing import SignalThen, meant
 from backtest_kit_mongo.coherence.causes import Cause
 from backtest_kit_mongo.coherence.codec import millis
 from backtest_kit_mongo.coherence.events import UnknownEvent, decode
@@ -124,6 +125,17 @@ def test_records_of_a_release_that_did_not_say_whose_they_are_are_found_by_keys_
             trace(AuditLog(database), "s-9")
     finally:
         worker.role.open()
+
+
+def test_a_moment_means_the_signal_to_which_something_happened_nearest_unless_there_are_several() -> None:
+    def then(name: str, minutes: int) -> SignalThen:
+        return SignalThen({"id": name}, minutes)
+
+    held, near, here = then("held", 7), then("near", 1), then("here", 0)
+    assert meant([here, near, held]) == here
+    assert meant([near, held]) == near
+    assert meant([held]) == held
+    assert meant([]) is meant([here, then("too", 0)]) is meant([held, then("too", 9)]) is None
 
 
 def test_lost_and_erased_contents_are_named(worker: Worker, database: Documents) -> None:

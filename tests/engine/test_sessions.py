@@ -165,15 +165,22 @@ def test_the_commands_tell_the_same(seats: list[Seat], desk: Path, environment: 
         assert result.exit_code == status, result.output
         return result.output
 
-    row = next(json.loads(line) for line in said("knew", NAME, "--at", "2024-01-01T01:00", "--json").splitlines())
-    assert row["domain"] in ("signal", "schedule", "strategy")
+    known = next(json.loads(line) for line in said("knew", NAME, "--at", "2024-01-01T01:00", "--json").splitlines())
+    assert known["domain"] in ("signal", "schedule", "strategy")
     with open_log() as log:
-        signal = next(record.signal for record in log.records(domain="storage"))
+        row = next(record.payload for record in log.records(domain="storage"))
+        signal = row["id"]
     tree = said("trace", signal)
     assert "candle seen 2024-01-01" in tree
     assert "asked at price" in tree
     assert json.loads(said("trace", signal, "--json"))["signal"] == signal
+    assert "stop" in next(line for line in tree.splitlines() if line.startswith("  prices: entry"))
     said("trace", "no-such", status=1)
+    when = str(row["scheduledAt"])
+    assert f"signal {signal}:" in said("trace", "--at", when, "--symbol", row["symbol"])
+    said("trace", signal, "--at", when, status=2)
+    said("trace", "--at", "2023-01-01", status=1)
+    said("knew", NAME, "--at", "no-moment", status=2)
     assert "2 contexts" in said("export", *of_day, "--out", "day.gz")
     assert "every decision is equal" in said("replay", "noted.py", "--from", "day.gz")
     assert "every decision is equal" in said("replay", "noted.py", *of_day)

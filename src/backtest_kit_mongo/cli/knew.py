@@ -49,10 +49,11 @@ def knew(
 
     Exit status: 0; 1 when a server failed, 2 when an argument is wrong.
     """
-    moment = past_ms(at, "--at")
-    with open_audit_log() as log, AsOf(moment, lambda: nullcontext(log)) as then:
-        found = list(then.documents(strategy=strategy, symbol=symbol))
-        candles = list(_candles(log.database, _series(found), moment))
+    with open_audit_log() as log:
+        moment = past_ms(at, "--at")
+        with AsOf(moment, lambda: nullcontext(log)) as then:
+            found = list(then.documents(strategy=strategy, symbol=symbol))
+            candles = list(_candles(log.database, _series(found), moment))
     for one in found:
         echo(json.dumps(_described(one)) if as_json else _line(one))
     for candle in candles:

@@ -17,6 +17,7 @@ from backtest_kit_mongo.audit.tracing.tree import UNSTAMPED, TraceChange, TraceS
 from backtest_kit_mongo.coherence.moments import iso
 
 if TYPE_CHECKING:
+    from backtest_kit_mongo.audit.tracing.marks import Mark
     from backtest_kit_mongo.audit.tracing.trace import Trace
 
 TEXT_MAX: Final = 160
@@ -29,6 +30,8 @@ def lines(one: Trace, *, is_whole: bool) -> Iterator[str]:
     yield heading(one)
     if one.candles:
         yield f"  candle seen {candle_text(one.candles[-1])}, and the {len(one.candles) - 1} before it"
+    if prices := [mark_text(mark) for mark in one.marks if mark.kind != "level"]:
+        yield f"  prices: {'; '.join(prices)}"
     yield f"  written by {', '.join(one.hosts) or 'nobody that is known'}"
     shown = [[step] for step in one.steps] if is_whole else grouped(one.steps)
     for number, steps in enumerate(shown):
@@ -74,6 +77,12 @@ def heading(one: Trace) -> str:
         if isinstance(pnl, Mapping) and isinstance(percent := pnl.get("pnlPercentage"), int | float):
             status += f", {percent:+.4f} %"
     return text + status
+
+
+def mark_text(mark: Mark) -> str:
+    """What a chart marks, in words."""
+    said = f" {mark.text}" if mark.text else ""
+    return f"{mark.kind} {mark.price:g}{said} {iso(mark.at)}"
 
 
 def candle_text(candle: Mapping[str, Any]) -> str:
