@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -119,10 +120,11 @@ def measure(blocks: int, size: int) -> None:
 
 def forever(endpoints: embedded.Endpoints, ready: int, first: int) -> None:
     """A process that makes steps until it is killed."""
-    setup(endpoints)
     number = first
     while True:
         try:
+            if number == first:
+                setup(endpoints)
             with bk.step():
                 write(number)
                 bk.PersistStorageAdapter.write_storage_data([{"id": "row", "note": str(number)}], False)
@@ -141,6 +143,8 @@ def kill_once(endpoints: embedded.Endpoints, first: int) -> None:
         os.close(reading)
         try:
             forever(endpoints, writing, first)
+        except BaseException:
+            traceback.print_exc()  # What `_exit` would swallow.
         finally:
             os._exit(1)
     os.close(writing)

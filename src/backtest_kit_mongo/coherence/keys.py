@@ -10,6 +10,7 @@
 | {bk:p}:db:h:process        | channel| HEARTBEAT                  |                            |           | answers to one process's heartbeats: when asked, B, numbers |
 | {bk:p}:db:b                | string | LEASE, MISS, HEARTBEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:o:deployment     | string | CLAIM                 | FLUSH                      | never     | O, the era of the database that this Redis is in, and how far MongoDB had counted in it |
+| {bk:0}:db:new              | string | `bkm up`              | FLUSH                      | never     | the identity of a memory that began empty, together with its MongoDB |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | {bk:p}:db:a                | string | COMMIT, PUBLISH, SIZE | FLUSH                   | never     | A, the account of S: how many bytes it holds, and may hold |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
@@ -120,6 +121,11 @@ def partition_names(database: str, partition: int) -> tuple[str, str]:
     """B and S of a partition."""
     prefix = _prefix(partition, database)
     return f"{prefix}:b", f"{prefix}:s"
+
+
+def new_name(born: str) -> str:
+    """Where it stands that a memory is new, in the partition of a `born` key. `bkm up` says so in the first one."""
+    return f"{born[:-1]}new"
 
 
 def streams(database: str, partitions: int) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import platformdirs
 from .errors import DirectoryBusyError
 from .mongo_server import MONGO, REPLICA_SET
 from .processes import HOST, Deadline, NotReadyError, PortTakenError, Program, Server, free_port, is_free
-from .redis_server import REDIS
+from .redis_server import REDIS, keep_identity
 
 __all__ = [
     "Endpoints",
@@ -30,6 +30,7 @@ __all__ = [
     "Status",
     "default_directory",
     "down",
+    "mark_new",
     "start_mongo",
     "start_redis",
     "status",
@@ -43,7 +44,9 @@ PORT_ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where the two servers of `directory` answer. `started_here`: this call started at least one of them."""
+    """Where the two servers of `directory` answer. `started_here`: this call started at least one of them; `is_new`: it
+    began with nothing in the directories of both.
+    """
 
     directory: Path
     mongo_host: str
@@ -53,6 +56,7 @@ class Endpoints:
     mongo_pid: int
     redis_pid: int
     started_here: bool
+    is_new: bool = False
 
     @property
     def mongo_url(self) -> str:
@@ -119,6 +123,7 @@ def up(
     with _exclusive(directory, deadline) as home:
         mongo, redis = Server(MONGO, home), Server(REDIS, home)
         started: list[Server] = []
+        is_new = not any(server.data.is_dir() and any(server.data.iterdir()) for server in (mongo, redis))
         try:
             # Both load at the same time; mongod takes longer.
             for server, options in ((mongo, ()), (redis, redis_options)):
@@ -131,7 +136,7 @@ def up(
             for server in started:
                 server.abandon()
             raise
-        return _endpoints(mongo, redis, started_here=bool(started))
+        return _endpoints(mongo, redis, started_here=bool(started), is_new=is_new)
 
 
 def down(directory: Path | str | None = None, *, timeout_s: float = 30) -> bool:
@@ -154,6 +159,11 @@ def status(directory: Path | str | None = None) -> Status:
     """What runs in `directory` at this moment. Takes no lock and changes nothing."""
     home = _resolve(directory)
     return Status(home, _server_status(Server(MONGO, home)), _server_status(Server(REDIS, home)))
+
+
+def mark_new(endpoints: Endpoints, name: str) -> None:
+    """Say in the memory of a pair that is new, under this name, that it is. For who believes it, see CLAIM."""
+    keep_identity(endpoints.redis_port, name)
 
 
 def start_mongo(directory: Path | str | None = None, *, timeout_s: float = 30) -> bool:
@@ -227,7 +237,7 @@ def _preferred_port(server: Server) -> int:
     return record.port if record is not None and is_free(record.port) else free_port()
 
 
-def _endpoints(mongo: Server, redis: Server, *, started_here: bool) -> Endpoints:
+def _endpoints(mongo: Server, redis: Server, *, started_here: bool, is_new: bool) -> Endpoints:
     of_mongo, of_redis = mongo.record(), redis.record()
     if of_mongo is None or of_redis is None:
         raise DirectoryBusyError(f"{mongo.directory} was removed while its servers started. Run `up` again.")
@@ -240,6 +250,7 @@ def _endpoints(mongo: Server, redis: Server, *, started_here: bool) -> Endpoints
         mongo_pid=of_mongo.pid,
         redis_pid=of_redis.pid,
         started_here=started_here,
+        is_new=is_new,
     )
 
 

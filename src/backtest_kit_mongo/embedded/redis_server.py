@@ -1,5 +1,6 @@
 """The embedded redis-server: an append-only file fsynced every second, no snapshots, and nothing evicted."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from backtest_kit_mongo.connect import redis_at, transport
 from .binaries import find_redis_server
 from .processes import HOST, NotReadyError, Program
 
-__all__ = ["REDIS"]
+__all__ = ["REDIS", "keep_identity"]
 
 CLIENT_TIMEOUT_S = 2.0
 
@@ -44,6 +45,12 @@ def _settle(port: int) -> None:
             client.ping()
     except RedisError as error:
         raise NotReadyError(str(error)) from error
+
+
+def keep_identity(port: int, name: str) -> None:
+    """Store under this name which memory this is; it has another identity after a restart. Left out if it is away."""
+    with suppress(RedisError), _client(port) as client:
+        client.set(name, str(cast("dict[str, Any]", client.info("replication"))["master_replid"]))
 
 
 REDIS = Program(

@@ -22,7 +22,7 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, Script
 from backtest_kit_mongo.coherence.eras import BEHIND, ERA_CHARS, Held, Noted, Verdict, judge, parse_held
-from backtest_kit_mongo.coherence.keys import era_name, partition_names
+from backtest_kit_mongo.coherence.keys import era_name, new_name, partition_names
 from backtest_kit_mongo.errors import ServerUnreachable
 
 logger = locks.logger(__name__)
@@ -245,9 +245,10 @@ class SharedIdentity:
             raise redis.ConnectionError("no node of the cluster answers")
         return found
 
-    def _names(self, partition: int) -> tuple[str, str]:
+    def _names(self, partition: int) -> tuple[str, str, str, str]:
+        """What CLAIM takes."""
         born, stream = partition_names(self._database, partition)
-        return self.name(born), stream
+        return self.name(born), stream, born, new_name(born)
 
     def _ends(self, eras: Mapping[int, str]) -> dict[str, str]:
         """The last entries of the streams, where the database was set back, by partition and the era that it is in.
@@ -256,11 +257,11 @@ class SharedIdentity:
         """
         lasts: dict[str, str] = {}
         for p, era in eras.items():
-            name, stream = self._names(p)
+            names = self._names(p)
             with suppress(*UNREACHABLE):
-                done, last = self._link.run(self._claim, [name, stream], [era, "", 0])
+                done, last = self._link.run(self._claim, names, [era, "", 0])
                 if done and last:
-                    lasts[stream] = _text(last)
+                    lasts[names[1]] = _text(last)
         return lasts
 
     def _report(self, held: Mapping[int, Held]) -> None:
@@ -294,9 +295,9 @@ class SharedIdentity:
         """Tell all partitions; false if one has another era than was looked at."""
         lasts: dict[str, str] = {}
         for p, found in held.items():
-            name, stream = self._names(p)
+            names = self._names(p)
             try:
-                done, last = self._link.run(self._claim, [name, stream], [found.era, era, count])
+                done, last = self._link.run(self._claim, names, [found.era, era, count])
             except UNREACHABLE:
                 if len(held) == 1:
                     raise
@@ -304,7 +305,7 @@ class SharedIdentity:
             if not done:
                 return False
             if found.era in verdict.restored and last:
-                lasts[stream] = _text(last)
+                lasts[names[1]] = _text(last)
         if lasts:
             with suppress(PyMongoError):  # Then what was appended since `_ends` is compared with MongoDB, as all else.
                 self._document.place(sorted(verdict.restored), lasts)
