@@ -1,6 +1,6 @@
 """What the package costs over bare drivers, measured in one run against the same servers.
 
-    python benchmarks/run.py [--json FILE] [--only PART_OF_A_NAME]
+    python benchmarks/run.py [--json FILE] [--only signals|candles|lists]
 
 Every row is measured in turns with its floor; measuring.py says how, and what is done about noise. Uses the servers of
 the CC_ environment variables, or private ones of the `embedded` extra. Goals are printed beside the ratios; nothing is
@@ -174,7 +174,8 @@ def bk_domain(name: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
-    parser.add_argument("--only", default="", help="only the rows whose names have this in them")
+    groups = ("signals", "candles", "lists")
+    parser.add_argument("--only", choices=groups, action="append", help="only these rows; may be given again")
     arguments = parser.parse_args()
     console = wide_console()
     with servers(DATABASE) as found:
@@ -185,9 +186,9 @@ def main() -> None:
         time.sleep(3.2)  # A Redis seen for the first time caches nothing for one lease time.
         bench = Bench(settings)
         try:
-            cases = [*bench.signal_cases(), *bench.candle_cases(), *bench.list_cases()]
-            chosen = [case for case in cases if arguments.only in case.name]
-            rows = [measure(case) for case in track(chosen, "measuring", console=console, transient=True)]
+            makers = zip(groups, (bench.signal_cases, bench.candle_cases, bench.list_cases), strict=True)
+            cases = [case for group, make in makers if group in (arguments.only or groups) for case in make()]
+            rows = [measure(case) for case in track(cases, "measuring", console=console, transient=True)]
         finally:
             bench.close()
             cache = stores.live_store().cache
