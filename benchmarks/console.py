@@ -151,15 +151,20 @@ def _a_study(database: Any) -> str:
 
 def _cpu_s(console: psutil.Process) -> float:
     """CPU seconds of the console and its servers so far."""
-    directory = Path(os.environ["CC_EMBEDDED_DIR"])
-    numbers = [json.loads((directory / f"{name}.json").read_text())["pid"] for name in ("mongo", "redis")]
-    every = [console, *map(psutil.Process, numbers)]
+    every = [console, *map(psutil.Process, _servers())]
     return float(sum(sum(one.cpu_times()[:2]) for one in every))
 
 
+def _servers() -> list[int]:
+    """Process numbers of MongoDB and Redis."""
+    directory = Path(os.environ["CC_EMBEDDED_DIR"])
+    return [json.loads((directory / f"{name}.json").read_text())["pid"] for name in ("mongo", "redis")]
+
+
 def browser(given: argparse.Namespace) -> None:
-    with filled(given), console() as (port, _):
+    with filled(given), console() as (port, process):
         asked = ["check", *(["--axe", str(given.axe)] if given.axe else ())]
+        asked += [f"--process={number}" for number in (process.pid, *_servers())]
         command = [sys.executable, str(Path(__file__).with_name("console_browser.py")), f"http://127.0.0.1:{port}"]
         print(f"{given.documents:,} documents, {given.records:,} audit records; load {load()}", flush=True)
         sys.exit(subprocess.run([*command, *asked], check=False).returncode)

@@ -12,8 +12,11 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
 
+import redis
+from pymongo.errors import PyMongoError
+
 from backtest_kit_mongo.adapters.instances import LogInstance
-from backtest_kit_mongo.errors import CallerError
+from backtest_kit_mongo.errors import BacktestKitError, CallerError, EnvironmentFault
 from backtest_kit_mongo.feed.dead_letters import DROPPED, HANDLED, DeadLetter, DeadLetters
 from backtest_kit_mongo.operate.deletion import note
 from backtest_kit_mongo.setup import make_store
@@ -38,7 +41,8 @@ def act(sources: Sources, what: str, name: str, why: str, client: str) -> str:
 
     Raises:
         CallerError: it cannot be done; nothing was recorded or changed.
-        EnvironmentFault, PyMongoError, RedisError: it may be recorded and not done.
+        EnvironmentFault: it could not be recorded; nothing was done.
+        PyMongoError, RedisError: it is recorded, and may be done or not.
     """
     if what not in DOING:
         raise CallerError("There is no such action. Nothing was changed.")
@@ -50,7 +54,10 @@ def act(sources: Sources, what: str, name: str, why: str, client: str) -> str:
         raise CallerError(f"{item.id} is {item.state} already. Nothing was changed.")
     if what == "replay":
         parked.require_replayable(item)
-    _record(sources, what, item, {**note(why.strip()[:WHY_MAX]), "client": client})
+    try:
+        _record(sources, what, item, {**note(why.strip()[:WHY_MAX]), "client": client})
+    except (BacktestKitError, PyMongoError, redis.RedisError) as cause:
+        raise EnvironmentFault(f"It could not be recorded, so nothing was done. {sources.said(cause)}") from cause
     logger.warning("%s of dead letter %s, asked by %s: %s", what, item.id, client, words.cut(why, WHY_MAX))
     return DOING[what](parked, item)
 

@@ -8,12 +8,15 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
+from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import jinja2
+import pymongo
 import redis
 from markupsafe import Markup
 from pymongo.errors import PyMongoError
@@ -40,6 +43,9 @@ __all__ = ["make_app"]
 
 logger = logging.getLogger(__name__)
 BODY_MAX: Final = 64 * 1024
+PAGE_S: Final = 5.0
+"""So long a page waits for MongoDB before it says that it does not answer."""
+STATIC: Final = str(files(__package__) / "static")
 
 
 class Templates:
@@ -54,6 +60,7 @@ class Templates:
         self._env.globals.update(
             pages=[(path, title) for path, title, _ in PAGES if title],
             link=words.address,
+            asset=_asset,
             place=f"database {sources.settings.database} at {sources.settings.mongo_address}",
             allows_actions=access.allow_actions,
             has_token=bool(access.token),
@@ -67,6 +74,20 @@ class Templates:
     def render(self, name: str, **values: Any) -> str:
         made: str = self._env.get_template(name).render(**values)
         return made
+
+
+class Assets(StaticFiles):
+    """Files that a browser keeps: their addresses change with them."""
+
+    def file_response(self, *given: Any, **more: Any) -> Response:
+        answer = super().file_response(*given, **more)
+        answer.headers["cache-control"] = "private, max-age=31536000, immutable"
+        return answer
+
+
+@cache
+def _asset(name: str) -> str:
+    return f"/static/{name}?v={sha256((Path(STATIC) / name).read_bytes()).hexdigest()[:12]}"
 
 
 def _shown(value: Any) -> Any:
@@ -102,7 +123,7 @@ def make_app(sources: Sources, access: Access, live: Live | None = None) -> ASGI
         Route("/positions/live", streaming(live, templates.render)),
         Route("/login", entry.form, methods=["GET"]),
         Route("/login", entry.let_in, methods=["POST"]),
-        Mount("/static", StaticFiles(directory=str(files(__package__) / "static"))),
+        Mount("/static", Assets(directory=STATIC)),
     ]
     app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: entry.nowhere})
     return Guard(app, access, entry.refused)
@@ -117,7 +138,8 @@ def _endpoint(
         asked = Asked(sources, live, dict(request.query_params), access.form_value(cookie))
         status, rendered = 200, partial(templates.render, path=request.url.path, query=asked.query)
         try:
-            answer = show(asked)
+            with pymongo.timeout(PAGE_S):
+                answer = show(asked)
             if isinstance(answer, Download):
                 named = f'attachment; filename="{answer.name}"'
                 return Response(answer.content, 200, {"content-disposition": named}, answer.kind)
@@ -168,7 +190,7 @@ def _failed(cause: Exception, sources: Sources) -> Answer:
         return Answer("error.html", {"title": "That cannot be shown", "said": str(cause)}, status)
     if isinstance(cause, EnvironmentFault | PyMongoError | redis.RedisError | BacktestKitError):
         logger.warning("a page cannot be shown: %s", sources.said(cause))
-        values = {"title": "A server does not answer", "said": sources.said(cause), "is_passing": True}
+        values = {"title": "A server does not answer as it should", "said": sources.said(cause), "is_passing": True}
         return Answer("error.html", values, 503)
     logger.error("a page failed", exc_info=cause)
     told = f"{type(cause).__name__}. This is a fault of the console; its log has more. Nothing was changed."

@@ -165,7 +165,7 @@ def _payload(event: Event) -> Any:
         return {}  # It is there, though nobody can say what it is.
 
 
-def _order(one: Position) -> tuple[bool, float, str]:
+def _order(one: Position) -> tuple[bool, float, str, str]:
     since = one.since
     moment = since if isinstance(since, int | float) and not isinstance(since, bool) and since == since else 0.0
-    return one.is_waiting, -moment, one.key
+    return one.is_waiting, -moment, one.symbol, one.strategy

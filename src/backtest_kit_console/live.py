@@ -50,9 +50,13 @@ class Change(NamedTuple):
     """A position that changed; `position` is None if it is open no more."""
 
     version: int
-    element: str
     name: Name
     position: Position | None
+
+    @property
+    def element(self) -> str:
+        """Its id on a page."""
+        return Position(*self.name, "", 0, {}).element
 
 
 class Live:
@@ -161,10 +165,10 @@ class Live:
 
     def _publish(self, changed: Sequence[Changed], trouble: str) -> None:
         with self._lock:
-            for name, position in changed:
+            self.version += max(0, len(changed) - KEPT_MAX)  # Of so many nobody can be told all.
+            for name, position in changed[-KEPT_MAX:]:
                 self.version += 1
-                element = Position(*name, "", 0, {}).element
-                self._changes.append(Change(self.version, element, name, position))
+                self._changes.append(Change(self.version, name, position))
             if changed:
                 self.counts = self._board.counts()
             is_news = bool(changed) or trouble != self.trouble

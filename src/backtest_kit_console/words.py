@@ -39,7 +39,7 @@ def moment(value: Any, empty: str = "-") -> Markup:
     """A moment in UTC, to the second."""
     found = millis_of(value)
     if found is None:
-        return escape(empty if value is None else cut(value))
+        return escape(visible(empty if value is None else cut(value)))
     try:
         at = datetime.fromtimestamp(found / 1000, UTC)
     except (ValueError, OverflowError, OSError):

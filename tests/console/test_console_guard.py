@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from pymongo.errors import OperationFailure
 from typer.testing import CliRunner
 
+from backtest_kit_console import actions
 from backtest_kit_console.guard import Access, inside
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.feed.opened import open_servers
@@ -61,7 +63,13 @@ def test_a_path_stays_on_this_server() -> None:
     ]  # fmt: skip
 
 
-def test_a_dead_letter_is_dropped_only_from_its_own_form_and_on_record(shown: Shown) -> None:
+def _refused(_: object) -> None:
+    raise OperationFailure("not authorized", 13)
+
+
+def test_a_dead_letter_is_dropped_only_from_its_own_form_and_on_record(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert ask(shown.app, "/letters/act", form={"act": "drop"}).status == 404  # Without --allow-actions.
     cookie = Access(TOKEN).session(4e9)
     given = {"act": "drop", "id": "audit/2-2", "why": "nobody can read it"}
@@ -73,6 +81,10 @@ def test_a_dead_letter_is_dropped_only_from_its_own_form_and_on_record(shown: Sh
     for header in ({"origin": "http://elsewhere.example"}, {"sec-fetch-site": "cross-site"}):
         assert ask(shown.guarded, "/letters/act", mine | header, given).status == 403
     assert ask(shown.guarded, "/letters/act", mine, given | {"why": " "}).status == 400
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "make_store", _refused)
+        unrecorded = ask(shown.guarded, "/letters/act", mine, given)
+    assert (unrecorded.status, "so nothing was done" in unrecorded.text) == (503, True)
     with open_servers(shown.settings) as servers:
         assert servers.parked.find("audit/2-2").state == "parked"
         done = ask(shown.guarded, "/letters/act", mine | {"origin": "http://localhost"}, given)

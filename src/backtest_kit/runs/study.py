@@ -61,7 +61,7 @@ class Study:
         done = [row for row in self.rows if row.status == "done"]
         if done and by not in done[0].stats:
             raise DeclarationError(f"there is no statistic {by!r}; there are {', '.join(done[0].stats)}")
-        named = [row for row in done if row.stats.get(by) is not None]
+        named = [row for row in done if isinstance(row.stats.get(by), int | float)]
         return sorted(named, key=lambda row: (-row.stats[by], row.run_id))[:count]
 
     @property

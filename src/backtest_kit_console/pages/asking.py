@@ -47,7 +47,12 @@ class Asked:
     form_value: str = ""
 
     def text(self, name: str) -> str:
+        """What people type."""
         return self.query.get(name, "").strip()
+
+    def exact(self, name: str) -> str:
+        """What links of this server carry: a stored name may begin or end with a space."""
+        return self.query.get(name, "")
 
     def whole(self, name: str, default: int, most: int = 1_000_000) -> int:
         """A whole number from 0 to `most`; what is none is the default."""

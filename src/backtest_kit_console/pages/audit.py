@@ -62,8 +62,8 @@ def show(asked: Asked) -> Answer:
 
 
 def show_key(asked: Asked) -> Answer:
-    key = parse_key(asked.text("key"))
-    found: Revisions = asked.sources.log.revisions(key, ROWS, before=asked.text("before"))
+    key = parse_key(asked.exact("key"))
+    found: Revisions = asked.sources.log.revisions(key, ROWS, before=asked.exact("before"))
     values = {
         "key": format_key(key.domain.name, key.parts),
         "columns": list(zip(key.domain.columns, key.parts, strict=False)),

@@ -74,7 +74,7 @@ def _span(sources: Sources, series: Key) -> tuple[int, int] | None:
 
 
 def show_series(asked: Asked) -> Answer:
-    names = {name: asked.text(name) for name in ("exchange", "symbol", "interval")}
+    names = {name: asked.exact(name) for name in ("exchange", "symbol", "interval")}
     key = Key(CANDLE, tuple(names.values()))
     grid = grid_of(names["interval"])
     span = _span(asked.sources, key)

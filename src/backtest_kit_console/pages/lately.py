@@ -62,7 +62,7 @@ class Wanted(NamedTuple):
         if self.symbols is not None:
             found[f"{field}.symbol"] = {"$in": list(self.symbols)}
         if self.strategy:
-            found[f"{field}.strategyName"] = {"$regex": re.escape(self.strategy), "$options": "i"}
+            found[f"{field}.strategyName"] = {"$regex": escaped_pattern(self.strategy), "$options": "i"}
         return found if domain is not NOTIFICATION else {**found, f"{field}.type": {"$nin": LEVELS}}
 
 
@@ -103,6 +103,11 @@ def around(sources: Sources, wanted: Wanted, moment_ms: float) -> list[Event]:
     return sorted(nearest, key=lambda event: -event.at)
 
 
+def escaped_pattern(text: str) -> str:
+    """A pattern of MongoDB that means just this text."""
+    return re.escape(text).replace("\0", r"\x00")
+
+
 def moment_of(text: str, now_ms: float) -> int:
     """A moment as people write it; a time alone is the last one that has been.
 
@@ -131,12 +136,19 @@ def _near(
             {"$sort": dict(FORWARD)},
             {"$limit": LOOKED_AT_MAX},
             {"$match": {"$or": ranges}},
-            {"$project": {field: 1}},
+            {"$project": {field: 1, "away": {"$min": [_away(f"${field}.{name}", moment_ms) for name in times]}}},
+            {"$sort": {"away": 1}},
+            {"$limit": EVENTS_MAX},
         ],
         maxTimeMS=SEARCH_MS,
     )
     for one in found:
         yield from events(unreferenced(one.get(field)))
+
+
+def _away(path: str, moment_ms: float) -> dict[str, Any]:
+    """How far a time is from the moment; null for what is none."""
+    return {"$cond": [{"$isNumber": path}, {"$abs": {"$subtract": [path, moment_ms]}}, None]}
 
 
 def _of_notification(row: Any) -> Iterator[Event]:

@@ -37,7 +37,7 @@ class Letter(NamedTuple):
 
 
 def show(asked: Asked) -> Answer:
-    parked, role = asked.sources.feed.parked, asked.text("role")
+    parked, role = asked.sources.feed.parked, asked.exact("role")
     counts = count_open(asked.sources.database)
     values = {
         "letters": [_letter(parked, item) for item in parked.list(role or None, SHOWN_MAX)],
@@ -52,7 +52,7 @@ def show(asked: Asked) -> Answer:
 
 def show_one(asked: Asked) -> Answer:
     parked = asked.sources.feed.parked
-    item = parked.find(asked.text("id"))
+    item = parked.find(asked.exact("id"))
     values = {
         "letter": _letter(parked, item),
         "event": _event(item),

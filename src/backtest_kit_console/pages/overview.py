@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from backtest_kit_console import words
 from backtest_kit_console.sources import WAIT_S, Look, Sources
 from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.domains.table import DOMAINS
@@ -20,7 +21,11 @@ from .lately import Event, Wanted, newest
 __all__ = ["findings", "show"]
 
 FINDINGS_S: Final = 30.0
+FINDINGS_OLD_S: Final = 120.0
 SAMPLE_S: Final = 2.0
+OLD_S: Final = 15.0
+LOST_S: Final = 2.5
+"""A little more than it takes to see that a server does not answer."""
 COUNTS_S: Final = 10.0
 LATELY_S: Final = 2.0
 LATELY: Final = 8
@@ -55,12 +60,15 @@ def show(asked: Asked) -> Answer:
     sources = asked.sources
     begin(sources)
     seen, found = _seen(sources), findings(sources)
+    if seen.at_ms and words.now_ms() - seen.at_ms > OLD_S * 1000:
+        seen = _seen(sources, LOST_S)  # A server may be lost, and what was true is not the answer.
     counts = _count(sources)
     of_redis = None if seen.value is None else seen.value.sample.redis
     groups = [group for position in of_redis.streams for group in position.groups] if of_redis else []
     concerns = [one for one in found.value or () if one.level in (Level.WARNING, Level.ERROR)]
+    verdict = _verdict(seen, found, concerns)
     values = {
-        "verdict": _verdict(seen, found, concerns),
+        "verdict": verdict,
         "seen": seen,
         "found": found,
         "concerns": sorted(concerns, key=lambda one: -ORDER.index(one.level)),
@@ -71,6 +79,7 @@ def show(asked: Asked) -> Answer:
         "hosts_left": max(0, len(of_redis.rates.hosts) - HOSTS_MAX) if of_redis else 0,
         "counts": counts,
         "lately": _lately(sources),
+        "is_known": seen.value is not None and bool(found.value) and verdict[0] != "note",
         "lag_ms": max((group.lag_ms for group in groups), default=None),
     }
     return Answer("overview.html", values)
@@ -124,6 +133,8 @@ def _verdict(seen: Look[Seen], found: Look[Sequence[Finding]], concerns: Sequenc
         return "error", "A server does not answer."
     if found.value is None:
         return ("error", found.trouble) if found.trouble else ("note", "The first examination is under way.")
+    if words.now_ms() - found.at_ms > FINDINGS_OLD_S * 1000:
+        return "note", f"It is being examined; the last time was {words.ago(found.at_ms)}."
     level = worst(found.value)
     count = f"{len(concerns)} thing{'s need' if len(concerns) > 1 else ' needs'} attention"
     if level is Level.ERROR:

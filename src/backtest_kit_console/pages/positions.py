@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from backtest_kit_console.board import Position
 from backtest_kit_console.live import OPEN_MAX
 
-from .asking import Answer, Asked, paged
+from .asking import ROWS, Answer, Asked, paged
 
 __all__ = ["show"]
 
 NAMES: Final = ("symbol", "strategy", "exchange")
+CHOICES_MAX: Final = 50
+"""Names in a list to choose from; of more, one is typed."""
 NOT_YET: Final = "The positions are not read yet; this page will show them, or load it again."
 
 
 def show(asked: Asked) -> Answer:
     every, version = asked.live.positions()
-    chosen = {name: asked.text(name) for name in NAMES if asked.text(name)}
+    chosen = {name: asked.exact(name) for name in NAMES if asked.text(name)}
     shown = [one for one in every if all(getattr(one, name) == wanted for name, wanted in chosen.items())]
     waiting = sum(one.is_waiting for one in every)
     values = {
         "page": paged(shown, asked),
         "chosen": chosen,
-        "choices": {name: sorted({getattr(one, name) for one in every}) for name in NAMES},
+        "choices": {name: _choices(every, name) for name in NAMES},
+        "rows_max": ROWS,
         "open": len(every) - waiting,
         "waiting": waiting,
         "since": f"{asked.live.epoch}-{version}",
@@ -31,3 +36,9 @@ def show(asked: Asked) -> Answer:
         "is_cut": len(every) >= OPEN_MAX,
     }
     return Answer("positions.html", values)
+
+
+def _choices(every: Sequence[Position], name: str) -> list[str]:
+    """What can be chosen; nothing if it is too much for a list."""
+    found = sorted({getattr(one, name) for one in every})
+    return found if len(found) <= CHOICES_MAX else []

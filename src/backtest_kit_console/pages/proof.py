@@ -18,7 +18,7 @@ from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.proofs import prove_consistency, prove_inclusion
 from backtest_kit_mongo.audit.records import AuditRecord, from_document, readable
 from backtest_kit_mongo.domains.table import BY_NAME
-from backtest_kit_mongo.errors import CallerError, EnvironmentFault, NotFound
+from backtest_kit_mongo.errors import EnvironmentFault, NotFound
 from backtest_kit_mongo.stored import AUDIT_ITEMS
 
 from .anchored import anchored
@@ -29,6 +29,7 @@ __all__ = ["download", "growth", "show"]
 FRESH_S: Final = 600.0
 DOWNLOAD_S: Final = 60.0
 """So long a download waits for the seals to be read, which happens once on a host."""
+STILL: Final = "The seals are still being read; ask again in a minute."
 CHECK: Final = "python check_proof.py anchors.jsonl record.proof record.bson"
 READ_ME: Final = """\
 {record}
@@ -78,7 +79,7 @@ def download(asked: Asked) -> Download:
     record, number = _record(asked), asked.whole("anchor", 0, 10**15)
     found = _proof(asked.sources, record.id, number, DOWNLOAD_S)
     if found.value is None:
-        raise EnvironmentFault(found.trouble or "The seals are still being read; ask again in a minute.")
+        raise EnvironmentFault(found.trouble or STILL)
     anchor = _anchor(_known(asked), number)
     said = READ_ME.format(record=record.id, seal=number, check=CHECK, anchor=HAD if anchor is not None else "")
     parts: dict[str, str | bytes] = {
@@ -94,12 +95,16 @@ def download(asked: Asked) -> Download:
 
 def growth(asked: Asked) -> Download:
     older, newer = (asked.whole(name, 0, 10**15) for name in ("older", "newer"))
-    proof = prove_consistency(asked.sources.database, older, newer)
-    return Download(f"growth-{older}-{newer}.proof", _text(proof).encode(), "application/json")
+    found = asked.sources.look(
+        f"growth {older} {newer}", lambda: prove_consistency(asked.sources.database, older, newer), FRESH_S, DOWNLOAD_S
+    )
+    if found.value is None:
+        raise EnvironmentFault(found.trouble or STILL)
+    return Download(f"growth-{older}-{newer}.proof", _text(found.value).encode(), "application/json")
 
 
 def _record(asked: Asked) -> AuditRecord:
-    name = asked.text("record")
+    name = asked.exact("record")
     stored = readable(asked.sources.database, AUDIT_ITEMS).find_one({"_id": name})
     if stored is None:
         raise NotFound(f"The audit log has no record {name!r:.200}. The page of a key links to the proof of each.")
@@ -118,10 +123,7 @@ def _anchor(known: Sequence[TreeAnchor], number: int) -> TreeAnchor | None:
 
 def _proof(sources: Sources, record: str, number: int, wait_s: float = 0.15) -> Look[Proof]:
     def make() -> Proof:
-        try:
-            return Proof(*prove_inclusion(sources.log, record, number))
-        except CallerError as cause:
-            raise EnvironmentFault(str(cause)) from cause
+        return Proof(*prove_inclusion(sources.log, record, number))
 
     return sources.look(f"proof {number} {record}", make, FRESH_S, wait_s)
 

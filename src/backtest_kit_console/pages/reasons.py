@@ -83,10 +83,10 @@ def _order(found: Trace, action: str) -> str:
     last = next((one for one in reversed(orders) if one.get("action") == action), None)
     if last is None:
         return ""
-    done = {True: "was done", False: "was refused"}.get(last.get("isDone"), "has no answer")
-    replies = last.get("replies") or [{}]
-    reply: Mapping[str, Any] = replies[-1] if isinstance(replies[-1], Mapping) else {}
-    filled = words.price(reply.get("average"))
+    is_done, replies = last.get("isDone"), last.get("replies")
+    done = "was done" if is_done is True else "was refused" if is_done is False else "has no answer"
+    reply = replies[-1] if isinstance(replies, list) and replies else None
+    filled = words.price(reply.get("average") if isinstance(reply, Mapping) else None)
     return f"The order to {last.get('side')} {done}" + (f", filled at {filled}." if filled != "-" else ".")
 
 

@@ -20,19 +20,44 @@ from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_fiel
 from backtest_kit_mongo.domains.table import RUN
 from backtest_kit_mongo.errors import CallerError, NotFound
 
-from .asking import Answer, Asked, paged
+from .asking import Answer, Asked, Paged, paged
 
 __all__ = ["compare", "show", "show_run", "show_study"]
 
 RUNS_MAX: Final = 20_000
 """Of one study."""
 TRADES_MAX: Final = 500
+STUDY_S: Final = 10.0
+FAILED_SHOWN: Final = 20
 LEVELS: Final = 8
 """Shades of a heat map, each way."""
 ID_MIN: Final = 4
 DATA: Final = f"{payload_field(RUN)}.data"
 LARGE: Final = {f"{DATA}.trades": 0, f"{DATA}.notes": 0}
 GIVEN: Final = ("strategy", "code", "version", "symbol", "exchange", "frame", "candles", "status")
+
+
+class Seen(NamedTuple):
+    """A study as it was when all its rows were read. The rows themselves are not kept: there may be many.
+
+    Attributes:
+        counts: of runs by status.
+        held: how many have a row.
+        best: ids of those that have a result, the best first.
+        names: of parameters.
+        picture, drawn: curves of the best.
+        digest: empty while a run has no result.
+    """
+
+    counts: Mapping[str, int]
+    held: int
+    best: Sequence[str]
+    names: Sequence[str]
+    heat: Any
+    picture: Markup | None
+    drawn: Sequence[tuple[Row, str]]
+    failed: Sequence[Row]
+    digest: str
 
 
 class Line(NamedTuple):
@@ -52,33 +77,41 @@ def show(asked: Asked) -> Answer:
 
 
 def show_study(asked: Asked) -> Answer:
-    title, by = asked.text("study"), asked.text("by") or "pnl"
+    title, by = asked.exact("study"), asked.text("by") or "pnl"
     stored = _data(asked.sources, [f"study:{title}"]).get(f"study:{title}")
     if stored is None:
         raise NotFound(f"There is no study {title!r}. The page Runs has all.")
     if by not in STAT_NAMES:
         raise CallerError(f"There is no statistic {by!r}; there are {', '.join(STAT_NAMES)}.")
     ids = list(unpack(stored["runs"]))
-    study = Study(title, _rows(asked.sources, ids[:RUNS_MAX]))
-    best = study.best(by, RUNS_MAX)
-    drawn = curves_of(_rows(asked.sources, [row.run_id for row in best[:BEST]], whole=True))
+    found = asked.sources.look(f"study {by} {title}", lambda: _seen(asked.sources, title, ids, by), STUDY_S)
+    page = None
+    if found.value is not None:
+        part = paged(found.value.best, asked)
+        page = Paged(_rows(asked.sources, part.rows), part.first, part.total)
     values = {
-        "study": study,
-        "stored": stored,
-        "counts": {status: sum(row.status == status for row in study.rows) for status in ("done", "failed", "claimed")},
-        "planned": len(ids),
-        "page": paged(best, asked),
-        "names": study.param_names,
-        "shown": SHOWN,
-        "stats": STAT_NAMES,
-        "by": by,
-        "heat": _heat(study),
-        "picture": None if drawn is None else Markup(drawn[0].svg()),
-        "drawn": [] if drawn is None else [(row, params_text(row)) for row in drawn[1]],
-        "failed": study.failed[:20],
-        "is_whole": len(ids) <= RUNS_MAX and all(row.result for row in study.rows) and len(study) == len(ids),
-    }
+        "title": title, "stored": stored, "planned": len(ids), "found": found, "page": page,
+        "shown": SHOWN, "stats": STAT_NAMES, "by": by,
+    }  # fmt: skip
     return Answer("study.html", values)
+
+
+def _seen(sources: Sources, title: str, ids: Sequence[str], by: str) -> Seen:
+    study = Study(title, _rows(sources, ids[:RUNS_MAX]))
+    best = study.best(by, RUNS_MAX)
+    drawn = curves_of(_rows(sources, [row.run_id for row in best[:BEST]], whole=True))
+    is_whole = len(ids) <= RUNS_MAX and all(row.result for row in study.rows) and len(study) == len(ids)
+    return Seen(
+        {status: sum(row.status == status for row in study.rows) for status in ("done", "failed", "claimed")},
+        len(study),
+        [row.run_id for row in best],
+        study.param_names,
+        _heat(study),
+        None if drawn is None else Markup(drawn[0].svg()),
+        [] if drawn is None else [(row, params_text(row)) for row in drawn[1]],
+        study.failed[:FAILED_SHOWN],
+        study.digest if is_whole else "",
+    )
 
 
 def show_run(asked: Asked) -> Answer:

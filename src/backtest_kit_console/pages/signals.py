@@ -75,8 +75,11 @@ def _history(asked: Asked, wanted: Wanted) -> Paged[Mapping[str, Any]]:
     field, query = payload_field(STORAGE), wanted.query(STORAGE)
     kept = asked.sources.database.get_collection(collection_of(STORAGE), TOLERANT)
     first = asked.whole("from", 0, COUNTED_MAX)
-    looked = kept.find(query, {field: 1}).sort(list(BY_CHANGE)).skip(first).limit(ROWS + 1)
-    found = list(looked.max_time_ms(SEARCH_MS))
+    # No index has a part of a strategy's name, so it is looked for among those that changed last.
+    stages: list[dict[str, Any]] = [{"$match": wanted._replace(strategy="").query(STORAGE)}, {"$sort": dict(BY_CHANGE)}]
+    stages += [{"$limit": COUNTED_MAX}, {"$match": query}] if wanted.strategy else []
+    stages += [{"$skip": first}, {"$limit": ROWS + 1}, {"$project": {field: 1}}]
+    found = list(kept.aggregate(stages, maxTimeMS=SEARCH_MS))
     rows = [one[field] for one in found[:ROWS] if isinstance(one.get(field), dict)]
     is_all = first == 0 and len(found) <= ROWS
     total = len(found) if is_all else None if wanted.strategy else kept.count_documents(query, limit=COUNTED_MAX)
@@ -107,7 +110,7 @@ def _plain(text: str) -> str:
 
 
 def show_one(asked: Asked) -> Answer:
-    found = trace(asked.sources.log, asked.text("id"))
+    found = trace(asked.sources.log, asked.exact("id"))
     shown = grouped(found.steps)
     picture, interval = _picture(asked.sources, found)
     values = {

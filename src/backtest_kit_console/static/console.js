@@ -42,7 +42,7 @@ function renewing(part) {
           const page = new DOMParser().parseFromString(await answer.text(), "text/html");
           const opened = [...part.querySelectorAll("details[open]")].map((each) => each.id);
           const fresh = page.getElementById(part.id);
-          if (!fresh) return location.reload();
+          if (!fresh) return location.reload(); // What was waited for is there, and more than this part.
           part.dataset.refresh = fresh.dataset.refresh;
           part.replaceChildren(...fresh.childNodes);
           opened.forEach((id) => document.getElementById(id)?.setAttribute("open", ""));
@@ -66,12 +66,24 @@ function living(table) {
     row.className = "changed";
     if (old) old.replaceWith(row);
     else if (table.dataset.first === "0") body.prepend(row);
+    while (body.rows.length > Number(table.dataset.rows)) body.lastElementChild.remove();
   };
-  const feed = new EventSource(table.dataset.live);
-  feed.onopen = () => { how.textContent = "Live."; };
-  feed.onerror = () => { how.textContent = "The connection is lost; it is tried again."; };
-  feed.addEventListener("reload", () => { feed.close(); location.reload(); });
-  feed.onmessage = (message) => {
+  const address = new URL(table.dataset.live, location.href);
+  let feed = null;
+  const rest = () => { feed?.close(); feed = null; };
+  const follow = () => {
+    feed = new EventSource(address);
+    feed.onopen = () => { how.textContent = "Live."; };
+    feed.onerror = () => {
+      how.textContent = "The connection is lost; it is tried again.";
+      // After an answer that is no stream a browser gives up by itself.
+      if (feed.readyState === EventSource.CLOSED) { rest(); setTimeout(() => { if (!feed && !document.hidden) follow(); }, 3000); }
+    };
+    feed.addEventListener("reload", () => { rest(); setTimeout(() => location.reload(), 1000); });
+    feed.onmessage = heard;
+  };
+  const heard = (message) => {
+    address.searchParams.set("since", message.lastEventId);
     const told = JSON.parse(message.data);
     told.rows.forEach(show);
     document.getElementById("open").textContent = told.open.toLocaleString("en");
@@ -81,7 +93,10 @@ function living(table) {
     trouble.textContent = told.trouble;
     trouble.hidden = told.trouble === "";
   };
-  addEventListener("pagehide", () => feed.close());
+  // A page that nobody sees takes none of the few connections that a browser has for a server.
+  document.addEventListener("visibilitychange", () => { rest(); if (!document.hidden) follow(); });
+  addEventListener("pagehide", rest);
+  follow();
 }
 
 document.querySelectorAll("table.sorts").forEach(sortable);

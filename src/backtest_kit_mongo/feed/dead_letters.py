@@ -126,7 +126,8 @@ class DeadLetters:
             NotFound: there is none.
             CallerError: there are several.
         """
-        pattern = f"(^|/){re.escape(name)}$"
+        escaped = re.escape(name).replace("\0", r"\x00")  # MongoDB takes no pattern with a zero byte.
+        pattern = f"(^|/){escaped}$"
         found = [_parked(row) for row in self._rows.find({"_id": {"$regex": pattern}}).limit(10)]
         if not found:
             raise NotFound(f"no dead letter {name!r}; `bkm park list` shows them")

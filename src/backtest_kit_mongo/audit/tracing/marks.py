@@ -63,10 +63,10 @@ def _marks(record: AuditRecord) -> Iterator[Mark]:
 
 def _of_history(row: Mapping[str, Any]) -> Iterator[Mark]:
     opened, price = row.get("pendingAt"), row.get("originalPriceOpen", row.get("priceOpen"))
-    if opened and _is_price(price):
+    if _is_price(opened) and _is_price(price):
         yield Mark(int(opened), "entry", float(price), str(row.get("position", "")))
     closed, price = row.get("closeTimestamp"), row.get("currentPrice")
-    if row.get("status") == "closed" and closed and _is_price(price):
+    if row.get("status") == "closed" and _is_price(closed) and _is_price(price):
         yield Mark(int(closed), "exit", float(price), str(row.get("closeReason") or ""))
 
 

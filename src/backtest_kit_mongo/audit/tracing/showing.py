@@ -115,13 +115,16 @@ def step_text(step: TraceStep) -> str:
 def told_text(detail: Mapping[str, Any]) -> str:
     """What a question or an order tells, in words."""
     if detail.get("kind") == "asked":
-        proposal = detail.get("proposal") or {}
+        given = detail.get("proposal")
+        proposal = given if isinstance(given, Mapping) else {}
         names = {"priceOpen": "at", "priceTakeProfit": "take", "priceStopLoss": "stop", "note": "note"}
         said = [f"{word} {proposal[name]}" for name, word in names.items() if proposal.get(name)]
         return f"at price {detail.get('price')}: answered {proposal.get('position')}, {', '.join(said)}"
     if detail.get("kind") == "order":
-        answer = {True: "done", False: "refused"}.get(detail.get("isDone"), "no answer")  # type: ignore[arg-type]
-        parts = [_reply_text(one) for one in detail.get("replies") or ()]
+        is_done = detail.get("isDone")
+        answer = "done" if is_done is True else "refused" if is_done is False else "no answer"
+        replies = detail.get("replies")
+        parts = [_reply_text(one) for one in replies if isinstance(one, Mapping)] if isinstance(replies, list) else []
         return f"{detail.get('side')} for {detail.get('cost')} at {detail.get('price')}: {answer} ({'; '.join(parts)})"
     return ""
 
