@@ -159,7 +159,8 @@ def reported() -> Iterator[None]:
         raise typer.Exit(bk.ExitCode.NOT_WELL if is_ours else bk.ExitCode.FAILED) from error
     except bk.CallerError as error:
         _say(str(error))
-        raise typer.Exit(bk.ExitCode.WRONG_ARGUMENT) from error
+        is_wrong = not isinstance(error, bk.NotFound)
+        raise typer.Exit(bk.ExitCode.WRONG_ARGUMENT if is_wrong else bk.ExitCode.FAILED) from error
     except (bk.BacktestKitError, OSError) as error:
         _say(str(error))
         raise typer.Exit(bk.ExitCode.FAILED) from error

@@ -7,11 +7,14 @@ from typing import Final, TypeAlias
 
 from backtest_kit.errors import DeclarationError
 from backtest_kit.identity import MINUTE_MS
+from backtest_kit_mongo import InvalidKey, moment_ms, written_ms
 
 __all__ = ["CANDLE_MS", "INTERVALS_MS", "MomentLike", "minute_text", "to_ms"]
 
 MomentLike: TypeAlias = int | str | date | datetime
-"""Epoch milliseconds, an ISO text ("2024-01-31", "2024-01-31T12:00"), a date or a datetime; UTC without a zone."""
+"""Epoch milliseconds, an ISO text ("2024-01-31", "20240131", "2024-01-31T12:00"; UTC without a zone), a date, which is
+its beginning in UTC, or a datetime with a zone.
+"""
 
 INTERVALS_MS: Final = {
     name: minutes * MINUTE_MS for name, minutes in {"1m": 1, "3m": 3, "5m": 5, "15m": 15, "30m": 30, "1h": 60}.items()
@@ -27,23 +30,14 @@ def to_ms(when: MomentLike) -> int:
     """Epoch milliseconds.
 
     Raises:
-        DeclarationError: it is no moment.
+        DeclarationError: it is no moment, or one that cannot have been meant, as in seconds (`docs/moments.md`).
     """
-    if isinstance(when, str):
-        text = when.strip()
-        if text.isdecimal():
-            return int(text)
-        try:
-            when = datetime.fromisoformat(text)
-        except ValueError:
-            raise DeclarationError(f"{when!r} is no moment; write milliseconds or a date as 2024-01-31T12:00") from None
-    if isinstance(when, datetime):
-        return round((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
-    if isinstance(when, date):
-        return to_ms(datetime(when.year, when.month, when.day, tzinfo=UTC))
-    if type(when) is not int:
-        raise DeclarationError(f"{when!r} is no moment; give milliseconds, a date, a datetime or an ISO text")
-    return when
+    if isinstance(when, date) and not isinstance(when, datetime):
+        when = datetime(when.year, when.month, when.day, tzinfo=UTC)
+    try:
+        return written_ms(when, "a frame") if isinstance(when, str) else moment_ms(when, "a frame")
+    except InvalidKey as cause:
+        raise DeclarationError(f"{cause}. Nothing was run.") from None
 
 
 def minute_text(moment_ms: int) -> str:

@@ -27,6 +27,7 @@ from backtest_kit_mongo.backends.persist.base import PersistBase
 from backtest_kit_mongo.candle_sources import CandleSeries, fetch_candles, list_candles, read_candle_files
 from backtest_kit_mongo.causing import caused_by, present_cause
 from backtest_kit_mongo.coherence.causes import Cause
+from backtest_kit_mongo.coherence.moments import moment_ms, written_ms
 from backtest_kit_mongo.collections.crud import BaseCRUD
 from backtest_kit_mongo.collections.maps import BaseMap
 from backtest_kit_mongo.drivers.scopes import Revisions, revisions
@@ -117,6 +118,7 @@ __all__ = [
     "list_candles",
     "read_candle_files",
     "metrics",
+    "moment_ms",
     "revisions",
     "set_config",
     "set_logger",
@@ -136,6 +138,7 @@ __all__ = [
     "Session",
     "SessionChange",
     "write_until",
+    "written_ms",
 ]
 __all__ += registries.__all__
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from backtest_kit_mongo.adapters.registries import PersistCandleAdapter
 from backtest_kit_mongo.candles.intervals import INTERVALS, REFUSED, grid_of
+from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.errors import CallerError, NotFound
 from backtest_kit_mongo.look_ahead import simulation_now
 
@@ -149,12 +150,13 @@ def fetch_candles(market: str, symbol: str, interval: str, exchange: str, since:
 
     Args:
         market: the exchange's name in ccxt; `exchange` is its name in the store.
-        since, until: open times, epoch ms.
+        since, until: moments; the first open time, and the first that is not fetched.
 
     Returns:
         How many candles are still missing: what an exchange does not have stays a gap.
 
     Raises:
+        InvalidKey: one of them is no moment (see `moment_ms`). Nothing was fetched.
         CallerError: ccxt has no such exchange.
         EnvironmentFault: ccxt is not installed, or the exchange or the store failed; pages before that are stored.
     """
@@ -166,4 +168,5 @@ def fetch_candles(market: str, symbol: str, interval: str, exchange: str, since:
     def write(table: Any) -> Any:
         return PersistCandleAdapter.write_candles(symbol, interval, exchange, table)
 
-    return fetch(open_source(market, symbol, interval), read, write, since, until).missing
+    first, end = moment_ms(since, "since"), moment_ms(until, "until")
+    return fetch(open_source(market, symbol, interval), read, write, first, end).missing

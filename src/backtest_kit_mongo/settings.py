@@ -11,9 +11,8 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
-from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator
@@ -110,22 +109,30 @@ class Settings(MongoSettings, RedisSettings, PostgresSettings):
         return value
 
 
+DAYS_MAX: Final = 36_600
+"""A century: what is to be kept longer is kept for ever."""
+
+
 def retention_days(written: str) -> dict[str, float]:
     """Days by domain, from `log=30,notification=90`.
 
     Raises:
-        InvalidSetting: a domain is unknown or has no keys of its own, or a number is none.
+        InvalidSetting: a domain is unknown, has no keys of its own or is there twice, or a number is none.
     """
     found: dict[str, float] = {}
     can = [domain.name for domain in DOMAINS if not domain.fields]  # Candles have `bkm candles remove`.
     for one in filter(None, map(str.strip, written.split(","))):
         name, _, days = one.partition("=")
+        if name in found:
+            raise InvalidSetting(f"{name} is there twice: {found[name]:g} and {days} days")
         try:
             found[name] = float(days)
         except ValueError:
             raise InvalidSetting(f"{one!r} is not DOMAIN=DAYS, as log=30") from None
-        if name not in can or not 0 < found[name] < inf:
-            raise InvalidSetting(f"{one!r}: a domain of {', '.join(can)}, and a number of days above 0")
+        if name not in can or not 0 < found[name] <= DAYS_MAX:
+            raise InvalidSetting(
+                f"{one!r}: a domain of {', '.join(can)}, and a number of days above 0, up to {DAYS_MAX:,}"
+            )
     return found
 
 

@@ -70,7 +70,6 @@ def test_the_core_does_no_io_and_reads_no_clock_and_draws_no_random_number(path:
 
 ARROWS = {
     "errors": "",
-    "limits": "",
     "locks": "errors",
     "moved": "locks",
     "inheritance": "",
@@ -79,9 +78,10 @@ ARROWS = {
     "connect": "errors",
     "embedded": "connect errors",
     "coherence": "errors",
+    "limits": "coherence errors",
     "candles": "coherence errors",
     "terminal": "coherence exits",
-    "causing": "coherence",
+    "causing": "coherence errors",
     "look_ahead": "coherence errors locks",
     "domains": "candles coherence errors",
     "ports": "candles coherence",
@@ -102,13 +102,13 @@ ARROWS = {
         "ports reachability servers settings stores tracing"
     ),
     "collections": "backends coherence connect domains errors locks setup stored",
-    "audit": "backends coherence connect domains drivers errors locks look_ahead servers settings setup stored",
+    "audit": "backends candles coherence connect domains drivers errors locks look_ahead servers settings setup stored",
     "feed": "audit backends coherence connect domains errors locks reachability servers settings setup stored",
     "operate": (
         "adapters audit backends caches candles coherence connect domains drivers errors feed locks ports servers "
         "settings setup stored terminal"
     ),
-    "candle_sources": "adapters candles errors look_ahead operate",
+    "candle_sources": "adapters candles coherence errors look_ahead operate",
     "aio": "adapters candle_sources collections drivers feed setup",
     "testing": (
         "adapters aio backends candles coherence domains drivers embedded errors look_ahead ports settings setup stores"

@@ -75,7 +75,7 @@ def test_rows_beside_an_odd_one_are_written_and_so_is_its_own(store: Store) -> N
 
 
 def test_a_revision_that_is_no_number_makes_no_document_unwritable(store: Store) -> None:
-    for rev in ("abc", True, float("nan"), None, 5.5):
+    for rev in ("abc", True, float("nan"), None, 5.5, Decimal128("3"), float("inf"), 1e300, [1]):
         key = MEMORIES.child(f"rev {rev}")
         insert(store, "memory-items", {**key.query(), "rev": rev, "payload": {}})
         insert(
@@ -86,6 +86,10 @@ def test_a_revision_that_is_no_number_makes_no_document_unwritable(store: Store)
         scope = make_key(STORAGE, (True,))
         assert store.merge(scope, [row(scope, str(key.item)), row(scope, f"beside {rev}")]) == 2
         assert store.remove(key) is not None
+        gone = MEMORIES.child(f"gone {rev}")
+        insert(store, "memory-items", {**gone.query(), "rev": rev, "payload": {}})
+        assert store.delete(gone, {"by": "me", "why": "odd"}) is not None
+        assert not store.truth.find(Find(gone)).exists
 
 
 def test_a_removal_says_that_it_happened_though_the_document_cannot_be_read(store: Store) -> None:

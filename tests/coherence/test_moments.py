@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,9 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from backtest_kit.errors import DeclarationError
+from backtest_kit.moments import to_ms
+from backtest_kit_mongo.causing import caused_by
+from backtest_kit_mongo.coherence.causes import Cause
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.moments import COUNTERS_END, FROM_MS, UNTIL_MS, moment_ms, written_ms
 from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.limits import write_until
 
 MS = 1_704_067_200_000
 """2024-01-01T00:00Z."""
@@ -95,6 +101,32 @@ def test_people_write_milliseconds_or_dates_of_utc(text: str) -> None:
 def test_what_people_write_wrongly_is_refused(text: str, says: str) -> None:
     with pytest.raises(InvalidKey, match=f"--since.*{says}"):
         written_ms(text, "--since")
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (lambda: write_until(time.time() + 3), "monotonic clock"),
+        (lambda: write_until(math.nan), "monotonic clock"),
+        (lambda: write_until(WHEN), "monotonic clock"),  # type: ignore[arg-type]
+        (lambda: caused_by(Cause("s", "open", at=MS // 1000)), "seconds"),
+        (lambda: caused_by(Cause("s", "open", at=WHEN.replace(tzinfo=None))), "no zone"),  # type: ignore[arg-type]
+        (lambda: caused_by(Cause("\ud800", "open")), "Unicode"),
+        (lambda: caused_by(Cause(5, "open")), "a text"),  # type: ignore[arg-type]
+        (lambda: caused_by({"signal": "s"}), "bk.Cause"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_block_is_not_entered_with_what_its_writes_could_not_keep(use: Any, says: str) -> None:
+    with pytest.raises(InvalidKey, match=says), use():
+        pytest.fail("it was entered")
+
+
+def test_a_frame_of_a_backtest_is_between_moments() -> None:
+    for said in (MS, str(MS), "20240101", "2024-01-01", WHEN, WHEN.date(), np.datetime64("2024-01-01")):
+        assert to_ms(said) == MS  # type: ignore[arg-type]
+    for said, why in ((MS // 1000, "seconds"), ("1704067200", "seconds"), (WHEN.replace(tzinfo=None), "no zone")):
+        with pytest.raises(DeclarationError, match=f"{why}.*Nothing was run"):
+            to_ms(said)
 
 
 @pytest.mark.parametrize("unit", ["D", "s", "ms", "us", "ns"])

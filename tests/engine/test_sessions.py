@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bson import Decimal128
 from typer.testing import CliRunner
 
 import backtest_kit_mongo as bk
@@ -19,6 +20,7 @@ from backtest_kit.running import Job
 from backtest_kit.sessions import rerun
 from backtest_kit.sessions.matching import NOT_COMPARED
 from backtest_kit_mongo.audit import open_log
+from backtest_kit_mongo.audit.market import Market
 from backtest_kit_mongo.cli.main import app
 from backtest_kit_mongo.testing.servers import Servers
 from backtest_kit_verify.bots.hosts import Seat, environment_of, run_seats
@@ -99,6 +101,17 @@ def test_what_the_log_no_longer_has_is_named(seats: list[Seat], reader: None) ->
         assert "begins with its revision 2" in then.missing[0]
     finally:
         items.insert_one(removed)
+    candles, begin = bk.get_mongo()["session"]["candle-items"], seats[0].begin_ms
+    odd = {"exchangeName": "desk", "symbol": "AAAUSDT", "open": float("nan")}
+    candles.insert_one({**odd, "interval": None, "timestamp": begin})
+    candles.insert_one({**odd, "interval": "1h", "timestamp": Decimal128(str(begin))})
+    missing: list[str] = []
+    market = Market(bk.get_mongo()["session"], "desk", "AAAUSDT", missing.append)
+    assert set(market.intervals()) >= {"1m", "1h"}
+    assert market.rows("1h", 0, seats[0].end_ms) == []
+    assert market.last_before("1h", seats[0].end_ms) is None
+    assert ["is no interval" in missing[0], "1 documents" in missing[1], "is no candle" in missing[2]] == [True] * 3
+    assert market.rows("1m", begin, begin + 2 * MINUTE_MS)[0][0] == begin
 
 
 def test_a_day_is_replayed_with_its_restarts_and_a_changed_constant_is_named_where_it_first_matters(
@@ -181,6 +194,7 @@ def test_the_commands_tell_the_same(seats: list[Seat], desk: Path, environment: 
     said("trace", signal, "--at", when, status=2)
     said("trace", "--at", "2023-01-01", status=1)
     said("knew", NAME, "--at", "no-moment", status=2)
+    assert "are these seconds" in said("knew", NAME, "--at", "1704067200", status=2)
     assert "2 contexts" in said("export", *of_day, "--out", "day.gz")
     assert "every decision is equal" in said("replay", "noted.py", "--from", "day.gz")
     assert "every decision is equal" in said("replay", "noted.py", *of_day)

@@ -151,7 +151,7 @@ def test_what_is_older_than_its_domain_is_kept_goes_and_by_default_nothing_does(
     monkeypatch.setenv("CC_RETENTION", "log=30, storage=1")
     assert json.loads(run.invoke(app, ["prune", "--yes", "--json"]).stdout)["deleted"] == {"log": 5}
     assert reads(bed.store, keys) == [key for key in keys if key not in old]
-    for wrong in ("log", "candle=3", "log=0", "nothing=1"):
+    for wrong in ("log", "candle=3", "log=0", "nothing=1", "log=1e300", "log=1,log=2"):
         assert run.invoke(app, ["prune", "--older-than", wrong]).exit_code == 2
 
 

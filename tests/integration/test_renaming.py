@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from tests.integration.support import LEASE_MS
 from tests.integration.test_backup import run, served
 from tests.integration.test_deletion import write
@@ -63,11 +64,17 @@ def test_a_strategy_goes_on_under_its_new_name_and_what_keeps_the_old_one_is_sai
     store = bed.store if backend == "mongo" else new_file_store(tmp_path / "dump")
     at = () if backend == "mongo" else ("--at", tmp_path / "dump")
     keys, others = held(store, "trend"), write(store, "trend2")
+    odd = {"symbol": "ODD", "strategyName": "trend", "exchangeName": "binance", "payload": ObjectId()}
+    bed.mongo["signal-items"].insert_one(odd)
+    bed.mongo["risk-items"].insert_one({"riskName": "ODD", "exchangeName": "binance", "positions": {"no": "book"}})
     before, of_others = served(store, keys), served(store, others)
     command = ("rename", "--strategy", "trend", "swing:v2", "--why", "a second one comes", *at)
     planned = json.loads(run(*command, "--dry-run", "--json"))
     assert served(store, keys) == before
     assert any("log/" in one["key"] for one in planned["left"])
+    assert ["signal/ODD/trend/binance"] * (backend == "mongo") == [
+        one["key"] for one in planned["left"] if "what this package stores" in one["why"] and "risk" not in one["key"]
+    ]
     assert {"run/r1", "state/ETH%2FUSDT:swing%253Av2:binance:live/state"} <= {one["key"] for one in planned["left"]}
 
     with monkeypatch.context() as patch:

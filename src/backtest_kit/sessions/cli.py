@@ -52,8 +52,8 @@ def export(
         path = out or Path(f"{session.replace('/', '_')}-{day}.session.gz")
         found.save(path)
         typer.echo(
-            f"{path}: {len(found.changes)} writes of {len(found.contexts)} contexts, {len(found.answers)} stored "
-            f"answers, {sum(map(len, found.candles.values()))} candles"
+            f"{_printable(str(path))}: {len(found.changes)} writes of {len(found.contexts)} contexts, "
+            f"{len(found.answers)} stored answers, {sum(map(len, found.candles.values()))} candles"
         )
         _say_missing(found)
 
@@ -114,7 +114,7 @@ def _job(session: bk.Session, symbol: str, exchange: str) -> Job:
 
 def _say_missing(session: bk.Session) -> None:
     for sentence in dict.fromkeys(session.missing):
-        typer.echo(f"missing: {sentence}", err=True)
+        typer.echo(f"missing: {_printable(sentence)}", err=True)
 
 
 def _show(session: bk.Session, outcome: Rerun, *, as_json: bool) -> None:

@@ -17,16 +17,16 @@ from bson import json_util
 from backtest_kit_mongo.audit.differences import differences
 from backtest_kit_mongo.audit.known_sessions import known_sessions
 from backtest_kit_mongo.audit.log import AuditLog
+from backtest_kit_mongo.audit.market import Market
 from backtest_kit_mongo.audit.past import Past, PastDocument
 from backtest_kit_mongo.audit.records import GAP, AuditRecord, from_document, readable
 from backtest_kit_mongo.backends.mongo.errors import reading
-from backtest_kit_mongo.backends.mongo.layout import collection_of
 from backtest_kit_mongo.coherence.codec import pack, unpack
 from backtest_kit_mongo.coherence.inventory import Selection
-from backtest_kit_mongo.coherence.moments import iso, millis
+from backtest_kit_mongo.coherence.moments import iso, millis, moment_ms
 from backtest_kit_mongo.coherence.record import Key, Part
-from backtest_kit_mongo.domains.table import CANDLE, INTERVAL, MEASURE, RISK, STRATEGY
-from backtest_kit_mongo.errors import CallerError, NotFound
+from backtest_kit_mongo.domains.table import INTERVAL, MEASURE, RISK, STRATEGY
+from backtest_kit_mongo.errors import CallerError, InvalidKey, NotFound
 from backtest_kit_mongo.stored import AUDIT_ITEMS as ITEMS
 
 __all__ = ["Session", "SessionChange", "SessionRow", "load_session", "read_session"]
@@ -38,7 +38,7 @@ PAPER: Final = "~paper"
 MINUTE_MS: Final = 60_000
 SEEN_MS: Final = 5 * MINUTE_MS
 """Of candles that a minute sees at least."""
-CANDLE_FIELDS: Final = ("timestamp", *CANDLE.fields)
+MODES: Final = ("live", "paper")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +171,13 @@ def read_session(log: AuditLog, strategy: str, mode: str, start: int, end: int, 
         history_ms: candles of so long before the start are taken too.
 
     Raises:
+        InvalidKey: `start` or `end` is no moment (see `moment_ms`), the one does not lie before the other, or there is
+            no such mode.
         NotFound: the strategy wrote nothing in it.
     """
+    start, end = moment_ms(start, "start"), moment_ms(end, "end")
+    if start >= end or mode not in MODES:
+        raise InvalidKey(f"a session is live or paper, from a moment to a later one, not {mode!r:.40} {start}..{end}")
     session = Session(strategy, mode, start, end)
     tell = session.missing.append
     chosen = Selection((("strategyName", strategy),))
@@ -273,13 +278,11 @@ def _lost(record: AuditRecord) -> str:
 
 
 def _read_candles(session: Session, log: AuditLog, since: int) -> None:
-    stored = readable(log.database, collection_of(CANDLE))
     for symbol, exchange in session.contexts:
-        named = {"exchangeName": exchange.removesuffix(PAPER), "symbol": symbol}
-        for interval in stored.distinct("interval", named):
-            query = {**named, "interval": interval, "timestamp": {"$gte": since, "$lt": session.end}}
-            rows = stored.find(query, {"_id": 0, **dict.fromkeys(CANDLE_FIELDS, 1)}).sort("timestamp", 1)
-            session.candles[named["exchangeName"], symbol, interval] = [_values(row) for row in rows]
+        named = exchange.removesuffix(PAPER)
+        market = Market(log.database, named, symbol, session.missing.append)
+        for interval in market.intervals():
+            session.candles[named, symbol, interval] = market.rows(interval, since, session.end)
         _tell_gaps(session, symbol, exchange)
 
 
@@ -296,10 +299,6 @@ def _tell_gaps(session: Session, symbol: str, exchange: str) -> None:
             f"{len(lacking)} one-minute candles of {symbol} at {exchange} from {iso(lacking[0])} to "
             f"{iso(lacking[-1])}: they are not in the database (a minute without trade has none)"
         )
-
-
-def _values(row: dict[str, Any]) -> list[float]:
-    return [int(row["timestamp"]), *(float(row[name]) for name in CANDLE.fields)]
 
 
 def _plain(payload: Any) -> Any:

@@ -14,11 +14,12 @@ from rich.progress import Progress
 
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.caches import identity_document, identity_of
-from backtest_kit_mongo.errors import NotFound
+from backtest_kit_mongo.errors import InvalidSetting, NotFound
 from backtest_kit_mongo.operate.backup.archive import CHANGES, Backup, Draft, Manifest, open_backup
 from backtest_kit_mongo.operate.backup.dumping import Dump
 from backtest_kit_mongo.operate.backup.files import dump_files, load_files, require_room
 from backtest_kit_mongo.operate.backup.loading import Load
+from backtest_kit_mongo.operate.segments import AUDIT
 from backtest_kit_mongo.servers import Servers
 from backtest_kit_mongo.settings import Settings, load
 from backtest_kit_mongo.terminal import echo
@@ -99,6 +100,8 @@ def restore(
     """
     with told():
         found = open_backup(directory)
+        if found.manifest.kind == AUDIT:
+            raise InvalidSetting(f"{directory} is a segment of the audit log, not a backup. Nothing was restored.")
         if dry_run:
             _check(found)
     if dry_run:

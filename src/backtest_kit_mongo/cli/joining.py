@@ -28,6 +28,8 @@ OF_REDIS: Final = (
 """Said where they are not the default."""
 FILES: Final = ("redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file")
 LOOPBACK: Final = re.compile(r"localhost|127\.[\d.]+|\[?::1\]?|0\.0\.0\.0", re.IGNORECASE)
+NAMED: Final = re.compile(r"\[?[\w.:%-]+\]?")
+"""A host: a name, or an address."""
 PLACEHOLDER: Final = "PASSWORD"
 
 
@@ -72,8 +74,10 @@ def joining(settings: Settings, address: str, *, with_secrets: bool) -> Iterator
     """The lines of that file.
 
     Raises:
-        InvalidSetting: an address means this machine alone, and none is given to replace it.
+        InvalidSetting: an address means this machine alone, and none is given to replace it, or one that is no host.
     """
+    if address and (not NAMED.fullmatch(address) or LOOPBACK.fullmatch(address)):
+        raise InvalidSetting(f"--address: {address!r:.80} is no name or address by which others reach this host")
     if settings.embedded:
         raise InvalidSetting("the private servers of CC_EMBEDDED serve this machine alone: start servers of their own")
     yield "# The same on every host; `bkm doctor` there says what is missing."

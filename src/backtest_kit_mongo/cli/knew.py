@@ -12,10 +12,9 @@ from bson import json_util
 
 from backtest_kit_mongo.audit.as_of import AsOf
 from backtest_kit_mongo.audit.keytext import format_key
+from backtest_kit_mongo.audit.log import AuditLog
+from backtest_kit_mongo.audit.market import CANDLE_FIELDS, Market
 from backtest_kit_mongo.audit.past import PastDocument
-from backtest_kit_mongo.audit.records import readable
-from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.coherence.moments import iso
 from backtest_kit_mongo.domains.table import CANDLE
 from backtest_kit_mongo.terminal import echo
@@ -49,11 +48,10 @@ def knew(
 
     Exit status: 0; 1 when a server failed, 2 when an argument is wrong.
     """
-    with open_audit_log() as log:
-        moment = past_ms(at, "--at")
-        with AsOf(moment, lambda: nullcontext(log)) as then:
-            found = list(then.documents(strategy=strategy, symbol=symbol))
-            candles = list(_candles(log.database, _series(found), moment))
+    moment = past_ms(at, "--at")
+    with open_audit_log() as log, AsOf(moment, lambda: nullcontext(log)) as then:
+        found = list(then.documents(strategy=strategy, symbol=symbol))
+        candles = list(_candles(log, then, _series(found)))
     for one in found:
         echo(json.dumps(_described(one)) if as_json else _line(one))
     for candle in candles:
@@ -96,18 +94,14 @@ def _series(found: Iterable[PastDocument]) -> set[tuple[str, str]]:
     }
 
 
-def _candles(database: Any, series: Iterable[tuple[str, str]], moment: int) -> Iterator[dict[str, Any]]:
+def _candles(log: AuditLog, then: AsOf, series: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """The last closed one of each interval."""
-    stored = readable(database, collection_of(CANDLE))
     for exchange, symbol in sorted(series):
-        named = {"exchangeName": exchange, "symbol": symbol}
-        for interval in stored.distinct("interval", named):
-            grid = grid_of(interval)
-            query = {**named, "interval": interval, "timestamp": {"$lt": grid.open(grid.index(moment))}}
-            last = stored.find_one(query, {"_id": 0, "updatedDate": 0, "createDate": 0}, sort=[("timestamp", -1)])
-            if last is not None:
-                fields = ("exchangeName", "symbol", "interval", "timestamp", *CANDLE.fields)
-                yield {"domain": CANDLE.name, **{name: last.get(name) for name in fields}}
+        market = Market(log.database, exchange, symbol, then.missing.append)
+        for interval in market.intervals():
+            if (last := market.last_before(interval, then.moment)) is not None:
+                named = {"exchangeName": exchange, "symbol": symbol, "interval": interval}
+                yield {"domain": CANDLE.name, **named, **dict(zip(CANDLE_FIELDS, last, strict=True))}
 
 
 def _candle_line(candle: dict[str, Any]) -> str:

@@ -9,6 +9,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from backtest_kit_mongo.errors import BacktestKitError
+
+from .opening import told
+
 __all__ = ["GROUP", "PluggedCommands"]
 
 GROUP = "backtest_kit_mongo.commands"
@@ -21,10 +25,18 @@ def _plugged() -> dict[str, EntryPoint]:
 
 
 class PluggedCommands(TyperGroup):
-    """The commands that the application was given, and after them the plugged ones.
+    """The commands that the application was given, and after them the plugged ones. What one of them refuses before it
+    has opened anything, such as an argument, is a message and an exit status too.
 
     Untyped where click's classes would stand: typer carries its own copy of click in some of the allowed versions.
     """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BacktestKitError as error:
+            with told():
+                raise error
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)

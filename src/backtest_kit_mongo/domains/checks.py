@@ -17,6 +17,7 @@ from backtest_kit_mongo.coherence.codec import dump, no_extension, pack, plain_s
 from backtest_kit_mongo.coherence.moments import moment_ms
 from backtest_kit_mongo.coherence.record import Change, Column, Domain, Key, Part
 from backtest_kit_mongo.coherence.showing import shown
+from backtest_kit_mongo.coherence.texts import plain_text
 from backtest_kit_mongo.domains import payloads
 from backtest_kit_mongo.errors import InvalidKey, InvalidPayload
 
@@ -59,11 +60,7 @@ def _checked_part(domain: Domain, column: Column, given: Part) -> Part:
     if column.choices is not None and part not in column.choices:
         raise InvalidKey(f"{domain.name}: {column.name} must be one of {sorted(column.choices)}, not {part!r:.80}")
     if type(part) is str:
-        try:
-            if not part.isascii():
-                part.encode()
-        except UnicodeEncodeError as cause:
-            raise InvalidKey(f"{domain.name}: {column.name} is not valid Unicode text: {part!r:.80}") from cause
+        plain_text(part, f"{domain.name}: {column.name}")
     elif type(part) is int and not -INT64_MAX <= part <= INT64_MAX:
         raise InvalidKey(f"{domain.name}: {column.name} does not fit 64 bits: {part!r:.80}")
     return part

@@ -14,13 +14,17 @@ from getpass import getuser
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
+from backtest_kit_mongo import locks
 from backtest_kit_mongo.coherence.effects import Find
 from backtest_kit_mongo.coherence.inventory import Selection
 from backtest_kit_mongo.coherence.record import Domain, Key, Part, Shape
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.errors import CorruptData
 
 __all__ = ["Belongings", "belongings", "delete", "note"]
+
+logger = locks.logger(__name__)
 
 THREADS: Final = 4
 PAGE: Final = 250
@@ -87,7 +91,11 @@ def _signals(store: Store, key: Key) -> Iterator[Part]:
     if SIGNAL in parts:
         yield parts[SIGNAL]
     elif "strategyName" in parts:
-        payload: Any = store.truth.find(Find(key)).payload
+        try:
+            payload: Any = store.truth.find(Find(key)).payload
+        except CorruptData as cause:
+            logger.warning("%s; what hangs on its signal is not known, and is not deleted with it", cause)
+            return
         if isinstance(payload, dict) and isinstance(payload.get("id"), str):
             yield payload["id"]
 

@@ -24,7 +24,7 @@ from backtest_kit_mongo.coherence.record import Change, Domain, Key, OnConflict,
 from backtest_kit_mongo.domains.checks import make_change, make_key
 from backtest_kit_mongo.domains.table import DOMAINS, RISK, RUN
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.errors import InvalidKey
+from backtest_kit_mongo.errors import CorruptData, InvalidKey, InvalidPayload
 from backtest_kit_mongo.operate.deletion import SIGNAL, delete, note
 from backtest_kit_mongo.stored import ENGINE_LEASES
 
@@ -152,28 +152,40 @@ def _plan_one(store: Store, plan: Renaming, key: Key, old: str, new: str) -> Non
     target = make_key(domain, tuple(_part(name, part, old, new) for name, part in key.query().items()))
     if target == key and domain not in (RISK, RUN) and domain.shape is not Shape.LIST:
         return  # A signal's own, whose name is not the strategy's.
-    record = store.truth.find(Find(key))
-    payload = _renamed(record.payload, old, new)
-    if domain is RISK:
-        payload = [[_holder(row, old, new), *row[1:]] for row in payload or []]
-    if target == key and pack(payload) == pack(record.payload):
-        if domain is RUN and _mentions(payload, old):
-            plan.left.append((key, "a run is known by what it was made of, its strategy's name too"))
-        return
-    if domain is RUN:
-        plan.left.append((key, "a run is known by what it was made of, its strategy's name too"))
-        return
-    if domain.on_conflict is OnConflict.KEEP:
-        plan.left.append((key, "of such a row the first write stays"))
-        return
-    change = make_change(target, payload, record.when)
-    if target != key:
-        there = store.truth.find(Find(target))
-        if there.exists and not there.removed and not is_nothing(there.payload) and not _is_same(there, change):
+    try:
+        record = store.truth.find(Find(key))
+        payload = _under_new_name(domain, record.payload, old, new)
+        is_as_before = target == key and pack(payload) == pack(record.payload)
+        if why := _why_left(domain, payload, old, is_as_before=is_as_before):
+            plan.left.append((key, why))
+        if why or is_as_before:
+            return
+        change = make_change(target, payload, record.when)
+        if target != key and _is_another(store.truth.find(Find(target)), change):
             plan.taken.append(target)
+    except (CorruptData, InvalidPayload, InvalidKey, TypeError, LookupError) as cause:
+        plan.left.append((key, f"it is not what this package stores, and cannot be renamed: {cause}"))
+        return
     if _mentions(payload, old):
         plan.left.append((target, "its payload says the old name elsewhere"))
     plan.moves.append(Move(key, change))
+
+
+def _under_new_name(domain: Domain, payload: Any, old: str, new: str) -> Any:
+    renamed = _renamed(payload, old, new)
+    return [[_holder(row, old, new), *row[1:]] for row in renamed or []] if domain is RISK else renamed
+
+
+def _why_left(domain: Domain, payload: Any, old: str, *, is_as_before: bool) -> str:
+    if domain is RUN:
+        is_its = not is_as_before or _mentions(payload, old)
+        return "a run is known by what it was made of, its strategy's name too" if is_its else ""
+    return "of such a row the first write stays" if domain.on_conflict is OnConflict.KEEP and not is_as_before else ""
+
+
+def _is_another(there: Record, change: Change) -> bool:
+    """Whether a document under the new name holds another value."""
+    return there.exists and not there.removed and not is_nothing(there.payload) and not _is_same(there, change)
 
 
 def _part(name: str, part: Any, old: str, new: str) -> Any:

@@ -19,6 +19,7 @@ from backtest_kit_mongo.audit.tracing.finding import (
 )
 from backtest_kit_mongo.audit.tracing.marks import Mark, marks_of
 from backtest_kit_mongo.audit.tracing.tree import UNSTAMPED, TraceStep, steps_of, writer
+from backtest_kit_mongo.coherence.texts import plain_text
 from backtest_kit_mongo.errors import NotFound
 
 __all__ = ["Trace", "trace"]
@@ -77,9 +78,11 @@ def trace(log: AuditLog, signal: str) -> Trace:
     """The trace of a signal, or of a question that became none.
 
     Raises:
+        InvalidKey: that is no text.
         NotFound: no record belongs to it.
         ServerUnreachable, ReadFailed.
     """
+    signal = plain_text(signal, "a signal's id")
     found = find_records(log, signal)
     records = found.records
     if not records:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import inf, isfinite
 from typing import Any, Final
 
 from pymongo import MongoClient
@@ -107,8 +108,8 @@ def _entry(key: Key, document: Mapping[str, Any]) -> Entry:
     when, rev = document.get("when"), document.get("rev")
     return Entry(
         key,
-        rev=int(rev) if isinstance(rev, int | float) and rev == rev else 0,
-        when=int(when) if isinstance(when, int | float) and when == when else None,
+        rev=int(rev) if isinstance(rev, int | float) and isfinite(rev) else 0,
+        when=int(when) if isinstance(when, int | float) and isfinite(when) else None,
         removed=document.get("removed") is True,
         is_empty=bool(document["empty"]),
         created_ms=_ms(document.get("createDate")),
@@ -153,7 +154,7 @@ def _series(
 def _span(collection: Collection[Document], series: Key) -> tuple[int, int] | None:
     """Open times of the first and the last row; foreign rows may have times that are none."""
     name = series.domain.columns[-1]
-    query = {**series.query(), name: {"$type": "number"}}
+    query = {**series.query(), name: {"$type": ["int", "long", "double"], "$gt": -inf, "$lt": inf}}
     found = [collection.find_one(query, {name: 1}, sort=[(name, order)]) for order in (1, -1)]
     times = [int(one[name]) for one in found if one is not None]
     return (times[0], times[1]) if len(times) == 2 else None

@@ -97,7 +97,7 @@ def record(key: Key, raw: Raw, *, keys_only: bool = False) -> Record:
         if domain.shape is Shape.LIST and not keys_only and not isinstance(payload, dict):
             raise ValueError("a row must be an object")
         when = document.get("when")
-        rev, moment = _whole("rev", document.get("rev") or 0), None if when is None else _whole("when", when)
+        rev, moment = whole("rev", document.get("rev") or 0), None if when is None else whole("when", when)
     except (TypeError, ValueError, OverflowError, RecursionError, BSONError) as cause:
         raise CorruptData(
             f"{key}: the stored document holds what this package never stores: {cause}. It was left as it is."
@@ -105,8 +105,13 @@ def record(key: Key, raw: Raw, *, keys_only: bool = False) -> Record:
     return Record(key, rev, payload, moment, document.get("removed") is True, str(document["_id"]))
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def whole(name: str, value: Any) -> int:
+    """A number that another program may have stored as a float.
+
+    Raises:
+        TypeError: it is no number that counts: MongoDB's decimals and what is beyond 64 bits do not either.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -(2.0**63) <= value < 2.0**63:
         raise TypeError(f"{name} is {value!r:.40}")
     return int(value)
 

@@ -16,7 +16,7 @@ from pymongo import DeleteOne, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 
 from backtest_kit_mongo.backends.mongo.deadline import Let
-from backtest_kit_mongo.backends.mongo.encoding import ONE
+from backtest_kit_mongo.backends.mongo.encoding import ONE, counted
 from backtest_kit_mongo.backends.mongo.layout import payload_field
 from backtest_kit_mongo.coherence.deletion import Delete, DeleteAll, deletion
 from backtest_kit_mongo.coherence.record import Domain, Key, Record
@@ -35,9 +35,12 @@ def delete(collection: Collection[Document], effect: Delete, write: Write) -> Re
     mark = _mark(key.domain, effect.note)
 
     def marked(let: Let) -> Document | None:
-        return collection.find_one_and_update(
+        one: Document | None = collection.find_one_and_update(
             key.query(), mark, projection={"rev": 1}, return_document=ReturnDocument.AFTER, let=let
         )
+        if one is not None:
+            counted(key, one)
+        return one
 
     found = write(key, marked, effect.deadline_s)
     if found is None:

@@ -27,7 +27,7 @@ from backtest_kit_mongo.backends.mongo import indexes as mongo_indexes
 from backtest_kit_mongo.backends.mongo.browsing import MongoBrowsing
 from backtest_kit_mongo.backends.mongo.deadline import Deadlines, Let, require
 from backtest_kit_mongo.backends.mongo.decoding import RAW, Moments, Raw, fields, record
-from backtest_kit_mongo.backends.mongo.encoding import ONE, new_row, row_update, store
+from backtest_kit_mongo.backends.mongo.encoding import ONE, UNCOUNTED, new_row, row_update, store
 from backtest_kit_mongo.backends.mongo.errors import IndexGone, NoRevision, is_late, own_duplicates, reading, writing
 from backtest_kit_mongo.backends.mongo.inserting import insert, insert_one
 from backtest_kit_mongo.backends.mongo.layout import collection_of, payload_field
@@ -210,10 +210,9 @@ class MongoTruth(MongoBrowsing):
                 self._begin_revisions(key)
 
     def _begin_revisions(self, key: Key) -> None:
-        """Begin to count where another program stored something that is no number. Changes nothing anywhere else."""
-        odd = [{"rev": {"$exists": True, "$not": {"$type": "number"}}}, {"rev": float("nan")}]
+        """Begin to count where another program stored what `counted` refuses. Changes nothing anywhere else."""
         with writing(key), pymongo.timeout(self._timeout_s):
-            self._collections[key.domain].update_one({**key.query(), "$or": odd}, {"$set": {"rev": 0}})
+            self._collections[key.domain].update_one({**key.query(), **UNCOUNTED}, {"$set": {"rev": 0}})
         logger.warning("%s: the stored revision was no number; they begin again", key)
 
     # -- steps

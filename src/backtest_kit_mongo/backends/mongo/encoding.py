@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import bson
 import pymongo.errors as pe
@@ -15,6 +15,7 @@ from pymongo import ReturnDocument, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
+from backtest_kit_mongo.backends.mongo.decoding import whole
 from backtest_kit_mongo.backends.mongo.errors import NoRevision
 from backtest_kit_mongo.backends.mongo.layout import hint, payload_field
 from backtest_kit_mongo.coherence.lists import Expected
@@ -95,6 +96,27 @@ def was_first(key: Key, expected_rev: int) -> Conflict:
     )
 
 
+_COUNTS: Final = [
+    {"$in": [{"$type": "$rev"}, ["int", "long", "double"]]},
+    {"$gte": ["$rev", -(2.0**63)]},
+    {"$lt": ["$rev", 2.0**63]},
+]
+UNCOUNTED: Final[Document] = {"rev": {"$exists": True}, "$expr": {"$not": [{"$and": _COUNTS}]}}
+"""Documents whose revision `counted` refuses."""
+
+
+def counted(key: Key, document: Mapping[str, Any]) -> int:
+    """The revision that a write has made.
+
+    Raises:
+        NoRevision: MongoDB counts on from more than revisions are. The write happened; it is to be done again.
+    """
+    try:
+        return whole("rev", document["rev"])
+    except TypeError as cause:
+        raise NoRevision(f"{key}: the stored revision does not count: {cause}") from None
+
+
 def store(
     collection: Collection[Document],
     change: Change,
@@ -140,7 +162,4 @@ def store(
         raise Contended(f"{key}: another step inserts it too, nothing was written") from cause
     if document is None:
         raise was_first(key, expected_rev or 0)
-    rev = document["rev"]
-    if rev != rev:
-        raise NoRevision(f"{key}: the stored revision is no number")
-    return Record(key, int(rev), change.payload, change.when, change.removed, str(document["_id"]))
+    return Record(key, counted(key, document), change.payload, change.when, change.removed, str(document["_id"]))
