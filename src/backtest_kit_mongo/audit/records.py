@@ -23,7 +23,8 @@
 
 | erased      | the payload was erased: who, why, when, and the digest of the record before (`erasing.py`) |
 
-No other field is ever changed, nor is any added.
+No other field is ever changed, nor is any added; of records that were dropped into a segment `step`, `cause` and
+`signal` go too (`operate/segments.py`).
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def drop(
     """Take out of the database what a segment holds: payloads go, hashes stay, and `verify` holds as before.
 
     The checksums are compared first, and each record with the one in the database. Of each document the newest record
-    stays whole: recovery goes on from it. Keep DIR: what was dropped is nowhere else.
+    stays whole: recovery goes on from it. Of the others key, times, writer and the hash that was sealed stay,
+    because workers would take a record that is gone for a change that was lost. Keep DIR: what was dropped is nowhere
+    else, and `bkm trace` does not find its signals any more.
 
     [bold]Examples[/]
 
@@ -84,6 +86,7 @@ def drop(
                 log.database, found, said, lambda count, total: progress.update(task, advance=count, total=total)
             )
     echo(
-        f"{done.dropped:,} payloads dropped, their hashes stay; {done.newest:,} records stay whole as their documents' "
+        f"{done.dropped:,} payloads dropped, their hashes stay: {done.before_bytes / 1e6:,.1f} MB became "
+        f"{done.after_bytes / 1e6:,.1f} MB, before compression; {done.newest:,} records stay whole as their documents' "
         f"newest; {done.empty:,} had none"
     )

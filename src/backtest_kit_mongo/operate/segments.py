@@ -5,10 +5,11 @@ dropping from the database what is in it.
     audit-seals.bson.gz   the seals, from the first one on: whoever has them and an anchor needs no database
     manifest.json         sizes and SHA-256 (`backup/archive.py`), kind "audit"
 
-What is dropped are the payloads of superseded records: of each document the newest sealed record stays whole, because
-recovery goes on from it. The rest of a record stays with the digest that was sealed, as in `audit/erasing.py`. So every
-anchor, proof and seal holds, nobody takes a dropped revision for one that was lost, and the segment proves by the same
-digests that it is what was there.
+What is dropped of a superseded record is its payload, as in `audit/erasing.py`, and what it belonged to (`DROPPED`).
+Its identity, times, writer and the digest that was sealed stay. So every anchor, proof and seal holds, nobody takes a
+dropped revision for one that was lost, what is delivered again meets its record, and the segment proves by the same
+digests that it is what was there. Why not all of a record goes: `docs/adr/0039`. Of each document the newest sealed
+record stays whole, because recovery goes on from it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
+import bson
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.database import Database
@@ -35,6 +37,8 @@ __all__ = ["Dropped", "drop_segment", "export_segment"]
 
 AUDIT: Final = "audit"
 PAGE: Final = 1_000
+DROPPED: Final = ("step", "cause", "signal")
+"""What goes beside the payload, with its place in the index: what a change belonged to is told by what it held."""
 
 Document = dict[str, Any]
 
@@ -43,14 +47,17 @@ class Dropped(NamedTuple):
     """What became of a segment's records.
 
     Attributes:
-        dropped: payloads that went.
+        dropped: those of which the payload went, and what they belonged to.
         newest: records that stay whole, because they are their documents' newest.
         empty: records that have no payload, or had none any more.
+        before_bytes, after_bytes: of the dropped ones, uncompressed: whole, and what stays of them.
     """
 
     dropped: int = 0
     newest: int = 0
     empty: int = 0
+    before_bytes: int = 0
+    after_bytes: int = 0
 
 
 def export_segment(
@@ -132,22 +139,26 @@ def _drop(database: Database[Document], page: Sequence[RawBSONDocument], note: M
         for name, one in stored.items()
         if name not in newest and one.get("payload") is not None and one.get("operation") not in KEPT
     ]
-    marks = [
-        UpdateOne(
-            {"_id": name, ERASED: None},
-            {
-                "$set": {
-                    "payload": None,
-                    ERASED: {"digest": sealed_digest(stored[name]), "at": datetime.now(UTC), **note},
-                }
-            },
-        )
-        for name in wanted
-    ]
+    marks = [_mark(stored[name], note) for name in wanted]
     if marks:
         with writing(f"{len(marks)} audit records"):
-            database.get_collection(AUDIT_ITEMS, write_concern=DURABLE).bulk_write(marks, ordered=False)
-    return Dropped(len(wanted), len(newest), len(stored) - len(wanted) - len(newest))
+            database.get_collection(AUDIT_ITEMS, write_concern=DURABLE).bulk_write(
+                [UpdateOne({"_id": name, ERASED: None}, mark) for name, mark in zip(wanted, marks, strict=True)],
+                ordered=False,
+            )
+    left = sum(_left_bytes(stored[name], mark["$set"]) for name, mark in zip(wanted, marks, strict=True))
+    whole = sum(len(stored[name].raw) for name in wanted)
+    return Dropped(len(wanted), len(newest), len(stored) - len(wanted) - len(newest), whole, left)
+
+
+def _mark(record: RawBSONDocument, note: Mapping[str, str]) -> dict[str, Document]:
+    erased = {"digest": sealed_digest(record), "at": datetime.now(UTC), **note}
+    return {"$set": {"payload": None, ERASED: erased}, "$unset": dict.fromkeys(DROPPED, "")}
+
+
+def _left_bytes(record: RawBSONDocument, changed: Document) -> int:
+    stays = {name: value for name, value in record.items() if name not in DROPPED}
+    return len(bson.encode({**stays, **changed}))
 
 
 def _newest(database: Database[Document], names: Mapping[str, Any]) -> Iterator[str]:

@@ -32,7 +32,21 @@ def without_deadline(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[A
     )
 
 
+def without_caches(plan: fx.Plan[Any], _: lists.KnownRows | None) -> fx.Plan[Any]:
+    """It is an order to MongoDB alone: no lease before it, nothing told to the cache after it, as from a shell."""
+
+    def change(effect: fx.Effect[Any]) -> fx.Effect[Any] | None:
+        return effect if isinstance(effect, deletion.Delete) else None
+
+    return altered(plan, change) if _is_deletion(plan) else plan
+
+
+def _is_deletion(plan: Any) -> bool:
+    return bool(plan.__name__ == "_counted")
+
+
 DELETIONS: Final[Mapping[str, Planted]] = {
+    "delete-past-caches": without("caches follow a deletion", "P1 P8", faults=False, wrap=without_caches),
     "delete-without-revision": without("a deletion is a revision", "I1 I2 I10", faults=False, wrap=without_revision),
     "delete-after-deadline": without(
         "a deletion's deadline lies before its lease's end",
