@@ -4,7 +4,7 @@
 
 On private servers, in alternating blocks (medians of the blocks' ratios). First, processes that all write, beside as
 many that call the bare driver's `find_one_and_update`: their total rates. Then one process that writes and reads in a
-database with the first number of documents of a domain, beside one with the second number: the same 2,000 keys,
+database with the first number of documents of a domain, beside one with the second number: the same 500 keys,
 spread over all, so that the number is all that differs.
 """
 
@@ -32,7 +32,7 @@ from backtest_kit_mongo.domains.table import SIGNAL
 from backtest_kit_mongo.testing.examples import example
 
 DATABASE = "bkm-benchmark-rates"
-KEYS = 2_000
+KEYS = 500
 PAGE = 10_000
 OPEN_S = 3.5
 """A cache that is seen for the first time is closed for a lease time, here 3 s."""
@@ -106,7 +106,7 @@ def fill(found: Found, database: str, documents: int) -> None:
     bk.setup(**{**found, "mongo_connection_string": uri})
     payload, now = example(SIGNAL), datetime.now(UTC)
     bk.PersistSignalAdapter.write_signal_data(payload, "first", "bench", "binance")
-    collection = bk.get_mongo()["signal-items"]
+    collection = bk.get_mongo()[database]["signal-items"]
     for start in range(0, documents, PAGE):
         page = [
             {
