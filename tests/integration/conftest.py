@@ -12,6 +12,7 @@ from tests.integration.support import store_for
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.drivers.store import Store
+from backtest_kit_mongo.testing.servers import READY_S
 
 Endpoints = embedded.Endpoints
 
@@ -20,7 +21,7 @@ Endpoints = embedded.Endpoints
 def own(tmp_path_factory: pytest.TempPathFactory, servers: embedded.Endpoints) -> Iterator[embedded.Endpoints]:
     """A MongoDB and a Redis of these tests alone: other tests must not see them die."""
     directory = tmp_path_factory.mktemp("own")
-    yield embedded.up(directory, die_with_caller=True)
+    yield embedded.up(directory, die_with_caller=True, timeout_s=READY_S)
     embedded.down(directory)
 
 

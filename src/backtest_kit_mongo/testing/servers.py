@@ -17,8 +17,8 @@ from pymongo.errors import PyMongoError
 from backtest_kit_mongo.embedded import NotInstalledError, down, up
 
 MONGO_IMAGE, REDIS_IMAGE = "mongo:7", "redis:7"
-READY_S = 60.0
-"""Bound on the time until a container serves."""
+READY_S = 120.0
+"""Bound on the time until a server serves: several start at once, on a machine that does other work."""
 
 
 class UnavailableError(Exception):
@@ -50,7 +50,7 @@ def private_servers(directory: Path) -> Iterator[Servers]:
         UnavailableError: they are not installed.
     """
     try:
-        endpoints = up(directory, die_with_caller=True)
+        endpoints = up(directory, die_with_caller=True, timeout_s=READY_S)
     except NotInstalledError as cause:
         raise UnavailableError(str(cause)) from cause
     try:
