@@ -145,7 +145,8 @@ def test_a_file_with_a_header_alone_has_no_candles(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no column is named 'timestamp'"),
+        ("", "begins with empty lines, or is empty"),
+        (f"{HEADER}\n".replace(",", ";") + "60000;1,5;1;1;1;1\n", "'1,5' is not a number: write it with a point"),
         ("timestamp,open,high,low,close\n60000,1,1,1,1\n", "no column is named 'volume'"),
         (f"{HEADER},open\n60000,1,1,1,1,1,1\n", "two columns are named 'open'"),
         ("60000,1,1,1,1,1\n", "line 1, column timestamp: 60000 is no time in s, ms, us, ns since 1970"),

@@ -56,6 +56,18 @@ SHAPES = {
         "2024-01-01T00:00", (42200, 44150, 42100, 44100, 800), "1d",
         ("read as CryptoDataDownload", "volume is the column 'volume btc'", "its times are in s and ms"),
     ),
+    "MetaTrader 4": Shape(
+        "2024.01.01,00:00,42110.1,42120,42100.5,42115.2,12\n",
+        "2024-01-01T00:00", (42110.1, 42120, 42100.5, 42115.2, 12),
+        notes=("read as MetaTrader", "its times have no zone"),
+    ),
+    "a separator at the end of each line": Shape(
+        "timestamp,open,high,low,close,volume,\n1704067200000,1,2,0.5,1.5,3,\n", "2024-01-01T00:00", (1, 2, 0.5, 1.5, 3)
+    ),
+    "date and time in columns that the user names": Shape(
+        "x;2024-01-01;00:00:00;1;2;0.5;1.5\n", "2024-01-01T00:00", (1, 2, 0.5, 1.5, 0),
+        said=Said(columns="symbol,date,time,open,high,low,close"),
+    ),
     "Kraken": Shape(
         "1704067200,42110,42120,42100,42115,12.5,33\n1704067320,42115,42116,42110,42112,0.5,3\n",
         "2024-01-01T00:00", (42110, 42120, 42100, 42115, 12.5), notes=("read as Kraken OHLCVT", "its times are in s"),
@@ -146,9 +158,10 @@ def test_packed_files_and_standard_input_are_read_like_others(tmp_path: Path, mo
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("BTCUSDT-1m-2024-01.csv", shape.text)
     (tmp_path / "x.txt.gz").write_bytes(gzip.compress(shape.text.encode()))
-    rows = [read(path, "1m")[0] for path in (packed, tmp_path / "x.txt.gz")]
+    (tmp_path / "wide.csv").write_text(shape.text, "utf-16")
+    rows = [read(path, "1m")[0] for path in (packed, tmp_path / "x.txt.gz", tmp_path / "wide.csv")]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(shape.text.encode())))
-    assert rows == [read(Path("-"), "1m")[0]] * 2
+    assert rows == [read(Path("-"), "1m")[0]] * 3
     with zipfile.ZipFile(packed, "a") as archive:
         archive.writestr("another.csv", "")
     with pytest.raises(WrongFile, match=r"holds 2 files \(BTCUSDT-1m-2024-01.csv, another.csv\): unpack it"):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +98,19 @@ def _as_ms(times: Sequence[file_times.Dates | NDArray[np.float64]], layout: Layo
 def _text(path: Path) -> Iterator[TextIO]:
     """The file's text; a byte order mark is not part of it."""
     name = path.name.lower()
-    if path == PIPE:
-        yield io.TextIOWrapper(io.BytesIO(sys.stdin.buffer.read()), encoding="utf-8-sig")
-    elif name.endswith(".zip"):
-        with zipfile.ZipFile(path) as archive, archive.open(only_member(path, archive)) as packed:
-            yield io.TextIOWrapper(packed, encoding="utf-8-sig")
-    elif name.endswith(".gz"):
-        with gzip.open(path, "rt", encoding="utf-8-sig") as unpacked:
-            assert isinstance(unpacked, io.TextIOWrapper)
-            yield unpacked
-    else:
-        with path.open(encoding="utf-8-sig") as plain:
-            yield plain
+    with ExitStack() as stack:
+        raw: Any
+        if path == PIPE:
+            raw = io.BufferedReader(io.BytesIO(sys.stdin.buffer.read()))
+        elif name.endswith(".zip"):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            raw = stack.enter_context(archive.open(only_member(path, archive)))
+        elif name.endswith(".gz"):
+            raw = stack.enter_context(gzip.open(path))
+        else:
+            raw = stack.enter_context(path.open("rb"))
+        is_wide = raw.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # As MetaTrader and Excel write them.
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-16" if is_wide else "utf-8-sig"))
 
 
 def only_member(path: Path, archive: zipfile.ZipFile) -> str:
@@ -205,7 +207,10 @@ def _line(number: int) -> str:
 
 
 def _no_number(text: str) -> str:
-    return f"{text.strip()!r:.60} is not a number" if text.strip(' "') else "there is no value"
+    if not text.strip(' "'):
+        return "there is no value"
+    has_comma = file_times.is_number(text.strip(' "').replace(",", ".", 1)) and "," in text
+    return f"{text.strip()!r:.60} is not a number" + (": write it with a point" if has_comma else "")
 
 
 def _still_integers(integers: int, rows: NDArray[np.float64], lines: Sequence[str], layout: Layout) -> int:

@@ -148,8 +148,8 @@ def layout_of(path: object, lines: Sequence[str], said: Said) -> Layout:
         WrongFile: it is none of those that are known, or not what the user says.
     """
     skipped = 1 if len(lines) > 1 and _is_banner(lines[0]) else 0
-    if len(lines) <= skipped:
-        raise _unknown(path, (), "timestamp")
+    if not any(line.strip() for line in lines[skipped:]):
+        raise WrongFile(f"{path} begins with empty lines, or is empty: there is no candle in it.")
     first = lines[skipped]
     separator = said.separator or max(SEPARATORS, key=first.count)
     names = fields(first, separator)
@@ -214,8 +214,8 @@ def find_columns(path: object, names: Sequence[str], said: Said) -> Columns:
     chosen = _said_names(said)
     notes: list[str] = []
     as_written = [SHORT.get(name, name) for name in names]
-    if chosen.get("time", "") in names:
-        times: tuple[int, ...] = (names.index(chosen["time"]),)
+    if "time" in chosen:
+        times: tuple[int, ...] = (_only(path, names, chosen["time"], needed=True),)
     else:
         times = _time_columns(path, as_written)
     values = []
@@ -289,15 +289,15 @@ def _kind_of(names: Sequence[str], skipped: int) -> str:
 
 def _by_place(path: object, skipped: int, separator: str, first: Sequence[str], said: Said) -> Layout:
     kind = said.kind or _kind_of_row(first)
-    places = tuple(range(len(HEADER))) if kind else ()
+    # A time of day beside the date is a column of its own.
+    times: tuple[int, ...] = (0, 1) if _has_clock(first) else (0,)
+    places: tuple[int, ...] = ()
+    if kind:
+        places = tuple(range(len(times), len(times) + len(FIELDS)))
     if said.columns and "=" not in said.columns:
-        order = [name.strip().lower() for name in said.columns.split(",")]
-        wanted = [next((name for name in ("time", "timestamp", "date") if name in order), "time"), *FIELDS]
-        if missing := [name for name in wanted[:-1] if name not in order]:
-            raise WrongFile(f"{path}: --columns names no {', '.join(missing)}.")
-        places = tuple(order.index(name) if name in order else NO_VOLUME for name in wanted)
+        times, places = _said_places(path, said.columns)
         kind = kind or "ccxt"
-    if not places or len(first) <= max(places):
+    if not places or len(first) <= max(*times, *places):
         raise WrongFile(
             f"{path}: the first line names no columns, and is not of a known kind ({', '.join(KNOWN)}): it has "
             f"{len(first)} fields: {separator.join(first)[:120]}. Say what they are: --columns "
@@ -305,13 +305,31 @@ def _by_place(path: object, skipped: int, separator: str, first: Sequence[str], 
         )
     notes = _notes(kind or "ccxt", ("it names no columns",))
     return Layout(
-        kind or "ccxt", separator, skipped, (places[0],), places[1:], len(first), said.unit,
+        kind or "ccxt", separator, skipped, times, places, len(first), said.unit,
         _zone(kind or "ccxt", said), notes,
     )  # fmt: skip
 
 
+def _said_places(path: object, columns: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the user says that times and values are."""
+    order = [name.strip().lower() for name in columns.split(",")]
+    times = ["date", "time"]
+    if not {*times} <= {*order}:
+        times = [next((name for name in ("time", "timestamp", "date") if name in order), "time")]
+    if missing := [name for name in (*times, *FIELDS[:-1]) if name not in order]:
+        raise WrongFile(f"{path}: --columns names no {', '.join(missing)}.")
+    places = (order.index(name) if name in order else NO_VOLUME for name in FIELDS)
+    return tuple(map(order.index, times)), tuple(places)
+
+
+def _has_clock(first: Sequence[str]) -> bool:
+    return len(first) > len(HEADER) and re.fullmatch(r"\d{1,2}:\d\d(:\d\d)?", first[1]) is not None
+
+
 def _kind_of_row(first: Sequence[str]) -> str:
     """Which files without header have such lines; empty: none that is known."""
+    if _has_clock(first) and re.fullmatch(r"\d{4}\.\d\d\.\d\d", first[0]):
+        return "mt5"
     if len(first) == len(HEADER) and re.fullmatch(r"\d{8} \d{6}", first[0]):
         return "histdata"
     if not all(map(is_number, first)):
