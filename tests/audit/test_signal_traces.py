@@ -79,6 +79,8 @@ def test_what_is_stamped_stands_below_what_led_to_it_and_a_lost_step_is_named(
     assert minute.steps[0].writers == ("host:7",)
     assert any("order-open-0" in text and "no record" in text for text in found.missing)
     assert found.to_dict()["steps"][0]["steps"][0]["changes"][0]["payload"] == {"rev": 1}
+    worker.record([change(4, domain="state", key=("owner", "b"))])  # Its stamp was lost; its key names the owner.
+    assert "state/d1/4" in {record.id for record in trace(AuditLog(database), "s-1").records()}
 
 
 def test_records_of_a_release_that_did_not_say_whose_they_are_are_found_by_keys_and_contents(

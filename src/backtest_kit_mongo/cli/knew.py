@@ -12,6 +12,7 @@ from bson import json_util
 
 from backtest_kit_mongo.audit.as_of import AsOf
 from backtest_kit_mongo.audit.keytext import format_key
+from backtest_kit_mongo.audit.known_sessions import known_sessions
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.market import CANDLE_FIELDS, Market
 from backtest_kit_mongo.audit.past import PastDocument
@@ -48,16 +49,18 @@ def knew(
 
     Exit status: 0; 1 when a server failed, 2 when an argument is wrong.
     """
-    moment = past_ms(at, "--at")
-    with open_audit_log() as log, AsOf(moment, lambda: nullcontext(log)) as then:
-        found = list(then.documents(strategy=strategy, symbol=symbol))
-        candles = list(_candles(log, then, _series(found)))
+    with open_audit_log() as log:
+        moment = past_ms(at, "--at")
+        with AsOf(moment, lambda: nullcontext(log)) as then:
+            found = list(then.documents(strategy=strategy, symbol=symbol))
+            candles = list(_candles(log, then, _series(found)))
+        known = "" if found else known_sessions(log, strategy, "live")
     for one in found:
         echo(json.dumps(_described(one)) if as_json else _line(one))
     for candle in candles:
         echo(json.dumps(candle) if as_json else _candle_line(candle))
     if not found:
-        echo(f"The audit log knows nothing of a strategy {strategy!r} at {iso(moment)}.", err=True)
+        echo(f"The audit log knows nothing of a strategy {strategy!r} at {iso(moment)}. {known}.", err=True)
     for sentence in then.missing:
         echo(f"missing: {sentence}", err=True)
 

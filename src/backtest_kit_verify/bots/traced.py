@@ -18,7 +18,7 @@ from backtest_kit_verify.bots.plan import EXCHANGE
 
 OF_NO_SIGNAL = ("candle", "measure", "log", "state", "strategy", "signal", "schedule")
 """Domains of which a record that lost its stamp may tell no signal: what a context remembers belongs to all of them,
-and a context that holds nothing has none.
+and a context that holds nothing has none. The `signal` of such a state is its key, so the context.
 """
 
 
@@ -91,6 +91,7 @@ def _orphans(database: Any, seats: Sequence[Seat], signals: set[str], traced: se
     }
     known = signals | questions
     for record in database[AUDIT_ITEMS].find({}, {"signal": 1, "domain": 1, "cause": 1}):
-        is_free = record["domain"] in OF_NO_SIGNAL and not record.keys() & {"cause", "signal"}
+        tells = record.keys() & ({"cause"} if record["domain"] == "state" else {"cause", "signal"})
+        is_free = record["domain"] in OF_NO_SIGNAL and not tells
         if record["_id"] not in traced and record.get("signal") not in known and not is_free:
             yield str(record["_id"])

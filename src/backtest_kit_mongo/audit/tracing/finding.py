@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pymongo.errors import OperationFailure
 
+from backtest_kit_mongo.audit.belonging import SIGNAL_COLUMN
 from backtest_kit_mongo.audit.keytext import format_key
 from backtest_kit_mongo.audit.log import AuditLog
 from backtest_kit_mongo.audit.records import SIGNALS, AuditRecord, from_document, readable
@@ -137,8 +138,8 @@ class _Finder:
         ]
         if not ranges:
             return []
-        found = self._items.find({"$or": ranges, "signal": {"$exists": False}}, batch_size=BATCH)
-        return [one for one in map(from_document, found) if one.id not in known]
+        found = map(from_document, self._items.find({"$or": ranges, "cause": {"$exists": False}}, batch_size=BATCH))
+        return [one for one in found if one.id not in known and (not one.signal or _has_owner(one))]
 
     def _before(self, records: list[AuditRecord]) -> dict[str, AuditRecord]:
         """What differences of a document's first record are told against."""
@@ -180,6 +181,11 @@ class _Finder:
         fields = {"_id": 0, "timestamp": 1, **dict.fromkeys(CANDLE.fields, 1)}
         found = readable(self._log.database, collection_of(CANDLE)).find(query, fields).sort("timestamp", 1)
         return [{name: row.get(name) for name in ("timestamp", *CANDLE.fields)} for row in found]
+
+
+def _has_owner(record: AuditRecord) -> bool:
+    """Whether what it says of a signal is its key, which of a context's own state is the context."""
+    return SIGNAL_COLUMN in BY_NAME[record.domain].columns
 
 
 def _revisions(records: Iterable[AuditRecord]) -> dict[tuple[str, str], list[int]]:
