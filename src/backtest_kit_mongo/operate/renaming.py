@@ -173,7 +173,7 @@ def _plan_one(store: Store, plan: Renaming, key: Key, old: str, new: str) -> Non
 
 def _under_new_name(domain: Domain, payload: Any, old: str, new: str) -> Any:
     renamed = _renamed(payload, old, new)
-    return [[_holder(row, old, new), *row[1:]] for row in renamed or []] if domain is RISK else renamed
+    return [[_holder(row, old, new), *row[1:]] for row in renamed] if domain is RISK and renamed else renamed
 
 
 def _why_left(domain: Domain, payload: Any, old: str, *, is_as_before: bool) -> str:
