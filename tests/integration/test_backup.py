@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 from tests.integration.support import LEASE_MS, eventually, store_for
+from tests.integration.test_deletion import bed as copied
 from tests.integration.test_deletion import write
 from tests.worker.recovery_support import MINUTE_MS, Bed, bed_for, series
+from tests.worker.replica_support import Bed as Copied
+from tests.worker.replica_support import finish
 from typer.testing import CliRunner
 
 from backtest_kit_mongo.candles.intervals import grid_of
 from backtest_kit_mongo.cli.main import app
+from backtest_kit_mongo.coherence.inventory import Selection
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
-from backtest_kit_mongo.domains.table import SIGNAL
+from backtest_kit_mongo.domains.table import DOMAINS, SIGNAL
 from backtest_kit_mongo.drivers.store import Store
 from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.operate.backup import dumping, files
@@ -31,6 +35,7 @@ from backtest_kit_worker.fence import PrimaryChanged
 from backtest_kit_worker.services.seal import SealService
 
 pytestmark = pytest.mark.live
+__all__ = ["copied"]
 
 
 @pytest.fixture
@@ -120,6 +125,31 @@ def _recorded(bed: Bed) -> bool:
     except PrimaryChanged:
         return False
     return bool(bed.records(operation="restore"))
+
+
+def test_after_a_restore_replicas_and_inventory_have_what_mongodb_has(copied: Copied, tmp_path: Path) -> None:
+    keys = write(copied.store, "trend")
+    targets = copied.to_mongo(), copied.to_directory()
+    service, role = copied.service(*targets), copied.role(*targets)
+    finish(service)
+    run("backup", tmp_path / "b")
+    write(copied.store, "trend")  # Higher revisions than those that come back.
+    later = write(copied.store, "later")
+    copied.store.delete(keys[0], note("it comes back"))
+    role.apply(copied.events())
+    copied.require_equal()
+    assert there(copied.files()) == {*keys[1:], *later}
+
+    run("restore", tmp_path / "b", "--replace")
+    finish(service)
+    copied.require_equal()
+    assert there(copied.store) == there(copied.files()) == {*keys}
+    assert served(copied.files(), keys) == served(copied.store, keys)
+
+
+def there(store: Store) -> set[Key]:
+    """What the inventory names."""
+    return {entry.key for domain in DOMAINS for entry in store.browse(domain, Selection())}
 
 
 def test_a_backup_is_of_one_moment_however_long_the_copy_takes_and_whatever_is_written_meanwhile(

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
-from tests.integration.support import LEASE_MS
-from tests.integration.test_backup import run, served
+from tests.integration.test_backup import bed, run, served
 from tests.integration.test_deletion import write
-from tests.worker.recovery_support import Bed, bed_for
+from tests.worker.recovery_support import Bed
 
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
 from backtest_kit_mongo.domains.table import LOG, PARTIAL, RISK, RUN, SIGNAL, STATE
 from backtest_kit_mongo.drivers.store import Store
-from backtest_kit_mongo.embedded import Endpoints
 from backtest_kit_mongo.operate import renaming
 from backtest_kit_mongo.stores import new_file_store
 from backtest_kit_mongo.testing.examples import example
 
 pytestmark = pytest.mark.live
+__all__ = ["bed"]
 OPEN = Key(SIGNAL, ("ETH/USDT", "trend", "binance"))
 BOOK = Key(RISK, ("swing", "binance"))
 OWNED = Key(STATE, ("ETH/USDT:trend:binance:live", "state"))
-
-
-@pytest.fixture
-def bed(servers: Endpoints, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    name = f"{new_database()}_renaming"
-    with bed_for(servers, name) as made:
-        for variable, value in {
-            "MONGO_CONNECTION_STRING": servers.mongo_connection_string(name), "REDIS_HOST": servers.redis_host,
-            "REDIS_PORT": str(servers.redis_port), "LEASE_MS": str(LEASE_MS), "NEAR_CACHE": "",
-        }.items():  # fmt: skip
-            monkeypatch.setenv(f"CC_{variable}", value)
-        yield made
 
 
 def held(store: Store, strategy: str) -> list[Key]:
