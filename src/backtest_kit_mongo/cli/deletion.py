@@ -127,6 +127,8 @@ def prune(
         asked = ", ".join(f"{name} older than {days:g} days" for name, days in kept.items())
         if not kept:
             echo("No domain has an age: CC_RETENTION is empty and no --older-than is given, so all is kept.", err=True)
+            if not as_json:
+                return
         _carry_out(store, keys, asked, why or asked, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
