@@ -68,6 +68,7 @@ def test_a_memory_is_open_at_once_where_it_began_empty_and_nobody_has_used_it(
     client.eval(Script("claim").source, len(claimed), *claimed, "", era, 1)
     expected = b"seen" if is_used else f"{own[:24]}{era}0".encode() if is_said_of_it else None
     assert client.get(names.born) == expected
+    assert not client.exists(new_name(names.born))
 
 
 def test_what_a_flush_takes_changes_the_identity_although_the_numbers_are_the_same(

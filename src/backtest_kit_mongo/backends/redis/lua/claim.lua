@@ -24,8 +24,11 @@ end
 redis.call('DEL', KEYS[1]) -- After a first write that needs no memory, a full Redis lets a script end: who starts then must come up.
 redis.call('SET', KEYS[1], ARGV[2] .. string.format('%.0f', count))
 local new = redis.call('GET', KEYS[4])
-if new and new == incarnation() and redis.call('EXISTS', KEYS[3]) == 0 then
-  -- This memory began empty, together with its MongoDB, and nobody has used it: no lease can be under way. Open at once.
-  redis.call('SET', KEYS[3], string.sub(new, 1, 24) .. ARGV[2] .. '0')
+if new then
+  redis.call('DEL', KEYS[4]) -- It speaks of the first use alone.
+  if new == incarnation() and redis.call('EXISTS', KEYS[3]) == 0 then
+    -- This memory began empty, together with its MongoDB, and nobody has used it: no lease can be under way. Open at once.
+    redis.call('SET', KEYS[3], string.sub(new, 1, 24) .. ARGV[2] .. '0')
+  end
 end
 return { 1, last }
