@@ -24,8 +24,9 @@ from backtest_kit_mongo import locks
 from backtest_kit_mongo.adapters.registries import PersistStateRegistry
 from backtest_kit_mongo.backends.files.documents import FileTruth
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.cluster import link_over
+from backtest_kit_mongo.backends.redis.options import CacheOptions
 from backtest_kit_mongo.coherence.effects import Find
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Key, Record

@@ -13,12 +13,15 @@ from pymongo import MongoClient
 
 from backtest_kit_mongo.backends.mongo.identity import IdentityDocument, Start
 from backtest_kit_mongo.backends.mongo.layout import collection_of
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.id_cache import RedisIdCache
 from backtest_kit_mongo.backends.redis.identity import Identity, SharedIdentity
 from backtest_kit_mongo.backends.redis.link import Link
+from backtest_kit_mongo.backends.redis.options import CacheOptions
 from backtest_kit_mongo.backends.redis.partitions import PartitionedCache
+from backtest_kit_mongo.backends.redis.passing import Passing
+from backtest_kit_mongo.coherence.bypass import serve_ms_of
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Shape
 from backtest_kit_mongo.domains.table import DOMAINS
@@ -61,12 +64,20 @@ def make_cache(
         origin=Origin(socket.gethostname(), os.getpid()),
         trace=trace,
     )
+
+    def passing(scope: Callable[[], str]) -> Passing | None:
+        if not isinstance(identity, SharedIdentity):
+            return None
+        return Passing(identity.flags, scope, serve_ms_of(settings.lease_ms), identity.end)
+
     kind = RedisCache if settings.cache_mode == "document" else RedisIdCache
     if not settings.redis_cluster:
-        return kind(link, options, identity=identity)
+        return kind(link, options, identity=identity, passing=passing(lambda: "*/0"))
     counts = CacheCounts(time.monotonic)
 
     def make(health_key: str) -> RedisCache:
-        return kind(link, options, identity=identity, health_key=health_key, counts=counts)
+        partition = health_key.partition("}")[0].removeprefix("{bk:")
+        of_partition = passing(lambda: f"{partition}/{identity.partitions}")
+        return kind(link, options, identity=identity, health_key=health_key, counts=counts, passing=of_partition)
 
     return PartitionedCache(settings.database, identity, make, counts, settings.redis_retry_ms / 1000)

@@ -131,6 +131,7 @@ class CacheFigures(NamedTuple):
     incarnation_changes: int
     bypass_s: float
     is_bypassing: bool
+    closed_s: float
 
 
 class Cache(Protocol):

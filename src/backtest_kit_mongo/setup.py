@@ -20,6 +20,7 @@ from backtest_kit_mongo.backends.mongo.reader import MongoReader
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.cluster import link_over
 from backtest_kit_mongo.backends.redis.identity import Identity
+from backtest_kit_mongo.backends.redis.passing import Serving
 from backtest_kit_mongo.caches import identity_of, make_cache
 from backtest_kit_mongo.domains.table import BY_NAME, DOMAINS, SCHEDULE, SIGNAL
 from backtest_kit_mongo.drivers.store import Store
@@ -67,7 +68,8 @@ def make_store(settings: Settings) -> Store:
     link = link_over(redis_client(settings))
     identity = identity_of(settings, lambda: truth.client, link)
     cache = make_cache(settings, identity, link, trace)
-    return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, _make_near(settings, identity))
+    near = _make_near(settings, identity, cache.serving)
+    return store_kind(f"mongodb ({settings.cache_mode} cache)", truth, cache, near)
 
 
 def make_reader(settings: Settings) -> Store:
@@ -77,7 +79,7 @@ def make_reader(settings: Settings) -> Store:
     return Store(f"MongoDB at {settings.mongo_address}", truth, NoCache())
 
 
-def _make_near(settings: Settings, identity: Identity) -> NearCache | None:
+def _make_near(settings: Settings, identity: Identity, serving: Callable[[str], Serving]) -> NearCache | None:
     if not settings.near_cache or settings.cache_mode == "id":
         return None  # In mode `id` nothing but MongoDB is believed.
     options = NearOptions(
@@ -88,7 +90,7 @@ def _make_near(settings: Settings, identity: Identity) -> NearCache | None:
         retry_ms=settings.redis_retry_ms,
     )
     client = redis_client(settings)
-    return NearCache(client, link_over(client), options, identity)
+    return NearCache(client, link_over(client), options, identity, serving)
 
 
 def _name_of(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
+from backtest_kit_verify.chaos.checks import Evidence, Story, Violation, check_history, stories
 from backtest_kit_verify.chaos.feed_checks import FeedVerdict, check_feed
 from backtest_kit_verify.chaos.history import Flush, History, Operation, RedisKill, Reunion, Revision, Value
 from backtest_kit_verify.chaos.journal import CallKind, Outcome
@@ -102,18 +102,12 @@ class Past:
     def stories(self) -> list[Story]:
         return stories(self.history, self._evidence())
 
-    def check(self) -> tuple[list[Violation], list[Excused]]:
+    def check(self) -> list[Violation]:
         return check_history(self.stories())
 
     def kinds(self) -> set[str]:
         """The kinds of violations."""
-        return {violation.kind for violation in self.check()[0]}
-
-    def excused(self) -> list[Excused]:
-        """The reads outside the promise, if nothing is violated."""
-        violations, excused = self.check()
-        assert not violations, violations
-        return excused
+        return {violation.kind for violation in self.check()}
 
     def feed(self) -> FeedVerdict:
         return check_feed(self.history, self._evidence(), self.stories())

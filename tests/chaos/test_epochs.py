@@ -23,7 +23,7 @@ def set_back(past: Past, rev: int, mark: str) -> tuple[set[str], int]:
         known = (
             Evidence(past.stored, past.cached, {}, {}) if epoch.is_last else Evidence((), (), {}, {}, is_final=False)
         )
-        found += check_history(stories(epoch.history, known))[0]
+        found += check_history(stories(epoch.history, known))
     return {violation.kind for violation in found}, sum(epoch.unjudged for epoch in epochs)
 
 

@@ -12,6 +12,7 @@ from tests.integration.support import eventually
 
 from backtest_kit_mongo.backends.near_cache import NearCache, NearOptions
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
+from backtest_kit_mongo.backends.redis.passing import Serving
 from backtest_kit_mongo.coherence.near import NearBegin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change
@@ -85,6 +86,7 @@ def test_a_process_that_hears_no_heartbeat_listens_through_another_node() -> Non
         link,
         NearOptions("db", frozenset({STATE}), 1_000, 1_000, 1),
         FixedIdentity(8, 1_000),
+        lambda born: Serving(born, 0, lambda: True),
         clock_s=lambda: float(next(seconds)),
     )
     near.begin(NearBegin(Key(STATE, ("signal", "bucket"))))

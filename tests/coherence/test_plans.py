@@ -134,7 +134,7 @@ class TestMerge:
         assert isinstance(commit, fx.Commit)
         assert commit.published == written[-1:]
         *_, kept = reported(None, fx.CacheDown())
-        assert kept == fx.Defer((SCOPE,), written[plans.EVENTS_MAX :])
+        assert kept == fx.Defer((SCOPE,), written[plans.EVENTS_MAX :], LEASED.deadline_s)
 
     def test_without_redis_nothing_is_assumed_next_time(self) -> None:
         steps: list[Step] = [(fx.Lease, None), (lists.Rows, {}), (lists.Merge, ()), (fx.Defer, None)]

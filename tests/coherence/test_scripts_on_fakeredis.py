@@ -16,8 +16,9 @@ import fakeredis
 import pytest
 
 from backtest_kit_mongo.backends.memory import MemoryTruth
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.link import Script
+from backtest_kit_mongo.backends.redis.options import CacheOptions
 from backtest_kit_mongo.coherence.events import Origin
 from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.domains.checks import make_change

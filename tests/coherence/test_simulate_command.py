@@ -33,7 +33,7 @@ def test_a_violation_prints_seed_and_story_and_a_command_that_shows_it_again() -
 
 
 def test_a_replay_tells_every_step() -> None:
-    code, said = run("--replay", "write@a read@b | 0 1 crash:a tick tick tick 1")
+    code, said = run("--replay", "write@a read@b | vouch 0 1 crash:a tick tick tick 1")
     assert code == 0
     assert "write@a: Lease -> lease 0" in said
     assert "the client dies" in said

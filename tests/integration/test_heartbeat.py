@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -28,8 +29,10 @@ def names(new_database: Callable[[], str]) -> Channels:
 
 
 @pytest.fixture
-def heartbeat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], list[str]]]:
-    """Ask for a heartbeat and hear its answer: the question, the identity, the numbers."""
+def heartbeat(client: redis.Redis, names: Channels) -> Iterator[Callable[..., list[str]]]:
+    """Ask for a heartbeat and hear its answer: the question, the identity, the numbers. Where no token lives: what to
+    ask again with.
+    """
     with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
         subscription.subscribe(names.heartbeats)
         subscription.get_message(timeout=5)
@@ -37,10 +40,13 @@ def heartbeat(client: redis.Redis, names: Channels) -> Iterator[Callable[[], lis
         era, era_key = "e" * 16, names.born + ":era"
         client.set(era_key, era)
 
-        def ask() -> list[str]:
-            RedisLink(client).run(
-                Script("heartbeat"), [names.born, era_key, *names.numbers], [era, names.heartbeats, "question"]
-            )
+        def ask(serve_ms: int = 0, asked: bytes = b"") -> list[Any]:
+            keys = [names.born, era_key, names.born + ":token", *names.numbers]
+            arguments: list[str | bytes | int] = [era, names.heartbeats, "question", serve_ms, asked]
+            unserved = RedisLink(client).run(Script("heartbeat"), keys, arguments)
+            if unserved is not None:
+                assert subscription.get_message() is None
+                return list(unserved)
             said: str = subscription.get_message(timeout=5)["data"].decode()
             return said.split(" ")
 
@@ -69,6 +75,16 @@ def test_a_memory_is_open_at_once_where_it_began_empty_and_nobody_has_used_it(
     expected = b"seen" if is_used else f"{own[:24]}{era}0".encode() if is_said_of_it else None
     assert client.get(names.born) == expected
     assert not client.exists(new_name(names.born))
+
+
+def test_nothing_is_confirmed_where_no_token_lives_until_somebody_has_looked_for_flags(
+    client: redis.Redis, names: Channels, heartbeat: Callable[..., list[Any]]
+) -> None:
+    (asked,) = heartbeat(600_000)
+    assert heartbeat(600_000) != heartbeat(600_000, asked)
+    assert heartbeat(600_000)[0] == "question", "now there is a token"
+    client.delete(names.born + ":token")
+    assert len(heartbeat(1, asked)) == 1, "it was too long ago"
 
 
 def test_what_a_flush_takes_changes_the_identity_although_the_numbers_are_the_same(

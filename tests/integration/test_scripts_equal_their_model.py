@@ -22,10 +22,11 @@ from tests.integration.support import settings_for
 
 from backtest_kit_mongo import embedded
 from backtest_kit_mongo.backends.memory_cache import MemoryCache, MemoryRedis, Outdated
-from backtest_kit_mongo.backends.redis.cache import CacheOptions, RedisCache
+from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.entry import parse_entry
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity
 from backtest_kit_mongo.backends.redis.link import RedisLink, Script
+from backtest_kit_mongo.backends.redis.options import CacheOptions
 from backtest_kit_mongo.backends.redis.relay import relay
 from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence.codec import pack

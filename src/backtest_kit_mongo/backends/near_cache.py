@@ -19,7 +19,8 @@ import redis
 from backtest_kit_mongo import locks
 from backtest_kit_mongo.backends.redis.errors import Outdated
 from backtest_kit_mongo.backends.redis.identity import Identity
-from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Link, RedisLink, Script
+from backtest_kit_mongo.backends.redis.link import UNREACHABLE, Argument, Link, RedisLink, Script
+from backtest_kit_mongo.backends.redis.passing import Serving
 from backtest_kit_mongo.coherence.keys import Channels, channels, names, parse_entry_name
 from backtest_kit_mongo.coherence.near import Copies, Fetch, NearBegin, NearEnd
 from backtest_kit_mongo.coherence.record import Domain, Key, Record
@@ -65,6 +66,7 @@ class NearCache:
         link: Link,
         options: NearOptions,
         identity: Identity,
+        serving: Callable[[str], Serving],
         *,
         clock_s: Callable[[], float] = boot_s,
     ) -> None:
@@ -73,7 +75,7 @@ class NearCache:
         self._clock_s = clock_s
         self._lock = locks.Lock()
         self._copies = Copies(options.bytes_max, options.staleness_ms / 1000)
-        self._subscriber = _Subscriber(client, link, options, identity, self._copies, self._lock, clock_s)
+        self._subscriber = _Subscriber(client, link, options, identity, serving, self._copies, self._lock, clock_s)
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -131,6 +133,7 @@ class _Subscriber:
         link: Link,
         options: NearOptions,
         identity: Identity,
+        serving: Callable[[str], Serving],
         copies: Copies,
         lock: locks.Lock,
         clock_s: Callable[[], float],
@@ -138,6 +141,7 @@ class _Subscriber:
         self._client: Any = client  # The library's `pubsub` has no types.
         self._link = link
         self._identity = identity
+        self._serving = serving
         self._copies = copies
         self._lock = lock
         self._clock_s = clock_s
@@ -229,11 +233,7 @@ class _Subscriber:
             if node in lost:
                 continue
             try:
-                self._link.run(
-                    self._heartbeat,
-                    [found.born, self._identity.name(found.born), *found.numbers],
-                    [self._identity.era, found.heartbeats, now_s.hex()],
-                )
+                self._ask_node(found, now_s)
                 heard = True
             except Outdated:
                 self._identity.renew()
@@ -242,6 +242,17 @@ class _Subscriber:
                 lost[node] = cause
         if lost and not heard:
             raise next(iter(lost.values()))
+
+    def _ask_node(self, found: Channels, now_s: float) -> None:
+        """As for READ: where no token lives, copies are not confirmed before a look for flags has found none."""
+        serving = self._serving(found.born)
+        keys = [found.born, self._identity.name(found.born), serving.token, *found.numbers]
+        arguments: list[Argument] = [self._identity.era, found.heartbeats, now_s.hex(), serving.serve_ms]
+        unserved = self._link.run(self._heartbeat, keys, [*arguments, b""])
+        if unserved is not None:
+            self._heartbeat_heard_s = now_s  # It is answered, if only so.
+            if serving.is_free():
+                self._link.run(self._heartbeat, keys, [*arguments, unserved[0]])
 
     def _take(self, channel: bytes, said: bytes) -> None:
         found: Channels | None = self._by_heartbeat.get(channel)

@@ -28,6 +28,10 @@ another era is refused. Entries and rights of another incarnation do not exist. 
 *open* (may cache) only after one full lease time, so that a lease swallowed by the lost suffix cannot still be in
 flight.
 
+*Token:* a client that cannot reach Redis writes MongoDB past it, while others can. So entries are served only while a
+short-lived token lives in Redis, which nobody prolongs who sees that client's *flag* in MongoDB, and the client waits
+for its end before its first such write (`bypass.py`).
+
 Files, in the order to read them: `record.py` (what is stored), `effects.py` (what a plan asks for), `plans.py` (the
 steps of documents). Then what goes beyond, each with its own effects: `lists.py`, `series.py`, `steps.py` (several keys
 at once), `deletion.py` (for good), `near.py` (copies in a process). Below: `eras.py` (to whom Redis belongs), `keys.py`

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from backtest_kit_mongo.coherence.events import Operation
@@ -34,7 +35,7 @@ class CacheDown(Exception):
 
 
 class Leased(NamedTuple):
-    """A writer's lease.
+    """A writer's lease, or without a token its leave to write past a cache that it cannot reach (`bypass.py`).
 
     Attributes:
         token: never used before, not even by a retry of the same write.
@@ -72,7 +73,7 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lease(Effect["Leased | None"]):
-    """None: the cache cannot be reached and the settings say to go on without it."""
+    """None: there is no cache that others read."""
 
     key: Key
     want_prior: bool = False
@@ -114,10 +115,15 @@ class Defer(Effect[None]):
     """Keep what the cache missed.
 
     Before it is used again, the entries and rights of `keys` are deleted and the events appended.
+
+    Attributes:
+        leased_until_s: they were written, and until then, on the driver's monotonic clock, a lease kept everybody from
+            caching what was true before; 0: none did, inf: nothing was acknowledged (`bypass.py`).
     """
 
     keys: tuple[Key, ...]
     published: tuple[Published, ...] = ()
+    leased_until_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The named invariants. Tests and run-time checks use these names; the proof shows that every step preserves them.
 
-V(E): an entry of the current incarnation. V(F): a right of the current incarnation. In flight: sent to MongoDB, neither
+V(E): an entry of the current incarnation, while nobody owes it something that was written past Redis. V(F): a right, of
+the same. In flight: sent to MongoDB, neither
 committed nor refused, and its deadline has not passed by MongoDB's clock. A command that has arrived nowhere yet is on
 its way for ever; only its deadline keeps it from being in flight for as long.
 """
@@ -27,6 +28,8 @@ INVARIANTS = {
     "I13": (
         "between the entry that LEASE reported a writer of and its own write there is no other, while its right is live"
     ),
+    "I14": "while anything is served, or may come to be, nobody may write past Redis",
+    "I15": "who writes past Redis has a flag, until nothing of it can arrive and all is delivered",
 }
 
 

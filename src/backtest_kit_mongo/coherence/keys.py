@@ -11,6 +11,7 @@
 | {bk:p}:db:b                | string | LEASE, MISS, HEARTBEAT     | FLUSH                      | never     | B, the incarnation and when it was first seen |
 | {bk:p}:db:o:deployment     | string | CLAIM                 | FLUSH                      | never     | O, the era of the database that this Redis is in, and how far MongoDB had counted in it |
 | {bk:0}:db:new              | string | `bkm up`              | FLUSH                      | never     | the identity of a memory that began empty, together with its MongoDB |
+| {bk:p}:db:t:deployment     | string | READ                  | its TTL, FLUSH             | yes       | T, the token: incarnation, until when entries are served |
 | {bk:p}:db:s                | stream | COMMIT, PUBLISH       | the worker, once acknowledged | never  | S, change events: fields `e` (header) and `p` (payload) |
 | {bk:p}:db:a                | string | COMMIT, PUBLISH, SIZE | FLUSH                   | never     | A, the account of S: how many bytes it holds, and may hold |
 | <original's own name>      | string | id mode only          | nobody                     | yes       | `_id` for the npm package; no protocol depends on it |
@@ -115,6 +116,12 @@ def channels(database: str, partitions: int, domains: Iterable[str], process: st
 def era_name(born: str, deployment: str) -> str:
     """O of a deployment in the partition of a `born` key."""
     return f"{born[:-1]}o:{deployment}"
+
+
+@lru_cache(maxsize=4_096)
+def token_name(born: str, deployment: str) -> str:
+    """T of a deployment in the partition of a `born` key."""
+    return f"{born[:-1]}t:{deployment}"
 
 
 def partition_names(database: str, partition: int) -> tuple[str, str]:

@@ -197,8 +197,8 @@ def _remembered(
     events_max: int,
 ) -> Plan[Merged]:
     """Tell cache and feed of the rows that were written, and say what is known under the new stamp."""
-    if leased is None:
-        yield from ask(Defer((scope,), written))
+    if leased is None or not leased.token:
+        yield from ask(Defer((scope,), written, 0))
         return Merged("", None, {}, len(written), dropped)
     yield from announce(scope, leased, Record(scope, id=leased.token), pack(None), written, events_max)
     seen.update((p.record.key.item, Seen(p.record.rev, p.record.id, digest(p.body))) for p in written)

@@ -7,8 +7,8 @@ N2  *monotonic reads*: no read of this process returns an older revision than on
 N3  *own writes*: a read of this process that begins after a write of this process returned sees it or a newer one;
 N4  when all is quiet and the channel is heard, no copy differs from MongoDB.
 
-Not linearizable across processes: another one's write of the last D may be missed. Only a shared entry is. A write past
-Redis (bypass) counts as returned when it was relayed, here as for the shared entry.
+Not linearizable across processes: another one's write of the last D may be missed. Only a shared entry is. Heartbeats
+are answered while the token lives (`bypass.py`), so N1 holds for writes past Redis, too.
 
 How. LEASE, which precedes every write, tells a *channel* the name of the entry; messages of a channel are numbered
 without a gap (`ChannelState`). A *heartbeat* asks Redis, through the same channel, for the number that it has reached:

@@ -80,14 +80,14 @@ def give_up(key: Key, leased: fx.Leased | None, error: BaseException) -> Plan[No
         return  # The client is gone; a plan that is being closed may not ask for anything.
     if isinstance(error, CERTAINLY_NOT_WRITTEN):
         yield from release(key, leased)
-    elif leased is None:
+    elif leased is None or not leased.token:
         # A write without a lease that may have happened: an old entry may have survived it.
         yield from ask(fx.Defer((key,)))
 
 
 def release(key: Key, leased: fx.Leased | None) -> Plan[None]:
     """End a lease of which certainly nothing was written."""
-    if leased is None:
+    if leased is None or not leased.token:
         return
     try:
         yield from ask(fx.Abort(key, leased.token))
@@ -111,8 +111,8 @@ def announce(
     not by order, and the lease is still held, so nobody caches meanwhile (I2). If it runs out, COMMIT installs nothing.
     Who dies between pages leaves what a writer leaves that dies before COMMIT: the rest comes by recovery.
     """
-    if leased is None:
-        yield from ask(fx.Defer((key,), published))
+    if leased is None or not leased.token:
+        yield from ask(fx.Defer((key,), published, 0))
         return
     reported = 0
     try:
@@ -123,7 +123,7 @@ def announce(
                 yield from ask(fx.Publish(key, page))
             reported += len(page)
     except fx.CacheDown:
-        yield from ask(fx.Defer((key,), published[reported:]))
+        yield from ask(fx.Defer((key,), published[reported:], leased.deadline_s))
 
 
 def pages(published: tuple[fx.Published, ...], events_max: int) -> Iterator[tuple[fx.Published, ...]]:

@@ -93,8 +93,7 @@ class Done(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LeaseAll(Effect["Leased | None"]):
-    """LEASE of keys of one partition, in one script, under one token. None: the cache cannot be reached, and the
-    settings say to go on without it.
+    """LEASE of keys of one partition, in one script, under one token. None: there is no cache that others read.
 
     Attributes:
         lifetime_ms: how long MongoDB lets a transaction live.
@@ -232,12 +231,12 @@ def give_up(leases: Leases, error: BaseException) -> Plan[None]:
         return
     for group, leased in leases.items():
         if isinstance(error, plans.CERTAINLY_NOT_WRITTEN):
-            if leased is not None:
+            if leased is not None and leased.token:
                 try:
                     yield from ask(AbortAll(group, leased.token))
                 except CacheDown:
                     continue  # They end by themselves.
-        elif leased is None:
+        elif leased is None or not leased.token:
             yield from ask(Defer(group))
 
 
@@ -245,8 +244,8 @@ def announce(leased: Leased | None, done: tuple[Done, ...]) -> Plan[None]:
     """Tell one partition. Cannot fail: the step has happened."""
     published = tuple(event for one in done for event in one.published)
     keys = tuple(one.key for one in done)
-    if leased is None:
-        yield from ask(Defer(keys, published))
+    if leased is None or not leased.token:
+        yield from ask(Defer(keys, published, 0))
         return
     reported = 0
     try:
@@ -258,4 +257,4 @@ def announce(leased: Leased | None, done: tuple[Done, ...]) -> Plan[None]:
         rest = tuple(one._replace(published=tuple(e for e in one.published if id(e) in kept)) for one in done)
         yield from ask(CommitAll(leased.token, rest, leased.deadline_s))
     except CacheDown:
-        yield from ask(Defer(keys, published[reported:]))
+        yield from ask(Defer(keys, published[reported:], leased.deadline_s))

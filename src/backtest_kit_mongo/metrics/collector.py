@@ -72,6 +72,7 @@ def _of_cache(counts: CacheFigures) -> Iterator[Metric]:
     )
     yield _counter("bypass_seconds", "Time without Redis.", counts.bypass_s)
     yield _gauge("bypassing", "1 while Redis is bypassed.", int(counts.is_bypassing))
+    yield _counter("closed_seconds", "Time in which a write past Redis closed the cache.", counts.closed_s)
 
 
 def _outcomes(name: str, help_text: str, outcomes: tuple[str, ...], tallies: Tallies) -> Metric:

@@ -18,11 +18,9 @@ stop. What is checked (`checks.py`, pure functions of the histories and of what 
 - no acknowledged write lost, no document twice in MongoDB, no cached entry that differs from MongoDB when all is quiet;
 - every change has its event, or the fault that took it is named.
 
-What is outside the promise: a client that is cut off from Redis alone writes past it, and others may be served the
-older entry until it reaches Redis again, or for a client that dies before that until the key's next write. `excuses.py`
-computes that span for each such write. Reads that saw less *only* because of such writes, inside such a span, are
-counted apart. Likewise events that no recovery role has republished yet: of writers that died between MongoDB and
-Redis, and of the suffix that a killed or flushed Redis lost.
+Nothing excuses a read, a cut from Redis alone neither (`docs/adr/0040`). Counted apart are events that no recovery role
+has republished yet: of writers that died between MongoDB and Redis, and of the suffix that a killed or flushed Redis
+lost.
 
 A client is run by `client.py`, which sees the store through `observed.py`: nothing of the protocol is changed there.
 """

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 
-from backtest_kit_verify.chaos.excuses import Excuses
 from backtest_kit_verify.chaos.history import History, Operation, Revision, Value
 from backtest_kit_verify.chaos.journal import CallKind, Outcome
 
-__all__ = ["Evidence", "Excused", "Story", "Violation", "check_history", "stories"]
+__all__ = ["Evidence", "Story", "Violation", "check_history", "stories"]
 
 NOTHING = Value(None)
 EXCERPT_MAX = 8
@@ -41,12 +40,17 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A broken promise, and the operations that show it, in the order of time."""
+    """A broken promise, and the operations that show it, in the order of time.
+
+    Attributes:
+        behind_ns: of a stale read, how long ago what it missed had been returned.
+    """
 
     kind: str
     key: str
     text: str
     excerpt: tuple[Operation, ...] = ()
+    behind_ns: int = 0
 
     @property
     def span_ns(self) -> int:
@@ -55,20 +59,16 @@ class Violation:
         return max(times) - min(times) if times else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Excused:
-    """A read outside the promise, and how long ago the revision that it missed had been returned."""
-
-    read: Operation
-    behind_ns: int
-
-
 @dataclass
 class Story:
-    """One document: what was done to it, in the order of time."""
+    """One document: what was done to it, in the order of time.
+
+    Attributes:
+        bound_ns: when a write whose outcome nobody said is committed or never will be, after that was said.
+    """
 
     key: str
-    excuses: Excuses
+    bound_ns: int
     operations: list[Operation] = field(default_factory=list)
     reported: Mapping[int, Value] = field(default_factory=dict)
     is_final: bool = True
@@ -113,10 +113,6 @@ class Story:
         return next((op for op in self.operations if op.kind is CallKind.RESTORED), None)
 
     @cached_property
-    def silent_bypasses(self) -> list[Operation]:
-        return [op for op in self.operations if op.is_bypass and op.is_open]
-
-    @cached_property
     def values(self) -> dict[int, dict[Value, Operation | None]]:
         """What each revision was seen to hold, and who saw it first (None: an event reported it)."""
         found: dict[int, dict[Value, Operation | None]] = defaultdict(dict)
@@ -155,11 +151,11 @@ def _rev(operation: Operation) -> int:
 
 def stories(history: History, evidence: Evidence) -> list[Story]:
     """The history by document."""
-    excuses = Excuses(history)
+    bound_ns = history.mongo_bound_ms * 1_000_000
     by_key: dict[str, Story] = {}
     for operation in (*history.operations, *evidence.stored, *evidence.cached):
         if operation.key not in by_key:
-            by_key[operation.key] = Story(operation.key, excuses, is_final=evidence.is_final)
+            by_key[operation.key] = Story(operation.key, bound_ns, is_final=evidence.is_final)
         by_key[operation.key].operations.append(operation)
     reported: dict[str, dict[int, Value]] = defaultdict(dict)
     for change, value in evidence.reported.items():
@@ -170,22 +166,13 @@ def stories(history: History, evidence: Evidence) -> list[Story]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def check_history(reported: Iterable[Story]) -> tuple[list[Violation], list[Excused]]:
-    """All violations but those of the feed, and the reads outside the promise."""
-    violations: list[Violation] = []
-    excused: list[Excused] = []
-    for story in reported:
-        for found in _reads(story):
-            if isinstance(found, Excused):
-                excused.append(found)
-            else:
-                violations.append(found)
-        for check in (_writes, _late, _values, _authors, _stored, _errors):
-            violations.extend(check(story))
-    return violations, excused
+def check_history(reported: Iterable[Story]) -> list[Violation]:
+    """All violations but those of the feed."""
+    checks = (_reads, _writes, _late, _values, _authors, _stored, _errors)
+    return [found for story in reported for check in checks for found in check(story)]
 
 
-def _reads(story: Story) -> Iterator[Violation | Excused]:
+def _reads(story: Story) -> Iterator[Violation]:
     """No read that began after a revision was reported gives an older one."""
     for read in story.operations:
         if not (read.is_read and read.is_observation):
@@ -193,24 +180,12 @@ def _reads(story: Story) -> Iterator[Violation | Excused]:
         rev, newest = _rev(read), story.newest_rev(read.began_ns)
         if rev >= newest:
             continue
-        missed = range(rev + 1, newest + 1)
-        if all(_is_excused(story, one, read) for one in missed):
-            yield Excused(read, read.began_ns - _ended_ns(story.first_above(rev)))
-            continue
         better = story.last_above(rev, read.began_ns)
         behind_ms = (read.began_ns - _ended_ns(better)) / 1e6
         text = f"{read.process} saw revision {rev}, {behind_ms:.1f} ms after {better.process} got {better.rev}"
         kind = "a stale cache entry" if read.kind is CallKind.CACHED else "a stale read"
-        yield Violation(kind, story.key, text, _excerpt(story, read, better))
-
-
-def _is_excused(story: Story, rev: int, read: Operation) -> bool:
-    """Whether the read may miss this revision: it was written past Redis, and its time is not over."""
-    writer = story.writers.get(rev)
-    if writer is not None:
-        return writer.is_bypass and story.excuses.cover(writer, read)
-    # Nobody said who made it: then it may have been any call that never returned.
-    return any(story.excuses.cover(op, read) for op in story.silent_bypasses)
+        behind_ns = read.began_ns - _ended_ns(story.first_above(rev))
+        yield Violation(kind, story.key, text, _excerpt(story, read, better), behind_ns)
 
 
 def _excerpt(story: Story, read: Operation, better: Operation) -> tuple[Operation, ...]:
@@ -248,7 +223,7 @@ def _late(story: Story) -> Iterator[Violation]:
     for rev, op in story.writers.items():
         if not op.is_open or op.ended_ns is None:
             continue
-        settled_ns = story.excuses.settled_ns(op.ended_ns)
+        settled_ns = op.ended_ns + story.bound_ns
         newer = next((other for other in reported if other.began_ns > settled_ns and _rev(other) < rev), None)
         if newer is not None:
             text = (

@@ -133,7 +133,7 @@ class ObservedStore(Store):
             self.is_deferred = True  # Kept because the feed has no room.
         if isinstance(effect, fx.Lease):
             # Before the truth is asked: what is known of a killed call must include whether it held a lease.
-            self._journal.leased(self._number, answer is not None)
+            self._journal.leased(self._number, answer is not None and bool(answer.token))
         elif isinstance(effect, fx.Defer):
             self.is_deferred = self.is_deferred or bool(effect.published)
         elif isinstance(effect, Rows):

@@ -24,7 +24,7 @@ from backtest_kit_verify.chaos.audit_checks import (
     check_records,
     differing_copies,
 )
-from backtest_kit_verify.chaos.checks import Evidence, Excused, Story, Violation, check_history, stories
+from backtest_kit_verify.chaos.checks import Evidence, Story, Violation, check_history, stories
 from backtest_kit_verify.chaos.client import Task
 from backtest_kit_verify.chaos.epochs import split
 from backtest_kit_verify.chaos.errors import ChaosError
@@ -106,7 +106,6 @@ class Outcome:
     cached_count: int
     document_count: int
     violations: list[Violation]
-    excused: list[Excused]
     feed: FeedVerdict
     audit: AuditVerdict | None = None
     unjudged_count: int = 0
@@ -206,7 +205,6 @@ def _audit(
 
 def _judge(options: Options, history: History, record: _Record) -> Outcome:
     violations: list[Violation] = []
-    excused: list[Excused] = []
     reported: list[Story] = []
     unjudged = 0
     evidence = record.evidence
@@ -215,9 +213,7 @@ def _judge(options: Options, history: History, record: _Record) -> Outcome:
     for epoch in split(history, record.injector.restores):
         known = evidence if epoch.is_last else Evidence((), (), {}, {}, is_final=False)
         reported = stories(epoch.history, known)
-        found = check_history(reported)
-        violations += found[0]
-        excused += found[1]
+        violations += check_history(reported)
         unjudged += epoch.unjudged
     recorded = 0
     if record.audit is not None:
@@ -237,7 +233,6 @@ def _judge(options: Options, history: History, record: _Record) -> Outcome:
         cached_count=len(record.evidence.cached),
         document_count=len(record.evidence.stored),
         violations=[*violations, *feed.violations, *audit, *crashes],
-        excused=excused,
         feed=feed,
         audit=record.audit,
         unjudged_count=unjudged,

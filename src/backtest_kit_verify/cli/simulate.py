@@ -73,7 +73,7 @@ def simulate(
 
     [cyan]bkm simulate --steps --schedules 100000[/]
 
-    [cyan]bkm simulate --replay 'write@a read@b | 0 1 crash:a tick tick tick 1'[/]
+    [cyan]bkm simulate --replay 'write@a read@b | vouch 0 1 crash:a tick tick tick 1'[/]
 
     Exit status: 0 when nothing is broken, 1 when an invariant is, 2 when the command cannot be read.
     """

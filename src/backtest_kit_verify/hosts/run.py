@@ -237,9 +237,8 @@ def judge(name: str, seconds: float, history: History, crashes: Sequence[str], b
     only.
     """
     found = check_history(stories(history, Evidence((), (), {}, {}, is_final=False)))
-    stale_ms = [excused.behind_ns / 1e6 for excused in found[1]]
-    stale_ms += [violation.span_ns / 1e6 for violation in found[0] if violation.kind == STALE]
-    others = [violation for violation in found[0] if violation.kind != STALE]
+    stale_ms = [violation.behind_ns / 1e6 for violation in found if violation.kind == STALE]
+    others = [violation for violation in found if violation.kind != STALE]
     others += [Violation("a client crashed", "", text) for text in crashes]
     calls = [op for op in history.operations if op.began_ns >= began_ns]
     writes = [op for op in calls if op.has_written and op.ended_ns is not None]

@@ -5,7 +5,7 @@ Texts and numbers of the same action are the same to everything that reads sched
 
 from __future__ import annotations
 
-from backtest_kit_verify.simulation.states import LEASE_TICKS, WRITE_TICKS
+from backtest_kit_verify.simulation.states import LEASE_TICKS, SERVE_TICKS, WRITE_TICKS
 
 CLIENTS = "abcdefgh"
 """Names of clients."""
@@ -27,10 +27,17 @@ MEANING = {
     "cut": "the client loses Redis, which others keep",
     "heal": "Redis can be reached by the client again, which does not know it yet",
     "return": "the client's timer tries Redis, and delivers what it missed",
+    "keep": "the client's keeper goes on: asks Redis for its time, looks for flags, prolongs the token",
+    "lower": "the client delivers what it wrote past Redis, and takes its flag away",
+    "bury": "another begins an era in place of the dead client's delivery, and takes its flag away",
     # Of the steps that nobody waits for, in the order in which they were sent.
     "deliver": "Redis executes a step whose sender no longer waits",
     # Of the world.
-    "tick": f"time passes: a lease lasts {LEASE_TICKS} ticks, its write may land for {WRITE_TICKS}",
+    "tick": (
+        f"time passes: a lease lasts {LEASE_TICKS} ticks, its write may land for {WRITE_TICKS}, a token lives for "
+        f"{SERVE_TICKS}"
+    ),
+    "vouch": "a keeper asks, looks and prolongs the token at once",
     "relay": "the recovery worker has seen all changes",
     "save": "what Redis holds now is what a restart will bring back",
     "restart": "Redis restarts, or another takes over, without what happened since it was saved",
@@ -42,9 +49,11 @@ MEANING = {
     "restore": "MongoDB is set back, which begins another era",
 }
 VERBS = tuple(MEANING)
-STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, LEAVE, STALL, CRASH, CUT, HEAL, RETURN, DELIVER = range(13)
-TICK, RELAY, SAVE, RESTART, FLUSH, EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES, BACKUP, RESTORE = range(13, 23)
-OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(STALL + 1), range(CRASH, RETURN + 1), range(TICK, len(VERBS))
+STEP, TIMEOUT, RETRY, UNKNOWN, REFUSE, LAND, LEAVE, STALL, CRASH, CUT, HEAL, RETURN = range(12)
+KEEP, LOWER, BURY, DELIVER = range(12, 16)
+TICK, VOUCH, RELAY, SAVE, RESTART, FLUSH = range(16, 22)
+EVICT_ENTRY, EVICT_RIGHT, EVICT_LEASES, BACKUP, RESTORE = range(22, 27)
+OF_OPERATIONS, OF_CLIENTS, OF_THE_WORLD = range(STALL + 1), range(CRASH, BURY + 1), range(TICK, len(VERBS))
 
 SUBJECTS = 16
 TIME_PASSES = TICK * SUBJECTS

@@ -50,6 +50,10 @@ def check(world: Situation) -> None:
     """
     entry, _, right, leases, is_born, is_open = world.views[world.redis]
     flying = world.flying
+    if world.owes or world.by or world.alive:
+        _check_flags(world)
+    if world.owes:
+        entry = right = -1  # Whatever they are, nobody is served, and they go before anybody is.
     if entry >= 0:
         if flying:
             broken("I2", f"{_where(world)}; writes in flight: {_tokens(flying)}")
@@ -68,13 +72,24 @@ def check(world: Situation) -> None:
             broken("I3b", f"{_where(world)}; in flight without a lease: {_tokens(unleased & ~world.preborn)}")
 
 
+def _check_flags(world: Situation) -> None:
+    if world.alive and 0 in world.wait:
+        broken("I14", f"{_where(world)}; the token lives, and client {world.wait.index(0)} may pass")
+    for number, client in enumerate(world.client):
+        if world.by >> number & 1 and world.due[number] >= 0 and not world.owes >> client & 1:
+            broken("I15", f"{_where(world)}; operation {number} may still be stored, and its client has no flag")
+    for client, wait in enumerate(world.wait):
+        if world.owes >> client & 1 and wait:
+            broken("I15", f"{_where(world)}; client {client} has written past Redis, and has no flag")
+
+
 def _entry_knows(world: Situation) -> int:
     view = world.views[world.redis]
     return world.known[view.stamp % OPS_MAX] if view.stamp >= 0 else (2 << view.entry) - 1
 
 
 def _missing(world: Situation, known: int) -> int:
-    """Revisions that are stored but not known, except those that a bypass excuses."""
+    """Revisions that are stored but not known, except those that were stored too late."""
     return ((2 << world.revs[world.truth]) - 1) & ~known & ~world.unrelayed
 
 
@@ -145,7 +160,7 @@ def check_quiet(world: Situation) -> None:
         if world.unannounced >> number & 1 and step.kind == DONE:
             broken("P8", f"operation {number} returned, and nobody says so")
     redis = world.redis
-    if world.missed or world.unrelayed:
+    if world.missed or world.owes or world.unrelayed:
         redis = world.redis_states.suffer("forget", redis)
     elif world.views[redis].entry >= 0:
         missing = _missing(world, _entry_knows(world))

@@ -67,7 +67,7 @@ class Answer:
         return self.error.__name__ if self.error else repr(self.value)
 
 
-NO_LEASE = Answer(None)
+PASSED_BY = Answer(fx.Leased("", 0.0))
 NO_RIGHT = Answer(fx.Right(""))
 NOTHING = Answer(None)
 CACHE_DOWN = Answer(error=fx.CacheDown)
@@ -77,7 +77,7 @@ OUTCOME_UNKNOWN = Answer(error=WriteOutcomeUnknown)
 
 UNREACHED: Mapping[int, Answer] = {
     READ: NO_RIGHT,
-    LEASE: NO_LEASE,
+    LEASE: PASSED_BY,
     COMMIT: CACHE_DOWN,
     PUBLISH: CACHE_DOWN,
     FILL: CACHE_DOWN,

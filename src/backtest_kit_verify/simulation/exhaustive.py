@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation.actions import (
     BACKUP,
+    BURY,
     CRASH,
     CUT,
     DELIVER,
@@ -26,6 +27,7 @@ from backtest_kit_verify.simulation.actions import (
     HEAL,
     LAND,
     LEAVE,
+    LOWER,
     OF_CLIENTS,
     OF_OPERATIONS,
     REFUSE,
@@ -150,8 +152,9 @@ def _possible(world: World, budget: Budget, limits: Limits, alike: tuple[int, ..
     yield from (DELIVER * SUBJECTS + index for index in range(len(world.late)))
     if not live:
         return
-    if world.down:
-        yield from (verb * SUBJECTS + client for verb in (HEAL, RETURN) for client in set(world.client))
+    if world.down or max(world.wait) >= 0:
+        verbs = (HEAL, RETURN, LOWER, BURY)
+        yield from (verb * SUBJECTS + client for verb in verbs for client in set(world.client))
     yield RELAY * SUBJECTS
     if budget.ticks:
         yield TICK * SUBJECTS

@@ -15,7 +15,6 @@ from backtest_kit_mongo.coherence import effects as fx
 from backtest_kit_mongo.coherence import lists
 from backtest_kit_mongo.coherence.record import Key, Record
 from backtest_kit_mongo.errors import WriteOutcomeUnknown
-from backtest_kit_verify.simulation.driver import COMMIT, DEFER
 from backtest_kit_verify.simulation.planted_caches import (
     CommitKeepsEarlyEntry,
     CommitWhenNewest,
@@ -209,6 +208,29 @@ PLANTED: Mapping[str, Planted] = {
     "right-without-era": without(
         "COMMIT and FILL compare the era", "I5b I7 I10", within=HARD, redis_type=RightsOutliveTheirEra
     ),
+    "token-unread": without("READ serves only while the token lives", "P1", within=HARD, reads_token=False),
+    "no-wait": without("D is waited before the first write past Redis", "I14 P1", within=HARD, waits=False),
+    "asked-after-look": without(
+        "a token's end is counted from before the look", "I14 P1", within=HARD, asks_before=False
+    ),
+    "flag-unseen": without(
+        "a look sees every flag (a majority's)", "I14 P1", within=HARD, sees_flag=lambda client: False
+    ),
+    "flag-of-other-scope": without(
+        "a look sees every flag (of its scope)", "I14 P1", within=HARD, sees_flag=lambda client: client % 2 == 0
+    ),
+    "flag-before-delivery": without("a flag goes after the delivery", "I15 P1", within=HARD, delivers_before=False),
+    "flag-while-passing": without(
+        "a flag goes when no write past Redis can arrive any more", "I1 I15 P1 P2", within=HARD, lowers_settled=False
+    ),
+    "buried-in-same-era": without(
+        "a dead client's flag goes after another era began",
+        "I1 I2 I4 I5a I5b I7 P1 P2",
+        within=HARD,
+        faults=False,
+        buries_in_era=False,
+        extra_faults=("cut", "cut", "crash", "crash", "bury"),
+    ),
     "no-timer": without("a client comes back without being used", "P6", within=HARD, timer=False),
     "retry-with-same-token": without(
         "fresh token on retry of LEASE / MISS", "I5a I5b I7 I1", within=HARD, fresh_tokens=False
@@ -226,11 +248,24 @@ PLANTED: Mapping[str, Planted] = {
         within=HARD,
         waits_if_overdue=False,
     ),
-    "left-bypass": without(
-        "what was written past Redis is waited for until Redis has it", "I1 P1", within=HARD, left=(COMMIT, DEFER)
+    "overdue-unshut": without(
+        "who loses Redis with a COMMIT that is overdue goes through the door before its write returns",
+        "I1 I5b I7 P1",
+        within=HARD,
+        faults=False,
+        shuts_if_overdue=False,
+        extra_faults=("stall", "stall", "timeout", "timeout"),
+    ),
+    "settled-by-another": without(
+        "a write past Redis is settled by its own acknowledgement, not by another's COMMIT",
+        "I1 I2 I5a I5b I7 I15 P1 P2",
+        within=HARD,
+        faults=False,
+        settles_own=False,
+        extra_faults=("timeout", "cut", "unknown", "heal", "return"),
     ),
     "left-forgotten": without("what nobody waits for is kept until its answer", "P8", keeps_left=False),
-    "bypass-untold": without("a bypassed write is kept for the catch-up", "P1 P8", within=HARD, wrap=without_defer),
+    "bypass-untold": without("a bypassed write is kept for the catch-up", "P8", within=HARD, wrap=without_defer),
     "stamp-kept": without("LEASE deletes E (a list's stamp)", "I2", faults=False, key=LIST, cache_type=LeaseKeepsEntry),
     "stamp-trusted": without(
         "a list's rows are remembered only under one's own stamp",

@@ -16,6 +16,7 @@ from backtest_kit_mongo.errors import InvariantViolation
 from backtest_kit_verify.simulation import found
 from backtest_kit_verify.simulation.actions import (
     BACKUP,
+    BURY,
     CRASH,
     CUT,
     DELIVER,
@@ -23,8 +24,10 @@ from backtest_kit_verify.simulation.actions import (
     EVICT_RIGHT,
     FLUSH,
     HEAL,
+    KEEP,
     LAND,
     LEAVE,
+    LOWER,
     REFUSE,
     RELAY,
     RESTART,
@@ -39,6 +42,7 @@ from backtest_kit_verify.simulation.actions import (
     TIMEOUT,
     UNKNOWN,
     VERBS,
+    VOUCH,
     action_text,
     parse_action,
 )
@@ -99,8 +103,11 @@ FAULTS = (
     (RETRY, RETRY, RETRY, DELIVER, DELIVER),
     (UNKNOWN, UNKNOWN, LAND, LAND),
     (STALL, STALL, STALL, TICK, TICK, UNKNOWN, LAND),
+    (STALL, STALL, STALL, STALL, TICK, TICK, TICK, TIMEOUT, CUT),
     (REFUSE,),
-    (CUT, CUT, HEAL, HEAL, RETURN, RETURN, RELAY),
+    (CUT, CUT, CUT, CUT, HEAL, HEAL, RETURN, RETURN, LOWER, RELAY),
+    (CUT, CUT, CUT, HEAL, RETURN, *(KEEP,) * 9),
+    (CUT, CUT, CUT, CRASH, CRASH, BURY, LAND, HEAL),
     (SAVE, SAVE, RESTART),
     (FLUSH,),
     (EVICT_ENTRY,),
@@ -124,6 +131,8 @@ PATIENCE = 0.08
 """How likely a step of it happens all the same when its turn comes."""
 LEFT_SHARE = 0.5
 """How likely an operation does not wait for the answer to what it need not wait for."""
+DILIGENT = 0.6
+"""How likely keepers prolong the token as soon as it ends."""
 LATE_SHARE = 0.5
 """How likely what was sent, and nobody waits for, arrives after all operations have ended."""
 
@@ -168,11 +177,14 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
     share = SHARES[int(draw() * len(SHARES))]
     stay = 1 - (1 - share) * STAYS[int(draw() * len(STAYS))]
     count, verb_count, last, left = len(world.steps), len(verbs), 0, world.rig.variant.left
+    is_kept = draw() < DILIGENT
     stalled = int(draw() / STALL_SHARE * count)
     # The workload's order is as random as this one, so operations may as well begin in that order: fewer states that
     # differ in nothing but names.
     candidates, began, live = CANDIDATES[1], 0, world.live
     while live:
+        if is_kept and not world.alive and acts[VOUCH](0):
+            actions.append(VOUCH * SUBJECTS)
         chance = draw()
         if chance >= share:
             action = last if chance >= stay and last in candidates else candidates[int(draw() * len(candidates))]

@@ -18,7 +18,7 @@ from backtest_kit_mongo.coherence.invariants import require
 from backtest_kit_mongo.coherence.record import Change, Key, Record
 from backtest_kit_verify.simulation.driver import LEASE, READ, STORE, Answer, Answers, Content, Step, content_of
 
-LEASE_TICKS, WRITE_TICKS = 2, 1
+LEASE_TICKS, WRITE_TICKS, SERVE_TICKS = 2, 1, 1
 """The protocol's T, and how long after LEASE the truth may commit. Larger numbers only add states: a lease
 can be held by a write that may land, held by one that may not, or ended.
 """
@@ -128,6 +128,10 @@ class RedisStates:
             value = self._handlers[type(step.effect)](step.effect)
             found = self._performed[asked] = (self._number(), self._answers.answer(value))
         return found
+
+    def without_prior(self, answer: Answer) -> Answer:
+        """LEASE of a Redis whose token has ended tells of no entry."""
+        return self._answers.answer(answer.value._replace(prior=None))
 
     def suffer(self, what: str, state: int) -> int:
         """What a fault or the clock does to a state: `tick`, `evict_entry`, `evict_right`, `evict_leases`, `flush`,

@@ -79,8 +79,17 @@ class Variant:
         timer: a client that went past Redis tries it again by itself.
         deadline_in_command: MongoDB refuses a write that arrives too late.
         left: kinds of steps whose answers operations do not wait for.
-        waits_if_overdue: but they do where MongoDB's acknowledgement came after the deadline.
+        waits_if_overdue: but they do where MongoDB's acknowledgement came after the deadline; shuts_if_overdue: and if
+            Redis is lost then, they return when nobody is served any more.
         keeps_left: what they stand for is kept until the answer, and done again if that is an error.
+        settles_own: a failed COMMIT that nobody waited for says nothing of the client's writes past Redis.
+        reads_token: READ serves only while the token lives.
+        waits: a client waits for D between its flag and its first write past Redis.
+        sees_flag: which clients' flags a look finds.
+        asks_before: a keeper asks Redis for its time before it looks, not after.
+        delivers_before: a client delivers before it takes its flag away; lowers_settled: and only when none of its
+            writes past Redis can be stored any more.
+        buries_in_era: a dead client's flag is taken away after another era has begun.
         extra_faults: verbs (`actions.VERBS`) of faults that lie outside the protocol's assumptions.
     """
 
@@ -92,7 +101,16 @@ class Variant:
     deadline_in_command: bool = True
     left: tuple[int, ...] = (COMMIT,)
     waits_if_overdue: bool = True
+    shuts_if_overdue: bool = True
     keeps_left: bool = True
+    settles_own: bool = True
+    reads_token: bool = True
+    waits: bool = True
+    sees_flag: Callable[[int], bool] = lambda client: True
+    asks_before: bool = True
+    delivers_before: bool = True
+    lowers_settled: bool = True
+    buries_in_era: bool = True
     extra_faults: tuple[str, ...] = ()
 
 

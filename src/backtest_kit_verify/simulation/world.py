@@ -7,10 +7,10 @@ A write that was sent may arrive at MongoDB at any later time; MongoDB refuses i
 model takes for granted, as the protocol does: that deadline lies before the lease's end, leases are not evicted, Redis'
 clock does not jump.
 
-*Bypass.* A client that is cut off from Redis writes MongoDB without a lease. Other clients may then miss that revision,
-and no other, until it is *relayed*: by the recovery worker, by that client when it reaches Redis again, or by anything
-that empties the slot (a lease, a flush, a restart). The client itself never misses what it wrote. `unrelayed` holds the
-revisions that may be missed; the checks except these and nothing else.
+*Bypass.* A client that is cut off from Redis writes MongoDB without a lease: behind a flag, when no token can live any
+more. Until it has delivered what it wrote, entries may be old, and no read is served one. So no cut excuses a read.
+`unrelayed` are revisions that MongoDB committed after their leases, because it stood still: until their writers return,
+others may miss them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from backtest_kit_verify.simulation.driver import (
     FILL,
     LEASE,
     LOOK,
+    NO_RIGHT,
     NOT_SENT,
     NOTHING,
     OUTCOME_UNKNOWN,
@@ -57,9 +58,9 @@ class World(Faults):
         super().__init__(rig, workload)
         self.acts = (
             self.step, self.timeout, self.retry, self.unknown, self.refuse, self.land, self.leave, self.stall,
-            self.crash, self.cut, self.heal,
-            self.come_back, self.deliver, self.tick, self.relay, self.save, self.restart, self.flush, self.evict_entry,
-            self.evict_right, self.evict_leases, self.backup, self.restore,
+            self.crash, self.cut, self.heal, self.come_back, self.keep, self.lower, self.bury, self.deliver, self.tick,
+            self.vouch, self.relay, self.save, self.restart, self.flush, self.evict_entry, self.evict_right,
+            self.evict_leases, self.backup, self.restore,
         )  # fmt: skip
         """By verb."""
 
@@ -89,7 +90,11 @@ class World(Faults):
         if kind > DEFER:
             following = self._ask_truth(number, step, kind)
         elif self.down and self.down >> self.client[number] & 1:
+            if self.wait[self.client[number]] and self._needs_flag(number, kind):
+                return self._at_the_door(self.client[number])
             following = step.follow(self._unreached(number, kind))
+        elif not self.alive and kind <= LEASE and self.rig.variant.reads_token and self._vouches(number, kind):
+            return True
         else:
             following = self._ask_cache(number, step, kind)
         self._follow(number, following)
@@ -105,7 +110,7 @@ class World(Faults):
             self.steps[number] = self.rig.first_step(self.workload[number], number, snapshot)
         else:
             seen = (2 << self.returned) - 1
-        # The newest of these revisions that no bypass excuses from being seen.
+        # The newest of these that was stored under its lease, or is kept from being missed.
         need = (seen & ~self.unrelayed).bit_length() - 1
         own = self.own[self.client[number]]
         self.need[number] = need if need > own else own
@@ -129,8 +134,12 @@ class World(Faults):
 
     def _leave(self, number: int) -> None:
         self.need[number] = self.again[number] = 0
+        self.asking &= ~(1 << number)
+        self.vouched &= ~(1 << number)
         if number not in self.sent:
             self.held[number] = self.due[number] = -1
+            self.by &= ~(1 << number)
+            self.struck &= ~(1 << number)
         if not self.rig.is_list:
             self.known[number] = 0
 
@@ -147,7 +156,13 @@ class World(Faults):
             self.again[number] = 0
         if kind == READ:
             self.held[number] = answer.token
+            if not self.alive and self.rig.variant.reads_token:
+                self.held[number] = -1
+                following = step.follow(NO_RIGHT)
         elif kind == LEASE:
+            if not self.alive and answer.value.prior is not None and self.rig.variant.reads_token:
+                answer = self.redis_states.without_prior(answer)
+                following = step.follow(answer)
             self._leased(number, answer)
         elif kind in (COMMIT, DEFER):
             self._told(number, kind)
@@ -157,10 +172,14 @@ class World(Faults):
         """Redis has executed an operation's COMMIT or DEFER."""
         self.unannounced &= ~(1 << number)
         if kind == DEFER:
-            self.unrelayed = 0
-        elif number in self.overdue:
+            self._emptied()
+        if number in self.overdue:
             # Whatever was cached too early is gone.
             self.unrelayed &= ~(1 << self.overdue.pop(number))
+
+    def _emptied(self) -> None:
+        """The entry is deleted, and whoever installs the next one reads or writes after it."""
+        self.unrelayed = 0
 
     def _perform_on_cache(self, number: int, step: Step, again: int) -> tuple[int, Answer, Step]:
         redis, answer = self.redis_states.perform(self.redis, step, number + again * self.rig.retry_offset)
@@ -178,17 +197,19 @@ class World(Faults):
             # Under its stamp nobody remembers anything, so nothing is missed.
             self.known[number] = (2 << self.revs[self.truth]) - 1
 
-    def _emptied(self) -> None:
-        """LEASE deleted the entry, and whoever installs the next one reads or writes after it."""
-        if not self.rig.is_list:
-            self.unrelayed = 0
-        # The next stamp of a list may rest on the deleted one (`Lease.want_prior`), and misses what that one missed.
-
     def _unreached(self, number: int, kind: int) -> Answer:
         self.again[number] = 0
         if kind == DEFER:
             self.missed |= 1 << self.client[number]
             self.unannounced &= ~(1 << number)
+            if number in self.overdue:
+                # Nobody is served any more; or, if nobody saw to that, from now on nobody may miss it.
+                self.owes |= self.rig.variant.shuts_if_overdue << self.client[number]
+                self.unrelayed &= ~(1 << self.overdue.pop(number))
+        elif kind == LEASE:
+            self.by |= 1 << number
+            self.owes |= 1 << self.client[number]
+            self.due[number] = WRITE_TICKS
         return UNREACHED[kind]
 
     def _ask_truth(self, number: int, step: Step, kind: int) -> Step:
@@ -205,8 +226,9 @@ class World(Faults):
     def is_late(self, number: int, step: Step) -> bool:
         """Whether the client would not send this write to MongoDB any more, because its time is up."""
         effect: Any = step.effect
-        is_over = self.due[number] < 0 and self.held[number] >= 0 and effect.deadline_s is not None
-        return is_over and not self.stalled >> number & 1
+        if not self.stalled >> number & 1 and effect.deadline_s is not None and self.due[number] < 0:
+            return self.held[number] >= 0 or self.by >> number & 1 == 1
+        return False
 
     def _store(self, number: int, step: Step) -> Step:
         truth, _, following = step.performed.get(self.truth) or self._perform_on_truth(step)
@@ -214,9 +236,7 @@ class World(Faults):
             self.truth = truth
             rev = self.revs[truth]
             self.unannounced |= 1 << number
-            if self.held[number] < 0:
-                self.unrelayed |= 1 << rev
-            elif self.stalled >> number & 1 and self.due[number] < 0:
+            if self.stalled >> number & 1 and self.due[number] < 0:
                 self.unrelayed |= 1 << rev
                 self.overdue[number] = rev
             # A document's write replaces all; a merge adds its rows to what it knew.
@@ -225,12 +245,17 @@ class World(Faults):
 
     def timeout(self, number: int) -> bool:
         step = self._sendable(number, DEFER)
-        if step is None:
+        if step is None or (step.kind == LEASE and self.again[number]):
             return False
         self._send_late(number, step)
         self.down |= 1 << self.client[number]
         if number in self.left:
             return self._settle(number)
+        if step.kind == LEASE:
+            self.again[number] = 1  # Back at Redis, or at the door and back, it leases with a fresh token.
+            return True
+        if self._needs_flag(number, step.kind):
+            return True
         self._follow(number, step.follow(self._unreached(number, step.kind)))
         return True
 
@@ -291,6 +316,8 @@ class World(Faults):
         if self.down >> self.client[number] & 1:
             if self.rig.variant.keeps_left:
                 self._unreached(number, DEFER)
+            if not self.rig.variant.settles_own:
+                self.struck |= self.by
         else:
             self._ask_cache(number, step, step.kind)
         self.again[number] = 0
@@ -363,27 +390,10 @@ class World(Faults):
             self.begun |= 1 << number
             self.steps[number] = CRASHED
             self._leave(number)
-        if mine:
+        is_alive = bool(mine) or (client < len(self.wait) and self.wait[client] >= 0 and not self.dead >> client & 1)
+        if is_alive:
+            self.dead |= 1 << client
             self.missed &= ~(1 << client)
             self.down &= ~(1 << client)
             self.lost &= ~(1 << client)
-        return bool(mine)
-
-    # -- time
-
-    def tick(self, _: int) -> bool:
-        redis, saved = self.redis, self.saved
-        self.redis = self.redis_states.suffer("tick", redis)
-        self.saved = self.redis if saved == redis else self.redis_states.suffer("tick", saved)
-        if self.flying or self.sent:
-            self._approach_deadlines()
-        if self.down or self.waited:
-            self._timers()
-        return True
-
-    def _approach_deadlines(self) -> None:
-        for number, left in enumerate(self.due):
-            if left >= 0:
-                self.due[number] = left - 1
-            if left == 0 and self.held[number] >= 0:
-                self.flying &= ~(1 << self.held[number])
+        return is_alive

@@ -5,8 +5,11 @@ whatever state satisfies it, every rule (`rules.py`) leads to a state that satis
 for any number of clients, crashes, evictions and restarts. Operations are the elements of an unspecified sort, sets of
 operations are predicates over it, and time appears only as "its deadline has passed".
 
-Not modelled: the payload (a revision stands for it), events, and writes that bypass Redis, which the protocol promises
-to be found by the relay, not prevented.
+Clients that cannot reach Redis write past it, behind a flag: an operation stands for such a client, too. While any of
+them owes the cache something, entries and rights may be old, and nobody is served; so what the invariants say of
+entries and rights, they say of the time in which nobody owes anything (`is_clean`).
+
+Not modelled: the payload (a revision stands for it), and events.
 """
 
 from __future__ import annotations
@@ -41,6 +44,10 @@ class State:
         rests, base_rev: LEASE returned a valid entry to this writer, and of which revision: a list's writer goes on
             from what it remembers under that stamp.
         started: the operation, and so its token, exists.
+        serving: the token is alive: entries are served.
+        looked: a keeper has seen no flag, and the time of which it asked Redis before is not yet older than D.
+        flagged: this client's flag is in MongoDB. passes: D has gone by since, so it may write past Redis.
+        passing: such a write may still be committed. owes: what it wrote so is not delivered.
     """
 
     rev: Any
@@ -68,14 +75,33 @@ class State:
     rests: Fn
     base_rev: Fn
     started: Fn
+    serving: Any
+    looked: Fn
+    flagged: Fn
+    passes: Fn
+    passing: Fn
+    owes: Fn
 
     @property
-    def entry_is_valid(self) -> Any:
+    def is_clean(self) -> Any:
+        return every(lambda op: z3.Not(self.owes(op)))
+
+    @property
+    def entry_is_ours(self) -> Any:
+        """What scripts compare."""
         return z3.And(self.has_entry, self.entry_incarnation == self.incarnation)
 
     @property
-    def right_is_valid(self) -> Any:
+    def right_is_ours(self) -> Any:
         return z3.And(self.has_right, self.right_incarnation == self.incarnation)
+
+    @property
+    def entry_is_valid(self) -> Any:
+        return z3.And(self.entry_is_ours, self.is_clean)
+
+    @property
+    def right_is_valid(self) -> Any:
+        return z3.And(self.right_is_ours, self.is_clean)
 
     def in_flight(self, op: Any) -> Any:
         """A write of this operation may still be committed."""
@@ -91,17 +117,20 @@ class State:
 
     def holds(self, token: Any, incarnation: Any) -> Any:
         """F is the right with this token, of the current incarnation."""
-        return z3.And(self.right_is_valid, self.right_token == token, incarnation == self.incarnation)
+        return z3.And(self.right_is_ours, self.right_token == token, incarnation == self.incarnation)
 
     def may_fill(self, op: Any) -> Any:
         """A reader's right is still the one in place."""
         reading = z3.Or(self.missed(op), self.found(op))
-        return z3.And(reading, self.holds(self.shared(op), self.shared_incarnation(op)))
+        return z3.And(reading, self.holds(self.shared(op), self.shared_incarnation(op)), self.is_clean)
 
 
 INTEGERS = ("rev", "incarnation", "entry_incarnation", "entry_rev", "right_incarnation")
-FLAGS = ("born", "is_open", "has_entry", "has_right")
-SETS = ("leased", "ended", "expired", "writing", "older", "written", "missed", "found", "rests", "started")
+FLAGS = ("born", "is_open", "has_entry", "has_right", "serving")
+SETS = (
+    "leased", "ended", "expired", "writing", "older", "written", "missed", "found", "rests", "started",
+    "looked", "flagged", "passes", "passing", "owes",
+)  # fmt: skip
 REVISIONS = ("written_rev", "found_rev", "shared_incarnation", "base_rev")
 
 
@@ -116,8 +145,8 @@ def any_state(prefix: str = "") -> State:
     return State(**fields)
 
 
-def every(claim: Fn) -> Any:
-    op = z3.Const("op", Op)
+def every(claim: Fn, name: str = "op") -> Any:
+    op = z3.Const(name, Op)
     return z3.ForAll([op], claim(op))
 
 
@@ -139,7 +168,7 @@ INVARIANTS: Mapping[str, Callable[[State], Any]] = {
     "I5a": lambda s: every(lambda op: implies(s.may_fill(op), s.is_quiet)),
     "I5b": lambda s: every(lambda op: implies(z3.And(s.may_fill(op), s.found(op)), s.found_rev(op) == s.rev)),
     "I6": lambda s: z3.And(
-        implies(s.right_is_valid, s.started(s.right_token)),
+        implies(s.right_is_ours, s.started(s.right_token)),
         every(
             lambda op: implies(
                 z3.And(z3.Or(s.missed(op), s.found(op)), s.shared_incarnation(op) == s.incarnation),
@@ -159,7 +188,7 @@ INVARIANTS: Mapping[str, Callable[[State], Any]] = {
         every(lambda op: implies(z3.Or(s.missed(op), s.found(op)), s.shared_incarnation(op) <= s.incarnation)),
     ),
     "I9": lambda s: implies(s.is_open, s.born),
-    "I10": lambda s: implies(z3.Or(s.entry_is_valid, s.right_is_valid), s.is_open),
+    "I10": lambda s: implies(z3.Or(s.entry_is_ours, s.right_is_ours), s.is_open),
     "I11": lambda s: every(
         lambda op: z3.And(
             z3.AtMost(s.writing(op), s.written(op), s.missed(op), s.found(op), 1),
@@ -174,6 +203,16 @@ INVARIANTS: Mapping[str, Callable[[State], Any]] = {
                 implies(s.writing(op), s.rev == s.base_rev(op)),
                 implies(s.written(op), s.written_rev(op) == s.base_rev(op) + 1),
             ),
+        )
+    ),
+    "I14": lambda s: every(
+        lambda op: implies(
+            s.passes(op), z3.And(z3.Not(s.serving), every(lambda keeper: z3.Not(s.looked(keeper)), "keeper"))
+        )
+    ),
+    "I15": lambda s: every(
+        lambda op: z3.And(
+            implies(s.passing(op), s.owes(op)), implies(s.owes(op), s.passes(op)), implies(s.passes(op), s.flagged(op))
         )
     ),
 }

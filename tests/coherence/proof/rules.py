@@ -56,7 +56,7 @@ def lease(
         writing=put(s.writing, ME, YES),
         ended=put(s.ended, ME, NO),
         expired=put(s.expired, ME, NO),
-        rests=put(s.rests, ME, s.entry_is_valid if tells_valid_only else s.has_entry),
+        rests=put(s.rests, ME, both(s.entry_is_ours if tells_valid_only else s.has_entry, s.serving)),
         base_rev=put(s.base_rev, ME, s.entry_rev),
         has_entry=NO if deletes_entry else s.has_entry,
         has_right=z3.If(takes, YES, NO if deletes_right else s.has_right),
@@ -137,7 +137,7 @@ def commit(s: State, *, own_incarnation: bool = True) -> tuple[Any, State]:
 def commit_without_right(s: State, *, only_newer: bool) -> tuple[Any, State]:
     """The first draft: install whenever no other lease is live, with or without comparing revisions."""
     alone = z3.Not(some(lambda op: both(s.leased(op), z3.Not(s.ended(op)), op != ME)))
-    newer = z3.Or(z3.Not(s.entry_is_valid), s.entry_rev < s.written_rev(ME)) if only_newer else YES
+    newer = z3.Or(z3.Not(s.entry_is_ours), s.entry_rev < s.written_rev(ME)) if only_newer else YES
     return s.written(ME), replace(_commit(s, both(alone, newer)), written=put(s.written, ME, NO))
 
 
@@ -161,9 +161,9 @@ def release_while_unknown(s: State) -> tuple[Any, State]:
 def read(s: State, *, heeds_leases: bool = True, only_open: bool = True) -> tuple[Any, State]:
     """A miss. (A hit changes nothing.)"""
     gives = both(z3.Not(s.is_leased) if heeds_leases else YES, s.is_open if only_open else YES)
-    takes = both(gives, z3.Not(s.right_is_valid))
+    takes = both(gives, z3.Not(s.right_is_ours))
     token = z3.If(takes, ME, s.right_token)
-    return both(z3.Not(s.started(ME)), z3.Not(s.entry_is_valid)), replace(
+    return both(z3.Not(s.started(ME)), z3.Not(s.entry_is_ours)), replace(
         seen(s),
         started=put(s.started, ME, YES),
         has_right=z3.Or(takes, s.has_right),
@@ -177,9 +177,9 @@ def read(s: State, *, heeds_leases: bool = True, only_open: bool = True) -> tupl
 
 def read_of_nobody(s: State, *, fresh_token: bool = True) -> tuple[Any, State]:
     """A late duplicate of READ: it may take the right, and nobody waits for the answer."""
-    takes = both(z3.Not(s.is_leased), s.is_open, z3.Not(s.right_is_valid))
+    takes = both(z3.Not(s.is_leased), s.is_open, z3.Not(s.right_is_ours))
     applies = z3.Not(s.started(ME)) if fresh_token else z3.Or(s.missed(ME), s.found(ME))
-    return both(applies, z3.Not(s.entry_is_valid)), replace(
+    return both(applies, z3.Not(s.entry_is_ours)), replace(
         seen(s),
         started=put(s.started, ME, YES),
         has_right=z3.Or(takes, s.has_right),
@@ -251,7 +251,7 @@ def forget(s: State) -> tuple[Any, State]:
 
 
 def flush(s: State, *, forgets_birth: bool = True) -> tuple[Any, State]:
-    empty = replace(s, has_entry=NO, has_right=NO, leased=lambda op: NO)
+    empty = replace(s, has_entry=NO, has_right=NO, leased=lambda op: NO, serving=NO)
     return YES, replace(empty, born=NO, is_open=NO) if forgets_birth else empty
 
 
@@ -274,6 +274,8 @@ def restart(s: State, *, fresh: bool = True) -> tuple[Any, State]:
         right_incarnation=old.right_incarnation,
         right_token=old.right_token,
         leased=old.leased,
+        serving=NO,
+        looked=lambda op: NO,
     )
 
 
@@ -314,6 +316,77 @@ def restart_of_unstamped(s: State) -> tuple[Any, State]:
     return applies, replace(after, entry_incarnation=after.incarnation)
 
 
+# -- writes past Redis
+
+
+def look(s: State, *, sees_flags: bool = True) -> tuple[Any, State]:
+    """A keeper asks Redis for its time, and then MongoDB's majority for flags. There is none."""
+    return every(lambda op: z3.Not(s.flagged(op))) if sees_flags else YES, replace(s, looked=put(s.looked, ME, YES))
+
+
+def prolong(s: State) -> tuple[Any, State]:
+    """The token lives until D after the time that was asked for before the look."""
+    return s.looked(ME), replace(s, serving=YES)
+
+
+def look_ages(s: State) -> tuple[Any, State]:
+    """D after that time, nothing is prolonged by it any more."""
+    return YES, replace(s, looked=put(s.looked, ME, NO))
+
+
+def token_ends(s: State) -> tuple[Any, State]:
+    return YES, replace(s, serving=NO)
+
+
+def raise_flag(s: State) -> tuple[Any, State]:
+    return YES, replace(s, flagged=put(s.flagged, ME, YES))
+
+
+def wait_d(s: State, *, tokens_end: bool = True, looks_age: bool = True) -> tuple[Any, State]:
+    """D after the flag was acknowledged. Whatever a look found before it is older than D now: so is each token that it
+    prolonged, and it prolongs none any more. Looks that came later found the flag.
+    """
+    no_token = z3.Not(s.serving) if tokens_end else YES
+    no_look = every(lambda op: z3.Not(s.looked(op)), "keeper") if looks_age else YES
+    return both(s.flagged(ME), no_token, no_look), replace(s, passes=put(s.passes, ME, YES))
+
+
+def pass_by(s: State, *, behind_flag: bool = True) -> tuple[Any, State]:
+    """A write is sent past Redis."""
+    return s.passes(ME) if behind_flag else YES, replace(s, passing=put(s.passing, ME, YES), owes=put(s.owes, ME, YES))
+
+
+def passed(s: State) -> tuple[Any, State]:
+    return s.passing(ME), replace(s, rev=s.rev + 1)
+
+
+def pass_is_over(s: State) -> tuple[Any, State]:
+    """Acknowledged, refused, or its deadline has passed by MongoDB's clock."""
+    return s.passing(ME), replace(s, passing=put(s.passing, ME, NO))
+
+
+def deliver(s: State, *, when_over: bool = True) -> tuple[Any, State]:
+    """Back at Redis, the client deletes entry and right of what it wrote."""
+    over = z3.Not(s.passing(ME)) if when_over else YES
+    return both(s.owes(ME), over), replace(s, owes=put(s.owes, ME, NO), has_entry=NO, has_right=NO)
+
+
+def bury(s: State, *, new_era: bool = True) -> tuple[Any, State]:
+    """The client is dead, its last write settled: what the cache holds is made worthless instead of delivered to."""
+    applies = both(s.owes(ME), z3.Not(s.passing(ME)))
+    after = replace(s, owes=put(s.owes, ME, NO))
+    if not new_era:
+        return applies, after
+    began = FORGOTTEN.incarnation > s.incarnation
+    return both(applies, began), replace(after, incarnation=FORGOTTEN.incarnation, born=NO, is_open=NO, serving=NO)
+
+
+def lower_flag(s: State, *, after_delivery: bool = True) -> tuple[Any, State]:
+    """By its client, or by whoever has buried it."""
+    delivered = z3.Not(s.owes(ME)) if after_delivery else YES
+    return both(s.flagged(ME), delivered), replace(s, flagged=put(s.flagged, ME, NO), passes=put(s.passes, ME, NO))
+
+
 RULES: Mapping[str, Rule] = {
     "LEASE": lease,
     "LEASE, nobody writes": lease_of_nobody,
@@ -339,6 +412,18 @@ RULES: Mapping[str, Rule] = {
     "FLUSHALL": flush,
     "restart or failover": restart,
     "MongoDB is restored or replaced": restore,
+    "a keeper looks for flags": look,
+    "a keeper prolongs the token": prolong,
+    "a look is older than D": look_ages,
+    "the token ends": token_ends,
+    "a flag is raised": raise_flag,
+    "D has gone by since": wait_d,
+    "a write is sent past Redis": pass_by,
+    "a write past Redis is stored": passed,
+    "a write past Redis is over": pass_is_over,
+    "what was written past Redis is delivered": deliver,
+    "a dead client is buried": bury,
+    "a flag is taken away": lower_flag,
 }
 
 
@@ -376,4 +461,13 @@ DROPPED: Mapping[str, Dropped] = {
     "COMMIT and FILL compare the era": Dropped(era_not_compared_by_commit, "I5b I7 I10 I13"),
     "a retry of LEASE has a fresh token": Dropped(lease_again, "I5b I7 I13"),
     "a retry of READ has a fresh token": Dropped(partial(read_of_nobody, fresh_token=False), "I5b"),
+    "D is waited before the first write past Redis": Dropped(partial(wait_d, tokens_end=False, looks_age=False), "I14"),
+    "a token's end is counted from before the look": Dropped(partial(wait_d, looks_age=False), "I14"),
+    "a look sees every flag (a majority's, and of its scope)": Dropped(partial(look, sees_flags=False), "I14"),
+    "a write goes past Redis only behind a flag": Dropped(partial(pass_by, behind_flag=False), "I15"),
+    "a flag goes after the delivery": Dropped(partial(lower_flag, after_delivery=False), "I15"),
+    "it is delivered when no write can arrive any more": Dropped(partial(deliver, when_over=False), "I15"),
+    "a dead client's flag goes after another era began": Dropped(
+        partial(bury, new_era=False), "I1 I2 I4 I5a I5b I7 I13"
+    ),
 }

@@ -29,6 +29,7 @@ from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
 from backtest_kit_mongo import locks
+from backtest_kit_mongo.backends.mongo.flags import Flags
 from backtest_kit_mongo.coherence.eras import REPLACED, RESTORED, Ended, Noted, Restored
 from backtest_kit_mongo.connect import DURABLE
 from backtest_kit_mongo.stored import CACHE_IDENTITY as COLLECTION
@@ -81,6 +82,7 @@ class IdentityDocument:
         self._get_database = database
         self._names = sorted(collections)
         self._timeout_s = timeout_s
+        self.flags = Flags(database, timeout_s)
         self._may_list = True
         self._saw_all = False
 

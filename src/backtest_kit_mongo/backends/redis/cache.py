@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -22,9 +21,11 @@ from backtest_kit_mongo.backends.redis.entry import (
     parse_entry,
     record_header,
 )
-from backtest_kit_mongo.backends.redis.errors import FULL, NO_ROOM, Refused, is_unreachable
+from backtest_kit_mongo.backends.redis.errors import Refused, is_unreachable
 from backtest_kit_mongo.backends.redis.identity import FixedIdentity, Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Link, Script
+from backtest_kit_mongo.backends.redis.options import CacheOptions
+from backtest_kit_mongo.backends.redis.passing import Passing, Serving
 from backtest_kit_mongo.backends.redis.reach import FAULTS, Keeper, Reach, after
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
 from backtest_kit_mongo.backends.redis.step_scripts import StepScripts
@@ -43,37 +44,20 @@ from backtest_kit_mongo.coherence.effects import (
     Published,
     Right,
 )
-from backtest_kit_mongo.coherence.events import Event, Origin
-from backtest_kit_mongo.coherence.keys import Names, era_name, names, script_names
+from backtest_kit_mongo.coherence.events import Event
+from backtest_kit_mongo.coherence.keys import Names, era_name, names, partition_names, script_names, token_name
 from backtest_kit_mongo.coherence.record import Key, Record
-from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer, WriteRefused
+from backtest_kit_mongo.errors import BacktestKitError, CorruptData, ServerUnreachable, UnsafeServer
 from backtest_kit_mongo.ports import CacheFigures
 
 logger = locks.logger(__name__)
 
 UNDONE = (NoScriptError, AskError, TryAgainError)
 """Answers to what was not executed. (MOVED is a kind of ASK to the client library.)"""
+UNSERVED = b"-"
+"""For LEASE: nothing is to be told of what is not served."""
 Call = tuple[Script, tuple[str, ...], Sequence[Argument]]
 """A script, its keys and its arguments."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheOptions:
-    """What the cache needs to know of the settings. Times are milliseconds.
-
-    Attributes:
-        trace: the trace that the write at hand belongs to, as a W3C `traceparent`; empty for none.
-    """
-
-    database: str
-    partitions: int
-    lease_ms: int
-    write_ms: int
-    ttl_ms: int
-    retry_ms: int
-    bypass: bool
-    origin: Origin
-    trace: Callable[[], str] = str
 
 
 class RedisCache(StepScripts):
@@ -100,8 +84,12 @@ class RedisCache(StepScripts):
         monotonic_s: Callable[[], float] = time.monotonic,
         health_key: str = "",
         counts: CacheCounts | None = None,
+        passing: Passing | None = None,
     ) -> None:
         self._link = link
+        self._passing = passing
+        self._serve_ms = 0 if passing is None else passing.serve_ms
+        self._token_of = f"{health_key[:-1]}b" if health_key else partition_names(options.database, 0)[0]
         self._health_key = health_key
         self._options = options
         self._identity = identity or FixedIdentity(options.partitions, options.lease_ms)
@@ -116,6 +104,8 @@ class RedisCache(StepScripts):
             link, self._identity, self._relay, self._publish, self._names, self.counts, retry_s=options.retry_ms / 1000,
             health_key=health_key, shares=options.partitions if health_key else 1, monotonic_s=monotonic_s,
         )  # fmt: skip
+        if passing is not None:
+            self._reach.passing, passing.counts = passing, self.counts
         self.reaches = (self._reach,)
         self._keeper = Keeper(self._identity, options.retry_ms / 1000)
 
@@ -194,7 +184,7 @@ class RedisCache(StepScripts):
     # -- writers
 
     def lease(self, effect: Lease) -> Leased | None:
-        token, deadline_s = "", 0.0
+        token, deadline_s, asked = "", 0.0, b""
         options, identity, key = self._options, self._identity, effect.key
 
         def build() -> Call:
@@ -205,14 +195,26 @@ class RedisCache(StepScripts):
             found = script_names(options.database, identity.partitions, identity.deployment, key.domain.name, key.parts)
             minded = 0 if options.bypass else identity.partitions
             times = options.lease_ms, options.ttl_ms, identity.open_ms
-            return self._lease, found, (identity.era, token, *times, minded, int(effect.want_prior))
+            more = int(effect.want_prior), self._token, self._serve_ms, asked
+            return self._lease, found, (identity.era, token, *times, minded, *more)
 
         try:
             prior = self._attempt(build)
+            if type(prior) is list:
+                asked = prior[0] if self._is_free() else UNSERVED
+                prior = self._attempt(build)
         except CacheDown as cause:
-            self._require_bypass(key, cause)
-            return None
+            return self._past(key, (key,), cause, options.write_ms, options.lease_ms, lambda: self.lease(effect))
         return Leased(token, deadline_s, None if prior is None else self._readable(key, prior))
+
+    def serving(self, _: str) -> Serving:
+        """For others that serve what is in this cache, by the partition's `born` key."""
+        return Serving(self._token, self._serve_ms, self._is_free)
+
+    @property
+    def _token(self) -> str:
+        """T: one for all partitions of a server, or in a cluster the partition's own."""
+        return token_name(self._token_of, self._identity.deployment)
 
     def _readable(self, key: Key, entry: bytes) -> Record | None:
         """The entry as a record. One that cannot be read is as good as none: Redis is only a cache."""
@@ -221,28 +223,6 @@ class RedisCache(StepScripts):
         except CorruptData as cause:
             logger.error("%s", cause)
             return None
-
-    def _require_bypass(self, what: object, cause: CacheDown) -> None:
-        """Return if a write may go past Redis.
-
-        Raises:
-            ServerUnreachable, WriteRefused: it may not.
-        """
-        if not isinstance(cause, Refused):
-            if self._options.bypass:
-                return
-            raise ServerUnreachable(
-                "Redis cannot be reached and CC_ON_REDIS_DOWN is `fail`; nothing was written"
-            ) from cause
-        if isinstance(cause.__cause__, BacktestKitError):
-            raise cause.__cause__ from cause  # MongoDB, which the era is asked of.
-        if FULL in str(cause):
-            self.counts.no_room += 1
-            raise WriteRefused(f"{what}: {NO_ROOM} and CC_ON_REDIS_DOWN is `fail`; nothing was written") from cause
-        raise WriteRefused(
-            f"{what}: Redis answered the request for a lease with an error, and may serve others the old value; "
-            f"nothing was written. Mend Redis, or stop it (then it is bypassed), and try again: {cause}"
-        ) from cause
 
     def abort(self, effect: Abort) -> None:
         self._send([["ZREM", self._names(effect.key).leases, effect.token]])
@@ -342,6 +322,8 @@ class RedisCache(StepScripts):
             for change in effect.published
         ]
         self._reach.keep(effect.keys, events)
+        if self._passing is not None and effect.leased_until_s <= self._monotonic_s():
+            self._passing.acknowledged(effect.keys, lambda: any(map(self._reach.owes, effect.keys)))
 
     # -- readers
 
@@ -351,17 +333,25 @@ class RedisCache(StepScripts):
     def read(self, effect: CacheRead) -> Record | Right:
         if self._identity.mode == "id":
             return Right("")  # Foreign writers were announced: nothing but MongoDB is believed.
-        options, key_names = self._options, self._names(effect.key)
+        options, key_names, asked = self._options, self._names(effect.key), b""
 
         def build() -> Call:
             nonlocal key_names
             key_names, identity = self._names(effect.key), self._identity
-            found = *key_names[:3], key_names.born, era_name(key_names.born, identity.deployment)
-            return self._read, found, (identity.era, self._tokens.fresh(), identity.open_ms, options.ttl_ms)
+            born = key_names.born
+            found = *key_names[:3], born, era_name(born, identity.deployment), self._token
+            times = identity.open_ms, options.ttl_ms, self._serve_ms
+            return self._read, found, (identity.era, self._tokens.fresh(), *times, asked)
 
         try:
             answer = self._attempt(build)
+            if type(answer) is list and len(answer) == 2:
+                asked = answer[1]
+                if self._is_free():
+                    answer = self._attempt(build)
         except CacheDown:
+            return Right("", is_bypass=True)
+        if type(answer) is list and len(answer) == 2:
             return Right("", is_bypass=True)
         if self._reach.is_troubled and self._reach.owes(effect.key):
             return Right("", is_bypass=True)

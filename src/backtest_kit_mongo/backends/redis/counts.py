@@ -21,11 +21,13 @@ class CacheCounts:
         no_room: writes of which the feed took no event, because it has no room in Redis.
         incarnation_changes: how often another Redis memory was met than before: a restart or a failover. Noticed by the
             first entry that is read from it.
+        closed_s: seconds in which readers were served no entry, because a client writes past Redis, or MongoDB could
+            not be asked whether one does; in a cluster of each partition.
     """
 
     __slots__ = (
         "_down", "_down_since_s", "_incarnations", "_known", "_lock", "_monotonic_s", "_past_bypass_s",
-        "fills_refused", "incarnation_changes", "lease_conflicts", "no_room",
+        "closed_s", "fills_refused", "incarnation_changes", "lease_conflicts", "no_room",
     )  # fmt: skip
 
     def __init__(self, monotonic_s: Callable[[], float]) -> None:
@@ -33,6 +35,7 @@ class CacheCounts:
         self.fills_refused = 0
         self.no_room = 0
         self.incarnation_changes = 0
+        self.closed_s = 0.0
         self._monotonic_s = monotonic_s
         self._lock = Lock()
         self._past_bypass_s = 0.0
@@ -68,7 +71,7 @@ class CacheCounts:
     def figures(self) -> CacheFigures:
         return CacheFigures(
             self.lease_conflicts, self.fills_refused, self.no_room, self.incarnation_changes, self.bypass_s,
-            self.is_bypassing,
+            self.is_bypassing, self.closed_s,
         )  # fmt: skip
 
     @property

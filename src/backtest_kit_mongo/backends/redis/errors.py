@@ -1,8 +1,8 @@
 """What an error of Redis means for a step of the protocol.
 
-A client may go past Redis (bypass) only where nobody else is served an entry either, as far as can be known: that is so
-when nobody answers. A server that answers with an error may answer others with hits; a write past it would leave those
-old. So an error *answer* means that this step was not done, and nothing more:
+A client goes past Redis (bypass) when nobody answers it, and others are served no entry meanwhile (`bypass.py`). That
+is too much for a server that answers with an error, and may answer others with hits. So an error *answer* means that
+this step was not done, and nothing more:
 
 | error | who gets it | means |
 |---|---|---|
@@ -57,5 +57,5 @@ class Refused(CacheDown):
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether, as far as this client can know, nobody is served."""
+    """Whether nobody answers this client."""
     return isinstance(error, _NOBODY) and not isinstance(error, (*_CREDENTIALS, BacktestKitError))

@@ -115,6 +115,7 @@ class SharedIdentity:
         self._random_era = random_era
         self._claim = Script("claim")
         self._lock = locks.Lock()
+        self.flags = document.flags
         self.deployment = ""
         self._widest = settings.partitions
         self._counts: Mapping[int, int] = {}

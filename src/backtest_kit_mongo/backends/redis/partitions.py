@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from backtest_kit_mongo.backends.redis.cache import RedisCache
 from backtest_kit_mongo.backends.redis.counts import CacheCounts
 from backtest_kit_mongo.backends.redis.identity import Identity
+from backtest_kit_mongo.backends.redis.passing import Serving
 from backtest_kit_mongo.backends.redis.reach import Keeper, Reach
 from backtest_kit_mongo.coherence.effects import Abort, CacheRead, Commit, Defer, Fill, Lease, Leased, Publish, Right
 from backtest_kit_mongo.coherence.keys import names, streams
@@ -82,7 +83,7 @@ class PartitionedCache:
     def defer(self, effect: Defer) -> None:
         """What was missed belongs to the partitions of its keys; rows without one, to their own."""
         for part, keys in self._by_part(effect.keys).items():
-            part.defer(Defer(keys, effect.published if effect.keys[0] in keys else ()))
+            part.defer(Defer(keys, effect.published if effect.keys[0] in keys else (), effect.leased_until_s))
         if not effect.keys:
             for change in effect.published:
                 self._of(change.record.key).defer(Defer((), (change,)))
@@ -102,6 +103,9 @@ class PartitionedCache:
 
     def figures(self) -> CacheFigures:
         return self.counts.figures()
+
+    def serving(self, born: str) -> Serving:
+        return self._part(f"{born[:-1]}s").serving(born)
 
     def partition_of(self, key: Key) -> str:
         return names(self._database, self._identity.partitions, key.domain.name, key.parts).stream

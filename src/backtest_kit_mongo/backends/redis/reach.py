@@ -22,6 +22,7 @@ from backtest_kit_mongo.backends.redis.errors import Outdated, Refused, is_unrea
 from backtest_kit_mongo.backends.redis.identity import HEARTBEAT_S, Identity
 from backtest_kit_mongo.backends.redis.link import Link, Script
 from backtest_kit_mongo.backends.redis.missed import Missed
+from backtest_kit_mongo.backends.redis.passing import Passing
 from backtest_kit_mongo.backends.redis.safety import unsafe_reason
 from backtest_kit_mongo.coherence.effects import CacheDown
 from backtest_kit_mongo.coherence.events import Event
@@ -71,6 +72,7 @@ class Reach:
         self._lock = locks.Lock()
         self._retry_at_s = 0.0
         self.missed = Missed(shares)
+        self.passing: Passing | None = None
         self.is_down = False
         self.is_troubled = False
         """Down or owing: two reasons to look closer, in one attribute, because every hit asks for it."""
@@ -190,6 +192,15 @@ class Reach:
             with self._lock.quietly():
                 if self._monotonic_s() >= self._retry_at_s:
                     self._come_back()
+        if self.passing is not None and self.passing.is_held:
+            if not self.is_down and (overdue := self.passing.overdue()):
+                self.keep(overdue, ())
+            self.passing.tend(lambda: not self.is_down and not self.missed)
+
+    @property
+    def must_tend(self) -> bool:
+        """Whether something is to be done soon."""
+        return self.is_troubled or (self.passing is not None and self.passing.is_held)
 
     def close(self) -> None:
         """Deliver what is owed, now: tried until `CLOSE_S` has passed, whatever was tried last."""
@@ -198,7 +209,7 @@ class Reach:
             with self._lock.quietly():
                 self._come_back()
             if not self.missed:
-                return
+                break
             if time.monotonic() >= end_s:
                 logger.error(
                     "closing while Redis cannot be informed: %d changes were not announced; they are in MongoDB, and "
@@ -207,6 +218,8 @@ class Reach:
                 )  # fmt: skip
                 return
             time.sleep(_PAUSE_S)
+        if self.passing is not None:
+            self.passing.tend(lambda: not self.is_down and not self.missed)
 
 
 def after(fault: BaseException, send: Callable[[], R]) -> Callable[[], R]:
@@ -271,7 +284,7 @@ def _keep(stop: threading.Event, cache: Any, identity: Identity, pause_s: float)
         try:
             for reach in tended.reaches:
                 reach.tend()
-            troubled = any(reach.is_troubled for reach in tended.reaches)
+            troubled = any(reach.must_tend for reach in tended.reaches)
             if time.monotonic() >= next_heartbeat_s:
                 next_heartbeat_s = time.monotonic() + HEARTBEAT_S
                 if not all(reach.is_down for reach in tended.reaches):

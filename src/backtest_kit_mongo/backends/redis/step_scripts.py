@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backtest_kit_mongo.backends.redis.entry import Tokens, record_header
 from backtest_kit_mongo.backends.redis.identity import Identity
 from backtest_kit_mongo.backends.redis.link import Argument, Script
+from backtest_kit_mongo.backends.redis.past import PastRedis
 from backtest_kit_mongo.coherence.effects import CacheDown, Defer, Leased, Published
 from backtest_kit_mongo.coherence.events import Event
 from backtest_kit_mongo.coherence.keys import Names
@@ -15,14 +16,10 @@ from backtest_kit_mongo.coherence.record import Key
 from backtest_kit_mongo.coherence.steps import AbortAll, CommitAll, Done, LeaseAll, lease_ms_of
 from backtest_kit_mongo.errors import WriteRefused
 
-if TYPE_CHECKING:
-    from backtest_kit_mongo.backends.redis.cache import CacheOptions
 
-
-class StepScripts:
+class StepScripts(PastRedis):
     """A part of `RedisCache`, which has these attributes and methods."""
 
-    _options: CacheOptions
     _identity: Identity
     _tokens: Tokens
     _lease: Script
@@ -33,7 +30,6 @@ class StepScripts:
     _tell: Callable[..., None]
     _send: Callable[..., None]
     _event: Callable[[Published], Event]
-    _require_bypass: Callable[[object, CacheDown], None]
     _keep_events: Callable[[Key, Iterable[Published]], None]
 
     def partition_of(self, key: Key) -> str:
@@ -51,13 +47,13 @@ class StepScripts:
             deadline_s = self._monotonic_s() + options.write_ms / 2000
             minded = 0 if options.bypass else identity.partitions
             times = lease_ms, options.ttl_ms, identity.open_ms
-            return self._lease, self._of_partition(effect.keys), (identity.era, token, *times, minded, 0)
+            return self._lease, self._of_partition(effect.keys), (identity.era, token, *times, minded, 0, "", 0, "")
 
         try:
             self._attempt(build)
         except CacheDown as cause:
-            self._require_bypass(f"a step of {len(effect.keys)} documents", cause)
-            return None
+            what = f"a step of {len(effect.keys)} documents"
+            return self._past(what, effect.keys, cause, options.write_ms / 2, lease_ms, lambda: self.lease_all(effect))
         return Leased(token, deadline_s)
 
     def _of_partition(self, keys: Iterable[Key]) -> tuple[str, ...]:

@@ -60,3 +60,22 @@ end
 local function invalidate(numbers_key, channel, entry_key)
   redis.call('PUBLISH', channel, redis.call('INCR', numbers_key) .. ' ' .. entry_key)
 end
+
+-- Whether entries are served now: while T lives. `asked` is what somebody was told before he looked for flags and saw none, an incarnation
+-- and a time: until D after it nobody writes past this memory. That time is this server's own, and nothing is done if it is too long ago.
+local function served(token_key, i, now, serve_ms, asked)
+  if serve_ms == 0 then
+    return true -- A cache that asks no MongoDB.
+  end
+  local held = redis.call('GET', token_key)
+  local till = held and string.sub(held, 1, 40) == i and tonumber(string.sub(held, 41)) or 0
+  if till > now + serve_ms then
+    till = 0 -- Set by a clock that has been corrected since.
+  end
+  local since = string.sub(asked, 1, 40) == i and tonumber(string.sub(asked, 41))
+  if since and since <= now and since + serve_ms > now and since + serve_ms > till then
+    till = since + serve_ms
+    redis.call('SET', token_key, i .. string.format('%.0f', till), 'PX', serve_ms)
+  end
+  return till > now
+end
