@@ -176,15 +176,12 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
     draw, step, acts = random.random, world.step, world.acts
     share = SHARES[int(draw() * len(SHARES))]
     stay = 1 - (1 - share) * STAYS[int(draw() * len(STAYS))]
-    count, verb_count, last, left = len(world.steps), len(verbs), 0, world.rig.variant.left
-    is_kept = draw() < DILIGENT
+    count, verb_count, last, left, is_kept = len(world.steps), len(verbs), 0, world.rig.variant.left, draw() < DILIGENT
     stalled = int(draw() / STALL_SHARE * count)
-    # The workload's order is as random as this one, so operations may as well begin in that order: fewer states that
-    # differ in nothing but names.
+    # The workload's order is as random as this one: begin in that order, and fewer states differ in nothing but names.
     candidates, began, live = CANDIDATES[1], 0, world.live
     while live:
-        if is_kept and not world.alive and acts[VOUCH](0):
-            actions.append(VOUCH * SUBJECTS)
+        _keep(world, is_kept, actions)
         chance = draw()
         if chance >= share:
             action = last if chance >= stay and last in candidates else candidates[int(draw() * len(candidates))]
@@ -216,6 +213,12 @@ def random_run(world: World, random: Random, verbs: Sequence[int], actions: list
             candidates = CANDIDATES[live & (2 << began.bit_length()) - 1]
     _arrive_late(world, random, actions)
     check_quiet(world)
+
+
+def _keep(world: World, is_kept: bool, actions: list[int]) -> None:
+    """Prolong the token as soon as it has ended."""
+    if is_kept and not world.alive and world.vouch(0):
+        actions.append(VOUCH * SUBJECTS)
 
 
 def _arrive_late(world: World, random: Random, actions: list[int]) -> None:
