@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.integration.support import eventually
-from tests.integration.test_redis_faults import KEY, Endpoints, events, open_cache, put, unreachable, value_of
+from tests.integration.test_redis_faults import KEY, Endpoints, events, hits, open_cache, put, unreachable, value_of
 
 import backtest_kit_mongo as bk
 from backtest_kit_mongo.backends.redis.cache import RedisCache
@@ -32,11 +32,14 @@ class TestAnErrorIsNoSilence:
     ) -> None:
         put(store, 1)
         open_cache(store)
-        client.delete(names(database, 1, "state", KEY.parts).entry)
+        assert isinstance(store.cache, RedisCache)
         client.config_set("maxmemory", 1)
         try:
+            client.delete(store.cache._token)
+            before = hits(store)
+            assert (value_of(store), hits(store)) == (1, before + 1)
+            client.delete(names(database, 1, "state", KEY.parts).entry)
             assert [value_of(store), value_of(store)] == [1, 1]
-            assert isinstance(store.cache, RedisCache)
             assert (store.cache.counts.fills_refused, store.cache._is_down) == (2, False)
         finally:
             client.config_set("maxmemory", 0)

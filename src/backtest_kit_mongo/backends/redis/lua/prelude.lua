@@ -75,6 +75,7 @@ local function served(token_key, i, now, serve_ms, asked)
   local since = string.sub(asked, 1, 40) == i and tonumber(string.sub(asked, 41))
   if since and since <= now and since + serve_ms > now and since + serve_ms > till then
     till = since + serve_ms
+    redis.call('DEL', token_key) -- After a write that needs no memory a full Redis lets the next one pass: it serves on.
     redis.call('SET', token_key, i .. string.format('%.0f', till), 'PX', serve_ms)
   end
   return till > now
