@@ -49,3 +49,6 @@ WORKER_LEASES: Final = "worker-leases"
 WORKER_TROUBLES: Final = "worker-troubles"
 
 ALL: Final = frozenset(name for key, name in dict(vars()).items() if key.isupper())
+
+STAGED: Final = "bkm-restore."
+"""In front of a collection's name, as long as it is being restored."""

@@ -60,6 +60,12 @@ def test_a_collection_that_mongodb_cannot_have_is_refused_when_it_is_named(name:
         BaseCRUD(name)
 
 
+@pytest.mark.parametrize("name", ["signal-items", "parked-items.files", "bkm-restore.notes"])
+def test_a_collection_of_this_package_is_refused_when_it_is_named(name: str) -> None:
+    with pytest.raises(InvalidSetting, match="is a collection of this package"):
+        BaseCRUD(name)
+
+
 def test_what_has_a_unit_is_not_asked_for_it_and_a_millisecond_is_shown() -> None:
     with pytest.raises(InvalidKey, match=r"2200-12-31$"):
         moment_ms(datetime(9999, 12, 31, tzinfo=UTC), "expires")

@@ -23,6 +23,7 @@ from backtest_kit_mongo.collections.changes import Change, Changes
 from backtest_kit_mongo.collections.fields import REMOVED, Row, checked, fields_of, key_of, name_fault, now
 from backtest_kit_mongo.domains.table import DOMAINS
 from backtest_kit_mongo.errors import Conflict, CorruptData, InvalidPayload, InvalidSetting, LegacyIndex, NotFound
+from backtest_kit_mongo.stored import STAGED
 
 logger = locks.logger(__name__)
 
@@ -61,7 +62,7 @@ class BaseCRUD:
     ) -> None:
         if (fault := name_fault(collection)) is not None:
             raise InvalidSetting(f"{collection!r:.80} cannot name a collection: {fault}. Nothing was written.")
-        if collection in own_collections(DOMAINS):
+        if collection in own_collections(DOMAINS) or collection.startswith(STAGED):
             raise InvalidSetting(
                 f"{collection!r} is a collection of this package: written past its adapters, caches and audit log "
                 "would not know. Choose another name. Nothing was written."

@@ -33,6 +33,7 @@ from bson.raw_bson import RawBSONDocument
 from backtest_kit_mongo.backends.files.disk import sync_directory
 from backtest_kit_mongo.backends.mongo.decoding import RAW
 from backtest_kit_mongo.errors import CorruptData, InvalidSetting, NotFound
+from backtest_kit_mongo.stored import STAGED
 
 __all__ = ["CHANGES", "STAGED", "Backup", "Draft", "Manifest", "Part", "open_backup"]
 
@@ -41,8 +42,6 @@ MANIFEST: Final = "manifest.json"
 UNFINISHED: Final = "unfinished"
 CHANGES: Final = ".changes"
 """No collection of this package has such a name."""
-STAGED: Final = "bkm-restore."
-"""In front of a collection's name, as long as it is being restored."""
 PIECE_BYTES: Final = 1 << 20
 LEVEL: Final = 1
 """Of gzip: documents get a third smaller with the next ones, in five times the time."""
@@ -255,7 +254,7 @@ def open_backup(directory: Path) -> Backup:
     except FileNotFoundError:
         is_unfinished = (directory / UNFINISHED).exists()
         why = "the backup in it did not come to its end" if is_unfinished else f"it has no {MANIFEST}"
-        raise NotFound(f"{directory.absolute()} is no backup: {why}. Nothing was restored.") from None
+        raise NotFound(f"{directory.absolute()} is no backup: {why}. Nothing was changed.") from None
     except (ValueError, UnicodeDecodeError) as cause:
         raise CorruptData(f"{path.absolute()} cannot be read: {cause}. Nothing was restored.") from cause
     if not isinstance(said, dict) or said.get("format") != FORMAT:
